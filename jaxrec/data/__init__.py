@@ -1,0 +1,1 @@
+"""Data, on the host: load, read, split, normalize, lay out for the device."""

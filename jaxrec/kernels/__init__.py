@@ -1,0 +1,1 @@
+"""The few operations where a tuned form pays, one file each."""

@@ -1,0 +1,173 @@
+"""The costs of collaborative filtering: loss over the observed ratings + l2/2 squared norms.
+
+Written for one user and one item, as the notes print them; the sums over all users or items are a vmap. `cost` is
+the joint cost J(w, b, x) on any layout. A cost is loss.sum + penalty; it is a number, to be minimized.
+
+The notes' table of films (Alice rated "Love at last" 5; 0 is a rating and ? is none), with x known:
+
+>>> import jax, jax.numpy as jnp
+>>> x = jnp.array([[0.9, 0.0], [1.0, 0.01], [0.99, 0.0], [0.1, 1.0], [0.0, 0.9]])  # romance, action
+>>> y, rated = jnp.array([5.0, 5.0, 0.0, 0.0, 0.0]), jnp.array([True, True, False, True, True])
+>>> w, b = jnp.array([5.0, 0.0]), jnp.array(0.0)
+>>> round(float(user_cost(w, b, x, y, rated, l2=0.0)), 4)  # ((4.5-5)^2 + (5-5)^2 + .5^2 + 0^2) / 2
+0.25
+>>> round(float(user_cost(w, b, x, y, rated, l2=0.1)), 4)  # + .1/2 * 25
+1.5
+>>> jax.grad(user_cost)(w, b, x, y, rated, l2=0.0)  # sum of residual * x = -.5 * (.9, 0) + .5 * (.1, 1)
+Array([-0.4,  0.5], dtype=float32)
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+from jaxrec.losses.penalty import L2, Strength, half_squared_norm, of_factors
+from jaxrec.losses.pointwise import PointwiseLoss, half_squared_error
+from jaxrec.models.factors import predict_layout
+from jaxrec.types import Dense, Factors, Linked, Observed, Rows, Total
+
+__all__ = ["cost", "data_term", "item_cost", "items_cost", "user_cost", "users_cost"]
+
+
+def user_cost(
+    w: Float[Array, " d"],
+    b: Float[Array, ""],
+    x: Float[Array, "n_items d"],
+    y: Float[Array, " n_items"],
+    where: Bool[Array, " n_items"],
+    *,
+    l2: Strength,
+    loss: PointwiseLoss = half_squared_error,
+    weights: Float[Array, " n_items"] | None = None,
+    offset: float | Float[Array, ""] | Float[Array, " n_items"] = 0.0,
+    l2_bias: Strength = 0.0,
+) -> Float[Array, ""]:
+    """One user's cost: loss over her ratings of w . x(i) + b against y(i), + l2/2 ‖w‖^2. Given x, ridge regression.
+
+    Args:
+        w: her parameters.
+        b: her bias; not penalized unless `l2_bias` says so.
+        x: the items' features.
+        y: her ratings.
+        where: True where she rated the item.
+        l2: the strength of the penalty.
+        loss: a pointwise loss; the default is the notes'.
+        weights: one per rating.
+        offset: added to the prediction: c(i) + mu(i), where the model has them.
+        l2_bias: the strength of b's penalty.
+
+    Source: the notes' J(w(j), b(j)); DESIGN.md section 2, "user cost".
+    """
+    penalty = 0.5 * l2 * jnp.sum(w**2) + 0.5 * l2_bias * b**2
+    return loss(x @ w + b + offset, y, where=where, weights=weights).sum + penalty
+
+
+def item_cost(
+    x: Float[Array, " d"],
+    w: Float[Array, "n_users d"],
+    b: Float[Array, " n_users"],
+    y: Float[Array, " n_users"],
+    where: Bool[Array, " n_users"],
+    *,
+    l2: Strength,
+    loss: PointwiseLoss = half_squared_error,
+    weights: Float[Array, " n_users"] | None = None,
+    c: Float[Array, ""] | None = None,
+    offset: float | Float[Array, ""] = 0.0,
+    l2_bias: Strength = 0.0,
+) -> Float[Array, ""]:
+    """One item's cost: loss over its ratings of w(j) . x + b(j) against y(j), + l2/2 ‖x‖^2, given w and b.
+
+    Args:
+        x: the item's features.
+        w: the users' parameters.
+        b: the users' biases.
+        y: the item's ratings.
+        where: True where the user rated it.
+        l2: the strength of the penalty.
+        loss: a pointwise loss.
+        weights: one per rating.
+        c: the item's own bias, or None for the notes' model.
+        offset: added to the prediction: mu(i), where the model has it.
+        l2_bias: the strength of c's penalty.
+
+    Source: the notes' J(x(i)); DESIGN.md section 2, "item cost".
+    """
+    prediction = w @ x + b + offset
+    penalty = 0.5 * l2 * jnp.sum(x**2)
+    if c is not None:
+        prediction, penalty = prediction + c, penalty + 0.5 * l2_bias * c**2
+    return loss(prediction, y, where=where, weights=weights).sum + penalty
+
+
+def users_cost(
+    w: Float[Array, "n_users d"],
+    b: Float[Array, " n_users"],
+    x: Float[Array, "n_items d"],
+    y: Float[Array, "n_items n_users"],
+    where: Bool[Array, "n_items n_users"],
+    *,
+    l2: Strength,
+    loss: PointwiseLoss = half_squared_error,
+) -> Float[Array, ""]:
+    """All users' cost: the sum of `user_cost` over users; `l2` is a number or one per user."""
+    one = lambda w, b, y, where, l2: user_cost(w, b, x, y, where, l2=l2, loss=loss)  # noqa: E731
+    return jnp.sum(jax.vmap(one, in_axes=(0, 0, 1, 1, 0))(w, b, y, where, jnp.broadcast_to(l2, b.shape)))
+
+
+def items_cost(
+    x: Float[Array, "n_items d"],
+    w: Float[Array, "n_users d"],
+    b: Float[Array, " n_users"],
+    y: Float[Array, "n_items n_users"],
+    where: Bool[Array, "n_items n_users"],
+    *,
+    l2: Strength,
+    loss: PointwiseLoss = half_squared_error,
+) -> Float[Array, ""]:
+    """All items' cost: the sum of `item_cost` over items; `l2` is a number or one per item."""
+    one = lambda x, y, where, l2: item_cost(x, w, b, y, where, l2=l2, loss=loss)  # noqa: E731
+    return jnp.sum(jax.vmap(one)(x, y, where, jnp.broadcast_to(l2, x.shape[:1])))
+
+
+def data_term(
+    factors: Factors, ratings: Dense | Observed | Linked | Rows, *, loss: PointwiseLoss = half_squared_error
+) -> Total:
+    """The loss over the observed ratings, without penalty; `squared_error` here gives RMSE^2 as its mean."""
+    if isinstance(ratings, Rows):
+        parts = [
+            loss(prediction, bucket.value, where=bucket.where, weights=bucket.weights)
+            for prediction, bucket in zip(predict_layout(factors, ratings), ratings.buckets, strict=True)
+        ]
+        return sum(parts[1:], start=parts[0])
+    return loss(predict_layout(factors, ratings), ratings.value, where=ratings.where, weights=ratings.weights)
+
+
+def cost(
+    factors: Factors,
+    ratings: Dense | Observed | Linked | Rows,
+    *,
+    l2: L2,
+    loss: PointwiseLoss = half_squared_error,
+    l2_bias: L2 = 0.0,
+) -> Float[Array, ""]:
+    """The joint cost J(w, b, x): loss over observed (i, j) + l2/2 ‖W‖^2 + l2/2 ‖X‖^2 (+ l2_bias/2 ‖b‖^2, ‖c‖^2).
+
+    The same number on every layout. Plain autodiff in both modes; `closed_form.cost` is its twin with the
+    gradient written out.
+
+    Args:
+        factors: the parameters; c and mu may be None.
+        ratings: Dense, Observed, Linked or Rows; a minibatch (Observed with counts) takes its share of the penalty.
+        l2: a number, or a pair (users', items') of numbers or of one number per row.
+        loss: a pointwise loss; `logistic` for binary labels.
+        l2_bias: as `l2`, for b and c.
+
+    Raises:
+        ValueError: `l2` is an array that is no pair.
+
+    Source: the notes' J(w, b, x); DESIGN.md section 2, "joint cost".
+    """
+    batch = ratings if isinstance(ratings, Observed) else None
+    return data_term(factors, ratings, loss=loss).sum + of_factors(factors, l2=l2, l2_bias=l2_bias, batch=batch)

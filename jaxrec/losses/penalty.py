@@ -1,0 +1,67 @@
+"""The regularizer: l2/2 times squared norms of rows, whole or the share of a minibatch."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxrec.lookup import lookup
+from jaxrec.types import Factors, Observed
+
+__all__ = ["L2", "half_squared_norm", "of_factors", "pair"]
+
+# A number, or one number per row.
+Strength = int | float | Array
+# For both tables: one strength for both, or a pair (users', items').
+L2 = Strength | tuple[Strength, Strength]
+
+
+def pair(l2: L2) -> tuple[Strength, Strength]:
+    """(users' strength, items' strength) of an `l2` that may be one number for both."""
+    if isinstance(l2, tuple):
+        return l2
+    if jnp.ndim(l2) != 0:
+        raise ValueError(
+            f"l2: expected a number or a pair (users', items'), got an array of shape {jnp.shape(l2)}. "
+            "One number per row is given as a pair, since users and items differ in number: l2=(l2_users, l2_items)."
+        )
+    return l2, l2
+
+
+def half_squared_norm(rows: Array, l2: Strength) -> Array:
+    """l2/2 ‖row‖^2, summed over rows [n, d] (or [n], for biases); l2 is a number or one per row."""
+    squares = rows**2 if rows.ndim == 1 else jnp.sum(rows**2, axis=-1)
+    return 0.5 * jnp.sum(l2 * squares)
+
+
+def of_factors(factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, batch: Observed | None = None) -> Array:
+    """l2/2 (‖W‖^2 + ‖X‖^2) + l2_bias/2 (‖b‖^2 + ‖c‖^2); mu is data and is not penalized.
+
+    Args:
+        factors: the parameters.
+        l2: a number, or a pair (users', items') of numbers or of one number per row.
+        l2_bias: the same for b and c; 0, as in the notes, leaves them free.
+        batch: ratings that carry `user_count` and `item_count`: then every row is penalized once for each of its
+            ratings in the batch and divided by all of them, so that the batches' penalties add up to the whole one.
+            (Rows without any rating stand in no batch: their penalty is nobody's share.)
+    """
+    users, items = pair(l2)
+    bias_users, bias_items = pair(l2_bias)
+    tables = [(factors.w, users, "user"), (factors.x, items, "item"), (factors.b, bias_users, "user")]
+    if factors.c is not None:
+        tables.append((factors.c, bias_items, "item"))
+    if batch is None or batch.user_count is None or batch.item_count is None:
+        parts = [half_squared_norm(table, strength) for table, strength, _ in tables]
+    else:
+        share = {  # a masked row's count may be anything, 0 too
+            "user": jnp.where(batch.where, 1 / jnp.where(batch.where, batch.user_count, 1), 0),
+            "item": jnp.where(batch.where, 1 / jnp.where(batch.where, batch.item_count, 1), 0),
+        }
+        ids = {"user": batch.user, "item": batch.item}
+        parts = [
+            half_squared_norm(lookup(table, ids[side]), share[side] * _at(strength, ids[side]))
+            for table, strength, side in tables
+        ]
+    return sum(parts[1:], start=parts[0])
+
+
+def _at(strength: Strength, ids: Array) -> Strength:
+    return lookup(strength, ids) if isinstance(strength, Array) and strength.ndim else strength
