@@ -13,8 +13,8 @@ The notes' table of films (Alice rated "Love at last" 5; 0 is a rating and ? is 
 0.25
 >>> round(float(user_cost(w, b, x, y, rated, l2=0.1)), 4)  # + .1/2 * 25
 1.5
->>> jax.grad(user_cost)(w, b, x, y, rated, l2=0.0).round(4)  # sum of residual * x = -.5 * (.9, 0) + .5 * (.1, 1)
-Array([-0.4,  0.5], dtype=float32)
+>>> jax.grad(user_cost)(w, b, x, y, rated, l2=0.0).tolist()  # sum of residual * x = -.5 * (.9, 0) + .5 * (.1, 1)
+[-0.399..., 0.5]
 """
 
 import jax

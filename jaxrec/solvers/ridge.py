@@ -12,8 +12,8 @@ per coefficient, or a matrix; m the prior mean. With a Gaussian likelihood the s
 >>> x = jnp.array([[0.9, 0.0], [1.0, 0.01], [0.99, 0.0], [0.1, 1.0], [0.0, 0.9]])  # the notes' films
 >>> alice = jnp.array([5.0, 5.0, jnp.nan, 0.0, 0.0])
 >>> w, b = solve_user(x, alice, jnp.array([True, True, False, True, True]), l2=0.01)
->>> (x @ w + b).round(1)  # what she would say of all five
-Array([4.9, 5.1, 5.1, 0.1, 0. ], dtype=float32)
+>>> [round(float(stars), 1) + 0.0 for stars in x @ w + b]  # what she would say of all five
+[4.9, 5.1, 5.1, 0.0, 0.0]
 """
 
 from dataclasses import dataclass

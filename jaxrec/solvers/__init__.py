@@ -1,0 +1,7 @@
+"""Solvers: closed forms and alternations that minimize the costs of `jaxrec.losses`."""
+
+from jaxrec.solvers import ridge
+from jaxrec.solvers.als import als
+from jaxrec.solvers.ridge import solve_item, solve_user
+
+__all__ = ["als", "ridge", "solve_item", "solve_user"]

@@ -1,0 +1,147 @@
+"""Alternating least squares: given the items, every user is a ridge regression; given the users, every item is.
+
+One sweep is both. The biases are part of the rows: a user's (w, b) regress y - c - mu on (x, 1), an item's (x, c)
+regress y - b - mu on (w, 1). Each half minimizes the joint cost in its own parameters, so the objective never rises.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from tqdm import tqdm
+
+from jaxrec.losses.collaborative import cost
+from jaxrec.losses.penalty import L2, Strength, pair
+from jaxrec.lookup import lookup
+from jaxrec.solvers.ridge import factorize, normal, solve, with_one
+from jaxrec.types import Bucket, Factors, Rows, Solution
+
+__all__ = ["als", "sweep"]
+
+# Floats of gathered features held at once, [rows, length, d]: 4 MiB stays near the cache and bounds the memory.
+GATHERED = 2**20
+
+
+def als(
+    by_user: Rows,
+    by_item: Rows,
+    init: Factors,
+    *,
+    l2: L2,
+    l2_bias: L2 = 0.0,
+    sweeps: int = 20,
+    tol: float = 1e-4,
+    callback: Callable[[int, Factors], bool | None] | None = None,
+    progress: bool = True,
+) -> tuple[Factors, Solution]:
+    """Minimizes the joint cost (squared error) by sweeps of closed-form solutions.
+
+    Args:
+        by_user: the ratings as Rows of side 'user'.
+        by_item: the same ratings as Rows of side 'item'.
+        init: where to start, from `models.init`: x, c and mu count; w and b are solved for first.
+        l2: a number > 0, or a pair (users', items') of numbers or of one number per row (l2 times the row's rating
+            count is the frequency scaling of ALS-WR).
+        l2_bias: the same for b and c; 0 leaves them free.
+        sweeps: at most.
+        tol: stop when a sweep lowers the objective by less than this share of it.
+        callback: called after every sweep with its number and the factors; a true answer stops.
+        progress: show a bar.
+
+    Returns:
+        The factors, and how it ended: `trace` is the joint cost before the first and after each sweep.
+
+    Raises:
+        ValueError: Rows of the wrong side or of other tables than `init`'s; l2 that is not positive.
+        FloatingPointError: the objective is no longer finite.
+
+    Source: Zhou et al. 2008, Large-scale parallel collaborative filtering for the Netflix Prize; DESIGN.md section 2.
+    """
+    _check(by_user, by_item, init, l2, l2_bias, sweeps)
+    factors, trace, converged, decrease = init, [float(_cost(init, by_user, l2=l2, l2_bias=l2_bias))], False, np.inf
+    with tqdm(total=sweeps, desc="als", unit="sweep", disable=not progress) as bar:
+        for step in range(1, sweeps + 1):
+            factors, objective = _sweep(factors, by_user, by_item, l2=l2, l2_bias=l2_bias)
+            trace.append(float(objective))
+            if not np.isfinite(trace[-1]):
+                raise FloatingPointError(
+                    f"sweep {step}: the objective is {trace[-1]} after {trace[-2]:.6g}. A row's equations are singular "
+                    "in this precision: raise l2, or run in float64."
+                )
+            decrease = (trace[-2] - trace[-1]) / abs(trace[-2])
+            bar.set_postfix(cost=f"{trace[-1]:.6g}")
+            bar.update()
+            stop = callback is not None and callback(step, factors)
+            converged = decrease < tol
+            if converged or stop:
+                break
+    return factors, Solution(converged, len(trace) - 1, decrease, np.array(trace))
+
+
+def sweep(factors: Factors, by_user: Rows, by_item: Rows, *, l2: L2, l2_bias: L2 = 0.0) -> tuple[Factors, Array]:
+    """One sweep, (new factors, joint cost after it): pure, so that it can be jitted, vmapped over l2, differentiated."""
+    l2_users, l2_items = pair(l2)
+    bias_users, bias_items = pair(l2_bias)
+    mu = 0.0 if factors.mu is None else factors.mu
+    offset = jnp.broadcast_to(jnp.asarray(mu, factors.x.dtype), factors.x.shape[:1])
+    c = offset if factors.c is None else factors.c + offset
+    v = _solve_side(by_user, with_one(factors.x), c, None, l2_users, bias_users)
+    factors = dataclasses.replace(factors, w=v[:, :-1], b=v[:, -1])
+    if factors.c is None:
+        factors = dataclasses.replace(factors, x=_solve_side(by_item, factors.w, factors.b, offset, l2_items, None))
+    else:
+        v = _solve_side(by_item, with_one(factors.w), factors.b, offset, l2_items, bias_items)
+        factors = dataclasses.replace(factors, x=v[:, :-1], c=v[:, -1])
+    return factors, cost(factors, by_item, l2=l2, l2_bias=l2_bias)
+
+
+_sweep = jax.jit(sweep)
+_cost = jax.jit(cost)
+
+
+def _solve_side(
+    rows: Rows, features: Array, others: Array, own: Array | None, l2: Strength, l2_bias: Strength | None
+) -> Array:
+    """Every row's ridge solution [n_rows, d], by buckets.
+
+    Args:
+        rows: the ratings of the side that is solved for.
+        features: [n_others, d], a column of ones included where the row has a bias.
+        others: [n_others], what the other side adds to a prediction: subtracted from the ratings.
+        own: [n_rows], what the row itself adds and does not solve for, or None.
+        l2: of the features, a number or one per row.
+        l2_bias: of the last coefficient, where that is a bias; None where it is not.
+    """
+    d, dtype = features.shape[1], features.dtype
+    per_row = jnp.broadcast_to(jnp.asarray(l2, dtype), rows.place.shape)
+    per_row_bias = None if l2_bias is None else jnp.broadcast_to(jnp.asarray(l2_bias, dtype), rows.place.shape)
+
+    def one(row: Bucket) -> Array:
+        y = row.value - lookup(others, row.other) - (0.0 if own is None else lookup(own, row.row))
+        precision = jnp.broadcast_to(lookup(per_row, row.row), (d,))
+        if per_row_bias is not None:
+            precision = precision.at[-1].set(lookup(per_row_bias, row.row))
+        return solve(factorize(normal(lookup(features, row.other), y, row.where, row.weights), precision))
+
+    def bucket(members: Bucket) -> Array:
+        rows_at_once = max(1, GATHERED // (members.other.shape[1] * d))
+        return jax.lax.map(one, members, batch_size=min(rows_at_once, len(members.row)))
+
+    return rows.gather([bucket(members) for members in rows.buckets])
+
+
+def _check(by_user: Rows, by_item: Rows, init: Factors, l2: L2, l2_bias: L2, sweeps: int) -> None:
+    for name, rows, side in (("by_user", by_user, "user"), ("by_item", by_item, "item")):
+        if rows.side != side:
+            raise ValueError(f"{name}: expected Rows of side {side!r}, got {rows.side!r}; data.rows(ratings, {side!r}).")
+    got, expected = (len(init.w), len(init.x)), (by_user.place.shape[0], by_item.place.shape[0])
+    if got != expected or (by_user.n_others, by_item.n_others) != expected[::-1]:
+        raise ValueError(f"init: expected factors of {expected} users and items, as the Rows have, got {got}.")
+    for name, strength, least in (("l2", pair(l2), 0.0), ("l2_bias", pair(l2_bias), -1.0)):
+        if any(not np.all(np.isfinite(s)) or np.min(s) <= least or np.min(s) < 0 for s in strength):
+            raise ValueError(f"{name}: expected finite numbers {'> 0' if least == 0 else '>= 0'}, got {strength}.")
+    if sweeps < 1:
+        raise ValueError(f"sweeps: expected at least 1, got {sweeps}.")
