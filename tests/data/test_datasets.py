@@ -33,7 +33,7 @@ MOVIES = [  # raw id, official title, date, genres, RecBole's title and year
     (1505, "1984 (1001) (1984)", "01-Jan-1985", ["Film-Noir"], "1984 (1001)", "1984"),
     (1670, "Two Friends (1986) ", "", ["Drama"], "Two Friends", "1986"),
 ]
-USERS = ["1|24|M|technician|85711", "2|53|F|other|T8H1N", "7|57|M|administrator|05201"]
+USERS = ["1|24|M|technician|85711", '2|53|F|"other|T8H1N', "7|57|M|administrator|05201"]
 RATINGS = ["7\t50\t5\t881250949", "1\t1670\t3\t891717742", "2\t267\t1\t878887116", "1\t1\t4\t880606923"]
 
 
@@ -150,6 +150,7 @@ def test_official_form(tiny, tmp_path):
     assert found.titles.tolist() == [title.strip() for _, title, *_ in MOVIES]
     assert found.titles.dtype.kind == "U"
     assert found.users.columns == ["user_id", "age", "sex", "occupation", "zip_code"]
+    assert found.users.row(1) == (2, 53, "F", '"other', "T8H1N")
     assert found.users.row(2) == (7, 57, "M", "administrator", "05201")
     assert found.items.columns == ["item_id", "title", "year", "release_date", "genres"]
     assert found.items["item_id"].to_list() == ratings.item_ids.tolist()
@@ -212,7 +213,8 @@ def test_places_in_their_order(tiny, tmp_path, monkeypatch):
     assert load("ml-100k").source == str(folder)
     monkeypatch.setenv("JAXREC_DATA", str(tmp_path))  # holds no folder ml-100k
     assert load("ml-100k").source == str(tiny.cache)
-    monkeypatch.setenv("JAXREC_DATA", "")
+    monkeypatch.setenv("JAXREC_DATA", "")  # is not set, rather than the working folder
+    monkeypatch.chdir(tmp_path / "data")
     assert load("ml-100k").source == str(tiny.cache)
     assert tiny.asked == []
 
@@ -456,7 +458,7 @@ def test_real_u1_to_u5_are_slices(real):
 
 @needs_real
 def test_real_recbole_form_is_the_official_one_rewritten(real, tmp_path):
-    """Rewrites the official files in RecBole's form: the checksums of the wheel's files must come out, byte for byte."""
+    """The official files rewritten in RecBole's form have the checksums of the wheel's files, byte for byte."""
     movies = []
     for line in (REAL / "u.item").read_text("latin-1").splitlines():
         raw, title, date, _, _, *flags = line.split("|")
