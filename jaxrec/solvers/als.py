@@ -16,7 +16,7 @@ from tqdm import tqdm
 from jaxrec.losses.collaborative import cost
 from jaxrec.losses.penalty import L2, Strength, pair
 from jaxrec.lookup import lookup
-from jaxrec.solvers.ridge import factorize, normal, solve, with_one
+from jaxrec.solvers.ridge import Normal, factorize, normal, solve, with_one
 from jaxrec.types import Bucket, Factors, Rows, Solution
 
 __all__ = ["als", "sweep"]
@@ -105,7 +105,7 @@ _cost = jax.jit(cost)
 def _solve_side(
     rows: Rows, features: Array, others: Array, own: Array | None, l2: Strength, l2_bias: Strength | None
 ) -> Array:
-    """Every row's ridge solution [n_rows, d], by buckets.
+    """Every row's ridge solution [n_rows, d]: normal equations by buckets, then one batch of solves.
 
     Args:
         rows: the ratings of the side that is solved for.
@@ -116,21 +116,20 @@ def _solve_side(
         l2_bias: of the last coefficient, where that is a bias; None where it is not.
     """
     d, dtype = features.shape[1], features.dtype
-    per_row = jnp.broadcast_to(jnp.asarray(l2, dtype), rows.place.shape)
-    per_row_bias = None if l2_bias is None else jnp.broadcast_to(jnp.asarray(l2_bias, dtype), rows.place.shape)
 
-    def one(row: Bucket) -> Array:
+    def one(row: Bucket) -> Normal:
         y = row.value - lookup(others, row.other) - (0.0 if own is None else lookup(own, row.row))
-        precision = jnp.broadcast_to(lookup(per_row, row.row), (d,))
-        if per_row_bias is not None:
-            precision = precision.at[-1].set(lookup(per_row_bias, row.row))
-        return solve(factorize(normal(lookup(features, row.other), y, row.where, row.weights), precision))
+        return normal(lookup(features, row.other), y, row.where, row.weights)
 
-    def bucket(members: Bucket) -> Array:
+    def bucket(members: Bucket) -> Normal:
         rows_at_once = max(1, GATHERED // (members.other.shape[1] * d))
         return jax.lax.map(one, members, batch_size=min(rows_at_once, len(members.row)))
 
-    return rows.gather([bucket(members) for members in rows.buckets])
+    equations = rows.gather([bucket(members) for members in rows.buckets])
+    precision = jnp.broadcast_to(jnp.asarray(l2, dtype)[..., None], (len(rows.place), d))
+    if l2_bias is not None:
+        precision = precision.at[:, -1].set(l2_bias)
+    return solve(factorize(equations, precision))
 
 
 def _check(by_user: Rows, by_item: Rows, init: Factors, l2: L2, l2_bias: L2, sweeps: int) -> None:

@@ -6,7 +6,8 @@ One row's problem, given the other side's features x [n, d] and targets y [n]::
 
 Its solution solves (X' D X + P) v = X' D y + P m, D the weights. P is the penalty's precision: a number, one number
 per coefficient, or a matrix; m the prior mean. With a Gaussian likelihood the same factor gives the posterior, so
-`sample` draws from it. Written for one row: `vmap` makes the batch. ALS, fold-in and Gibbs stand on these.
+`sample` draws from it. Written for one row, and vmap makes the batch; the factorization and all after it also take
+leading batch axes, which is faster than a vmap of it. ALS, fold-in and Gibbs stand on these.
 
 >>> import jax.numpy as jnp
 >>> x = jnp.array([[0.9, 0.0], [1.0, 0.01], [0.99, 0.0], [0.1, 1.0], [0.0, 0.9]])  # the notes' films
@@ -24,7 +25,20 @@ from jax import Array
 from jax.tree_util import register_dataclass
 from jaxtyping import Bool, Float, PRNGKeyArray
 
-__all__ = ["Factor", "Normal", "factorize", "normal", "sample", "solve", "solve_item", "solve_user", "with_one"]
+from jaxrec.kernels.cholesky import cho_solve, cholesky, solve_transposed
+
+__all__ = [
+    "Factor",
+    "Normal",
+    "factorize",
+    "factorize_matrix",
+    "normal",
+    "sample",
+    "solve",
+    "solve_item",
+    "solve_user",
+    "with_one",
+]
 
 Number = int | float | Float[Array, ""]
 
@@ -51,9 +65,9 @@ class Factor:
     """A factorized row: the Cholesky factor of gram + precision, with what a solve needs beside it.
 
     Attributes:
-        cholesky: [d, d], lower.
-        rhs: [d].
-        precision: [d] (a diagonal) or [d, d].
+        cholesky: [..., d, d], lower.
+        rhs: [..., d].
+        precision: [..., d, d].
     """
 
     cholesky: Array
@@ -81,42 +95,42 @@ def normal(
     return Normal(gram, jnp.matmul(weighted.T, y, precision=jax.lax.Precision.HIGHEST), count)
 
 
-def factorize(normal: Normal, precision: Number | Float[Array, " d"] | Float[Array, "d d"]) -> Factor:
-    """The Cholesky factor of gram + precision.
+def factorize(normal: Normal, precision: Number | Float[Array, "*batch d"] | Float[Array, "d d"]) -> Factor:
+    """The Cholesky factor of gram + precision, of one row or of a batch of rows.
 
     A coefficient with precision 0 (an unpenalized bias) has no solution in a row without ratings: there its precision
     is taken as 1, so that the row gives its prior and no NaN.
 
     Args:
-        normal: from `normal`.
-        precision: P, a number, one per coefficient, or a matrix. The factor is NaN where gram + P is not positive
-            definite: with P = 0 and fewer independent ratings than coefficients. Any P > 0 (bias aside) is safe.
+        normal: from `normal`, with leading batch axes or without.
+        precision: P, a number, one per coefficient ([d], or [..., d] per row); `factorize_matrix` takes a matrix. The
+            factor is NaN where gram + P is not positive definite: with P = 0 and fewer independent ratings than
+            coefficients. Any P > 0 (bias aside) is safe.
     """
-    d = len(normal.rhs)
-    precision = jnp.asarray(precision, normal.gram.dtype)
-    if precision.ndim < 2:
-        free = (jnp.broadcast_to(precision, (d,)) == 0) & (normal.count == 0)
-        precision = jnp.where(free, 1, jnp.broadcast_to(precision, (d,)))
-        matrix = normal.gram + jnp.diag(precision)
-    else:
-        matrix = normal.gram + precision
-    return Factor(jnp.linalg.cholesky(matrix, symmetrize_input=False), normal.rhs, precision)
+    precision = jnp.broadcast_to(jnp.asarray(precision, normal.gram.dtype), normal.rhs.shape)
+    precision = jnp.where((precision == 0) & (normal.count[..., None] == 0), 1, precision)
+    diagonal = precision[..., None, :] * jnp.eye(precision.shape[-1], dtype=precision.dtype)
+    return factorize_matrix(normal, diagonal)
 
 
-def solve(factor: Factor, prior_mean: Number | Float[Array, " d"] = 0.0) -> Float[Array, " d"]:
+def factorize_matrix(normal: Normal, precision: Float[Array, "*batch d d"]) -> Factor:
+    """The Cholesky factor of gram + precision, where the prior's precision P is a matrix (or one per row)."""
+    return Factor(cholesky(normal.gram + precision), normal.rhs, precision)
+
+
+def solve(factor: Factor, prior_mean: Number | Float[Array, "*batch d"] = 0.0) -> Float[Array, "*batch d"]:
     """The ridge solution, or the posterior's mean; a row without ratings gives `prior_mean`."""
     mean = jnp.broadcast_to(jnp.asarray(prior_mean, factor.rhs.dtype), factor.rhs.shape)
-    pull = factor.precision * mean if factor.precision.ndim == 1 else factor.precision @ mean
-    return jax.scipy.linalg.cho_solve((factor.cholesky, True), factor.rhs + pull)
+    pull = jnp.sum(factor.precision * mean[..., None, :], axis=-1)
+    return cho_solve(factor.cholesky, factor.rhs + pull)
 
 
 def sample(
-    key: PRNGKeyArray, factor: Factor, prior_mean: Number | Float[Array, " d"] = 0.0
-) -> Float[Array, " d"]:
+    key: PRNGKeyArray, factor: Factor, prior_mean: Number | Float[Array, "*batch d"] = 0.0
+) -> Float[Array, "*batch d"]:
     """A draw from the posterior normal(solve(factor), (gram + P)^-1): noise of precision 1, or folded into weights."""
     noise = jax.random.normal(key, factor.rhs.shape, factor.rhs.dtype)
-    upper = jax.scipy.linalg.solve_triangular(factor.cholesky, noise, lower=True, trans="T")
-    return solve(factor, prior_mean) + upper
+    return solve(factor, prior_mean) + solve_transposed(factor.cholesky, noise)
 
 
 def solve_user(
