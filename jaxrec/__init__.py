@@ -1,5 +1,25 @@
-"""jaxrec: recommender-systems research in JAX."""
+"""jaxrec: recommender-systems research in JAX.
 
+Pure functions of arrays: `losses` (the costs of collaborative filtering and their closed-form gradients), `solvers`
+(ridge, alternating least squares), `training` (any cost, any optax optimizer), `models`, `retrieval`, `metrics`;
+`data` brings ratings to the device. `recommend` and `related` answer in raw ids and titles.
+"""
+
+from jaxrec import data, losses, metrics, models, retrieval, solvers, training
+from jaxrec.catalog import recommend, related
 from jaxrec.types import Dataset, Factors, Ratings
 
-__all__ = ["Dataset", "Factors", "Ratings"]
+__all__ = [
+    "Dataset",
+    "Factors",
+    "Ratings",
+    "data",
+    "losses",
+    "metrics",
+    "models",
+    "recommend",
+    "related",
+    "retrieval",
+    "solvers",
+    "training",
+]

@@ -1,0 +1,103 @@
+"""Recommendations in raw ids and titles: where vectors, seen items and names meet.
+
+>>> import jax, jaxrec
+>>> data = jaxrec.data.synthetic.low_rank(30, 20, 200, rng=0)
+>>> factors = jaxrec.models.baselines.popularity(data.ratings)
+>>> for film in recommend(factors, data.ratings, user=7, k=2, titles=data.titles):
+...     print(film.item, film.title, film.score)
+10 Film 10 13.0
+2 Film 2 12.0
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.models.factors import as_vectors
+from jaxrec.retrieval import related as related_ids
+from jaxrec.retrieval import top_k
+from jaxrec.types import Factors, Ratings
+
+__all__ = ["Recommendation", "Related", "recommend", "related"]
+
+
+class Recommendation(NamedTuple):
+    """An item for a user: its raw id, its title (or None), and the predicted rating."""
+
+    item: Any
+    title: str | None
+    score: float
+
+
+class Related(NamedTuple):
+    """An item near another: its raw id, its title (or None), and the squared distance of their features."""
+
+    item: Any
+    title: str | None
+    distance: float
+
+
+def recommend(
+    factors: Factors,
+    ratings: Ratings,
+    user: Any,
+    *,
+    k: int = 10,
+    titles: np.ndarray | None = None,
+    exclude_seen: bool = True,
+) -> list[Recommendation]:
+    """The k items that a user would rate highest, best first, none of which she has rated.
+
+    Fewer than k where she has rated nearly everything: nothing seen fills the list up.
+
+    Args:
+        factors: the model.
+        ratings: what it was trained on: who the users are, and what each has seen.
+        user: a raw id (a contiguous one, where the ratings have no raw ids).
+        k: how many.
+        titles: [n_items], to show beside the ids.
+        exclude_seen: False keeps what she has rated in the list.
+
+    Raises:
+        ValueError: an unknown user; factors of other tables than the ratings; k above the catalogue.
+    """
+    _check_tables(factors, ratings, titles)
+    j = _place("user", ratings.user_ids, user, ratings.n_users)
+    seen = ratings.item[ratings.user == j] if exclude_seen else np.zeros(0, np.int32)
+    users, items = as_vectors(factors)
+    exclude = jnp.asarray(seen)[None, :], jnp.ones((1, len(seen)), bool)
+    scores, ids = top_k(users[j : j + 1], items, k, exclude=exclude)
+    return [Recommendation(*_name(ratings, titles, i), float(s)) for s, i in zip(scores[0], ids[0], strict=True) if s > -jnp.inf]
+
+
+def related(
+    factors: Factors, ratings: Ratings, item: Any, *, k: int = 10, titles: np.ndarray | None = None
+) -> list[Related]:
+    """The k items whose features are nearest to an item's, nearest first; `item` is a raw id. Raises as `recommend`."""
+    _check_tables(factors, ratings, titles)
+    i = _place("item", ratings.item_ids, item, ratings.n_items)
+    distances, ids = related_ids(factors.x, jnp.array([i]), k)
+    return [Related(*_name(ratings, titles, n), float(d)) for d, n in zip(distances[0], ids[0], strict=True)]
+
+
+def _place(side: str, raw_ids: np.ndarray | None, raw: Any, size: int) -> int:
+    """The contiguous id of a raw id."""
+    found = np.flatnonzero((np.arange(size) if raw_ids is None else raw_ids) == raw)
+    if len(found) != 1:
+        known = np.arange(size) if raw_ids is None else raw_ids
+        raise ValueError(f"{side}: {raw!r} is not among the {size} known ids, such as {known[0]!r} and {known[-1]!r}.")
+    return int(found[0])
+
+
+def _name(ratings: Ratings, titles: np.ndarray | None, item: Any) -> tuple[Any, str | None]:
+    raw = int(item) if ratings.item_ids is None else ratings.item_ids[int(item)].item()
+    return raw, None if titles is None else str(titles[int(item)])
+
+
+def _check_tables(factors: Factors, ratings: Ratings, titles: np.ndarray | None) -> None:
+    got, expected = (len(factors.w), len(factors.x)), (ratings.n_users, ratings.n_items)
+    if got != expected:
+        raise ValueError(f"factors: expected tables of {expected} users and items, as the ratings have, got {got}.")
+    if titles is not None and len(titles) != ratings.n_items:
+        raise ValueError(f"titles: expected one per item ({ratings.n_items}), got {len(titles)}.")

@@ -1,0 +1,57 @@
+"""Errors of predicted ratings.
+
+>>> import jax.numpy as jnp
+>>> prediction, y = jnp.array([4.0, 3.0, 9.0]), jnp.array([5.0, 3.0, jnp.nan])
+>>> rated = jnp.array([True, True, False])
+>>> float(rmse(prediction, y, where=rated)), float(mae(prediction, y, where=rated))  # sqrt((1 + 0) / 2), (1 + 0) / 2
+(0.707106..., 0.5)
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+from jaxrec import check
+
+__all__ = ["mae", "rmse"]
+
+
+def rmse(
+    prediction: Float[Array, "*n"],
+    target: Float[Array, "*n"],
+    *,
+    where: Bool[Array, "*n"] | None = None,
+    weights: Float[Array, "*n"] | None = None,
+) -> Float[Array, ""]:
+    """Root of the (weighted) mean of (prediction - target)^2 over the entries where `where` is True.
+
+    All entries count alike: this is no mean of users' or batches' RMSEs. To pool parts, add up their
+    `losses.squared_error` Totals and take the root of the mean. Clip predictions to the scale before, if you report so.
+
+    Raises:
+        ValueError: arrays of different shapes; nothing to average (under jit: NaN).
+    """
+    return jnp.sqrt(_mean((lambda e: e**2), prediction, target, where, weights))
+
+
+def mae(
+    prediction: Float[Array, "*n"],
+    target: Float[Array, "*n"],
+    *,
+    where: Bool[Array, "*n"] | None = None,
+    weights: Float[Array, "*n"] | None = None,
+) -> Float[Array, ""]:
+    """The (weighted) mean of |prediction - target| over the entries where `where` is True; raises as `rmse`."""
+    return _mean(jnp.abs, prediction, target, where, weights)
+
+
+def _mean(error, prediction, target, where, weights) -> Array:  # type: ignore[no-untyped-def]
+    check.same_shape(prediction=prediction, target=target, where=where, weights=weights)
+    where = jnp.ones(prediction.shape, bool) if where is None else where
+    weights = jnp.ones_like(prediction) if weights is None else weights
+    weights = jnp.where(where, weights, 0)
+    count = jnp.sum(weights)
+    if not isinstance(count, jax.core.Tracer) and not count > 0:
+        raise ValueError("nothing to average: every entry is masked or has weight 0. Is the test part empty?")
+    return jnp.sum(weights * error(jnp.where(where, prediction - target, 0))) / count

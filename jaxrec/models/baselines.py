@@ -1,0 +1,80 @@
+"""What any model must beat: means, damped biases, popularity.
+
+Each is Factors of rank 0, so that `predict`, `as_vectors` and `top_k` serve it as they serve any other model.
+Fitted on the host, on the train part.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import check
+from jaxrec.types import Factors, Ratings
+
+__all__ = ["damped_biases", "global_mean", "item_mean", "popularity", "user_mean"]
+
+
+def global_mean(ratings: Ratings) -> Factors:
+    """Everybody gives everything the mean rating."""
+    return _rank_zero(ratings)
+
+
+def user_mean(ratings: Ratings) -> Factors:
+    """Every user gives everything her mean rating; a user without ratings, the global mean."""
+    return _rank_zero(ratings, b=_damped_mean(ratings.user, _centered(ratings), ratings.n_users, 0.0))
+
+
+def item_mean(ratings: Ratings) -> Factors:
+    """Everybody gives an item its mean rating; an item without ratings gets the global mean."""
+    return _rank_zero(ratings, c=_damped_mean(ratings.item, _centered(ratings), ratings.n_items, 0.0))
+
+
+def damped_biases(ratings: Ratings, *, damping: float | tuple[float, float] = 5.0, sweeps: int = 10) -> Factors:
+    """mu + b(j) + c(i), each bias a mean of what the other leaves over, pulled to 0 as by `damping` more ratings of 0.
+
+    c(i) = sum over its ratings of (y - mu - b(j)) / (count + damping), then b(j) likewise, in turns: the minimum of the
+    squared error + damping/2 (‖b‖^2 + ‖c‖^2), which is ALS of rank 0.
+
+    Args:
+        ratings: the train part.
+        damping: in ratings, a number or a pair (users', items').
+        sweeps: turns; 1 is the one-pass form of many papers.
+
+    Source: Koren 2010, Factor in the neighbors, section 2.1.
+    """
+    users, items = damping if isinstance(damping, tuple) else (damping, damping)
+    check.positive("damping", users, zero=True)
+    check.positive("damping", items, zero=True)
+    y = _centered(ratings)
+    b, c = np.zeros(ratings.n_users), np.zeros(ratings.n_items)
+    for _ in range(sweeps):
+        c = _damped_mean(ratings.item, y - b[ratings.user], ratings.n_items, items)
+        b = _damped_mean(ratings.user, y - c[ratings.item], ratings.n_users, users)
+    return _rank_zero(ratings, b=b, c=c)
+
+
+def popularity(ratings: Ratings) -> Factors:
+    """An item's score is how many ratings it has (their weights' sum): for rankings, not for ratings."""
+    count = np.bincount(ratings.item, weights=ratings.weights, minlength=ratings.n_items)
+    return _rank_zero(ratings, c=count, mu=0.0)
+
+
+def _centered(ratings: Ratings) -> np.ndarray:
+    return ratings.value - ratings.value.mean(dtype=np.float64)
+
+
+def _damped_mean(ids: np.ndarray, y: np.ndarray, size: int, damping: float) -> np.ndarray:
+    count = np.bincount(ids, minlength=size) + damping
+    return np.bincount(ids, weights=y, minlength=size) / np.where(count > 0, count, 1)
+
+
+def _rank_zero(
+    ratings: Ratings, *, b: np.ndarray | None = None, c: np.ndarray | None = None, mu: float | None = None
+) -> Factors:
+    column = lambda values, size: jnp.asarray(np.zeros(size) if values is None else values, jnp.float32)  # noqa: E731
+    return Factors(
+        w=jnp.zeros((ratings.n_users, 0)),
+        b=column(b, ratings.n_users),
+        x=jnp.zeros((ratings.n_items, 0)),
+        c=column(c, ratings.n_items),
+        mu=jnp.asarray(ratings.value.mean(dtype=np.float64) if mu is None else mu, jnp.float32),
+    )

@@ -1,0 +1,128 @@
+"""Exact search of a catalogue by blocks: the k best items of each query, never a users x items table.
+
+>>> import jax.numpy as jnp
+>>> items = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+>>> scores, ids = top_k(jnp.array([[2.0, 1.0]]), items, 2)
+>>> ids.tolist(), scores.tolist()
+([[2, 0]], [[3.0, 2.0]])
+>>> seen = jnp.array([[2]]), jnp.array([[True]])
+>>> top_k(jnp.array([[2.0, 1.0]]), items, 2, exclude=seen)[1].tolist()
+[[0, 1]]
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+__all__ = ["by_blocks", "dot", "negative_squared_distance", "top_k"]
+
+Exclude = tuple[Int[Array, "n e"], Bool[Array, "n e"]]
+# score(queries [n, d], a block of items [m, d]) -> [n, m], more is better
+Score = Callable[[Array, Array], Array]
+
+
+def dot(queries: Float[Array, "n d"], items: Float[Array, "m d"]) -> Float[Array, "n m"]:
+    """Query . item."""
+    return jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def negative_squared_distance(queries: Float[Array, "n d"], items: Float[Array, "m d"]) -> Float[Array, "n m"]:
+    """-‖query - item‖^2, from differences: the expanded square loses what near neighbors differ in."""
+    return -jnp.sum((queries[:, None, :] - items[None, :, :]) ** 2, axis=-1)
+
+
+def top_k(
+    queries: Float[Array, "n d"],
+    items: Float[Array, "m d"],
+    k: int,
+    *,
+    exclude: Exclude | None = None,
+    allowed: Bool[Array, " m"] | None = None,
+    block: int = 16384,
+) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
+    """The k items with the largest query . item, as (scores, ids): best first, ties to the lowest id.
+
+    Equal to a full sort at any block size. Places that cannot be filled, because too little is allowed, have score
+    -inf and id 0. `models.as_vectors` makes queries and items whose product is the whole prediction.
+
+    Args:
+        queries: one row per query.
+        items: the catalogue.
+        k: how many, at most the catalogue's size.
+        exclude: (ids [n, e], where [n, e]): what each query must not get, such as what the user has seen; padding has
+            `where` False.
+        allowed: [m], False for items that nobody gets.
+        block: items scored at once; memory is n * block numbers.
+
+    Raises:
+        ValueError: k or block out of range; queries and items of different dimensions; `exclude` or `allowed` of
+            another size.
+    """
+    _check(queries, items, k, exclude, allowed, block)
+    return by_blocks(queries, items, exclude, allowed, score=dot, k=k, block=block)
+
+
+@partial(jax.jit, static_argnames=("score", "k", "block"))
+def by_blocks(
+    queries: Float[Array, "n d"],
+    items: Float[Array, "m d"],
+    exclude: Exclude | None,
+    allowed: Bool[Array, " m"] | None,
+    *,
+    score: Score,
+    k: int,
+    block: int,
+) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
+    """The k best by any score: scan the blocks, keep the k best so far. The ids of exclusions are trusted."""
+    n, m = len(queries), len(items)
+    block = min(block, m)
+    padding = -m % block
+    blocks = jnp.pad(items, ((0, padding), (0, 0))).reshape(-1, block, items.shape[1])
+    open_ = jnp.pad(jnp.ones(m, bool) if allowed is None else allowed, (0, padding)).reshape(-1, block)
+    firsts = jnp.arange(len(blocks), dtype=jnp.int32) * block
+
+    def merge(best: tuple[Array, Array], one: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+        rows, allowed_here, first = one
+        # float32: on the CPU other types fall back to a full sort
+        scores = jnp.where(allowed_here, score(queries, rows), -jnp.inf).astype(_wide(queries))
+        if exclude is not None:
+            ids, where = exclude
+            here = jnp.where(where & (ids >= first) & (ids < first + block), ids - first, block)  # block: dropped
+            scores = scores.at[jnp.arange(n)[:, None], here].set(-jnp.inf, mode="drop")
+        top, place = jax.lax.top_k(scores, min(k, block))
+        # what came before has lower ids and stands first, so that lax.top_k's ties go to the lowest id
+        joined = jnp.concatenate([best[0], top], axis=1)
+        scores, kept = jax.lax.top_k(joined, k)
+        ids = jnp.take_along_axis(jnp.concatenate([best[1], place + first], axis=1), kept, axis=1)
+        return (scores, jnp.where(scores == -jnp.inf, 0, ids)), None
+
+    nothing = jnp.full((n, k), -jnp.inf, _wide(queries)), jnp.zeros((n, k), jnp.int32)
+    return jax.lax.scan(merge, nothing, (blocks, open_, firsts))[0]
+
+
+def _wide(queries: Array) -> jnp.dtype:
+    return jnp.promote_types(queries.dtype, jnp.float32)
+
+
+def _check(
+    queries: Array, items: Array, k: int, exclude: Exclude | None, allowed: Array | None, block: int
+) -> None:
+    if queries.ndim != 2 or items.ndim != 2 or queries.shape[1] != items.shape[1]:
+        raise ValueError(
+            f"expected queries [n, d] and items [m, d] of one dimension d, got {queries.shape} and {items.shape}."
+        )
+    if not 1 <= k <= len(items):
+        raise ValueError(f"k: expected between 1 and the catalogue's {len(items)} items, got {k}.")
+    if block < 1:
+        raise ValueError(f"block: expected at least 1, got {block}.")
+    if exclude is not None and not (exclude[0].shape == exclude[1].shape and len(exclude[0]) == len(queries)):
+        raise ValueError(
+            f"exclude: expected ids and where of one shape [{len(queries)}, e], one row per query, "
+            f"got {exclude[0].shape} and {exclude[1].shape}."
+        )
+    if allowed is not None and allowed.shape != items.shape[:1]:
+        raise ValueError(f"allowed: expected one flag per item, shape ({len(items)},), got {allowed.shape}.")
