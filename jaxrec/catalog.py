@@ -5,8 +5,8 @@
 >>> factors = jaxrec.models.baselines.popularity(data.ratings)
 >>> for film in recommend(factors, data.ratings, user=7, k=2, titles=data.titles):
 ...     print(film.item, film.title, film.score)
-10 Film 10 13.0
-2 Film 2 12.0
+9 Film 9 14.0
+16 Film 16 13.0
 """
 
 from typing import Any, NamedTuple

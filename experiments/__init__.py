@@ -1,0 +1,1 @@
+"""One script, one question: `python -m experiments.NAME --help` shows its settings."""

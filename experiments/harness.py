@@ -1,0 +1,139 @@
+"""What every experiment shares: settings from the command line, a split, errors, a table, a JSON file, a plot."""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import data, metrics, models
+from jaxrec.types import Dataset, Factors, Ratings
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every experiment can be told; each adds its own below these."""
+
+    data: str = "ml-100k"  # a name that data.load knows, or 'synthetic'
+    path: str = ""  # where its files are; '' looks in the usual places
+    split: str = "u1"  # u1 .. u5 (ml-100k's own), or 'random' (a fifth, by seed)
+    seed: int = 0
+    out: str = "results"  # a folder for NAME.json and the plot
+
+
+def run(main: Callable[[Any], dict[str, Any]], settings_type: type[Settings]) -> None:
+    """Runs main(settings) on the command line's settings; an unknown or mistyped one is an error (exit status 2)."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {sys.modules[main.__module__].__spec__.name}",  # type: ignore[union-attr]
+        description=sys.modules[main.__module__].__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for f in dataclasses.fields(settings_type):
+        if isinstance(f.default, tuple):
+            kind = type(f.default[0])
+            parser.add_argument(f"--{f.name}", type=kind, nargs="+", default=f.default, help=f"default: {f.default}")
+        else:
+            parser.add_argument(f"--{f.name}", type=type(f.default), default=f.default, help=f"default: {f.default!r}")
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(parser.parse_args()).items()}
+    main(settings_type(**given))
+
+
+def load(settings: Settings) -> Dataset:
+    """The dataset that the settings name; prints where it came from."""
+    if settings.data == "synthetic":
+        dataset = data.synthetic.low_rank(943, 1682, 100_000, rng=settings.seed)
+    else:
+        dataset = data.load(settings.data, path=settings.path or None)
+    print(f"{dataset.name}: {dataset.ratings}\n  from {dataset.source}")
+    return dataset
+
+
+def split(dataset: Dataset, settings: Settings) -> tuple[Ratings, Ratings]:
+    """(train, test) by the settings' split."""
+    if settings.split == "random":
+        return data.splits.random(dataset.ratings, test=0.2, rng=settings.seed)
+    return data.splits.canonical(dataset, settings.split)
+
+
+def errors(factors: Factors, ratings: Ratings, scale: tuple[float, float] | None) -> dict[str, float]:
+    """RMSE and MAE of a model on ratings; predictions are clipped to the scale, where there is one."""
+    prediction = models.predict(factors, jnp.asarray(ratings.user), jnp.asarray(ratings.item))
+    prediction = prediction if scale is None else jnp.clip(prediction, *scale)
+    y = jnp.asarray(ratings.value)
+    return {"rmse": float(metrics.rmse(prediction, y)), "mae": float(metrics.mae(prediction, y))}
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+    """Prints rows under the first one's keys; numbers to four places."""
+    cells = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    header = list(rows[0])
+    width = [max(len(r[c]) for r in [header, *cells]) for c in range(len(header))]
+    line = lambda r: "  " + "  ".join(f"{v:<{w}}" if c == 0 else f"{v:>{w}}" for c, (v, w) in enumerate(zip(r, width, strict=True)))  # noqa: E731, E501
+    print("\n".join(["", line(header), line(["-" * w for w in width]), *map(line, cells), ""]))
+
+
+def report(name: str, settings: Settings, values: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Writes OUT/NAME.json, whole or not at all: settings, flat metrics, seconds, environment; returns it."""
+    result = {
+        "experiment": name,
+        "settings": dataclasses.asdict(settings),
+        "metrics": values,
+        "seconds": round(seconds, 3),
+        "environment": {
+            "jaxrec": version("jaxrec"),
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "device": jax.devices()[0].device_kind,
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "date": time.strftime("%Y-%m-%d"),
+        },
+    }
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    path = _write(Path(settings.out) / f"{name}.json", lambda temporary: temporary.write_text(text))
+    print(f"results: {path}")
+    return result
+
+
+def plot(name: str, settings: Settings, draw: Callable[[Any], None]) -> None:
+    """Writes OUT/NAME.png, drawn by draw(axes); without matplotlib says how to get it."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("plot: left out; it needs matplotlib (pip install 'jaxrec[plots]').")
+        return
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    draw(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    path = _write(Path(settings.out) / f"{name}.png", lambda temporary: figure.savefig(temporary, dpi=150))
+    print(f"plot:    {path}")
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Writes under a temporary name in the same folder, then renames: never half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    try:
+        write(Path(temporary))
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
+
+
