@@ -115,7 +115,8 @@ def _draw(axes: Any, trace: list[Any], fitted: dict[str, dict[str, float]], name
     for baseline, style in (("damped biases", "--"), ("item mean", ":")):
         axes.axhline(fitted[baseline]["rmse"], color="gray", linestyle=style, label=f"{baseline}, test")
     axes.set(xlabel="sweep", ylabel="RMSE", title=f"Matrix factorization on {name}")
-    axes.legend(frameon=False)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, loc="center right")
 
 
 if __name__ == "__main__":

@@ -86,8 +86,10 @@ def make_step(
 
     def step(state: State, batch: Any, *, key: Array) -> tuple[State, Total]:
         gradient, info = jax.grad(total, has_aux=True)(state.params, batch, jax.random.fold_in(key, state.step))
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        return State(optax.apply_updates(state.params, updates), optimizer_state, state.step + 1), info
+        with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction is float ** int32: not strict
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+            params = optax.apply_updates(state.params, updates)
+        return State(params, optimizer_state, state.step + 1), info
 
     return step
 

@@ -20,13 +20,14 @@ CHUNK = 2**20
 
 def cholesky(matrix: Float[Array, "*batch d d"]) -> Float[Array, "*batch d d"]:
     """The lower triangular L with L L' = matrix; NaN where the matrix is not positive definite."""
+    if matrix.size == 0:
+        return matrix
     d = matrix.shape[-1]
     flat = matrix.reshape(-1, d, d)
-    size = min(len(flat), max(1, CHUNK // max(1, d * d)))
-    padding = jnp.broadcast_to(jnp.eye(d, dtype=matrix.dtype), (-len(flat) % max(1, size), d, d))
+    size = min(len(flat), max(1, CHUNK // (d * d)))
+    padding = jnp.broadcast_to(jnp.eye(d, dtype=matrix.dtype), (-len(flat) % size, d, d))
     chunks = jnp.concatenate([flat, padding]).reshape(-1, size, d, d)
-    lower = chunks if d == 0 else jax.lax.map(_eliminate, chunks)
-    return lower.reshape(-1, d, d)[: len(flat)].reshape(matrix.shape)
+    return jax.lax.map(_eliminate, chunks).reshape(-1, d, d)[: len(flat)].reshape(matrix.shape)
 
 
 def _eliminate(chunk: Float[Array, "batch d d"]) -> Float[Array, "batch d d"]:
@@ -47,6 +48,8 @@ def _eliminate(chunk: Float[Array, "batch d d"]) -> Float[Array, "batch d d"]:
 
 def cho_solve(lower: Float[Array, "*batch d d"], rhs: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     """z with L L' z = rhs."""
+    if rhs.size == 0:
+        return rhs
     batch_last, right = jnp.moveaxis(lower, (-2, -1), (0, 1)), jnp.moveaxis(rhs, -1, 0)
 
     def entry(j: Array, z: Array) -> Array:
@@ -59,6 +62,8 @@ def cho_solve(lower: Float[Array, "*batch d d"], rhs: Float[Array, "*batch d"]) 
 
 def solve_transposed(lower: Float[Array, "*batch d d"], rhs: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     """z with L' z = rhs, by back substitution."""
+    if rhs.size == 0:
+        return rhs
     d = rhs.shape[-1]
     batch_last, right = jnp.moveaxis(lower, (-2, -1), (1, 0)), jnp.moveaxis(rhs, -1, 0)  # row j is L's column j
 

@@ -64,4 +64,4 @@ def of_factors(factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, batch: Observed |
 
 
 def _at(strength: Strength, ids: Array) -> Strength:
-    return lookup(strength, ids) if isinstance(strength, Array) and strength.ndim else strength
+    return lookup(jnp.asarray(strength), ids) if jnp.ndim(strength) else strength

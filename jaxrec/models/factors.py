@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from jaxrec.lookup import lookup
@@ -19,7 +21,7 @@ def init(
     key: PRNGKeyArray,
     scale: float = 0.1,
     item_bias: bool = True,
-    mu: float | Float[Array, ""] | Float[Array, " n_items"] | None = None,
+    mu: ArrayLike | None = None,
     dtype: jnp.dtype | type = jnp.float32,
 ) -> Factors:
     """Random features, zero biases.
@@ -34,10 +36,15 @@ def init(
         mu: the offset, a number or one per item, or None.
         dtype: of every array.
 
+    Raises:
+        ValueError: mu is neither a number nor one per item.
+
     >>> factors = init(943, 1682, 8, key=jax.random.key(0), mu=3.5)
     >>> factors.w.shape, factors.x.shape, factors.c.shape
     ((943, 8), (1682, 8), (1682,))
     """
+    if mu is not None and np.shape(mu) not in ((), (n_items,)):
+        raise ValueError(f"mu: expected a number or one per item, shape ({n_items},), got shape {np.shape(mu)}.")
     key_w, key_x = jax.random.split(key)
     return Factors(
         w=scale * jax.random.normal(key_w, (n_users, rank), dtype),

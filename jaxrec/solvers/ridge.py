@@ -109,12 +109,13 @@ def factorize(normal: Normal, precision: Number | Float[Array, "*batch d"] | Flo
     """
     precision = jnp.broadcast_to(jnp.asarray(precision, normal.gram.dtype), normal.rhs.shape)
     precision = jnp.where((precision == 0) & (normal.count[..., None] == 0), 1, precision)
-    diagonal = precision[..., None, :] * jnp.eye(precision.shape[-1], dtype=precision.dtype)
-    return factorize_matrix(normal, diagonal)
+    shape = (*precision.shape, precision.shape[-1])
+    return factorize_matrix(normal, jnp.broadcast_to(jnp.eye(shape[-1], dtype=precision.dtype), shape) * precision[..., None])
 
 
 def factorize_matrix(normal: Normal, precision: Float[Array, "*batch d d"]) -> Factor:
     """The Cholesky factor of gram + precision, where the prior's precision P is a matrix (or one per row)."""
+    precision = jnp.broadcast_to(precision, normal.gram.shape)
     return Factor(cholesky(normal.gram + precision), normal.rhs, precision)
 
 

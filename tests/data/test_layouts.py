@@ -1,0 +1,255 @@
+"""Layouts: each holds every rating exactly once, with its value and weight, and padding is inert and in range."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import Ratings
+from jaxrec.data import dense, linked, observed, rows
+
+N_USERS, N_ITEMS = 11, 7
+
+
+def draw(seed, n=30, weighted=True):
+    """Distinct pairs in random order; users 0 and 10 and item 3 have no ratings; some values and weights are 0."""
+    rng = np.random.default_rng(seed)
+    pairs = [(j, i) for j in range(1, N_USERS - 1) for i in range(N_ITEMS) if i != 3]
+    user, item = np.array(pairs)[rng.permutation(len(pairs))[:n]].T
+    weights = rng.integers(0, 4, size=n) / 2 if weighted else None
+    return Ratings(user, item, rng.integers(-2, 6, size=n), N_USERS, N_ITEMS, weights=weights)
+
+
+def table(user, item, value, weights):
+    """The ratings as a sorted list of (user, item, value, weight)."""
+    ones = np.ones(len(np.asarray(value)))
+    columns = (user, item, value, ones if weights is None else weights)
+    return sorted(zip(*(np.asarray(column).tolist() for column in columns), strict=True))
+
+
+def expected(ratings):
+    return table(ratings.user, ratings.item, ratings.value, ratings.weights)
+
+
+def of_columns(layout):
+    where = np.asarray(layout.where)
+    cut = lambda column: None if column is None else np.asarray(column)[where]  # noqa: E731
+    return table(cut(layout.user), cut(layout.item), cut(layout.value), cut(layout.weights))
+
+
+def of_rows(layout):
+    parts = []
+    for bucket in layout.buckets:
+        where = np.asarray(bucket.where)
+        own = np.broadcast_to(np.asarray(bucket.row)[:, None], where.shape)[where]
+        other = np.asarray(bucket.other)[where]
+        weights = None if bucket.weights is None else np.asarray(bucket.weights)[where]
+        user, item = (own, other) if layout.side == "user" else (other, own)
+        parts += table(user, item, np.asarray(bucket.value)[where], weights)
+    return sorted(parts)
+
+
+CASES = pytest.mark.parametrize(
+    "ratings",
+    [
+        *(draw(seed) for seed in range(4)),
+        draw(9, weighted=False),
+        draw(10, n=1),
+        Ratings([4], [0], [0.0], N_USERS, N_ITEMS),
+        Ratings([0], [0], [2.0], 1, 1),
+        draw(11, n=9 * 6),
+    ],
+    ids=["seed0", "seed1", "seed2", "seed3", "unweighted", "one", "one, rated 0", "one by one", "full"],
+)
+
+
+# Dense
+
+
+@CASES
+def test_dense_holds_every_rating_once(ratings):
+    layout = dense(ratings)
+    assert layout.value.shape == layout.where.shape == (ratings.n_items, ratings.n_users)  # items first
+    item, user = np.nonzero(np.asarray(layout.where))
+    weights = None if layout.weights is None else np.asarray(layout.weights)[item, user]
+    assert table(user, item, np.asarray(layout.value)[item, user], weights) == expected(ratings)
+    assert not np.asarray(layout.value)[~np.asarray(layout.where)].any()
+
+
+def test_dense_tells_a_rating_of_0_from_none():
+    layout = dense(Ratings([1], [0], [0.0], 2, 2))
+    assert layout.where.tolist() == [[False, True], [False, False]]
+
+
+def test_dense_refuses_a_pair_that_occurs_twice():
+    ratings = Ratings([0, 1, 0, 0], [2, 2, 2, 2], [1, 2, 1, 4], 2, 3)
+    with pytest.raises(ValueError, match=r"^2 ratings repeat a \(user, item\) pair, and a cell holds one"):
+        dense(ratings)
+
+
+def test_dtypes():
+    ratings = draw(0)
+    by_row = rows(ratings, "user")
+    for layout in (dense(ratings), observed(ratings), linked(ratings), by_row.buckets[0]):
+        assert (layout.value.dtype, layout.where.dtype, layout.weights.dtype) == (jnp.float32, bool, jnp.float32)
+    links = linked(ratings)
+    ids = [observed(ratings).user, links.user, links.item, links.user_start, links.by_item, links.item_start]
+    ids += [by_row.place, by_row.buckets[0].row, by_row.buckets[0].other]
+    assert {array.dtype for array in ids} == {jnp.dtype("int32")}
+
+
+# Observed and Linked
+
+
+@CASES
+@pytest.mark.parametrize("layout", [observed, linked])
+@pytest.mark.parametrize("multiple", [1, 4, 64])
+def test_columns_hold_every_rating_once(ratings, layout, multiple):
+    columns = layout(ratings, multiple=multiple)
+    assert of_columns(columns) == expected(ratings)
+    n = len(columns.value)
+    assert n % multiple == 0
+    assert n - len(ratings) < multiple, "no more padding than needed"
+    assert int(columns.where.sum()) == len(ratings)
+    for ids, size in ((columns.user, ratings.n_users), (columns.item, ratings.n_items)):
+        assert ids.shape == (n,)
+        assert 0 <= int(ids.min()) <= int(ids.max()) < size, "padding carries valid ids"
+
+
+@CASES
+def test_observed_keeps_the_order(ratings):
+    columns = observed(ratings, multiple=8)
+    np.testing.assert_array_equal(columns.user[: len(ratings)], ratings.user)
+    np.testing.assert_array_equal(columns.value[: len(ratings)], ratings.value)
+    assert columns.where.tolist() == [n < len(ratings) for n in range(len(columns.where))]
+    assert columns.user_count is None
+    assert columns.item_count is None
+
+
+@CASES
+@pytest.mark.parametrize("multiple", [1, 4, 64])
+def test_linked_orders(ratings, multiple):
+    links = linked(ratings, multiple=multiple)
+    user, item, by_item = (np.asarray(column) for column in (links.user, links.item, links.by_item))
+    assert (np.diff(user) >= 0).all(), "sorted by user, padding included"
+    assert sorted(by_item.tolist()) == list(range(len(item))), "a permutation"
+    assert (np.diff(item[by_item]) >= 0).all(), "sorted by item, padding included"
+    # group g stands at start[g] : start[g + 1], counted slowly
+    for start, ids, size in (
+        (links.user_start, user, ratings.n_users),
+        (links.item_start, item[by_item], ratings.n_items),
+    ):
+        assert start.shape == (size + 1,)
+        assert start.tolist() == [int((ids < group).sum()) for group in range(size + 1)]
+
+
+def test_linked_is_stable():
+    ratings = Ratings([1, 0, 1, 0], [1, 1, 0, 1], [1, 2, 3, 4], 2, 2)  # user 0 rated item 1 twice: 2, then 4
+    assert linked(ratings).value.tolist() == [2, 4, 1, 3]
+
+
+@pytest.mark.parametrize("layout", [observed, linked])
+@pytest.mark.parametrize("multiple", [0, -2])
+def test_a_multiple_below_one(layout, multiple):
+    with pytest.raises(ValueError, match=r"^multiple: expected a number >= 1, got"):
+        layout(draw(0), multiple=multiple)
+
+
+# Rows
+
+
+@CASES
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize(
+    "options", [{}, {"shortest": 1, "growth": 1.2}, {"shortest": 2, "growth": 3.0, "multiple": 4}], ids=str
+)
+def test_rows_hold_every_rating_once(ratings, side, options):
+    layout = rows(ratings, side, **options)
+    assert of_rows(layout) == expected(ratings)
+    own, n_others = (ratings.n_users, ratings.n_items) if side == "user" else (ratings.n_items, ratings.n_users)
+    assert (layout.side, layout.n_others, layout.place.shape) == (side, n_others, (own,))
+
+    multiple = options.get("multiple", 1)
+    rows_seen = []
+    for bucket in layout.buckets:
+        assert bucket.other.shape == bucket.value.shape == bucket.where.shape
+        assert bucket.where.shape[0] == bucket.row.shape[0]
+        assert bucket.row.shape[0] % multiple == 0
+        assert bucket.where.shape[1] >= 1
+        assert 0 <= int(bucket.row.min()) <= int(bucket.row.max()) < own
+        assert 0 <= int(bucket.other.min()) <= int(bucket.other.max()) < n_others
+        assert not np.asarray(bucket.value)[~np.asarray(bucket.where)].any()
+        rated = np.asarray(bucket.where).any(axis=1)
+        rows_seen += np.asarray(bucket.row)[rated].tolist()
+    assert len(rows_seen) == len(set(rows_seen)), "a row's ratings stand in one place"
+
+
+@CASES
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_gather_gives_one_result_per_row_in_row_order(ratings, side, multiple):
+    layout = rows(ratings, side, shortest=1, multiple=multiple)
+    own, size = (ratings.user, ratings.n_users) if side == "user" else (ratings.item, ratings.n_items)
+    got = layout.gather(
+        [{"row": b.row, "sum": (b.value * b.where).sum(1), "flags": b.where.sum(1)[:, None]} for b in layout.buckets]
+    )
+    assert got["row"].tolist() == list(range(size)), "rows without ratings too"
+    np.testing.assert_array_equal(got["sum"], [ratings.value[own == row].sum() for row in range(size)])
+    np.testing.assert_array_equal(got["flags"], [[(own == row).sum()] for row in range(size)])
+
+
+def staircase():
+    """User j has j ratings, for j = 0 .. 60."""
+    user, item = np.array([(j, i) for j in range(61) for i in range(j)]).T
+    return Ratings(user, item, np.ones(len(user)), 61, 60)
+
+
+@pytest.mark.parametrize(
+    ("options", "lengths"),
+    [
+        # shortest, then ceil(length * growth) again and again; the last is as long as the longest row
+        ({"shortest": 2, "growth": 1.5}, [2, 3, 5, 8, 12, 18, 27, 41, 60]),
+        ({"shortest": 10, "growth": 2}, [10, 20, 40, 60]),
+        ({"shortest": 100}, [60]),
+        ({}, [8, 12, 18, 27, 41, 60]),
+        ({"shortest": 1, "growth": 1.001}, list(range(1, 61))),
+    ],
+    ids=str,
+)
+def test_lengths_of_buckets(options, lengths):
+    layout = rows(staircase(), "user", **options)
+    assert [bucket.where.shape[1] for bucket in layout.buckets] == lengths
+    for shorter, bucket in zip([-1, *lengths], layout.buckets, strict=False):
+        longest = bucket.where.shape[1]
+        assert sorted(bucket.row.tolist()) == list(range(shorter + 1, longest + 1)), "each row in the shortest that fits"
+
+
+def test_padding_rows_have_no_ratings():
+    layout = rows(staircase(), "user", shortest=10, growth=2, multiple=16)
+    assert [bucket.row.shape[0] for bucket in layout.buckets] == [16, 16, 32, 32]  # of 11, 10, 20, 20
+    assert [int(bucket.where.any(axis=1).sum()) for bucket in layout.buckets] == [10, 10, 20, 20]
+
+
+@pytest.mark.parametrize("side", ["users", "", None, 0])
+def test_a_side_that_is_neither(side):
+    with pytest.raises(ValueError, match=r"^side: expected one of 'user', 'item', got"):
+        rows(draw(0), side)
+
+
+@pytest.mark.parametrize("growth", [1, 1.0, 0.5, -2])
+def test_growth_that_does_not_grow(growth):
+    with pytest.raises(ValueError, match=r"^growth: expected a number > 1, got"):
+        rows(draw(0), "user", growth=growth)
+
+
+def test_rows_with_a_multiple_below_one():
+    with pytest.raises(ValueError, match=r"^multiple: expected a number >= 1, got 0"):
+        rows(draw(0), "user", multiple=0)
+
+
+@pytest.mark.parametrize("layout", [dense, observed, linked, lambda r: rows(r, "user"), lambda r: rows(r, "item")])
+def test_no_ratings_at_all(layout):
+    empty = layout(Ratings([], [], [], 3, 2))
+    parts = getattr(empty, "buckets", (empty,))
+    assert not any(bool(part.where.any()) for part in parts)
+    if hasattr(empty, "buckets"):
+        assert empty.gather([bucket.row for bucket in parts]).tolist() == list(range(3 if empty.side == "user" else 2))

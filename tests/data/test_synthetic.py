@@ -1,0 +1,85 @@
+"""Synthetic ratings: what is promised of the truth they are drawn from."""
+
+import numpy as np
+import pytest
+
+from jaxrec.data.synthetic import low_rank
+
+
+def test_shapes_and_ids():
+    data = low_rank(30, 20, 250, rng=0)
+    ratings = data.ratings
+    assert (len(ratings), ratings.n_users, ratings.n_items) == (250, 30, 20)
+    assert ratings.user_ids.tolist() == list(range(1, 31))
+    assert ratings.item_ids.tolist() == list(range(1, 21))
+    assert data.titles.tolist() == [f"Film {k}" for k in range(1, 21)]
+    assert data.name == "synthetic"
+
+
+@pytest.mark.parametrize(("n_users", "n_items"), [(30, 20), (7, 40), (2, 1), (1, 2)])
+def test_pairs_are_distinct_even_at_half_of_all(n_users, n_items):
+    ratings = low_rank(n_users, n_items, n_users * n_items // 2, rng=1).ratings
+    pairs = set(zip(ratings.user.tolist(), ratings.item.tolist(), strict=True))
+    assert len(pairs) == len(ratings) == n_users * n_items // 2
+
+
+def test_too_many_ratings():
+    with pytest.raises(ValueError, match=r"^n_ratings: expected at most half of 30 x 20 pairs, got 301"):
+        low_rank(30, 20, 301, rng=0)
+
+
+def columns(data):
+    return [column.tolist() for column in (data.ratings.user, data.ratings.item, data.ratings.value)]
+
+
+def test_the_same_seed_gives_the_same_data():
+    assert columns(low_rank(30, 20, 200, rng=3)) == columns(low_rank(30, 20, 200, rng=3))
+    assert columns(low_rank(30, 20, 200, rng=3)) == columns(low_rank(30, 20, 200, rng=np.random.default_rng(3)))
+    assert columns(low_rank(30, 20, 200, rng=3)) != columns(low_rank(30, 20, 200, rng=4))
+
+
+@pytest.mark.parametrize("noise", [0.25, 1.0])
+def test_a_perfect_model_has_the_noise_as_its_error(noise):
+    clean, noisy = (low_rank(300, 200, 8000, noise=level, rng=0).ratings for level in (0.0, noise))
+    assert clean.user.tolist() == noisy.user.tolist()
+    error = noisy.value - clean.value
+    # of 8000 normals: the error's standard deviation is noise / sqrt(8000), that of its rms noise / sqrt(16000)
+    assert abs(error.mean()) < 5 * noise / np.sqrt(8000)
+    assert abs(np.sqrt(np.mean(error**2)) - noise) < 5 * noise / np.sqrt(16000)
+
+
+def full_block(ratings, n_users):
+    """The values of the `n_users` most active users for the items that all of them rated."""
+    users = np.argsort(-np.bincount(ratings.user))[:n_users]
+    cells = dict(zip(zip(ratings.user.tolist(), ratings.item.tolist(), strict=True), ratings.value, strict=True))
+    shared = [i for i in range(ratings.n_items) if all((j, i) in cells for j in users)]
+    return np.array([[cells[j, i] for i in shared] for j in users], np.float64)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_without_noise_the_truth_has_its_rank_and_biases(rank):
+    block = full_block(low_rank(20, 400, 4000, rank=rank, noise=0.0, rng=0).ratings, 8)
+    assert block.shape[1] > 20, "the test needs items that all eight rated"
+    singular = np.linalg.svd(block, compute_uv=False)
+    # w . x + 3.5 + b on one side, c on the other: rank + 2
+    assert singular[rank + 1] > 0.1
+    assert singular[rank + 2] < 1e-4
+
+
+def test_rank_0_is_biases_alone():
+    block = full_block(low_rank(20, 400, 4000, rank=0, noise=0.0, rng=0).ratings, 4)
+    without = block - block.mean(0) - block.mean(1)[:, None] + block.mean()
+    np.testing.assert_allclose(without, np.zeros_like(block), atol=1e-5)
+
+
+def test_the_spread_of_the_parts():
+    value = low_rank(2000, 2000, 40_000, noise=0.0, rng=0).ratings.value
+    assert abs(value.mean() - 3.5) < 0.1
+    assert abs(value.var() - 3 * 0.5**2) < 0.1  # b, c and w . x, each of standard deviation 1/2
+
+
+def test_some_are_far_more_active():
+    ratings = low_rank(100, 80, 2000, rng=0).ratings
+    for ids, size in ((ratings.user, 100), (ratings.item, 80)):
+        count = np.sort(np.bincount(ids, minlength=size))
+        assert count[-5:].mean() > 3 * count[:5].mean()

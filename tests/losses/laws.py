@@ -1,0 +1,179 @@
+"""The tables that the laws run over: pointwise losses, layouts, options of the joint cost; and one small data set.
+
+The data (6 users, 5 items) have every hard case: users 1 and 5 and items 0 and 4 have no rating (so the ids that
+padding carries, first and last, belong to empty rows), a rating of 0, weights, and NaN where nothing was rated.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import data, losses
+from jaxrec.types import Factors
+from tests import reference
+
+
+class Pointwise(NamedTuple):
+    loss: object
+    slope: object  # None where the library offers none
+    oracle: object
+    binary: bool = False
+
+
+POINTWISE = {
+    "squared_error": Pointwise(losses.squared_error, losses.squared_error_slope, reference.squared_error),
+    "half_squared_error": Pointwise(
+        losses.half_squared_error, losses.half_squared_error_slope, reference.half_squared_error
+    ),
+    "absolute_error": Pointwise(losses.absolute_error, None, reference.absolute_error),
+    "logistic": Pointwise(losses.logistic, losses.logistic_slope, reference.logistic, binary=True),
+}
+SMOOTH = {name: entry for name, entry in POINTWISE.items() if entry.slope is not None}
+
+N_USERS, N_ITEMS, RANK = 6, 5, 2
+
+LAYOUTS = {
+    "dense": lambda ratings: data.layouts.dense(ratings),
+    "observed": lambda ratings: data.layouts.observed(ratings),
+    "observed padded": lambda ratings: data.layouts.observed(ratings, multiple=16),
+    "linked": lambda ratings: data.layouts.linked(ratings),
+    "linked padded": lambda ratings: data.layouts.linked(ratings, multiple=16),
+}
+ROWS = {
+    "rows of users": lambda ratings: data.layouts.rows(ratings, "user"),
+    "rows of items": lambda ratings: data.layouts.rows(ratings, "item"),
+    "rows of users padded": lambda ratings: data.layouts.rows(ratings, "user", shortest=1, growth=1.1, multiple=4),
+    "rows of items padded": lambda ratings: data.layouts.rows(ratings, "item", shortest=1, growth=1.1, multiple=4),
+}
+
+
+class Option(NamedTuple):
+    """What of the joint cost is turned on."""
+
+    c: bool = False
+    mu: str | None = None
+    weighted: bool = False
+    l2: object = 0.3
+    l2_bias: object = 0.0
+
+
+PER_USER, PER_ITEM = np.arange(1, 1 + N_USERS) / 8, np.arange(3, 3 + N_ITEMS) / 16
+
+OPTIONS = {
+    "the notes'": Option(),
+    "no penalty": Option(l2=0.0),
+    "c": Option(c=True),
+    "mu a number": Option(mu="number"),
+    "mu per item": Option(c=True, mu="per item"),
+    "weights": Option(weighted=True),
+    "l2 a pair": Option(l2=(0.3, 0.7)),
+    "l2 per row": Option(l2=(PER_USER, PER_ITEM)),
+    "l2 per user, a number for items": Option(l2=(PER_USER, 0.7)),
+    "l2_bias without c": Option(l2_bias=0.2),
+    "l2_bias with c": Option(c=True, l2_bias=0.2),
+    "l2_bias a pair": Option(c=True, l2_bias=(0.2, 0.9)),
+    "l2_bias per row": Option(c=True, l2_bias=(PER_USER, PER_ITEM)),
+    "all": Option(True, "per item", True, (PER_USER, PER_ITEM), (0.2, PER_ITEM)),
+}
+
+
+class Case(NamedTuple):
+    """One data set and one point in parameter space, in NumPy: w, b, x, c, mu, y, where, weights, l2, l2_bias."""
+
+    w: np.ndarray
+    b: np.ndarray
+    x: np.ndarray
+    c: np.ndarray | None
+    mu: object
+    y: np.ndarray
+    where: np.ndarray
+    weights: np.ndarray | None
+    l2: object
+    l2_bias: object
+
+    def reference(self, loss=reference.half_squared_error, **changes):
+        """J by the loops, some arrays exchanged."""
+        return reference.cost(**(self._asdict() | changes), loss=loss)
+
+    def factors(self, dtype=jnp.float64):
+        return tree_as(Factors(self.w, self.b, self.x, self.c, self.mu), dtype)
+
+    def strengths(self):
+        """l2 and l2_bias as keywords for the library."""
+        device = lambda strength: jax.tree.map(lambda a: jnp.asarray(a) if np.ndim(a) else a, strength)
+        return {"l2": device(self.l2), "l2_bias": device(self.l2_bias)}
+
+    def ratings(self):
+        """The host's columns, in a random order."""
+        item, user = np.nonzero(self.where)
+        order = np.random.default_rng(5).permutation(len(user))
+        item, user = item[order], user[order]
+        weights = None if self.weights is None else self.weights[item, user]
+        return data.Ratings(user, item, self.y[item, user], N_USERS, N_ITEMS, weights=weights)
+
+    def layout(self, build, dtype=jnp.float64):
+        return tree_as(build(self.ratings()), dtype)
+
+
+def case(option=OPTIONS["the notes'"], *, binary=False, seed=0):
+    rng = np.random.default_rng(seed)
+    where = rng.random((N_ITEMS, N_USERS)) < 0.7
+    where[:, [1, 5]] = False  # users without ratings
+    where[[0, 4], :] = False  # items without ratings
+    where[2, 2] = True
+    y = rng.integers(0, 2, where.shape) * 1.0 if binary else rng.integers(0, 11, where.shape) / 2  # exact in float32
+    y[2, 2] = 0.0  # a rating
+    weights = rng.integers(1, 9, where.shape) / 4
+    mu = {None: None, "number": np.float64(0.75), "per item": rng.normal(size=N_ITEMS)}[option.mu]
+    return Case(
+        w=rng.normal(size=(N_USERS, RANK)),
+        b=rng.normal(size=N_USERS),
+        x=rng.normal(size=(N_ITEMS, RANK)),
+        c=rng.normal(size=N_ITEMS) if option.c else None,
+        mu=mu,
+        y=np.where(where, y, np.nan),
+        where=where,
+        weights=np.where(where, weights, np.nan) if option.weighted else None,
+        l2=option.l2,
+        l2_bias=option.l2_bias,
+    )
+
+
+def tree_as(tree, dtype):
+    """Every floating leaf in one dtype, on the device."""
+    floating = lambda leaf: np.issubdtype(np.asarray(leaf).dtype, np.floating)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if floating(leaf) else jnp.asarray(leaf), tree)
+
+
+def with_garbage(layout, garbage):
+    """The layout with `garbage` in value and weights wherever `where` is False."""
+    if hasattr(layout, "buckets"):
+        return dataclasses.replace(layout, buckets=tuple(with_garbage(bucket, garbage) for bucket in layout.buckets))
+    spoil = lambda array: None if array is None else jnp.where(layout.where, array, garbage)
+    return dataclasses.replace(layout, value=spoil(layout.value), weights=spoil(layout.weights))
+
+
+def without_any(layout):
+    """The layout with nothing rated: `where` False everywhere."""
+    if hasattr(layout, "buckets"):
+        return dataclasses.replace(layout, buckets=tuple(without_any(bucket) for bucket in layout.buckets))
+    return dataclasses.replace(layout, where=jnp.zeros_like(layout.where))
+
+
+def finite_differences(problem, loss):
+    """The gradient of J by finite differences of the loops, as NumPy Factors (mu: 0, it is data)."""
+    by = lambda name: reference.central_differences(
+        lambda array: problem.reference(loss, **{name: array}), getattr(problem, name)
+    )
+    c = None if problem.c is None else by("c")
+    mu = None if problem.mu is None else np.zeros(np.shape(problem.mu))
+    return Factors(by("w"), by("b"), by("x"), c, mu)
+
+
+def assert_trees_close(got, expected, rtol=1e-10, atol=1e-10):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for a, e in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, e, rtol=rtol, atol=atol)

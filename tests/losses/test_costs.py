@@ -1,0 +1,660 @@
+"""The laws of the costs: user, item, all users, all items, joint; on every layout (laws.py has the tables)."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import data, losses
+from jaxrec.types import Dense, Factors, Observed
+from tests import reference
+from tests.losses.laws import (
+    LAYOUTS,
+    N_ITEMS,
+    N_USERS,
+    OPTIONS,
+    PER_ITEM,
+    PER_USER,
+    POINTWISE,
+    RANK,
+    ROWS,
+    SMOOTH,
+    assert_trees_close,
+    case,
+    finite_differences,
+    tree_as,
+    with_garbage,
+    without_any,
+)
+
+every_loss = pytest.mark.parametrize("name", POINTWISE)
+every_option = pytest.mark.parametrize("option", OPTIONS)
+every_layout = pytest.mark.parametrize("layout", LAYOUTS | ROWS)
+GARBAGE = [np.nan, np.inf, -1e300]
+
+
+# The notes' table by hand. Films x users (Alice, Bob, Carol, Dave); 0 is a rating, ? is none.
+
+Q = math.nan
+Y = [
+    [5, 5, 0, 0],  # Love at last           x = (0.9, 0)
+    [5, Q, Q, 0],  # Romance forever        x = (1.0, 0.01)
+    [Q, 4, 0, Q],  # Cute puppies of love   x = (0.99, 0)
+    [0, 0, 5, 4],  # Nonstop car chases     x = (0.1, 1.0)
+    [0, 0, 5, Q],  # Swords vs. karate      x = (0, 0.9)
+]
+X = [[0.9, 0.0], [1.0, 0.01], [0.99, 0.0], [0.1, 1.0], [0.0, 0.9]]
+W = [[5.0, 0.0], [5.0, 0.0], [0.0, 5.0], [0.0, 4.0]]
+B = [0.5, 0.0, 0.5, 0.0]
+
+# residual = w . x + b - y, over the films that she rated
+ALICE = [5 * 0.9 + 0.5 - 5, 5 * 1.0 + 0.5 - 5, 5 * 0.1 + 0.5 - 0, 5 * 0.0 + 0.5 - 0]  # 0, 0.5, 1, 0.5
+BOB = [5 * 0.9 - 5, 5 * 0.99 - 4, 5 * 0.1 - 0, 5 * 0.0 - 0]  # -0.5, 0.95, 0.5, 0
+CAROL = [5 * 0.0 + 0.5 - 0, 5 * 0.0 + 0.5 - 0, 5 * 1.0 + 0.5 - 5, 5 * 0.9 + 0.5 - 5]  # 0.5, 0.5, 0.5, 0
+DAVE = [4 * 0.0 - 0, 4 * 0.01 - 0, 4 * 1.0 - 4]  # 0, 0.04, 0
+HALF_SQUARES = [
+    (0 + 0.25 + 1 + 0.25) / 2,
+    (0.25 + 0.95**2 + 0.25 + 0) / 2,
+    (0.25 + 0.25 + 0.25 + 0) / 2,
+    (0 + 0.04**2 + 0) / 2,
+]
+
+
+def notes():
+    """w, b, x, y, where as arrays; y is NaN where the notes print ?."""
+    y = jnp.array(Y)
+    return jnp.array(W), jnp.array(B), jnp.array(X), y, ~jnp.isnan(y)
+
+
+def test_the_notes_table_has_the_residuals_written_above():
+    assert [sum(r**2 for r in residuals) / 2 for residuals in (ALICE, BOB, CAROL, DAVE)] == pytest.approx(HALF_SQUARES)
+    assert sum(rating is not Q for row in Y for rating in row) == 4 + 4 + 4 + 3
+
+
+@pytest.mark.parametrize("user", range(4))
+def test_user_cost_of_the_notes(x64, user):
+    w, b, x, y, where = notes()
+    without = losses.user_cost(w[user], b[user], x, y[:, user], where[:, user], l2=0.0)
+    penalized = losses.user_cost(w[user], b[user], x, y[:, user], where[:, user], l2=0.1)
+    assert float(without) == pytest.approx(HALF_SQUARES[user], abs=1e-12)
+    assert float(penalized) == pytest.approx(HALF_SQUARES[user] + 0.1 / 2 * [25, 25, 25, 16][user], rel=1e-12)
+
+
+def test_user_gradient_of_the_notes(x64):
+    w, b, x, y, where = notes()
+    by_w, by_b = jax.grad(losses.user_cost, argnums=(0, 1))(w[1], b[1], x, y[:, 1], where[:, 1], l2=0.1)
+    # Bob: sum of residual * x, over Love at last, Cute puppies, car chases, Swords; + 0.1 * (5, 0)
+    expected = [-0.5 * 0.9 + 0.95 * 0.99 + 0.5 * 0.1 + 0 * 0.0 + 0.1 * 5, 0.5 * 1.0 + 0.1 * 0]
+    np.testing.assert_allclose(by_w, expected, rtol=1e-12)
+    assert float(by_b) == pytest.approx(-0.5 + 0.95 + 0.5 + 0)
+
+
+def test_item_cost_and_gradient_of_the_notes(x64):
+    w, b, x, y, where = notes()
+    film = 3  # Nonstop car chases: residuals 1 (Alice), 0.5 (Bob), 0.5 (Carol), 0 (Dave)
+    cost = lambda x: losses.item_cost(x, w, b, y[film], where[film], l2=0.1)
+    assert float(cost(x[film])) == pytest.approx((1 + 0.25 + 0.25 + 0) / 2 + 0.1 / 2 * (0.01 + 1))
+    # sum of residual * w + 0.1 * x
+    expected = [1 * 5 + 0.5 * 5 + 0.5 * 0 + 0 * 0 + 0.1 * 0.1, 1 * 0 + 0.5 * 0 + 0.5 * 5 + 0 * 4 + 0.1 * 1]
+    np.testing.assert_allclose(jax.grad(cost)(x[film]), expected, rtol=1e-12)
+    film = 2  # Cute puppies of love: 0.95 (Bob), 0.5 (Carol); Alice and Dave did not rate it
+    without = losses.item_cost(x[film], w, b, y[film], where[film], l2=0.0)
+    assert float(without) == pytest.approx((0.95**2 + 0.25) / 2)
+
+
+def test_joint_cost_of_the_notes(x64):
+    w, b, x, y, where = notes()
+    factors, ratings = Factors(w, b, x), Dense(y, where)
+    squares_of_x = 0.9**2 + (1 + 0.01**2) + 0.99**2 + (0.1**2 + 1) + 0.9**2
+    expected = sum(HALF_SQUARES) + 0.1 / 2 * (25 + 25 + 25 + 16) + 0.1 / 2 * squares_of_x
+    assert float(losses.cost(factors, ratings, l2=0.1)) == pytest.approx(expected, rel=1e-12)
+    pair = losses.cost(factors, ratings, l2=(0.1, 0.3))
+    assert float(pair) == pytest.approx(expected + 0.2 / 2 * squares_of_x, rel=1e-12)
+    biases = losses.cost(factors, ratings, l2=0.1, l2_bias=0.2)
+    assert float(biases) == pytest.approx(expected + 0.2 / 2 * (0.25 + 0.25), rel=1e-12)
+    assert losses.data_term(factors, ratings).count == 15
+    users = losses.users_cost(w, b, x, y, where, l2=0.1)
+    assert float(users) == pytest.approx(sum(HALF_SQUARES) + 0.1 / 2 * (25 + 25 + 25 + 16), rel=1e-12)
+    items = losses.items_cost(x, w, b, y, where, l2=0.1)
+    assert float(items) == pytest.approx(sum(HALF_SQUARES) + 0.1 / 2 * squares_of_x, rel=1e-12)
+
+
+def test_binary_labels_by_hand(x64):
+    # engaged with the first item, shown the second in vain, not shown the third; logits w x + b = 0, log 3, log 7
+    x = jnp.array([[0.0], [math.log(3)], [math.log(7)]])
+    y, shown = jnp.array([1.0, 0.0, jnp.nan]), jnp.array([True, True, False])
+    got = losses.user_cost(jnp.array([1.0]), jnp.array(0.0), x, y, shown, l2=0.4, loss=losses.logistic)
+    assert float(got) == pytest.approx(-math.log(1 / 2) - math.log(1 - 3 / 4) + 0.4 / 2 * 1)
+
+
+# One user, one item: options of the two, against the loops
+
+ONE_USER = {
+    "plain": {},
+    "weights": {"weights": np.arange(1, 1 + N_ITEMS) / 4},
+    "offset a number": {"offset": 0.75},
+    "offset per item": {"offset": np.arange(N_ITEMS) / 2 - 1},
+    "l2_bias": {"l2_bias": 0.2},
+}
+ONE_USER["all"] = ONE_USER["weights"] | ONE_USER["offset per item"] | ONE_USER["l2_bias"]
+ONE_ITEM = {
+    "plain": {},
+    "weights": {"weights": np.arange(1, 1 + N_USERS) / 4},
+    "offset": {"offset": 0.75},
+    "c": {"c": 0.6},
+    "l2_bias": {"c": 0.6, "l2_bias": 0.2},
+    "l2_bias without c": {"l2_bias": 0.2},
+}
+ONE_ITEM["all"] = ONE_ITEM["weights"] | ONE_ITEM["offset"] | ONE_ITEM["l2_bias"]
+
+
+def on_device(options):
+    """Keywords for the library: arrays for what is an array (and c), numbers as they are."""
+    return {k: jnp.asarray(v) if k == "c" or np.ndim(v) else v for k, v in options.items()}
+
+
+def one_user(name="half_squared_error", user=0):
+    problem = case(binary=POINTWISE[name].binary)
+    return problem.w[user], problem.b[user], problem.x, problem.y[:, user], problem.where[:, user]
+
+
+def one_item(name="half_squared_error", item=2):
+    problem = case(binary=POINTWISE[name].binary)
+    return problem.x[item], problem.w, problem.b, problem.y[item], problem.where[item]
+
+
+@every_loss
+@pytest.mark.parametrize("options", ONE_USER)
+def test_user_cost_is_the_loop_and_so_is_its_gradient(x64, name, options):
+    entry, arguments = POINTWISE[name], one_user(name)
+    assert 0 < arguments[4].sum() < N_ITEMS
+    oracle = lambda w, b, x: reference.user_cost(
+        w, b, x, *arguments[3:], l2=0.3, loss=entry.oracle, **ONE_USER[options]
+    )
+    value, (by_w, by_b, by_x) = jax.value_and_grad(losses.user_cost, argnums=(0, 1, 2))(
+        *map(jnp.asarray, arguments), l2=0.3, loss=entry.loss, **on_device(ONE_USER[options])
+    )
+    w, b, x = arguments[:3]
+    np.testing.assert_allclose(value, oracle(w, b, x), rtol=1e-12)
+    np.testing.assert_allclose(by_w, reference.central_differences(lambda w: oracle(w, b, x), w), rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(by_b, reference.central_differences(lambda b: oracle(w, b, x), b), rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(by_x, reference.central_differences(lambda x: oracle(w, b, x), x), rtol=1e-7, atol=1e-8)
+
+
+@every_loss
+@pytest.mark.parametrize("options", ONE_ITEM)
+def test_item_cost_is_the_loop_and_so_is_its_gradient(x64, name, options):
+    entry, arguments = POINTWISE[name], one_item(name)
+    assert 0 < arguments[4].sum() < N_USERS
+    oracle = lambda x, **changes: reference.item_cost(
+        x, *arguments[1:], l2=0.3, loss=entry.oracle, **(ONE_ITEM[options] | changes)
+    )
+    cost = lambda x, c: losses.item_cost(
+        x, *map(jnp.asarray, arguments[1:]), l2=0.3, loss=entry.loss, **(on_device(ONE_ITEM[options]) | {"c": c})
+    )
+    x, c = arguments[0], ONE_ITEM[options].get("c")
+    value, (by_x, by_c) = jax.value_and_grad(cost, argnums=(0, 1))(
+        jnp.asarray(x), None if c is None else jnp.asarray(c)
+    )
+    np.testing.assert_allclose(value, oracle(x), rtol=1e-12)
+    np.testing.assert_allclose(by_x, reference.central_differences(oracle, x), rtol=1e-7, atol=1e-8)
+    if c is None:
+        assert by_c is None
+    else:
+        np.testing.assert_allclose(by_c, reference.central_differences(lambda c: oracle(x, c=c), c), rtol=1e-7)
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_one_user_s_garbage_under_the_mask_is_inert(x64, garbage):
+    w, b, x, y, where = map(jnp.asarray, one_user())
+    arrays = {"y": y, "weights": jnp.arange(1.0, 1 + N_ITEMS), "offset": jnp.arange(N_ITEMS) / 2.0}
+    cost = lambda w, b, y, weights, offset: losses.user_cost(
+        w, b, x, y, where, l2=0.3, weights=weights, offset=offset, l2_bias=0.1
+    )
+    spoil = lambda value: {k: jnp.where(where, a, value) for k, a in arrays.items()}
+    clean = jax.value_and_grad(cost, argnums=(0, 1))(w, b, **spoil(0.0))
+    spoilt = jax.value_and_grad(cost, argnums=(0, 1))(w, b, **spoil(garbage))
+    assert_trees_close(spoilt, clean, rtol=0, atol=0)
+
+
+def test_one_user_without_ratings_is_her_penalty(x64):
+    w, b, x, y, where = map(jnp.asarray, one_user(user=1))
+    assert not where.any()
+    assert np.isnan(y).all()
+    value, by_w = jax.value_and_grad(losses.user_cost)(w, b, x, y, where, l2=0.3)
+    assert float(value) == pytest.approx(0.3 / 2 * float(w[0] ** 2 + w[1] ** 2))
+    np.testing.assert_allclose(by_w, 0.3 * w)
+    value, by_w = jax.value_and_grad(losses.user_cost)(w, b, x, y, where, l2=0.0)
+    assert value == 0
+    np.testing.assert_array_equal(by_w, np.zeros(RANK))
+
+
+def test_vmap_of_user_cost_is_the_loop_over_users(x64):
+    problem = case()
+    w, b, x, y, where = map(jnp.asarray, (problem.w, problem.b, problem.x, problem.y, problem.where))
+    one = lambda w, b, y, where, l2: losses.user_cost(w, b, x, y, where, l2=l2)
+    got = jax.vmap(one, in_axes=(0, 0, 1, 1, 0))(w, b, y, where, jnp.asarray(PER_USER))
+    expected = [
+        reference.user_cost(problem.w[j], problem.b[j], problem.x, problem.y[:, j], problem.where[:, j], l2=PER_USER[j])
+        for j in range(N_USERS)
+    ]
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+# All users, all items
+
+
+@every_loss
+@pytest.mark.parametrize("per_row", [False, True])
+def test_users_cost_is_the_sum_of_the_loops(x64, name, per_row):
+    p, entry = case(binary=POINTWISE[name].binary), POINTWISE[name]
+    expected = sum(
+        reference.user_cost(
+            p.w[j], p.b[j], p.x, p.y[:, j], p.where[:, j], l2=PER_USER[j] if per_row else 0.3, loss=entry.oracle
+        )
+        for j in range(N_USERS)
+    )
+    arguments = map(jnp.asarray, (p.w, p.b, p.x, p.y, p.where))
+    got = losses.users_cost(*arguments, l2=jnp.asarray(PER_USER) if per_row else 0.3, loss=entry.loss)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+@every_loss
+@pytest.mark.parametrize("per_row", [False, True])
+def test_items_cost_is_the_sum_of_the_loops(x64, name, per_row):
+    p, entry = case(binary=POINTWISE[name].binary), POINTWISE[name]
+    expected = sum(
+        reference.item_cost(
+            p.x[i], p.w, p.b, p.y[i], p.where[i], l2=PER_ITEM[i] if per_row else 0.3, loss=entry.oracle
+        )
+        for i in range(N_ITEMS)
+    )
+    arguments = map(jnp.asarray, (p.x, p.w, p.b, p.y, p.where))
+    got = losses.items_cost(*arguments, l2=jnp.asarray(PER_ITEM) if per_row else 0.3, loss=entry.loss)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_joint_cost_is_the_users_costs_and_the_items_penalty(x64):
+    p = case(OPTIONS["l2 per row"])
+    w, b, x, y, where = map(jnp.asarray, (p.w, p.b, p.x, p.y, p.where))
+    l2_users, l2_items = p.strengths()["l2"]
+    joint = losses.cost(Factors(w, b, x), Dense(y, where), l2=(l2_users, l2_items))
+    norms = lambda table, l2: sum(l2[k] * reference.half_squared_norm(table[k]) for k in range(len(table)))
+    users = losses.users_cost(w, b, x, y, where, l2=l2_users) + norms(p.x, PER_ITEM)
+    items = losses.items_cost(x, w, b, y, where, l2=l2_items) + norms(p.w, PER_USER)
+    np.testing.assert_allclose([users, items], [joint, joint], rtol=1e-12)
+
+
+# The joint cost, on every layout
+
+
+@every_option
+def test_joint_cost_is_the_loop(x64, option):
+    problem = case(OPTIONS[option])
+    got = losses.cost(problem.factors(), problem.layout(LAYOUTS["dense"]), **problem.strengths())
+    np.testing.assert_allclose(got, problem.reference(), rtol=1e-12)
+
+
+@every_option
+def test_every_option_changes_the_cost(option):
+    """Otherwise the test above would not notice that an option is ignored."""
+    if option == "the notes'":
+        return
+    base = case(OPTIONS["the notes'"])
+    problem = case(OPTIONS[option])
+    assert abs(problem.reference() - base.reference()) > 1e-3
+
+
+@every_loss
+@every_layout
+def test_layouts_agree_with_the_loop(x64, layout, name):
+    entry = POINTWISE[name]
+    problem = case(OPTIONS["all"], binary=entry.binary)
+    ratings = problem.layout((LAYOUTS | ROWS)[layout])
+    got = losses.cost(problem.factors(), ratings, loss=entry.loss, **problem.strengths())
+    np.testing.assert_allclose(got, problem.reference(entry.oracle), rtol=1e-12)
+    total = losses.data_term(problem.factors(), ratings, loss=entry.loss)
+    np.testing.assert_allclose(total.count, np.nansum(problem.weights), rtol=1e-12)
+    free = problem._replace(l2=0.0, l2_bias=0.0)
+    np.testing.assert_allclose(total.sum, free.reference(entry.oracle), rtol=1e-12)
+
+
+@every_layout
+def test_layouts_agree_without_weights_too(x64, layout):
+    problem = case(OPTIONS["the notes'"])
+    ratings = problem.layout((LAYOUTS | ROWS)[layout])
+    np.testing.assert_allclose(losses.cost(problem.factors(), ratings, l2=0.3), problem.reference(), rtol=1e-12)
+    assert losses.data_term(problem.factors(), ratings).count == problem.where.sum()
+
+
+def test_the_padded_layouts_are_padded():
+    """Otherwise the tests above and below test nothing about padding."""
+    problem = case()
+    for name, build in (LAYOUTS | ROWS).items():
+        layout = build(problem.ratings())
+        where = [bucket.where for bucket in getattr(layout, "buckets", [layout])]
+        spare = sum(w.size - int(w.sum()) for w in where)
+        assert (spare > 0) == (name not in ("observed", "linked")), name
+        if "rows" in name and "padded" in name:
+            assert len(layout.buckets) > 1
+            assert all(len(bucket.row) % 4 == 0 for bucket in layout.buckets)
+            assert sum(len(bucket.row) for bucket in layout.buckets) > len(layout.place)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@every_layout
+def test_gradient_is_the_finite_difference_on_every_layout(x64, layout, name):
+    entry = SMOOTH[name]
+    problem = case(OPTIONS["all"], binary=entry.binary)
+    got = jax.jit(jax.grad(lambda f, r: losses.cost(f, r, loss=entry.loss, **problem.strengths())))(
+        problem.factors(), problem.layout((LAYOUTS | ROWS)[layout])
+    )
+    assert_trees_close(got, finite_differences(problem, entry.oracle), rtol=1e-7, atol=1e-8)
+
+
+@every_layout
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_garbage_under_the_mask_is_inert_on_every_layout(x64, layout, garbage):
+    problem = case(OPTIONS["all"])
+    ratings = problem.layout((LAYOUTS | ROWS)[layout])
+    cost = jax.jit(jax.value_and_grad(lambda f, r: losses.cost(f, r, **problem.strengths())))
+    clean = cost(problem.factors(), with_garbage(ratings, 0.0))
+    spoilt = cost(problem.factors(), with_garbage(ratings, garbage))
+    assert_trees_close(spoilt, clean, rtol=0, atol=0)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(spoilt))
+
+
+def test_the_mean_of_an_item_without_ratings_is_not_read(x64):
+    problem = case(OPTIONS["mu per item"])
+    spoilt = dataclasses.replace(problem.factors(), mu=problem.factors().mu.at[0].set(np.nan))
+    for layout in LAYOUTS.values():
+        cost = jax.value_and_grad(lambda f, r: losses.cost(f, r, l2=0.3))
+        ratings = problem.layout(layout)
+        assert_trees_close(cost(spoilt, ratings), cost(problem.factors(), ratings), rtol=0, atol=0)
+
+
+@every_layout
+@pytest.mark.parametrize("name", POINTWISE)
+def test_nothing_rated_is_the_penalty_alone(x64, layout, name):
+    problem = case(OPTIONS["all"])
+    nothing = with_garbage(without_any(problem.layout((LAYOUTS | ROWS)[layout])), np.nan)
+    total, gradient = (
+        losses.data_term(problem.factors(), nothing, loss=POINTWISE[name].loss),
+        jax.grad(losses.cost)(problem.factors(), nothing, l2=0.0, loss=POINTWISE[name].loss),
+    )
+    assert (total.sum, total.count) == (0, 0)
+    for leaf in jax.tree.leaves(gradient):
+        np.testing.assert_array_equal(leaf, np.zeros(leaf.shape))
+    penalty = losses.cost(problem.factors(), nothing, loss=POINTWISE[name].loss, **problem.strengths())
+    np.testing.assert_allclose(penalty, problem.reference(where=np.zeros_like(problem.where)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("layout", ["observed", "linked", "rows of users"])
+def test_mask_is_deletion(x64, layout):
+    """A rating with `where` False in the layout = a rating that was never in the table."""
+    problem = case(OPTIONS["all"])
+    ratings = problem.ratings()
+    drop = (int(ratings.user[3]), int(ratings.item[3]))
+    build = (LAYOUTS | ROWS)[layout]
+
+    def without(part):
+        if hasattr(part, "buckets"):
+            return dataclasses.replace(part, buckets=tuple(without(bucket) for bucket in part.buckets))
+        user, item = (part.user, part.item) if hasattr(part, "user") else (part.row[:, None], part.other)
+        return dataclasses.replace(part, where=part.where & ~((user == drop[0]) & (item == drop[1])))
+
+    masked = without(problem.layout(build))
+    where = problem.where.copy()
+    where[drop[1], drop[0]] = False
+    assert where.sum() == problem.where.sum() - 1
+    got = losses.cost(problem.factors(), masked, **problem.strengths())
+    np.testing.assert_allclose(got, problem.reference(where=where), rtol=1e-12)
+
+
+def test_order_of_observed_ratings_does_not_matter(x64):
+    problem = case(OPTIONS["all"])
+    as_given = problem.layout(LAYOUTS["observed padded"])
+    order = np.random.default_rng(1).permutation(len(as_given.value))
+    permuted = jax.tree.map(lambda column: column[order], as_given)
+    cost = jax.value_and_grad(lambda r: losses.cost(problem.factors(), r, **problem.strengths()))
+    value_and_grad = jax.value_and_grad(lambda f, r: losses.cost(f, r, **problem.strengths()))
+    assert_trees_close(value_and_grad(problem.factors(), permuted), value_and_grad(problem.factors(), as_given))
+    del cost
+
+
+def test_integer_weights_are_repetition_of_ratings(x64):
+    problem = case(OPTIONS["weights"])
+    once = problem.layout(LAYOUTS["observed"])
+    times = np.random.default_rng(2).integers(0, 4, len(once.value))
+    weighted = dataclasses.replace(once, weights=jnp.asarray(times * 1.0))
+    repeated = jax.tree.map(lambda column: jnp.repeat(column, times), dataclasses.replace(once, weights=None))
+    assert_trees_close(
+        losses.data_term(problem.factors(), weighted), losses.data_term(problem.factors(), repeated), rtol=1e-12
+    )
+
+
+def test_totals_add_over_parts_in_different_layouts(x64):
+    problem = case(OPTIONS["weights"])
+    ratings, f = problem.ratings(), problem.factors()
+    whole = losses.data_term(f, problem.layout(LAYOUTS["dense"]), loss=losses.squared_error)
+    builds = [LAYOUTS["dense"], LAYOUTS["observed padded"], LAYOUTS["linked padded"], ROWS["rows of items"]]
+    parts = [
+        losses.data_term(f, tree_as(build(ratings.take(slice(k, None, 4))), jnp.float64), loss=losses.squared_error)
+        for k, build in enumerate(builds)
+    ]
+    total = parts[0] + parts[1] + parts[2] + parts[3]
+    assert_trees_close(total, whole)
+    squares, count = problem._replace(l2=0.0).reference(reference.squared_error), np.nansum(problem.weights)
+    np.testing.assert_allclose(total.mean(), squares / count, rtol=1e-12)
+
+
+@every_layout
+def test_vmap_over_factors_is_the_loop(x64, layout):
+    problems = [case(OPTIONS["all"], seed=0), case(OPTIONS["all"], seed=0)]
+    problems[1] = problems[1]._replace(w=problems[1].w + 1, x=-problems[1].x, c=problems[1].c * 2)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p.factors() for p in problems))
+    ratings = problems[0].layout((LAYOUTS | ROWS)[layout])
+    got = jax.vmap(lambda f: losses.cost(f, ratings, **problems[0].strengths()))(stacked)
+    np.testing.assert_allclose(got, [p.reference() for p in problems], rtol=1e-12)
+
+
+@every_layout
+def test_jit_is_eager_and_traces_once_per_shape(layout):
+    traced = []
+
+    @jax.jit
+    def cost(factors, ratings, l2):
+        traced.append(1)
+        return losses.cost(factors, ratings, l2=l2)
+
+    problem = case(OPTIONS["all"])
+    for scale in (1.0, 0.5):
+        # New factors, ratings and strengths in the same shapes, in float32.
+        changed = problem._replace(w=scale * problem.w, y=scale * problem.y)
+        f, ratings = changed.factors(jnp.float32), (LAYOUTS | ROWS)[layout](changed.ratings())
+        value, eager = cost(f, ratings, scale * 0.3), losses.cost(f, ratings, l2=scale * 0.3)
+        assert value.dtype == eager.dtype == jnp.float32
+        np.testing.assert_allclose(value, eager, rtol=1e-6)
+        expected = changed._replace(l2=scale * 0.3, l2_bias=0.0).reference()
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert len(traced) == 1
+
+
+def test_mu_gets_no_gradient(x64):
+    for option in ("mu a number", "mu per item"):
+        problem = case(OPTIONS[option])
+        for layout in (LAYOUTS | ROWS).values():
+            gradient = jax.grad(losses.cost)(problem.factors(), problem.layout(layout), l2=0.3)
+            np.testing.assert_array_equal(gradient.mu, np.zeros(np.shape(problem.mu)))
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@every_layout
+def test_forward_mode_and_hessian_vector_products(x64, layout, name):
+    entry = SMOOTH[name]
+    problem = case(OPTIONS["all"], binary=entry.binary)
+    ratings, factors = problem.layout((LAYOUTS | ROWS)[layout]), problem.factors()
+    direction = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), factors)
+    direction = dataclasses.replace(direction, mu=jnp.zeros(N_ITEMS))
+    cost = lambda f: losses.cost(f, ratings, loss=entry.loss, **problem.strengths())
+    moved = lambda step: problem._replace(
+        **{k: getattr(problem, k) + step * np.asarray(getattr(direction, k)) for k in "wbxc"}
+    )
+
+    @jax.jit
+    def both(f):
+        return jax.jvp(cost, (f,), (direction,)), jax.jvp(jax.grad(cost), (f,), (direction,))
+
+    (value, slope), (_, product) = both(factors)
+    np.testing.assert_allclose(value, problem.reference(entry.oracle), rtol=1e-12)
+    by_step = lambda f: (f(1e-4) - f(-1e-4)) / 2e-4
+    np.testing.assert_allclose(slope, by_step(lambda h: moved(h).reference(entry.oracle)), rtol=1e-6)
+    gradient = lambda h: jax.grad(cost)(moved(h).factors())
+    expected = jax.tree.map(lambda up, down: (up - down) / 2e-4, gradient(1e-4), gradient(-1e-4))
+    assert_trees_close(product, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("logit", [-1e4, 1e4])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_extreme_logits_stay_finite(layout, logit):
+    problem = case(binary=True)
+    ratings = LAYOUTS[layout](problem.ratings())
+    factors = dataclasses.replace(problem.factors(jnp.float32), mu=jnp.float32(logit))
+    factors = dataclasses.replace(factors, w=0 * factors.w, b=0 * factors.b)
+    value, gradient = jax.value_and_grad(losses.cost)(factors, ratings, l2=0.0, loss=losses.logistic)
+    wrong = np.nansum(problem.y == (logit < 0), where=problem.where)  # labelled the other way, each costs |logit|
+    assert 0 < wrong < problem.where.sum()
+    assert float(value) == wrong * 1e4
+    np.testing.assert_array_equal(
+        gradient.b, np.where(problem.where, (logit > 0) * 1.0 - problem.y, 0).sum(axis=0)
+    )  # g - y
+
+
+# Minibatches
+
+
+def rated_everywhere(option="all", binary=False):
+    """A problem in which every user and item has a rating."""
+    problem = case(OPTIONS[option], binary=binary)
+    where = np.random.default_rng(4).random(problem.where.shape) < 0.5
+    where[:, 0] = where[2] = True
+    fill = lambda a: None if a is None else np.where(problem.where, a, 1.0)
+    return problem._replace(where=where, y=fill(problem.y), weights=fill(problem.weights))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("size", [7, 100])
+def test_minibatches_add_up_to_the_whole(x64, option, size):
+    problem = rated_everywhere(option)
+    assert len(problem.ratings()) % size != 0  # the last batch is padded
+    traced = []
+
+    @jax.jit
+    def cost(factors, ratings):
+        traced.append(1)
+        return jax.value_and_grad(lambda f: losses.cost(f, ratings, **problem.strengths()))(factors)
+
+    batches = list(data.batches.minibatches(problem.ratings(), size, seed=0)(1))
+    parts = [cost(problem.factors(), tree_as(batch, jnp.float64)) for batch in batches]
+    assert len(parts) == -(-len(problem.ratings()) // size)
+    value, gradient = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+    np.testing.assert_allclose(value, problem.reference(), rtol=1e-12)
+    assert_trees_close(gradient, finite_differences(problem, reference.half_squared_error), rtol=1e-7, atol=1e-8)
+    assert len(traced) == 1
+
+
+def test_minibatches_leave_out_the_penalty_of_rows_without_ratings(x64):
+    """Such a row stands in no batch: its penalty is nobody's share, and the batches move it nowhere."""
+    problem = case(OPTIONS["all"])
+    (l2_users, l2_items), (bias_users, bias_items) = problem.l2, problem.l2_bias
+    unrated = sum(l2_users[j] * reference.half_squared_norm(problem.w[j]) for j in (1, 5))
+    unrated += sum(bias_users * problem.b[j] ** 2 / 2 for j in (1, 5))
+    unrated += sum(l2_items[i] * reference.half_squared_norm(problem.x[i]) for i in (0, 4))
+    unrated += sum(bias_items[i] * problem.c[i] ** 2 / 2 for i in (0, 4))
+    assert unrated > 0.1
+    cost = jax.jit(jax.value_and_grad(lambda f, r: losses.cost(f, r, **problem.strengths())))
+    batches = data.batches.minibatches(problem.ratings(), 4, seed=0)(0)
+    parts = [cost(problem.factors(), tree_as(batch, jnp.float64)) for batch in batches]
+    value, gradient = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+    np.testing.assert_allclose(value, problem.reference() - unrated, rtol=1e-12)
+    whole = finite_differences(problem, reference.half_squared_error)
+    rated_users, rated_items = [0, 2, 3, 4], [1, 2, 3]
+    for name, rated in (("w", rated_users), ("b", rated_users), ("x", rated_items), ("c", rated_items)):
+        got, expected = np.asarray(getattr(gradient, name)), getattr(whole, name)
+        np.testing.assert_allclose(got[rated], expected[rated], rtol=1e-7, atol=1e-8)
+        np.testing.assert_array_equal(np.delete(got, rated, axis=0), 0)
+
+
+def test_garbage_in_a_batch_s_padding_is_inert(x64):
+    problem = case(OPTIONS["all"])
+    *_, last = data.batches.minibatches(problem.ratings(), 9, seed=0)(0)
+    last = tree_as(last, jnp.float64)
+    assert not last.where.all()
+    cost = jax.jit(jax.value_and_grad(lambda f, r: losses.cost(f, r, **problem.strengths())))
+    clean = cost(problem.factors(), last)
+    for garbage in (np.nan, np.inf, 0.0):
+        spoil = lambda a, garbage=garbage: jnp.where(last.where, a, garbage)
+        counts = {"user_count": spoil(last.user_count), "item_count": spoil(last.item_count)}
+        spoilt = cost(problem.factors(), dataclasses.replace(with_garbage(last, garbage), **counts))
+        assert_trees_close(spoilt, clean, rtol=0, atol=0)
+
+
+def test_observed_without_counts_takes_the_whole_penalty(x64):
+    problem = case()
+    one = jax.tree.map(lambda column: column[:1], problem.layout(LAYOUTS["observed"]))
+    assert one.user_count is None
+    j, i = int(one.user[0]), int(one.item[0])
+    where = np.zeros_like(problem.where)
+    where[i, j] = True
+    np.testing.assert_allclose(
+        losses.cost(problem.factors(), one, l2=0.3), problem.reference(where=where), rtol=1e-12
+    )
+
+
+def test_a_batch_of_one_rating_by_hand(x64):
+    """User 1 has 2 ratings in the whole and item 0 has 4: the batch carries 1/2 and 1/4 of their penalties."""
+    factors = Factors(jnp.array([[9.0], [2.0]]), jnp.array([9.0, 0.5]), jnp.array([[3.0], [9.0]]))
+    batch = Observed(
+        user=jnp.array([1]),
+        item=jnp.array([0]),
+        value=jnp.array([5.0]),
+        where=jnp.array([True]),
+        user_count=jnp.array([2.0]),
+        item_count=jnp.array([4.0]),
+    )
+    expected = (2 * 3 + 0.5 - 5) ** 2 / 2 + 0.1 / 2 * 2**2 / 2 + 0.3 / 2 * 3**2 / 4 + 0.7 / 2 * 0.5**2 / 2
+    got = losses.cost(factors, batch, l2=(0.1, 0.3), l2_bias=0.7)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("option", ["l2", "l2_bias"])
+def test_a_strength_per_row_that_is_no_pair_is_refused(option):
+    problem = case()
+    f, ratings = problem.factors(jnp.float32), LAYOUTS["dense"](problem.ratings())
+    with pytest.raises(ValueError, match=r"pair.*\(6,\)"):
+        losses.cost(f, ratings, **({"l2": 0.1} | {option: jnp.ones(N_USERS)}))
+
+
+def test_shape_mistakes_are_refused_with_both_shapes(as_users_run):
+    w, b, x, y, where = (jnp.nan_to_num(jnp.asarray(a)) if a.dtype != bool else jnp.asarray(a) for a in one_user())
+    with pytest.raises(ValueError, match=r"\(5,\).*\(5, 1\)"):
+        losses.user_cost(w, b, x, y[:, None], where, l2=0.1)
+    with pytest.raises(ValueError, match=r"\(5,\).*\(5, 1\)"):
+        losses.user_cost(w, b, x, y, where[:, None], l2=0.1)
+    with pytest.raises(ValueError, match=r"\(5, 5\).*\(5,\)"):
+        losses.user_cost(w, b, x, y, where, l2=0.1, offset=jnp.zeros((5, 1)))
+    with pytest.raises(ValueError, match=r"\(5,\).*\(5, 1\)"):
+        losses.user_cost(w, b, x, y, where, l2=0.1, weights=jnp.ones((5, 1)))
+    x, w, b, y, where = (jnp.nan_to_num(jnp.asarray(a)) if a.dtype != bool else jnp.asarray(a) for a in one_item())
+    with pytest.raises(ValueError, match=r"\(6,\).*\(6, 1\)"):
+        losses.item_cost(x, w, b, y[:, None], where, l2=0.1)
+    problem = case()
+    ratings = LAYOUTS["dense"](problem.ratings())
+    with pytest.raises(ValueError, match=r"\(5, 6\).*\(6, 5\)"):  # users first instead of items first
+        losses.cost(problem.factors(jnp.float32), Dense(ratings.value.T, ratings.where.T), l2=0.1)

@@ -1,0 +1,150 @@
+"""ALS: the objective never rises, its end is a stationary point, options do what they say, truth is recovered."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import Ratings, data, losses, models
+from jaxrec.solvers.als import als, sweep
+
+
+def toy(seed=0, n_users=12, n_items=9, share=0.5, weights=False):
+    """Ratings of which the last user and the last item have none."""
+    rng = np.random.default_rng(seed)
+    user, item = np.nonzero(rng.random((n_users - 1, n_items - 1)) < share)
+    w = rng.integers(1, 4, len(user)) if weights else None
+    return Ratings(user, item, rng.normal(3.5, 1.0, len(user)), n_users, n_items, weights=w)
+
+
+def start(ratings, rank=2, item_bias=True, mu=3.5, dtype=jnp.float32):
+    key = jax.random.key(0)
+    return models.init(ratings.n_users, ratings.n_items, rank, key=key, item_bias=item_bias, mu=mu, dtype=dtype)
+
+
+def rows(ratings, dtype=jnp.float32, **options):
+    sides = data.rows(ratings, "user", **options), data.rows(ratings, "item", **options)
+    return jax.tree.map(lambda a: a.astype(dtype) if a.dtype == jnp.float32 else a, sides)
+
+
+CASES = {
+    "biases": {},
+    "notes' model": {"item_bias": False},
+    "no mu": {"mu": None},
+    "mu per item": {"mu": np.linspace(2.0, 4.0, 9)},
+    "weights": {"weights": True},
+    "l2 pair": {"l2": (0.5, 2.0)},
+    "l2 per row": {"l2": (np.linspace(0.5, 2.0, 12), np.linspace(0.1, 1.0, 9))},
+    "l2_bias": {"l2_bias": 1.0},
+    "l2_bias pair": {"l2_bias": (0.3, np.linspace(0.1, 1.0, 9))},
+    "rank 0": {"rank": 0, "l2_bias": 1.0},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_converges_to_a_stationary_point_and_never_rises(x64, case):
+    options = dict(CASES[case])
+    ratings = toy(weights=options.pop("weights", False))
+    penalties = {"l2": options.pop("l2", 0.7), "l2_bias": options.pop("l2_bias", 0.0)}
+    as_jax = lambda s: tuple(map(jnp.asarray, s)) if isinstance(s, tuple) else s  # noqa: E731
+    penalties = {name: as_jax(s) for name, s in penalties.items()}
+    init = start(ratings, dtype=jnp.float64, **options)
+    factors, how = als(*rows(ratings, jnp.float64), init, sweeps=3000, tol=1e-15, progress=False, **penalties)
+    assert (np.diff(how.trace) <= 1e-12 * how.trace[0]).all()
+    assert how.converged
+    assert how.steps == len(how.trace) - 1
+    dense = jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, data.dense(ratings))
+    gradient = jax.grad(losses.cost)(factors, dense, **penalties)
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient) if g.size) < 1e-4
+    np.testing.assert_allclose(how.trace[-1], losses.cost(factors, dense, **penalties), rtol=1e-12)
+
+
+def test_one_sweep_is_every_users_then_every_items_ridge(x64):
+    ratings = toy()
+    init = start(ratings, dtype=jnp.float64)
+    factors, _ = sweep(init, *rows(ratings, jnp.float64), l2=0.7)
+    offset = np.asarray(init.c) + 3.5
+    for j in range(ratings.n_users - 1):
+        mine = ratings.user == j
+        x = np.c_[np.asarray(init.x), np.ones(ratings.n_items)][ratings.item[mine]]
+        y = ratings.value[mine] - offset[ratings.item[mine]]
+        v = np.linalg.solve(x.T @ x + np.diag([0.7, 0.7, 0.0]), x.T @ y)
+        np.testing.assert_allclose(np.append(factors.w[j], factors.b[j]), v, rtol=1e-7)
+    i = 3
+    its = ratings.item == i
+    w = np.c_[np.asarray(factors.w), np.ones(ratings.n_users)][ratings.user[its]]
+    y = ratings.value[its] - 3.5 - np.asarray(factors.b)[ratings.user[its]]
+    v = np.linalg.solve(w.T @ w + np.diag([0.7, 0.7, 0.0]), w.T @ y)
+    np.testing.assert_allclose(np.append(factors.x[i], factors.c[i]), v, rtol=1e-7)
+
+
+def test_rows_without_ratings_are_zero_and_predict_the_rest():
+    ratings = toy()
+    factors, _ = als(*rows(ratings), start(ratings), l2=0.7, progress=False)
+    np.testing.assert_array_equal(factors.w[-1], np.zeros(2))
+    assert factors.b[-1] == 0
+    assert factors.c[-1] == 0
+    np.testing.assert_allclose(models.predict_all(factors)[-1], 3.5 + factors.c, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"growth": 4.0}, {"shortest": 1}, {"multiple": 5}])
+def test_layout_does_not_matter(options):
+    ratings = toy(n_users=40, n_items=30)
+    init = start(ratings)
+    plain, _ = als(*rows(ratings), init, l2=0.7, sweeps=3, tol=-1.0, progress=False)
+    other, _ = als(*rows(ratings, **options), init, l2=0.7, sweeps=3, tol=-1.0, progress=False)
+    chex.assert_trees_all_close(plain, other, rtol=1e-3, atol=1e-4)
+
+
+def test_recovers_a_synthetic_truth_to_the_noise():
+    dataset = data.synthetic.low_rank(300, 200, 20_000, rank=2, noise=0.1, rng=0)
+    train, test = data.splits.random(dataset.ratings, test=0.1, rng=0)
+    factors, _ = als(*rows(train), start(train, rank=2), l2=0.1, sweeps=60, progress=False)
+    prediction = models.predict(factors, jnp.asarray(test.user), jnp.asarray(test.item))
+    rmse = float(np.sqrt(np.mean((np.asarray(prediction) - test.value) ** 2)))
+    assert 0.095 < rmse < 0.13  # the noise is 0.1; parameters estimated from 60 ratings a user cost the rest
+
+
+def test_stops_by_callback_tol_and_sweeps_and_shows_a_bar(capsys):
+    ratings = toy()
+    seen = []
+    _, how = als(*rows(ratings), start(ratings), l2=0.7, tol=0.0, callback=lambda k, f: seen.append(k) or k == 3, progress=True)
+    assert seen == [1, 2, 3]
+    assert (how.steps, how.converged) == (3, False)
+    assert "als" in capsys.readouterr().err
+    _, how = als(*rows(ratings), start(ratings), l2=0.7, sweeps=2, tol=-1.0, progress=False)
+    assert (how.steps, how.converged) == (2, False)
+    _, how = als(*rows(ratings), start(ratings), l2=0.7, tol=0.5, progress=False)
+    assert how.converged
+    assert how.residual == pytest.approx((how.trace[-2] - how.trace[-1]) / how.trace[-2])
+    assert capsys.readouterr().err == ""
+
+
+def test_sweep_vmaps_over_l2():
+    ratings = toy()
+    sides, init = rows(ratings), start(ratings)
+    together = jax.vmap(lambda l2: sweep(init, *sides, l2=l2)[0].w)(jnp.array([0.5, 5.0]))
+    alone = jnp.stack([sweep(init, *sides, l2=l2)[0].w for l2 in (0.5, 5.0)])
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_bad_input():
+    ratings = toy()
+    by_user, by_item = rows(ratings)
+    init = start(ratings)
+    with pytest.raises(ValueError, match="expected Rows of side 'user', got 'item'"):
+        als(by_item, by_user, init, l2=1.0)
+    with pytest.raises(ValueError, match=r"expected factors of \(12, 9\)"):
+        als(by_user, by_item, dataclasses.replace(init, w=init.w[:5]), l2=1.0)
+    for l2 in (0.0, -1.0, float("nan"), (1.0, 0.0)):
+        with pytest.raises(ValueError, match="l2: expected finite numbers > 0"):
+            als(by_user, by_item, init, l2=l2)
+    with pytest.raises(ValueError, match="l2_bias: expected finite numbers >= 0"):
+        als(by_user, by_item, init, l2=1.0, l2_bias=-1.0)
+    with pytest.raises(ValueError, match="sweeps: expected at least 1"):
+        als(by_user, by_item, init, l2=1.0, sweeps=0)
+    with pytest.raises(FloatingPointError, match="sweep 1: the objective is nan"):
+        als(by_user, by_item, dataclasses.replace(init, x=init.x * jnp.nan), l2=1.0, progress=False)

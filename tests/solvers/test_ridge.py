@@ -1,0 +1,121 @@
+"""Ridge regression against NumPy's solve, the costs' gradients, and its own laws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import losses
+from jaxrec.solvers import ridge
+
+
+def problem(seed, n=7, d=3):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(n, d)), rng.normal(size=n)
+    return x, y, rng.random(n) < 0.7, rng.integers(1, 4, n).astype(float)
+
+
+def by_numpy(x, y, where, weights, precision, prior):
+    """(X' D X + P)^-1 (X' D y + P m), rating by rating."""
+    gram, rhs = np.array(precision), precision @ prior
+    for k in range(len(y)):
+        if where[k]:
+            gram = gram + weights[k] * np.outer(x[k], x[k])
+            rhs = rhs + weights[k] * y[k] * x[k]
+    return np.linalg.solve(gram, rhs)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", ["number", "diagonal", "matrix"])
+def test_solve_is_numpys(x64, seed, kind):
+    x, y, where, weights = problem(seed)
+    rng = np.random.default_rng(seed + 100)
+    prior = rng.normal(size=3)
+    root = rng.normal(size=(3, 3))
+    precision = {"number": 0.7 * np.eye(3), "diagonal": np.diag([0.1, 2.0, 3.0]), "matrix": root @ root.T + np.eye(3)}
+    normal = ridge.normal(*map(jnp.asarray, (x, y, where, weights)))
+    if kind == "matrix":
+        factor = ridge.factorize_matrix(normal, jnp.asarray(precision[kind]))
+    else:
+        factor = ridge.factorize(normal, 0.7 if kind == "number" else jnp.array([0.1, 2.0, 3.0]))
+    expected = by_numpy(x, y, where, weights, precision[kind], prior)
+    np.testing.assert_allclose(ridge.solve(factor, jnp.asarray(prior)), expected, rtol=1e-9)
+
+
+def test_normal_equations_by_hand():
+    x, y = jnp.array([[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]]), jnp.array([5.0, 6.0, 7.0])
+    normal = ridge.normal(x, y, jnp.array([True, True, False]), jnp.array([1.0, 2.0, 5.0]))
+    np.testing.assert_allclose(normal.gram, [[1 + 2 * 9, 2 + 2 * 12], [2 + 2 * 12, 4 + 2 * 16]])
+    np.testing.assert_allclose(normal.rhs, [5 + 2 * 18, 10 + 2 * 24])
+    assert normal.count == 1 + 2
+
+
+def test_masked_garbage_is_inert():
+    x, y, where, weights = (jnp.asarray(a, jnp.float32) if a.dtype != bool else jnp.asarray(a) for a in problem(0))
+    spoiled = jnp.where(where[:, None], x, jnp.nan), jnp.where(where, y, jnp.inf), where, jnp.where(where, weights, -5)
+    for clean, dirty in zip(
+        jax.tree.leaves(ridge.normal(x, y, where, weights)), jax.tree.leaves(ridge.normal(*spoiled)), strict=True
+    ):
+        np.testing.assert_allclose(clean, dirty)
+
+
+@pytest.mark.parametrize("l2_bias", [0.0, 0.8])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("offset", ["none", "number", "per item"])
+def test_solve_user_is_where_user_costs_gradient_is_zero(x64, l2_bias, weighted, offset):
+    x, y, where, weights = map(jnp.asarray, problem(1))
+    options = {"weights": weights if weighted else None, "l2_bias": l2_bias}
+    options["offset"] = {"none": 0.0, "number": 0.3, "per item": jnp.linspace(-1.0, 1.0, len(y))}[offset]
+    w, b = ridge.solve_user(x, y, where, l2=0.5, **options)
+    gradient = jax.grad(losses.user_cost, argnums=(0, 1))(w, b, x, y, where, l2=0.5, **options)
+    np.testing.assert_allclose(np.concatenate([gradient[0], gradient[1][None]]), np.zeros(4), atol=1e-12)
+
+
+def test_solve_item_is_where_item_costs_gradient_is_zero(x64):
+    w, y, where, weights = map(jnp.asarray, problem(2))
+    b = jnp.linspace(-1.0, 1.0, len(y))
+    x = ridge.solve_item(w, b, y, where, l2=0.5, weights=weights, offset=0.2)
+    gradient = jax.grad(losses.item_cost)(x, w, b, y, where, l2=0.5, weights=weights, offset=0.2)
+    np.testing.assert_allclose(gradient, np.zeros(3), atol=1e-12)
+
+
+def test_prior_pulls_and_fills_rows_without_ratings():
+    x, y, where, _ = (jnp.asarray(a, jnp.float32) if a.dtype != bool else jnp.asarray(a) for a in problem(3))
+    prior = jnp.array([1.0, -2.0, 3.0, 0.5])
+    w, b = ridge.solve_user(x, y, jnp.zeros_like(where), l2=0.5, prior=prior)
+    np.testing.assert_allclose(jnp.append(w, b), prior, rtol=1e-6)
+    w, b = ridge.solve_user(x, y, jnp.zeros_like(where), l2=0.5)
+    np.testing.assert_array_equal(jnp.append(w, b), np.zeros(4))
+    w, _ = ridge.solve_user(x, y, where, l2=1e6, prior=prior)
+    np.testing.assert_allclose(w, prior[:3], atol=1e-3)
+    np.testing.assert_allclose(ridge.solve_item(x, y, y, jnp.zeros_like(where), l2=0.5, prior=prior[:3]), prior[:3], rtol=1e-6)
+
+
+def test_vmap_is_a_loop_and_batch_axes_are_a_vmap():
+    stacked = [jnp.stack(a) for a in zip(*[(p[0], p[1], p[2], p[3]) for p in map(problem, range(5))], strict=True)]
+    x, y, where, weights = (a if a.dtype == bool else a.astype(jnp.float32) for a in stacked)
+    solve = lambda x, y, where, weights: ridge.solve(ridge.factorize(ridge.normal(x, y, where, weights), 0.5))  # noqa: E731
+    loop = jnp.stack([solve(x[k], y[k], where[k], weights[k]) for k in range(5)])
+    np.testing.assert_allclose(jax.vmap(solve)(x, y, where, weights), loop, rtol=1e-5)
+    batched = ridge.solve(ridge.factorize(jax.vmap(ridge.normal)(x, y, where, weights), 0.5))
+    np.testing.assert_allclose(batched, loop, rtol=1e-5)
+
+
+def test_sample_has_the_posteriors_mean_and_covariance(x64):
+    x, y, where, weights = map(jnp.asarray, problem(4))
+    factor = ridge.factorize(ridge.normal(x, y, where, weights), 0.5)
+    n = 20_000
+    draws = jax.vmap(lambda key: ridge.sample(key, factor, 0.3))(jax.random.split(jax.random.key(0), n))
+    precision = 0.5 * np.eye(3) + sum(weights[k] * np.outer(x[k], x[k]) for k in range(len(y)) if where[k])
+    covariance = np.linalg.inv(precision)
+    five_sigma = 5 * np.sqrt(np.diag(covariance) / n)
+    assert (np.abs(draws.mean(0) - ridge.solve(factor, 0.3)) < five_sigma).all()
+    np.testing.assert_allclose(np.cov(draws.T), covariance, atol=5 * covariance.max() * np.sqrt(2 / n))
+
+
+def test_solution_is_differentiable_in_l2(x64):
+    x, y, where, _ = map(jnp.asarray, problem(5))
+    f = lambda l2: jnp.sum(ridge.solve_user(x, y, where, l2=l2)[0] ** 2)  # noqa: E731
+    step = 1e-6
+    np.testing.assert_allclose(jax.jacfwd(f)(0.5), (f(0.5 + step) - f(0.5 - step)) / (2 * step), rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(f)(0.5), jax.jacfwd(f)(0.5), rtol=1e-9)

@@ -1,0 +1,441 @@
+"""Ratings: what is refused and in which words, what is kept and in which order."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from jaxrec import Ratings
+
+RAW = {"user": ["ann", "bob", "bob"], "item": [30, 10, 30]}
+
+
+def make(**columns):
+    start = {"user": [0, 1, 1], "item": [0, 0, 2], "value": [5.0, 4.0, 0.0], "n_users": 3, "n_items": 3}
+    return Ratings(**start | columns)
+
+
+# The constructor
+
+
+def test_columns_are_cast_to_what_is_promised():
+    ratings = make(value=[5, 4, 0], time=[1.0, 2.0, 3.0], weights=[1, 0, 2], user_ids=["a", "b", "c"])
+    dtypes = [column.dtype for column in (ratings.user, ratings.item, ratings.value, ratings.time, ratings.weights)]
+    assert dtypes == [np.int32, np.int32, np.float32, np.int64, np.float32]
+    assert isinstance(ratings.user_ids, np.ndarray)
+    assert ratings.item_ids is None
+    assert len(ratings) == 3
+    assert repr(ratings) == "Ratings(3 ratings of 3 items by 3 users)"
+
+
+def test_zero_is_a_rating():
+    ratings = make(value=[0, 0, 0])
+    assert len(ratings) == 3
+    np.testing.assert_array_equal(ratings.value, [0, 0, 0])
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize(
+    "wrong",
+    [3, -1, 2**31 + 5, 2**32 + 1, -(2**32) + 1, 2**63 - 1],
+    ids=["size", "negative", "wraps below", "wraps to 1", "wraps to 1 from below", "largest"],
+)
+def test_an_id_out_of_range_is_named_as_it_came(side, wrong):
+    with pytest.raises(ValueError, match=rf"^{side}: expected ids in \[0, 3\), got {wrong} at position 1"):
+        make(**{side: np.array([0, wrong, 1])})
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_a_uint64_id_does_not_wrap(side):
+    with pytest.raises(ValueError, match=rf"^{side}: .* got {2**64 - 1} at position 2"):
+        make(**{side: np.array([0, 1, 2**64 - 1], np.uint64)})
+
+
+def test_the_largest_id_is_in_range():
+    np.testing.assert_array_equal(make(user=[0, 2, 2]).user, [0, 2, 2])
+
+
+@pytest.mark.parametrize("ids", [[0.0, 1.0, 1.0], ["0", "1", "1"], [True, False, True]])
+def test_ids_that_are_no_integers(ids):
+    with pytest.raises(ValueError, match=r"^item: expected integer ids, got .* Ratings\.from_columns"):
+        make(item=ids)
+
+
+def test_ids_in_two_dimensions():
+    with pytest.raises(ValueError, match=r"^user: expected one column of ids, got an array of shape \(3, 1\)"):
+        make(user=np.zeros((3, 1), int))
+
+
+@pytest.mark.parametrize("table", ["n_users", "n_items"])
+@pytest.mark.parametrize("size", [0, -1, 2**31])
+def test_a_table_that_int32_cannot_address(table, size):
+    with pytest.raises(ValueError, match=f"^{table}: .* got {size}"):
+        make(**{table: size})
+
+
+@pytest.mark.parametrize("column", ["value", "weights"])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e39], ids=["nan", "inf", "-inf", "overflows float32"])
+def test_numbers_that_are_not_finite(column, wrong):
+    with pytest.raises(ValueError, match=f"^{column}: expected finite numbers, got .* at position 2 .1 in all"):
+        make(**{column: [1.0, 2.0, wrong]})
+
+
+def test_a_rating_that_overflows_is_shown_as_it_came():
+    with pytest.raises(ValueError, match=r"got 1e\+39 at position 0 \(2 in all\)"):
+        make(value=[1e39, 1.0, -1e39])
+
+
+@pytest.mark.parametrize("column", ["value", "weights", "time"])
+def test_text_is_no_number(column):
+    with pytest.raises(ValueError, match=f"^{column}: expected numbers, got"):
+        make(**{column: ["5", "4", "0"]})
+
+
+def test_values_in_two_dimensions():
+    with pytest.raises(ValueError, match=r"^value: expected one column of numbers, got an array of shape \(3, 1\)"):
+        make(value=np.zeros((3, 1)))
+
+
+@pytest.mark.parametrize("column", ["user", "item", "value", "time", "weights"])
+def test_columns_of_different_lengths(column):
+    with pytest.raises(ValueError, match=rf"^expected columns of one length, got .*\b{column}: 2"):
+        make(**{"time": [1, 2, 3], "weights": [1.0, 1.0, 1.0]} | {column: [0, 1]})
+
+
+def test_weights():
+    with pytest.raises(ValueError, match=r"^weights: expected numbers >= 0, got -0\.5"):
+        make(weights=[1.0, -0.5, 2.0])
+    np.testing.assert_array_equal(make(weights=[0.0, 0.5, 2.0]).weights, np.float32([0, 0.5, 2]))
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "ns"])
+def test_dates_become_seconds_since_1970(unit):
+    dates = np.array(["1970-01-01T00:00:07", "1970-01-02", "1969-12-31T23:59:59"], f"datetime64[{unit}]")
+    ratings = make(time=dates)
+    assert ratings.time.dtype == np.int64
+    assert ratings.time.tolist() == [7, 24 * 60 * 60, -1]
+
+
+def test_a_missing_date():
+    with pytest.raises(ValueError, match=r"^time: expected a time for every rating, got NaT"):
+        make(time=np.array(["2020-01-01", "NaT", "2020-01-02"], "datetime64[s]"))
+
+
+def test_a_missing_time():
+    with pytest.raises(ValueError, match=r"^time: expected finite numbers, got nan at position 1"):
+        make(time=[1.0, np.nan, 3.0])
+
+
+def test_times_beyond_float32_stay_exact():
+    times = [2**31 + 5, 2**53 + 1, -(2**40)]
+    assert make(time=times).time.tolist() == times
+
+
+@pytest.mark.parametrize("late", [np.array([1, 2, 2**63 + 1], np.uint64), [1.0, 2.0, 1e20]], ids=["uint64", "float"])
+def test_a_time_beyond_int64_is_an_error_and_does_not_wrap(late):
+    with pytest.raises(ValueError, match=r"^time: "):
+        make(time=late)
+
+
+@pytest.mark.parametrize("side", ["user_ids", "item_ids"])
+def test_one_raw_id_per_row_of_the_table(side):
+    with pytest.raises(ValueError, match=rf"^{side}: expected one raw id per row of the table \(3\), got 2"):
+        make(**{side: ["a", "b"]})
+
+
+# take
+
+
+@pytest.mark.parametrize("rows", [[2, 0], slice(None, None, -1), np.array([True, False, True])])
+def test_take(rows):
+    ratings = make(time=[7, 8, 9], weights=[1.0, 2.0, 3.0], user_ids=["a", "b", "c"])
+    taken = ratings.take(rows)
+    for name in ("user", "item", "value", "time", "weights"):
+        np.testing.assert_array_equal(getattr(taken, name), getattr(ratings, name)[rows], err_msg=name)
+    assert (taken.n_users, taken.n_items) == (3, 3)
+    assert taken.user_ids.tolist() == ["a", "b", "c"]
+
+
+def test_take_without_times_and_weights():
+    taken = make().take([1])
+    assert taken.time is None
+    assert taken.weights is None
+    assert taken.value.tolist() == [4]
+
+
+# from_columns
+
+
+def test_raw_ids_in_sorted_order():
+    ratings = Ratings.from_columns(**RAW, value=[5, 4, 0])
+    assert ratings.user.tolist() == [0, 1, 1]
+    assert ratings.item.tolist() == [1, 0, 1]
+    assert ratings.user_ids.tolist() == ["ann", "bob"]
+    assert ratings.item_ids.tolist() == [10, 30]
+    assert (ratings.n_users, ratings.n_items) == (2, 2)
+
+
+def test_without_values_every_rating_is_one():
+    np.testing.assert_array_equal(Ratings.from_columns(**RAW).value, np.ones(3, np.float32))
+
+
+def test_raw_ids_beyond_int32_are_fine():
+    raw = [2**31 + 5, -3, 2**62, 2**62 + 1]
+    ratings = Ratings.from_columns(raw, [0, 0, 0, 0])
+    assert ratings.user_ids[ratings.user].tolist() == raw
+    assert sorted(ratings.user.tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        np.array(["b", "a"], object),
+        np.array([b"b", b"a"]),
+        pl.Series(["b", "a"]),
+        np.array([2, 1], np.uint8),
+        pl.Series([2, 1]),
+    ],
+    ids=["object", "bytes", "polars strings", "uint8", "polars integers"],
+)
+def test_raw_ids_of_many_types(raw):
+    ratings = Ratings.from_columns(raw, [7, 7])
+    assert ratings.user.tolist() == [1, 0]
+    assert ratings.user_ids[ratings.user].tolist() == raw.to_list() if isinstance(raw, pl.Series) else raw.tolist()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [np.array([1, "a"], object), np.array(["a", None], object), [None, "a"], [1, "a"], pl.Series(["a", None])],
+    ids=["mixed object", "None object", "None list", "mixed list", "polars null"],
+)
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_raw_ids_of_mixed_types(side, raw):
+    columns = {"user": [0, 1], "item": [0, 1]} | {side: raw}
+    with pytest.raises(ValueError, match=f"^{side}: expected raw ids that are all integers or all strings"):
+        Ratings.from_columns(**columns)
+
+
+@pytest.mark.parametrize("raw", [[1.0, 2.0], pl.Series([1, None]), np.array(["2020-01-01"] * 2, "M8[D]")])
+def test_raw_ids_that_are_neither_integers_nor_strings(raw):
+    with pytest.raises(ValueError, match=r"^item: expected raw ids that are integers or strings, got"):
+        Ratings.from_columns([0, 1], raw)
+
+
+def test_empty_columns():
+    with pytest.raises(ValueError, match=r"^user: expected one column with at least one raw id, got shape \(0,\)"):
+        Ratings.from_columns([], [])
+
+
+def test_raw_columns_of_different_lengths():
+    with pytest.raises(ValueError, match=r"^expected columns of one length, got user: 2, item: 1, value: 2"):
+        Ratings.from_columns([1, 2], [1])
+
+
+def test_known_ids_keep_the_order_wanted():
+    ratings = Ratings.from_columns(**RAW, user_ids=["zoe", "bob", "ann"], item_ids=[30, 99, 10, 20])
+    assert ratings.user.tolist() == [2, 1, 1]
+    assert ratings.item.tolist() == [0, 2, 0]
+    assert ratings.user_ids.tolist() == ["zoe", "bob", "ann"]
+    assert (ratings.n_users, ratings.n_items) == (3, 4)
+
+
+@pytest.mark.parametrize("missing", ["aaa", "bobby", "zzz"], ids=["below all", "between", "above all"])
+def test_an_unknown_id_is_an_error(missing):
+    with pytest.raises(ValueError, match=rf"^user: .*'{missing}'.* is not among the 2 known ids \(2 such rows\)"):
+        Ratings.from_columns(["bob", missing, missing], [1, 2, 3], user_ids=["bob", "carol"])
+
+
+def test_an_unknown_item():
+    with pytest.raises(ValueError, match=r"^item: .*30.* is not among the 1 known ids \(2 such rows\). Leave item_ids"):
+        Ratings.from_columns(**RAW, item_ids=[10])
+
+
+def test_known_strings_for_integer_ids_match_nothing():
+    with pytest.raises(ValueError, match=r"^user: .* is not among the 2 known ids"):
+        Ratings.from_columns([1, 2], [0, 1], user_ids=["1", "2"])
+
+
+def test_known_ids_that_repeat():
+    with pytest.raises(ValueError, match=r"^item_ids: expected distinct ids"):
+        Ratings.from_columns(**RAW, item_ids=[10, 30, 10])
+
+
+def test_no_known_ids():
+    with pytest.raises(ValueError, match=r"^user"):
+        Ratings.from_columns(**RAW, user_ids=[])
+
+
+def test_known_ids_of_another_integer_type_are_compared_exactly():
+    high = [2**62 + 1, 2**62 + 2, 2**62 + 3]  # float64, where NumPy's uint64 and int64 meet, cannot tell these apart
+    ratings = Ratings.from_columns(np.array(high, np.uint64), [0, 0, 0], user_ids=np.array(high[::-1], np.int64))
+    assert ratings.user.tolist() == [2, 1, 0]
+
+
+# duplicates
+
+TWICE = {  # three rows of (bob, 7), two of (ann, 5), one of (ann, 9)
+    "user": ["bob", "ann", "bob", "ann", "ann", "bob"],
+    "item": [7, 5, 7, 9, 5, 7],
+    "value": [1, 2, 4, 3, 5, 0],
+    "time": [10, 20, 5, 30, 40, 7],
+    "weights": [1, 2, 0.5, 1, 3, 1],
+}
+MERGED = {  # policy: rows (user, item, value, time, weight), by hand
+    "first": [("bob", 7, 1, 10, 1), ("ann", 5, 2, 20, 2), ("ann", 9, 3, 30, 1)],
+    "last": [("ann", 9, 3, 30, 1), ("ann", 5, 5, 40, 3), ("bob", 7, 0, 7, 1)],
+    "mean": [("bob", 7, 5 / 3, 10, 2.5), ("ann", 5, 7 / 2, 40, 5), ("ann", 9, 3, 30, 1)],
+    "sum": [("bob", 7, 5, 10, 2.5), ("ann", 5, 7, 40, 5), ("ann", 9, 3, 30, 1)],
+}
+
+
+def as_rows(ratings):
+    time = ratings.time if ratings.time is not None else [None] * len(ratings)
+    weights = ratings.weights if ratings.weights is not None else [None] * len(ratings)
+    users, items = ratings.user_ids[ratings.user].tolist(), ratings.item_ids[ratings.item].tolist()
+    return list(zip(users, items, ratings.value, time, weights, strict=True))
+
+
+@pytest.mark.parametrize("policy", MERGED)
+def test_duplicates(policy):
+    merged = Ratings.from_columns(**TWICE, duplicates=policy)
+    assert as_rows(merged) == [(u, i, np.float32(y), t, w) for u, i, y, t, w in MERGED[policy]]
+    assert merged.user_ids.tolist() == ["ann", "bob"]
+    assert merged.item_ids.tolist() == [5, 7, 9]
+
+
+@pytest.mark.parametrize("policy", MERGED)
+def test_duplicates_without_times_and_weights(policy):
+    columns = {name: TWICE[name] for name in ("user", "item", "value")}
+    merged = Ratings.from_columns(**columns, duplicates=policy)
+    assert as_rows(merged) == [(u, i, np.float32(y), None, None) for u, i, y, _, _ in MERGED[policy]]
+
+
+@pytest.mark.parametrize("policy", [*MERGED, "error"])
+def test_without_duplicates_every_policy_keeps_the_rows_as_given(policy):
+    merged = Ratings.from_columns([3, 1, 2], [9, 8, 9], [1, 2, 3], time=[3, 2, 1], duplicates=policy)
+    assert as_rows(merged) == [(3, 9, 1, 3, None), (1, 8, 2, 2, None), (2, 9, 3, 1, None)]
+
+
+def test_duplicates_are_an_error_by_default():
+    with pytest.raises(ValueError, match=r"^user ann rated item 5 more than once \(3 such rows in all\)"):
+        Ratings.from_columns(**TWICE)
+
+
+@pytest.mark.parametrize("policy", ["max", None, ""])
+def test_an_unknown_policy(policy):
+    with pytest.raises(ValueError, match=r"^duplicates: expected one of 'error', 'first', 'last', 'mean', 'sum'"):
+        Ratings.from_columns(**RAW, duplicates=policy)
+
+
+def test_a_sum_that_overflows():
+    with pytest.raises(ValueError, match=r"^value: expected finite numbers"):
+        Ratings.from_columns([1, 1], [2, 2], [3e38, 3e38], duplicates="sum")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sums_over_many_duplicates_equal_a_dictionary(seed):
+    rng = np.random.default_rng(seed)
+    user, item, value = rng.integers(7, size=200), rng.integers(5, size=200), rng.integers(10, size=200)
+    total = {}  # in the order of the first rows
+    for u, i, y in zip(user.tolist(), item.tolist(), value.tolist(), strict=True):
+        total[u, i] = total.get((u, i), 0) + y
+    merged = Ratings.from_columns(user, item, value, duplicates="sum")
+    got = zip(merged.user_ids[merged.user].tolist(), merged.item_ids[merged.item].tolist(), merged.value, strict=True)
+    assert [((u, i), y) for u, i, y in got] == list(total.items())
+
+
+# from_csv
+
+
+@pytest.fixture
+def csv(tmp_path):
+    def write(text):
+        path = tmp_path / "ratings.csv"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_csv(csv):
+    ratings = Ratings.from_csv(csv("rating,user,item\n4.5,ann,10\n0,bob,30\n"))
+    assert as_rows(ratings) == [("ann", 10, 4.5, None, None), ("bob", 30, 0, None, None)]
+
+
+def test_csv_with_every_option(csv):
+    path = csv("who|what|stars|when|more\n7|b|2|50|x\n7|a|3|60|y\n7|b|4|40|z\n")
+    options = {"user": "who", "item": "what", "value": "stars", "time": "when", "separator": "|"}
+    assert as_rows(Ratings.from_csv(path, **options, duplicates="mean")) == [(7, "b", 3, 50, None), (7, "a", 3, 60, None)]
+    assert as_rows(Ratings.from_csv(path, **options, duplicates="last")) == [(7, "a", 3, 60, None), (7, "b", 4, 40, None)]
+    with pytest.raises(ValueError, match=r"^user 7 rated item b more than once"):
+        Ratings.from_csv(path, **options)
+
+
+def test_csv_without_values(csv):
+    ratings = Ratings.from_csv(csv("user,item\n1,2\n3,4\n"), value=None)
+    assert as_rows(ratings) == [(1, 2, 1, None, None), (3, 4, 1, None, None)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "seconds"), [("86400", 86400), ("1970-01-02", 86400), ("1970-01-02T00:00:05", 86405)]
+)
+def test_csv_times(csv, cell, seconds):
+    ratings = Ratings.from_csv(csv(f"user,item,rating,t\n1,2,3,{cell}\n"), time="t")
+    assert ratings.time.tolist() == [seconds]
+
+
+def test_csv_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
+        Ratings.from_csv(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize("column", ["user", "item", "value", "time"])
+def test_csv_without_a_column(csv, column):
+    path = csv("user,item,rating,timestamp\n1,2,3,4\n")
+    with pytest.raises(ValueError, match=r"expected the columns \[.*'nope'.*\], got \['user', 'item', 'rating', 'timestamp'\]"):
+        Ratings.from_csv(path, **{column: "nope"})
+
+
+@pytest.mark.parametrize(
+    ("row", "column"), [(",2,3,4", "user"), ("1,,3,4", "item"), ("1,2,,4", "rating"), ("1,2,3,", "t")]
+)
+def test_csv_with_an_empty_cell(csv, row, column):
+    path = csv(f"user,item,rating,t\n5,6,1,2\n7,8,1,2\n{row}\n9,9,1,2\n")
+    with pytest.raises(ValueError, match=f"column '{column}' is empty in line 4"):
+        Ratings.from_csv(path, time="t")
+
+
+@pytest.mark.parametrize("before", [0, 300], ids=["first", "late"])
+def test_csv_with_a_rating_that_is_no_number(csv, before):
+    rows = "".join(f"{n},1,4\n" for n in range(before))
+    with pytest.raises(ValueError, match="number|parse"):
+        Ratings.from_csv(csv(f"user,item,rating\n{rows}999,1,good\n"))
+
+
+def test_csv_with_nan(csv):
+    with pytest.raises(ValueError, match=r"^value: expected finite numbers, got nan at position 1"):
+        Ratings.from_csv(csv("user,item,rating\n1,2,3\n4,5,NaN\n"))
+
+
+def test_csv_whose_first_fraction_comes_late(csv):
+    rows = "".join(f"{n},1,4\n" for n in range(300))
+    ratings = Ratings.from_csv(csv(f"user,item,rating\n{rows}999,1,4.5\n"))
+    assert len(ratings) == 301
+    assert ratings.value[-2:].tolist() == [4, 4.5]
+
+
+def test_csv_whose_first_letter_comes_late(csv):
+    rows = "".join(f"1,{n},4\n" for n in range(300))  # ISBNs: most are digits, some end in X
+    ratings = Ratings.from_csv(csv(f"user,item,rating\n{rows}1,034545104X,4\n"))
+    assert "034545104X" in ratings.item_ids.tolist()
+    assert len(ratings) == 301
+
+
+@pytest.mark.parametrize("text", ["", "user,item,rating\n"], ids=["nothing", "header"])
+def test_csv_without_rows(csv, text):
+    with pytest.raises(ValueError, match=r"ratings\.csv|at least one"):
+        Ratings.from_csv(csv(text))
+
+
+def test_csv_with_ids_beyond_int64(csv):
+    ratings = Ratings.from_csv(csv(f"user,item,rating\n{2**63 + 1},1,3\n{2**63 + 2},1,4\n"))
+    assert [int(raw) for raw in ratings.user_ids[ratings.user]] == [2**63 + 1, 2**63 + 2]
