@@ -77,13 +77,16 @@ def _fit(
 ) -> tuple[Factors, Any]:
     key, mu = jax.random.key(settings.seed), float(train.value.mean())
     init = models.init(train.n_users, train.n_items, rank, key=key, mu=mu)
-    return solvers.als(*layouts, init, l2=l2, l2_bias=l2_bias, sweeps=settings.sweeps, progress=progress)
+    by_user, by_item = layouts
+    return solvers.als(by_user, by_item, init, l2=l2, l2_bias=l2_bias, sweeps=settings.sweeps, progress=progress)
 
 
 def _draw(axes: Any, grid: dict[Any, float], l2_bias: float, settings: Settings) -> None:
     for rank in settings.ranks:
         axes.plot(settings.l2s, [grid[rank, l2, l2_bias] for l2 in settings.l2s], marker="o", label=f"rank {rank}")
-    axes.set(xlabel="l2", ylabel="validation RMSE", title=f"ALS on {settings.data} {settings.split}, l2_bias {l2_bias:g}")
+    axes.set(
+        xlabel="l2", ylabel="validation RMSE", title=f"ALS on {settings.data} {settings.split}, l2_bias {l2_bias:g}"
+    )
     axes.legend(frameon=False)
 
 

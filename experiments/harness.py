@@ -47,7 +47,7 @@ def run(main: Callable[[Any], dict[str, Any]], settings_type: type[Settings]) ->
             parser.add_argument(f"--{f.name}", type=kind, nargs="+", default=f.default, help=f"default: {f.default}")
         else:
             parser.add_argument(f"--{f.name}", type=type(f.default), default=f.default, help=f"default: {f.default!r}")
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(parser.parse_args()).items()}
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(parser.parse_args()).items()}
     main(settings_type(**given))
 
 
@@ -81,7 +81,9 @@ def table(rows: list[dict[str, Any]]) -> None:
     cells = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
     header = list(rows[0])
     width = [max(len(r[c]) for r in [header, *cells]) for c in range(len(header))]
-    line = lambda r: "  " + "  ".join(f"{v:<{w}}" if c == 0 else f"{v:>{w}}" for c, (v, w) in enumerate(zip(r, width, strict=True)))  # noqa: E731, E501
+    line = lambda r: (
+        "  " + "  ".join(f"{v:<{w}}" if c == 0 else f"{v:>{w}}" for c, (v, w) in enumerate(zip(r, width, strict=True)))
+    )
     print("\n".join(["", line(header), line(["-" * w for w in width]), *map(line, cells), ""]))
 
 
@@ -135,5 +137,3 @@ def _write(path: Path, write: Callable[[Path], Any]) -> Path:
     finally:
         Path(temporary).unlink(missing_ok=True)
     return path
-
-

@@ -39,9 +39,10 @@ def main(settings: Settings) -> dict[str, Any]:
         print(f"\nNo real ratings could be had, so what follows is SYNTHETIC.\n{error}\n")
         settings = dataclasses.replace(settings, data="synthetic", split="random", film="Film 1")
         dataset = harness.load(settings)
+    film, user = _find(dataset, settings)  # before the training: a misspelled title should not cost it
     train, test = harness.split(dataset, settings)
 
-    error = lambda factors: harness.errors(factors, test, dataset.scale)  # noqa: E731
+    on_test = lambda factors: harness.errors(factors, test, dataset.scale)
     baselines = {
         "global mean": models.baselines.global_mean(train),
         "user mean": models.baselines.user_mean(train),
@@ -49,14 +50,15 @@ def main(settings: Settings) -> dict[str, Any]:
         "damped biases": models.baselines.damped_biases(train),
     }
     factors, trace = _train(train, test, dataset, settings)
-    fitted = {name: error(f) for name, f in baselines.items()} | {f"ALS, rank {settings.rank}": error(factors)}
+    fitted = {name: on_test(f) for name, f in baselines.items()} | {f"ALS, rank {settings.rank}": on_test(factors)}
     harness.table([{"model": name, "test RMSE": e["rmse"], "test MAE": e["mae"]} for name, e in fitted.items()])
     if dataset.name == "synthetic":
         print("  The noise alone is 0.5: no model can honestly be below it.\n")
-    _show(factors, train, dataset, settings)
+    _show(factors, train, dataset, film, user)
 
     harness.plot("quickstart", settings, lambda axes: _draw(axes, trace, fitted, dataset.name))
-    values = {"test_rmse": error(factors)["rmse"], "test_mae": error(factors)["mae"], "sweeps": len(trace)}
+    values: dict[str, Any] = {f"test_{name}": value for name, value in on_test(factors).items()}
+    values["sweeps"] = len(trace)
     values |= {f"{name.replace(' ', '_')}_test_rmse": fitted[name]["rmse"] for name in baselines}
     return harness.report("quickstart", settings, values, time.perf_counter() - start)
 
@@ -80,31 +82,35 @@ def _train(train: Ratings, test: Ratings, dataset: Dataset, settings: Settings) 
     return factors, trace
 
 
-def _show(factors: Factors, train: Ratings, dataset: Dataset, settings: Settings) -> None:
-    """Films related to one, what a user liked, and what she should see next."""
-    titles = np.asarray(dataset.titles)
-    found = np.flatnonzero(np.char.find(np.char.lower(titles), settings.film.lower()) >= 0)
-    if len(found) == 0:
+def _find(dataset: Dataset, settings: Settings) -> tuple[int, int]:
+    """The contiguous ids of the settings' film and user."""
+    titles = np.char.lower(np.asarray(dataset.titles))
+    films = np.flatnonzero(np.char.find(titles, settings.film.lower()) >= 0)
+    if len(films) == 0:
         raise ValueError(f"film: no title contains {settings.film!r}.")
-    film = found[0]
+    users = np.flatnonzero(dataset.ratings.user_ids == settings.user)
+    if len(users) == 0:
+        raise ValueError(f"user: {settings.user} is not among the {dataset.ratings.n_users} users.")
+    return int(films[0]), int(users[0])
+
+
+def _show(factors: Factors, train: Ratings, dataset: Dataset, film: int, user: int) -> None:
+    """Films related to one, what a user liked, and what she should see next."""
+    titles, user_ids, item_ids = (np.asarray(a) for a in (dataset.titles, train.user_ids, train.item_ids))
     print(f"Related to {titles[film]}:")
-    # Films with few ratings have features near 0, and so near one another: ask among those that many rated.
-    count = np.bincount(train.item, minlength=train.n_items)
-    near = related(factors, train, dataset.ratings.item_ids[film], k=train.n_items - 1, titles=titles)  # type: ignore[index]
-    place = {raw: i for i, raw in enumerate(dataset.ratings.item_ids)}  # type: ignore[arg-type]
-    for other in [n for n in near if count[place[n.item]] >= 50][:8]:
+    # Films with few ratings have features near 0, and so near one another: show those that many rated.
+    rated = dict(zip(item_ids.tolist(), np.bincount(train.item, minlength=train.n_items), strict=True))
+    near = related(factors, train, item_ids[film], k=train.n_items - 1, titles=titles)
+    for other in [n for n in near if rated[n.item] >= 50][:8]:
         print(f"  {other.distance:6.3f}  {other.title}")
 
-    user = int(np.flatnonzero(dataset.ratings.user_ids == settings.user)[0])
     hers = train.take(train.user == user)
-    print(f"\nUser {settings.user} rated {len(hers)} films; the best of them:")
+    print(f"\nUser {user_ids[user]} rated {len(hers)} films; the best of them:")
     for i in np.argsort(-hers.value, kind="stable")[:5]:
         print(f"  {hers.value[i]:6.1f}  {titles[hers.item[i]]}")
     print("and would rate highest, of those she has not rated:")
-    recommended = recommend(factors, train, settings.user, k=10, titles=titles)
-    assert not {place[r.item] for r in recommended} & set(hers.item.tolist())
-    for film in recommended:
-        print(f"  {film.score:6.2f}  {film.title}")
+    for one in recommend(factors, train, user_ids[user], k=10, titles=titles):
+        print(f"  {one.score:6.2f}  {one.title}")
     print()
 
 

@@ -68,7 +68,11 @@ def recommend(
     users, items = as_vectors(factors)
     exclude = jnp.asarray(seen)[None, :], jnp.ones((1, len(seen)), bool)
     scores, ids = top_k(users[j : j + 1], items, k, exclude=exclude)
-    return [Recommendation(*_name(ratings, titles, i), float(s)) for s, i in zip(scores[0], ids[0], strict=True) if s > -jnp.inf]
+    return [
+        Recommendation(*_name(ratings, titles, i), float(s))
+        for s, i in zip(scores[0], ids[0], strict=True)
+        if s > -jnp.inf
+    ]
 
 
 def related(

@@ -6,7 +6,7 @@ out of range is clamped or dropped without a word, and an int64 id above 2**31 w
 >>> ids("user", [0, 3, 1], size=3)
 Traceback (most recent call last):
 ...
-ValueError: user: expected ids in [0, 3), got 3 at position 1. Ids must be contiguous; Ratings.from_columns makes them so from raw ids.
+ValueError: user: expected ids in [0, 3), got 3 at position 1. Ids must be contiguous; ...
 """
 
 from collections.abc import Sequence

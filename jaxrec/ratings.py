@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -57,7 +58,7 @@ class Ratings:
     def __post_init__(self) -> None:
         """Checks every column and casts it to the type promised above."""
         check.same_length(user=self.user, item=self.item, value=self.value, time=self.time, weights=self.weights)
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 (frozen: the dataclass idiom)
+        put = lambda name, value: object.__setattr__(self, name, value)
         put("n_users", check.size_of_table("n_users", self.n_users))
         put("n_items", check.size_of_table("n_items", self.n_items))
         put("user", check.ids("user", self.user, size=self.n_users))
@@ -93,7 +94,7 @@ class Ratings:
 
     def take(self, rows: Any) -> Ratings:
         """The ratings at `rows` (positions, a slice or a mask), over the same users and items."""
-        cut = lambda column: None if column is None else column[rows]  # noqa: E731
+        cut = lambda column: None if column is None else column[rows]
         return dataclasses.replace(
             self,
             user=self.user[rows],
@@ -170,24 +171,22 @@ class Ratings:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: a column that is not there, a cell that is empty or no number, and all that `from_columns` raises.
+            ValueError: a column that is not there, a cell empty or no number; all that `from_columns` raises.
         """
         import polars as pl
 
         wanted = [name for name in (user, item, value, time) if name is not None]
         try:
-            table = pl.read_csv(path, separator=separator, columns=wanted, try_parse_dates=True)
+            table = pl.read_csv(Path(path), separator=separator, columns=wanted, try_parse_dates=True)
         except pl.exceptions.PolarsError as error:
-            first = pl.read_csv(path, separator=separator, n_rows=0, infer_schema=False).columns
+            first = pl.read_csv(Path(path), separator=separator, n_rows=0, infer_schema=False).columns
             raise ValueError(f"{path}: expected the columns {wanted}, got {first}: {error}") from error
         for name in wanted:
             if table[name].null_count():
                 row = int(table[name].is_null().arg_max() or 0)
                 raise ValueError(f"{path}: column {name!r} is empty in line {row + 2}; expected a value in every line.")
-        column = lambda name: None if name is None else table[name].to_numpy()  # noqa: E731
-        return cls.from_columns(
-            column(user), column(item), column(value), time=column(time), duplicates=duplicates
-        )
+        column = lambda name: None if name is None else table[name].to_numpy()
+        return cls.from_columns(column(user), column(item), column(value), time=column(time), duplicates=duplicates)
 
 
 def _encode(name: str, raw: Any, known: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -213,7 +212,7 @@ def _encode(name: str, raw: Any, known: Any) -> tuple[np.ndarray, np.ndarray]:
     unknown = known[contiguous] != raw
     if unknown.any():
         raise ValueError(
-            f"{name}: {raw[unknown.argmax()]!r} is not among the {len(known)} known ids ({int(unknown.sum())} such rows). "
+            f"{name}: {raw[unknown.argmax()]!r} is not among the {len(known)} known ids (rows: {int(unknown.sum())}). "
             f"Leave {name}_ids out to take every id that occurs, or drop those rows."
         )
     return contiguous, known
@@ -228,7 +227,7 @@ def _without_duplicates(ratings: Ratings, policy: Duplicates) -> Ratings:
     if policy == "error":
         second = order[np.flatnonzero(np.diff(pair[order], prepend=-1) == 0)[0]]
         user, item = ratings.user[second], ratings.item[second]
-        raw = lambda ids, k: k if ids is None else ids[k]  # noqa: E731
+        raw = lambda ids, k: k if ids is None else ids[k]
         raise ValueError(
             f"user {raw(ratings.user_ids, user)} rated item {raw(ratings.item_ids, item)} more than once "
             f"({len(pair) - len(starts)} such rows in all). Choose duplicates='first', 'last', 'mean' or 'sum'."

@@ -64,15 +64,15 @@ class History:
 
 
 def init(params: Any, optimizer: optax.GradientTransformation) -> State:
-    """The state before the first step."""
+    """The state before the first step; weak types are made strong, or the second step would compile again."""
+    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.asarray(p).dtype), params)
     return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
-def make_step(
-    cost: Cost, optimizer: optax.GradientTransformation
-) -> Callable[..., tuple[State, Total]]:
-    """step(state, batch, *, key) -> (state, cost as a Total, count 0 for a scalar): pure and bare, to be jitted, scanned or vmapped.
+def make_step(cost: Cost, optimizer: optax.GradientTransformation) -> Callable[..., tuple[State, Total]]:
+    """step(state, batch, *, key) -> (state, cost), pure and bare: to be jitted, scanned or vmapped.
 
+    The cost comes as a Total, of count 0 where it was a scalar.
     The per-step key is fold_in(key, state.step); it is passed on where the cost takes a `key`. All parameters move
     at once, by gradients taken at the same point, as the notes' simultaneous update demands.
     """

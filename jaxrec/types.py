@@ -170,7 +170,7 @@ class Total:
         return Total(self.sum + other.sum, self.count + other.count)
 
     def mean(self) -> Array:
-        """sum / count; NaN where nothing was counted, for there is no mean of nothing."""
+        """Sum / count; NaN where nothing was counted, for there is no mean of nothing."""
         return self.sum / self.count
 
 

@@ -1,6 +1,7 @@
 """Minibatches of observed ratings: shuffled anew each epoch, each with its share of the penalty."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +23,7 @@ def minibatches(ratings: Ratings, size: int, *, seed: int) -> Callable[[int], It
     """
     if size < 1:
         raise ValueError(f"size: expected a number >= 1, got {size}.")
-    columns = {
+    columns: dict[str, Any] = {
         "user": ratings.user,
         "item": ratings.item,
         "value": ratings.value,
@@ -37,6 +38,7 @@ def minibatches(ratings: Ratings, size: int, *, seed: int) -> Callable[[int], It
         for first in range(0, len(order), size):
             rows = order[first : first + size]
             pad = (0, size - len(rows))
-            yield Observed(**{k: None if v is None else jnp.asarray(np.pad(v[rows], pad)) for k, v in columns.items()})
+            cut: dict[str, Any] = {k: jnp.asarray(np.pad(v[rows], pad)) for k, v in columns.items() if v is not None}
+            yield Observed(**cut)
 
     return epoch_batches

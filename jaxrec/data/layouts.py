@@ -88,7 +88,9 @@ def rows(ratings: Ratings, side: str, *, growth: float = 1.5, shortest: int = 8,
         where = column < length[row][:, None]
         where[len(members) :] = False
         source = order[np.where(where, start[row][:, None] + column, 0)]
-        cut = lambda values, where=where, source=source: jnp.asarray(np.where(where, values[source], values.dtype.type(0)))
+        cut = lambda values, where=where, source=source: jnp.asarray(
+            np.where(where, values[source], values.dtype.type(0))
+        )
         buckets.append(
             Bucket(
                 row=jnp.asarray(row.astype(np.int32)),

@@ -10,7 +10,7 @@ __all__ = ["low_rank"]
 def low_rank(
     n_users: int, n_items: int, n_ratings: int, *, rank: int = 4, noise: float = 0.5, rng: np.random.Generator | int
 ) -> Dataset:
-    """y = 3.5 + b(j) + c(i) + w(j) . x(i) + noise * normal; some users and items are far more active than others.
+    """Y = 3.5 + b(j) + c(i) + w(j) . x(i) + noise * normal; some users and items are far more active than others.
 
     A perfect model's test RMSE is `noise` (up to sampling): no model can honestly be below it.
 
@@ -28,7 +28,7 @@ def low_rank(
     if n_ratings > n_users * n_items // 2:
         raise ValueError(f"n_ratings: expected at most half of {n_users} x {n_items} pairs, got {n_ratings}.")
     rng = np.random.default_rng(rng)
-    skew = lambda n: (w := rng.permutation(1.0 / (np.arange(n) + 10.0))) / w.sum()  # noqa: E731 (Zipf, flattened head)
+    skew = lambda n: (w := rng.permutation(1.0 / (np.arange(n) + 10.0))) / w.sum()
     chance_user, chance_item = skew(n_users), skew(n_items)
     pairs = np.zeros(0, np.int64)
     while len(pairs) < n_ratings:

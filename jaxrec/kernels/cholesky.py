@@ -47,7 +47,7 @@ def _eliminate(chunk: Float[Array, "batch d d"]) -> Float[Array, "batch d d"]:
 
 
 def cho_solve(lower: Float[Array, "*batch d d"], rhs: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-    """z with L L' z = rhs."""
+    """Z with L L' z = rhs."""
     if rhs.size == 0:
         return rhs
     batch_last, right = jnp.moveaxis(lower, (-2, -1), (0, 1)), jnp.moveaxis(rhs, -1, 0)
@@ -61,7 +61,7 @@ def cho_solve(lower: Float[Array, "*batch d d"], rhs: Float[Array, "*batch d"]) 
 
 
 def solve_transposed(lower: Float[Array, "*batch d d"], rhs: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-    """z with L' z = rhs, by back substitution."""
+    """Z with L' z = rhs, by back substitution."""
     if rhs.size == 0:
         return rhs
     d = rhs.shape[-1]

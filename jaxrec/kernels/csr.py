@@ -7,7 +7,7 @@ __all__ = ["csr_matmul"]
 
 
 def csr_matmul(
-    start: Int[Array, "m+1"], col: Int[Array, " n"], value: Float[Array, " n"], table: Float[Array, "k d"]
+    start: Int[Array, " starts"], col: Int[Array, " n"], value: Float[Array, " n"], table: Float[Array, "k d"]
 ) -> Float[Array, "m d"]:
     """out[r] = sum over start[r] <= p < start[r+1] of value[p] * table[col[p]].
 

@@ -29,10 +29,10 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from jaxrec.kernels.csr import csr_matmul
+from jaxrec.lookup import lookup
 from jaxrec.losses import collaborative
 from jaxrec.losses.penalty import L2, Strength, of_factors
 from jaxrec.losses.pointwise import PointwiseLoss, Slope, half_squared_error, half_squared_error_slope
-from jaxrec.lookup import lookup
 from jaxrec.models.factors import predict_layout
 from jaxrec.types import Dense, Factors, Linked, Observed
 
@@ -140,7 +140,7 @@ def _twin_forward(loss: PointwiseLoss, slope: Slope, factors: Factors, ratings: 
 
 def _twin_backward(loss: PointwiseLoss, slope: Slope, saved: Any, cotangent: Array) -> Any:
     by_factors, factors, ratings, l2, l2_bias = saved
-    scale = lambda tree: jax.tree.map(lambda leaf: cotangent * leaf, tree)  # noqa: E731
+    scale = lambda tree: jax.tree.map(lambda leaf: cotangent * leaf, tree)
     batch = ratings if isinstance(ratings, Observed) else None
     # In values, weights and strengths the cost is element-wise: autodiff of these costs no scatter.
     prediction = predict_layout(factors, ratings)
@@ -160,7 +160,7 @@ _twin.defvjp(_twin_forward, _twin_backward)
 
 def _errors(prediction: Array, target: Array, where: Array, weights: Array | None, slope: Slope) -> Array:
     """e(i,j): weighted slopes where rated, 0 elsewhere; what is masked is replaced before the arithmetic."""
-    zero = lambda array: jnp.where(where, array, 0)  # noqa: E731
+    zero = lambda array: jnp.where(where, array, 0)
     e = slope(zero(prediction), zero(target))
     return zero(e) if weights is None else zero(e) * zero(weights)
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from jaxrec.losses.penalty import L2, Strength, half_squared_norm, of_factors
+from jaxrec.losses.penalty import L2, Strength, of_factors
 from jaxrec.losses.pointwise import PointwiseLoss, half_squared_error
 from jaxrec.models.factors import predict_layout
 from jaxrec.types import Dense, Factors, Linked, Observed, Rows, Total
@@ -112,7 +112,7 @@ def users_cost(
     loss: PointwiseLoss = half_squared_error,
 ) -> Float[Array, ""]:
     """All users' cost: the sum of `user_cost` over users; `l2` is a number or one per user."""
-    one = lambda w, b, y, where, l2: user_cost(w, b, x, y, where, l2=l2, loss=loss)  # noqa: E731
+    one = lambda w, b, y, where, l2: user_cost(w, b, x, y, where, l2=l2, loss=loss)
     return jnp.sum(jax.vmap(one, in_axes=(0, 0, 1, 1, 0))(w, b, y, where, jnp.broadcast_to(l2, b.shape)))
 
 
@@ -127,7 +127,7 @@ def items_cost(
     loss: PointwiseLoss = half_squared_error,
 ) -> Float[Array, ""]:
     """All items' cost: the sum of `item_cost` over items; `l2` is a number or one per item."""
-    one = lambda x, y, where, l2: item_cost(x, w, b, y, where, l2=l2, loss=loss)  # noqa: E731
+    one = lambda x, y, where, l2: item_cost(x, w, b, y, where, l2=l2, loss=loss)
     return jnp.sum(jax.vmap(one)(x, y, where, jnp.broadcast_to(l2, x.shape[:1])))
 
 

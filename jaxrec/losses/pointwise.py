@@ -59,7 +59,7 @@ def squared_error(
     where: Bool[Array, "*n"] | None = None,
     weights: Float[Array, "*n"] | None = None,
 ) -> Total:
-    """sum of (prediction - target)^2: for RMSE, and for the towers' cost."""
+    """Sum of (prediction - target)^2: for RMSE, and for the towers' cost."""
     prediction, target, weights = _clean(prediction, target, where, weights)
     return _total((prediction - target) ** 2, where, weights)
 
@@ -83,7 +83,7 @@ def absolute_error(
     where: Bool[Array, "*n"] | None = None,
     weights: Float[Array, "*n"] | None = None,
 ) -> Total:
-    """sum of |prediction - target|: for MAE. Its gradient where they are equal is 0."""
+    """Sum of |prediction - target|: for MAE. Its gradient where they are equal is 0."""
     prediction, target, weights = _clean(prediction, target, where, weights)
     return _total(jnp.abs(prediction - target), where, weights)
 
@@ -130,8 +130,8 @@ def _clean(
     check.same_shape(prediction=prediction, target=target, where=where, weights=weights)
     if where is None:
         return prediction, target, weights
-    zero = lambda array: None if array is None else jnp.where(where, array, 0)  # noqa: E731
-    return zero(prediction), zero(target), zero(weights)
+    zero = lambda array: jnp.where(where, array, 0)
+    return zero(prediction), zero(target), None if weights is None else zero(weights)
 
 
 def _total(unreduced: Array, where: Array | None, weights: Array | None) -> Total:

@@ -29,7 +29,7 @@ def item_mean(ratings: Ratings) -> Factors:
 
 
 def damped_biases(ratings: Ratings, *, damping: float | tuple[float, float] = 5.0, sweeps: int = 10) -> Factors:
-    """mu + b(j) + c(i), each bias a mean of what the other leaves over, pulled to 0 as by `damping` more ratings of 0.
+    """Mu + b(j) + c(i), each bias a mean of what the other leaves over, pulled to 0 as by `damping` more ratings of 0.
 
     c(i) = sum over its ratings of (y - mu - b(j)) / (count + damping), then b(j) likewise, in turns: the minimum of the
     squared error + damping/2 (‖b‖^2 + ‖c‖^2), which is ALS of rank 0.
@@ -70,7 +70,7 @@ def _damped_mean(ids: np.ndarray, y: np.ndarray, size: int, damping: float) -> n
 def _rank_zero(
     ratings: Ratings, *, b: np.ndarray | None = None, c: np.ndarray | None = None, mu: float | None = None
 ) -> Factors:
-    column = lambda values, size: jnp.asarray(np.zeros(size) if values is None else values, jnp.float32)  # noqa: E731
+    column = lambda values, size: jnp.asarray(np.zeros(size) if values is None else values, jnp.float32)
     return Factors(
         w=jnp.zeros((ratings.n_users, 0)),
         b=column(b, ratings.n_users),

@@ -1,5 +1,7 @@
 """Matrix factorization: prediction(i, j) = w(j) . x(i) + b(j) + c(i) + mu(i)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +58,7 @@ def init(
 
 
 def predict(factors: Factors, user: Int[Array, "*n"], item: Int[Array, "*n"]) -> Float[Array, "*n"]:
-    """w(j) . x(i) + b(j) + c(i) + mu(i) for pairs (user[k], item[k]). Ids are trusted: check them where they come in."""
+    """w(j) . x(i) + b(j) + c(i) + mu(i) for pairs (user[k], item[k]). Ids are trusted."""
     dot = jnp.sum(lookup(factors.w, user) * lookup(factors.x, item), axis=-1)
     return dot + lookup(factors.b, user) + lookup(_item_term(factors), item)
 
@@ -66,7 +68,7 @@ def predict_all(factors: Factors) -> Float[Array, "n_users n_items"]:
     return factors.w @ factors.x.T + factors.b[:, None] + _item_term(factors)[None, :]
 
 
-def predict_layout(factors: Factors, ratings: Dense | Observed | Linked | Rows) -> Array | list[Array]:
+def predict_layout(factors: Factors, ratings: Dense | Observed | Linked | Rows) -> Any:
     """The predictions for a layout's entries, in the shape of its `value` (Rows: one array per bucket)."""
     match ratings:
         case Dense():
@@ -92,7 +94,7 @@ def as_vectors(factors: Factors) -> tuple[Float[Array, "n_users k"], Float[Array
     >>> bool(jnp.allclose(users @ items.T, predict_all(factors)))
     True
     """
-    one = lambda table: jnp.ones((len(table), 1), table.dtype)  # noqa: E731
+    one = lambda table: jnp.ones((len(table), 1), table.dtype)
     users = jnp.concatenate([factors.w, factors.b[:, None], one(factors.w)], axis=1)
     items = jnp.concatenate([factors.x, one(factors.x), _item_term(factors)[:, None]], axis=1)
     return users, items

@@ -108,9 +108,7 @@ def _wide(queries: Array) -> jnp.dtype:
     return jnp.promote_types(queries.dtype, jnp.float32)
 
 
-def _check(
-    queries: Array, items: Array, k: int, exclude: Exclude | None, allowed: Array | None, block: int
-) -> None:
+def _check(queries: Array, items: Array, k: int, exclude: Exclude | None, allowed: Array | None, block: int) -> None:
     if queries.ndim != 2 or items.ndim != 2 or queries.shape[1] != items.shape[1]:
         raise ValueError(
             f"expected queries [n, d] and items [m, d] of one dimension d, got {queries.shape} and {items.shape}."

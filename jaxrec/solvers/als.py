@@ -13,9 +13,9 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
+from jaxrec.lookup import lookup
 from jaxrec.losses.collaborative import cost
 from jaxrec.losses.penalty import L2, Strength, pair
-from jaxrec.lookup import lookup
 from jaxrec.solvers.ridge import Normal, factorize, normal, solve, with_one
 from jaxrec.types import Bucket, Factors, Rows, Solution
 
@@ -82,7 +82,7 @@ def als(
 
 
 def sweep(factors: Factors, by_user: Rows, by_item: Rows, *, l2: L2, l2_bias: L2 = 0.0) -> tuple[Factors, Array]:
-    """One sweep, (new factors, joint cost after it): pure, so that it can be jitted, vmapped over l2, differentiated."""
+    """One sweep, (new factors, joint cost after it): pure, to be jitted, vmapped over l2, differentiated."""
     l2_users, l2_items = pair(l2)
     bias_users, bias_items = pair(l2_bias)
     mu = 0.0 if factors.mu is None else factors.mu
@@ -135,7 +135,9 @@ def _solve_side(
 def _check(by_user: Rows, by_item: Rows, init: Factors, l2: L2, l2_bias: L2, sweeps: int) -> None:
     for name, rows, side in (("by_user", by_user, "user"), ("by_item", by_item, "item")):
         if rows.side != side:
-            raise ValueError(f"{name}: expected Rows of side {side!r}, got {rows.side!r}; data.rows(ratings, {side!r}).")
+            raise ValueError(
+                f"{name}: expected Rows of side {side!r}, got {rows.side!r}; data.rows(ratings, {side!r})."
+            )
     got, expected = (len(init.w), len(init.x)), (by_user.place.shape[0], by_item.place.shape[0])
     if got != expected or (by_user.n_others, by_item.n_others) != expected[::-1]:
         raise ValueError(f"init: expected factors of {expected} users and items, as the Rows have, got {got}.")

@@ -110,7 +110,9 @@ def factorize(normal: Normal, precision: Number | Float[Array, "*batch d"] | Flo
     precision = jnp.broadcast_to(jnp.asarray(precision, normal.gram.dtype), normal.rhs.shape)
     precision = jnp.where((precision == 0) & (normal.count[..., None] == 0), 1, precision)
     shape = (*precision.shape, precision.shape[-1])
-    return factorize_matrix(normal, jnp.broadcast_to(jnp.eye(shape[-1], dtype=precision.dtype), shape) * precision[..., None])
+    return factorize_matrix(
+        normal, jnp.broadcast_to(jnp.eye(shape[-1], dtype=precision.dtype), shape) * precision[..., None]
+    )
 
 
 def factorize_matrix(normal: Normal, precision: Float[Array, "*batch d d"]) -> Factor:
@@ -173,7 +175,7 @@ def solve_item(
     offset: Number = 0.0,
     prior: Number | Float[Array, " d"] = 0.0,
 ) -> Float[Array, " d"]:
-    """x that minimizes `losses.item_cost`, given the users' w and b; the arguments are as in `solve_user`."""
+    """X that minimizes `losses.item_cost`, given the users' w and b; the arguments are as in `solve_user`."""
     return solve(factorize(normal(w, y - b - offset, where, weights), l2), prior)
 
 

@@ -20,7 +20,9 @@ def test_is_numpys(x64, batch, d):
     lower = kernel.cholesky(jnp.asarray(a))
     expected = np.array([np.linalg.cholesky(m) for m in a]).reshape(batch, d, d)
     np.testing.assert_allclose(lower, expected, atol=1e-10)
-    np.testing.assert_allclose(kernel.cho_solve(lower, jnp.asarray(rhs)), np.linalg.solve(a, rhs[..., None])[..., 0], rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(
+        kernel.cho_solve(lower, jnp.asarray(rhs)), np.linalg.solve(a, rhs[..., None])[..., 0], rtol=1e-7, atol=1e-9
+    )
     upper = np.linalg.solve(np.swapaxes(expected, 1, 2), rhs[..., None])[..., 0]
     np.testing.assert_allclose(kernel.solve_transposed(lower, jnp.asarray(rhs)), upper, rtol=1e-7, atol=1e-9)
 
@@ -51,6 +53,6 @@ def test_not_positive_definite_is_nan_and_leaves_the_rest_alone():
 
 def test_gradient_is_finite_differences(x64):
     a = jnp.asarray(matrices(2, 3))
-    symmetric = lambda s: jnp.sum(jnp.sin(kernel.cholesky(a + s * jnp.ones_like(a))))  # noqa: E731
+    symmetric = lambda s: jnp.sum(jnp.sin(kernel.cholesky(a + s * jnp.ones_like(a))))
     step = 1e-6
     np.testing.assert_allclose(jax.grad(symmetric)(0.0), (symmetric(step) - symmetric(-step)) / (2 * step), rtol=1e-6)

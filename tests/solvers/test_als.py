@@ -49,7 +49,7 @@ def test_converges_to_a_stationary_point_and_never_rises(x64, case):
     options = dict(CASES[case])
     ratings = toy(weights=options.pop("weights", False))
     penalties = {"l2": options.pop("l2", 0.7), "l2_bias": options.pop("l2_bias", 0.0)}
-    as_jax = lambda s: tuple(map(jnp.asarray, s)) if isinstance(s, tuple) else s  # noqa: E731
+    as_jax = lambda s: tuple(map(jnp.asarray, s)) if isinstance(s, tuple) else s
     penalties = {name: as_jax(s) for name, s in penalties.items()}
     init = start(ratings, dtype=jnp.float64, **options)
     factors, how = als(*rows(ratings, jnp.float64), init, sweeps=3000, tol=1e-15, progress=False, **penalties)
@@ -111,7 +111,9 @@ def test_recovers_a_synthetic_truth_to_the_noise():
 def test_stops_by_callback_tol_and_sweeps_and_shows_a_bar(capsys):
     ratings = toy()
     seen = []
-    _, how = als(*rows(ratings), start(ratings), l2=0.7, tol=0.0, callback=lambda k, f: seen.append(k) or k == 3, progress=True)
+    _, how = als(
+        *rows(ratings), start(ratings), l2=0.7, tol=0.0, callback=lambda k, f: seen.append(k) or k == 3, progress=True
+    )
     assert seen == [1, 2, 3]
     assert (how.steps, how.converged) == (3, False)
     assert "als" in capsys.readouterr().err

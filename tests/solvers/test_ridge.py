@@ -88,13 +88,15 @@ def test_prior_pulls_and_fills_rows_without_ratings():
     np.testing.assert_array_equal(jnp.append(w, b), np.zeros(4))
     w, _ = ridge.solve_user(x, y, where, l2=1e6, prior=prior)
     np.testing.assert_allclose(w, prior[:3], atol=1e-3)
-    np.testing.assert_allclose(ridge.solve_item(x, y, y, jnp.zeros_like(where), l2=0.5, prior=prior[:3]), prior[:3], rtol=1e-6)
+    np.testing.assert_allclose(
+        ridge.solve_item(x, y, y, jnp.zeros_like(where), l2=0.5, prior=prior[:3]), prior[:3], rtol=1e-6
+    )
 
 
 def test_vmap_is_a_loop_and_batch_axes_are_a_vmap():
     stacked = [jnp.stack(a) for a in zip(*[(p[0], p[1], p[2], p[3]) for p in map(problem, range(5))], strict=True)]
     x, y, where, weights = (a if a.dtype == bool else a.astype(jnp.float32) for a in stacked)
-    solve = lambda x, y, where, weights: ridge.solve(ridge.factorize(ridge.normal(x, y, where, weights), 0.5))  # noqa: E731
+    solve = lambda x, y, where, weights: ridge.solve(ridge.factorize(ridge.normal(x, y, where, weights), 0.5))
     loop = jnp.stack([solve(x[k], y[k], where[k], weights[k]) for k in range(5)])
     np.testing.assert_allclose(jax.vmap(solve)(x, y, where, weights), loop, rtol=1e-5)
     batched = ridge.solve(ridge.factorize(jax.vmap(ridge.normal)(x, y, where, weights), 0.5))
@@ -115,7 +117,7 @@ def test_sample_has_the_posteriors_mean_and_covariance(x64):
 
 def test_solution_is_differentiable_in_l2(x64):
     x, y, where, _ = map(jnp.asarray, problem(5))
-    f = lambda l2: jnp.sum(ridge.solve_user(x, y, where, l2=l2)[0] ** 2)  # noqa: E731
+    f = lambda l2: jnp.sum(ridge.solve_user(x, y, where, l2=l2)[0] ** 2)
     step = 1e-6
     np.testing.assert_allclose(jax.jacfwd(f)(0.5), (f(0.5 + step) - f(0.5 - step)) / (2 * step), rtol=1e-6)
     np.testing.assert_allclose(jax.grad(f)(0.5), jax.jacfwd(f)(0.5), rtol=1e-9)
