@@ -1,9 +1,12 @@
 """Related items: the nearest by squared distance of their features."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxrec import check
 from jaxrec.lookup import lookup
 from jaxrec.retrieval.topk import by_blocks, negative_squared_distance
 
@@ -14,29 +17,33 @@ DIFFERENCES = 2**22
 
 
 def related(
-    x: Float[Array, "n_items d"], item: Int[Array, " n"], k: int
-) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
+    x: Float[Array, "n_items d"], item: int | Int[Array, "*n"], k: int
+) -> tuple[Float[Array, "*n k"], Int[Array, "*n k"]]:
     """The k items i' with the smallest ‖x(i') - x(i)‖^2, as (distances, ids): nearest first, without the item itself.
 
     Ties go to the lowest id. The notes print the norm without its square; the distances here are squared.
 
     Args:
         x: the items' features (or any vectors, such as a tower's).
-        item: the items asked about; trusted to lie in [0, n_items).
+        item: the item asked about, or several [n]; trusted to lie in [0, n_items) where it is traced.
         k: how many, at most n_items - 1.
 
     Raises:
-        ValueError: k out of range; `item` or `x` of another rank.
+        ValueError: k or an item out of range; `item` or `x` of another rank.
 
     >>> x = jnp.array([[0.9, 0.0], [1.0, 0.01], [0.99, 0.0], [0.1, 1.0], [0.0, 0.9]])  # the notes' films
     >>> related(x, jnp.array([2, 3]), 1)[1].tolist()  # nearest to "Cute puppies of love", to "Nonstop car chases"
     [[1], [4]]
     """
-    if x.ndim != 2 or item.ndim != 1:
-        raise ValueError(f"expected x [n_items, d] and item [n], got shapes {x.shape} and {item.shape}.")
+    if x.ndim != 2 or np.ndim(item) > 1:
+        raise ValueError(f"expected x [n_items, d] and item [] or [n], got shapes {x.shape} and {np.shape(item)}.")
     if not 1 <= k < len(x):
         raise ValueError(f"k: expected between 1 and {len(x) - 1}, the other items of the catalogue, got {k}.")
-    itself = item[:, None], jnp.ones((len(item), 1), bool)
-    block = max(1, min(len(x), DIFFERENCES // max(1, len(item) * x.shape[1])))
-    scores, ids = by_blocks(lookup(x, item), x, itself, None, score=negative_squared_distance, k=k, block=block)
-    return -scores, ids
+    if not isinstance(item, jax.core.Tracer):
+        check.ids("item", np.ravel(item), size=len(x))
+    asked = jnp.atleast_1d(jnp.asarray(item))
+    itself = asked[:, None], jnp.ones((len(asked), 1), bool)
+    block = max(1, min(len(x), DIFFERENCES // max(1, len(asked) * x.shape[1])))
+    scores, ids = by_blocks(lookup(x, asked), x, itself, None, score=negative_squared_distance, k=k, block=block)
+    distances = jnp.abs(scores)  # -scores would make a distance of 0 a -0
+    return (distances, ids) if np.ndim(item) else (distances[0], ids[0])

@@ -16,11 +16,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 
 __all__ = ["by_blocks", "dot", "negative_squared_distance", "top_k"]
 
-Exclude = tuple[Int[Array, "n e"], Bool[Array, "n e"]]
+Exclude = tuple[Integer[Array, "*n e"], Bool[Array, "*n e"]]
 # score(queries [n, d], a block of items [m, d]) -> [n, m], more is better
 Score = Callable[[Array, Array], Array]
 
@@ -36,25 +36,25 @@ def negative_squared_distance(queries: Float[Array, "n d"], items: Float[Array, 
 
 
 def top_k(
-    queries: Float[Array, "n d"],
+    queries: Float[Array, "*n d"],
     items: Float[Array, "m d"],
     k: int,
     *,
     exclude: Exclude | None = None,
     allowed: Bool[Array, " m"] | None = None,
     block: int = 16384,
-) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
+) -> tuple[Float[Array, "*n k"], Int[Array, "*n k"]]:
     """The k items with the largest query . item, as (scores, ids): best first, ties to the lowest id.
 
     Equal to a full sort at any block size. Places that cannot be filled, because too little is allowed, have score
     -inf and id 0. `models.as_vectors` makes queries and items whose product is the whole prediction.
 
     Args:
-        queries: one row per query.
+        queries: one query [d], or one per row [n, d].
         items: the catalogue.
         k: how many, at most the catalogue's size.
-        exclude: (ids [n, e], where [n, e]): what each query must not get, such as what the user has seen; padding has
-            `where` False.
+        exclude: (ids [n, e], where [n, e]), or [e] for one query: what each must not get, such as what the user has
+            seen; padding has `where` False.
         allowed: [m], False for items that nobody gets.
         block: items scored at once; memory is n * block numbers.
 
@@ -62,6 +62,10 @@ def top_k(
         ValueError: k or block out of range; queries and items of different dimensions; `exclude` or `allowed` of
             another size.
     """
+    if queries.ndim == 1:
+        rows = None if exclude is None else (exclude[0][None], exclude[1][None])
+        scores, ids = top_k(queries[None], items, k, exclude=rows, allowed=allowed, block=block)
+        return scores[0], ids[0]
     _check(queries, items, k, exclude, allowed, block)
     return by_blocks(queries, items, exclude, allowed, score=dot, k=k, block=block)
 
@@ -79,18 +83,23 @@ def by_blocks(
 ) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
     """The k best by any score: scan the blocks, keep the k best so far. The ids of exclusions are trusted."""
     n, m = len(queries), len(items)
+    # at least float32: sums in half precision lose ranks, and lax.top_k on the CPU sorts everything in other types
+    dtype = queries.dtype if queries.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+    queries = queries.astype(dtype)
     block = min(block, m)
-    padding = -m % block
-    blocks = jnp.pad(items, ((0, padding), (0, 0))).reshape(-1, block, items.shape[1])
-    open_ = jnp.pad(jnp.ones(m, bool) if allowed is None else allowed, (0, padding)).reshape(-1, block)
-    firsts = jnp.arange(len(blocks), dtype=jnp.int32) * block
+    n_blocks = -(-m // block)
+    padding = n_blocks * block - m
+    blocks = jnp.pad(items, ((0, padding), (0, 0))).reshape(n_blocks, block, items.shape[1])
+    open_ = jnp.pad(jnp.ones(m, bool) if allowed is None else allowed, (0, padding)).reshape(n_blocks, block)
+    firsts = jnp.arange(n_blocks, dtype=jnp.int32) * block
 
     def merge(best: tuple[Array, Array], one: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
         rows, allowed_here, first = one
-        # float32: on the CPU other types fall back to a full sort
-        scores = jnp.where(allowed_here, score(queries, rows), -jnp.inf).astype(_wide(queries))
+        scores = score(queries, rows.astype(dtype))
+        scores = jnp.where(scores == 0, 0, scores)  # lax.top_k ranks -0 below 0; for us they tie
+        scores = jnp.where(allowed_here[None, :], scores, -jnp.inf)
         if exclude is not None:
-            ids, where = exclude
+            ids, where = exclude[0].astype(jnp.int32), exclude[1]
             here = jnp.where(where & (ids >= first) & (ids < first + block), ids - first, block)  # block: dropped
             scores = scores.at[jnp.arange(n)[:, None], here].set(-jnp.inf, mode="drop")
         top, place = jax.lax.top_k(scores, min(k, block))
@@ -100,12 +109,8 @@ def by_blocks(
         ids = jnp.take_along_axis(jnp.concatenate([best[1], place + first], axis=1), kept, axis=1)
         return (scores, jnp.where(scores == -jnp.inf, 0, ids)), None
 
-    nothing = jnp.full((n, k), -jnp.inf, _wide(queries)), jnp.zeros((n, k), jnp.int32)
+    nothing = jnp.full((n, k), -jnp.inf, dtype), jnp.zeros((n, k), jnp.int32)
     return jax.lax.scan(merge, nothing, (blocks, open_, firsts))[0]
-
-
-def _wide(queries: Array) -> jnp.dtype:
-    return jnp.promote_types(queries.dtype, jnp.float32)
 
 
 def _check(queries: Array, items: Array, k: int, exclude: Exclude | None, allowed: Array | None, block: int) -> None:
