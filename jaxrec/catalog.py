@@ -95,7 +95,8 @@ def _place(side: str, raw_ids: np.ndarray | None, raw: Any, size: int) -> int:
 
 
 def _name(ratings: Ratings, titles: np.ndarray | None, item: Any) -> tuple[Any, str | None]:
-    raw = int(item) if ratings.item_ids is None else ratings.item_ids[int(item)].item()
+    raw = int(item) if ratings.item_ids is None else ratings.item_ids[int(item)]
+    raw = raw.item() if isinstance(raw, np.generic) else raw  # Python's own int or str
     return raw, None if titles is None else str(titles[int(item)])
 
 

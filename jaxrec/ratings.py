@@ -70,8 +70,8 @@ class Ratings:
                 time = time.astype("datetime64[s]")
                 if np.isnat(time).any():
                     raise ValueError("time: expected a time for every rating, got NaT. Drop those rows, or the column.")
-            else:
-                check.finite("time", time, dtype=np.float64)
+            elif (np.abs(check.finite("time", time, dtype=np.float64)) >= 2.0**63).any():
+                raise ValueError(f"time: expected seconds that fit in int64, got {time.max()}. Are these nanoseconds?")
             put("time", time.astype(np.int64))
         if self.weights is not None:
             put("weights", check.finite("weights", self.weights))
@@ -176,26 +176,45 @@ class Ratings:
         import polars as pl
 
         wanted = [name for name in (user, item, value, time) if name is not None]
+        numbers = {} if value is None else {value: pl.Float64}
+
+        def read(**types: Any) -> pl.DataFrame:
+            return pl.read_csv(
+                Path(path), separator=separator, columns=wanted, try_parse_dates=True, schema_overrides=numbers | types
+            )
+
         try:
-            table = pl.read_csv(Path(path), separator=separator, columns=wanted, try_parse_dates=True)
+            header = pl.read_csv(Path(path), separator=separator, n_rows=0, infer_schema=False).columns
+            if missing := [name for name in wanted if name not in header]:
+                raise ValueError(f"{path}: expected the columns {wanted}, got {header}; not there: {missing}.")
+            try:
+                table = read()
+            except pl.exceptions.ComputeError:  # ids that begin as numbers and go on as strings
+                table = read(**{user: pl.String, item: pl.String})
         except pl.exceptions.PolarsError as error:
-            first = pl.read_csv(Path(path), separator=separator, n_rows=0, infer_schema=False).columns
-            raise ValueError(f"{path}: expected the columns {wanted}, got {first}: {error}") from error
+            raise ValueError(f"{path}: {error}") from error
         for name in wanted:
             if table[name].null_count():
                 row = int(table[name].is_null().arg_max() or 0)
                 raise ValueError(f"{path}: column {name!r} is empty in line {row + 2}; expected a value in every line.")
-        column = lambda name: None if name is None else table[name].to_numpy()
+
+        def column(name: str | None) -> np.ndarray | None:
+            if name is None:
+                return None
+            cells = table[name]
+            return (cells.cast(pl.String) if cells.dtype == pl.Int128 else cells).to_numpy()  # ids beyond int64
+
         return cls.from_columns(column(user), column(item), column(value), time=column(time), duplicates=duplicates)
 
 
 def _encode(name: str, raw: Any, known: Any) -> tuple[np.ndarray, np.ndarray]:
     """Contiguous ids of raw ids, and the raw id of each: a sorted look-up, whatever the type of the ids."""
-    raw = np.asarray(raw)
+    given, raw = raw, np.asarray(raw)
     if raw.ndim != 1 or raw.size == 0:
         raise ValueError(f"{name}: expected one column with at least one raw id, got shape {raw.shape}.")
-    if raw.dtype.kind == "O":
-        if any(not isinstance(x, str) for x in raw):
+    # NumPy makes strings of a mixed list, and objects of a column with None
+    if raw.dtype.kind == "O" or (raw.dtype.kind == "U" and isinstance(given, list | tuple)):
+        if any(not isinstance(x, str) for x in given):
             raise ValueError(f"{name}: expected raw ids that are all integers or all strings, got a mixture or None.")
         raw = raw.astype(str)
     if raw.dtype.kind not in "iuUS":
@@ -204,6 +223,11 @@ def _encode(name: str, raw: Any, known: Any) -> tuple[np.ndarray, np.ndarray]:
         known, contiguous = np.unique(raw, return_inverse=True)
         return contiguous, known
     known = np.asarray(known)
+    if known.ndim != 1 or known.size == 0:
+        raise ValueError(f"{name}_ids: expected one column with at least one id, got shape {known.shape}.")
+    vocabulary = known
+    if {known.dtype.kind, raw.dtype.kind} == {"i", "u"}:  # NumPy would compare them as float64, and mistake some
+        known, raw = known.astype(object), raw.astype(object)
     order = np.argsort(known, kind="stable")
     if len(np.unique(known)) != len(known):
         raise ValueError(f"{name}_ids: expected distinct ids.")
@@ -215,7 +239,7 @@ def _encode(name: str, raw: Any, known: Any) -> tuple[np.ndarray, np.ndarray]:
             f"{name}: {raw[unknown.argmax()]!r} is not among the {len(known)} known ids (rows: {int(unknown.sum())}). "
             f"Leave {name}_ids out to take every id that occurs, or drop those rows."
         )
-    return contiguous, known
+    return contiguous, vocabulary
 
 
 def _without_duplicates(ratings: Ratings, policy: Duplicates) -> Ratings:

@@ -66,6 +66,7 @@ def rows(ratings: Ratings, side: str, *, growth: float = 1.5, shortest: int = 8,
     check.choice("side", side, ("user", "item"))
     if growth <= 1:
         raise ValueError(f"growth: expected a number > 1, got {growth}.")
+    _check_multiple(multiple)
     by_user = side == "user"
     own, other = (ratings.user, ratings.item) if by_user else (ratings.item, ratings.user)
     n_rows, n_others = (ratings.n_users, ratings.n_items) if by_user else (ratings.n_items, ratings.n_users)
@@ -86,10 +87,13 @@ def rows(ratings: Ratings, side: str, *, growth: float = 1.5, shortest: int = 8,
         column = np.arange(max(1, length[members].max()))
         where = column < length[row][:, None]
         where[len(members) :] = False
-        source = order[np.where(where, start[row][:, None] + column, 0)]
-        cut = lambda values, where=where, source=source: jnp.asarray(
-            np.where(where, values[source], values.dtype.type(0))
-        )
+        source = np.where(where, start[row][:, None] + column, 0)
+        source = order[source] if len(order) else source
+
+        def cut(values: np.ndarray, where: np.ndarray = where, source: np.ndarray = source) -> jnp.ndarray:
+            zero = values.dtype.type(0)
+            return jnp.asarray(np.where(where, values[source], zero) if len(values) else np.full(where.shape, zero))
+
         buckets.append(
             Bucket(
                 row=jnp.asarray(row.astype(np.int32)),
@@ -117,9 +121,13 @@ def _group(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _padded(columns: dict[str, np.ndarray], weights: np.ndarray | None, multiple: int) -> dict[str, jnp.ndarray]:
     """Columns, weights and `where` on the device, padded at the end with zeros (a valid id, False)."""
-    if multiple < 1:
-        raise ValueError(f"multiple: expected a number >= 1, got {multiple}.")
+    _check_multiple(multiple)
     columns = columns | {"where": np.ones(len(columns["value"]), bool)}
     if weights is not None:
         columns["weights"] = weights
     return {name: jnp.asarray(np.pad(column, (0, -len(column) % multiple))) for name, column in columns.items()}
+
+
+def _check_multiple(multiple: int) -> None:
+    if multiple < 1:
+        raise ValueError(f"multiple: expected a number >= 1, got {multiple}.")

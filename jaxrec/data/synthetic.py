@@ -38,7 +38,7 @@ def low_rank(
     user, item = np.divmod(rng.permutation(pairs)[:n_ratings], n_items)
     w, x = rng.normal(size=(n_users, rank)), rng.normal(size=(n_items, rank))
     b, c = 0.5 * rng.normal(size=n_users), 0.5 * rng.normal(size=n_items)
-    truth = 3.5 + b[user] + c[item] + 0.5 * (w[user] * x[item]).sum(1) / np.sqrt(rank)
+    truth = 3.5 + b[user] + c[item] + 0.5 * (w[user] * x[item]).sum(1) / np.sqrt(max(rank, 1))
     value = truth + noise * rng.normal(size=n_ratings)
     ids = np.arange(1, n_users + 1), np.arange(1, n_items + 1)
     ratings = Ratings(user, item, value, n_users, n_items, user_ids=ids[0], item_ids=ids[1])

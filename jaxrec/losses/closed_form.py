@@ -125,6 +125,8 @@ def cost(
     Cotangents also flow to the ratings' values and weights and to l2 and l2_bias. Forward mode (jvp, Hessian-vector
     products) is not defined here: plain `losses.cost` has it.
     """
+    as_float = lambda strength: jnp.asarray(strength, jnp.result_type(strength, 0.0))  # an int has no derivative
+    l2, l2_bias = jax.tree.map(as_float, (l2, l2_bias))
     return _twin(loss, slope, factors, ratings, l2, l2_bias)
 
 

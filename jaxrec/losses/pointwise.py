@@ -85,7 +85,8 @@ def absolute_error(
 ) -> Total:
     """Sum of |prediction - target|: for MAE. Its gradient where they are equal is 0."""
     prediction, target, weights = _clean(prediction, target, where, weights)
-    return _total(jnp.abs(prediction - target), where, weights)
+    error = prediction - target  # jnp.abs has slope 1 at 0, sign has 0
+    return _total(error * jax.lax.stop_gradient(jnp.sign(error)), where, weights)
 
 
 def logistic(

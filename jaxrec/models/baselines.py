@@ -72,9 +72,9 @@ def _rank_zero(
 ) -> Factors:
     column = lambda values, size: jnp.asarray(np.zeros(size) if values is None else values, jnp.float32)
     return Factors(
-        w=jnp.zeros((ratings.n_users, 0)),
+        w=jnp.zeros((ratings.n_users, 0), jnp.float32),
         b=column(b, ratings.n_users),
-        x=jnp.zeros((ratings.n_items, 0)),
+        x=jnp.zeros((ratings.n_items, 0), jnp.float32),
         c=column(c, ratings.n_items),
         mu=jnp.asarray(ratings.value.mean(dtype=np.float64) if mu is None else mu, jnp.float32),
     )
