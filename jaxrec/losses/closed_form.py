@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
+from jaxrec import check
 from jaxrec.kernels.csr import csr_matmul
 from jaxrec.lookup import lookup
 from jaxrec.losses import collaborative
@@ -162,6 +163,7 @@ _twin.defvjp(_twin_forward, _twin_backward)
 
 def _errors(prediction: Array, target: Array, where: Array, weights: Array | None, slope: Slope) -> Array:
     """e(i,j): weighted slopes where rated, 0 elsewhere; what is masked is replaced before the arithmetic."""
+    check.same_shape(prediction=prediction, target=target, where=where, weights=weights)
     zero = lambda array: jnp.where(where, array, 0)
     e = slope(zero(prediction), zero(target))
     return zero(e) if weights is None else zero(e) * zero(weights)
