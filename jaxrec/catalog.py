@@ -66,7 +66,8 @@ def recommend(
     j = _place("user", ratings.user_ids, user, ratings.n_users)
     seen = ratings.item[ratings.user == j] if exclude_seen else np.zeros(0, np.int32)
     users, items = as_vectors(factors)
-    exclude = jnp.asarray(seen)[None, :], jnp.ones((1, len(seen)), bool)
+    padded = 1 << max(0, len(seen) - 1).bit_length()  # a power of two: some ten shapes to compile, not one per user
+    exclude = jnp.asarray(np.pad(seen, (0, padded - len(seen))))[None], jnp.asarray(np.arange(padded) < len(seen))[None]
     scores, ids = top_k(users[j : j + 1], items, k, exclude=exclude)
     return [
         Recommendation(*_name(ratings, titles, i), float(s))
@@ -89,8 +90,8 @@ def _place(side: str, raw_ids: np.ndarray | None, raw: Any, size: int) -> int:
     """The contiguous id of a raw id."""
     found = np.flatnonzero((np.arange(size) if raw_ids is None else raw_ids) == raw)
     if len(found) != 1:
-        known = np.arange(size) if raw_ids is None else raw_ids
-        raise ValueError(f"{side}: {raw!r} is not among the {size} known ids, such as {known[0]!r} and {known[-1]!r}.")
+        first, last = (np.arange(size) if raw_ids is None else np.asarray(raw_ids))[[0, -1]].tolist()
+        raise ValueError(f"{side}: {raw!r} is not among the {size} known ids, such as {first!r} and {last!r}.")
     return int(found[0])
 
 

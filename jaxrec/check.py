@@ -40,6 +40,8 @@ def ids(name: str, values: Any, *, size: int) -> np.ndarray:
 
 def size_of_table(name: str, size: int) -> int:
     """Returns the number of rows of a table, having checked that its ids fit in int32."""
+    if isinstance(size, bool) or not isinstance(size, int | np.integer):
+        raise ValueError(f"{name}: expected a whole number of rows, got {size!r}.")
     if not 0 < size <= INT32_MAX:
         raise ValueError(f"{name}: expected between 1 and {INT32_MAX} rows (ids are int32), got {size}.")
     return int(size)

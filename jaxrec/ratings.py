@@ -178,9 +178,14 @@ class Ratings:
         wanted = [name for name in (user, item, value, time) if name is not None]
         numbers = {} if value is None else {value: pl.Float64}
 
-        def read(**types: Any) -> pl.DataFrame:
+        def read(infer_from: int | None) -> pl.DataFrame:
             return pl.read_csv(
-                Path(path), separator=separator, columns=wanted, try_parse_dates=True, schema_overrides=numbers | types
+                Path(path),
+                separator=separator,
+                columns=wanted,
+                try_parse_dates=True,
+                schema_overrides=numbers,
+                infer_schema_length=infer_from,
             )
 
         try:
@@ -188,9 +193,9 @@ class Ratings:
             if missing := [name for name in wanted if name not in header]:
                 raise ValueError(f"{path}: expected the columns {wanted}, got {header}; not there: {missing}.")
             try:
-                table = read()
-            except pl.exceptions.ComputeError:  # ids that begin as numbers and go on as strings
-                table = read(**{user: pl.String, item: pl.String})
+                table = read(10_000)
+            except pl.exceptions.ComputeError:  # ids that begin as numbers and go on as strings: look at all of them
+                table = read(None)
         except pl.exceptions.PolarsError as error:
             raise ValueError(f"{path}: {error}") from error
         for name in wanted:
@@ -236,7 +241,7 @@ def _encode(name: str, raw: Any, known: Any) -> tuple[np.ndarray, np.ndarray]:
     unknown = known[contiguous] != raw
     if unknown.any():
         raise ValueError(
-            f"{name}: {raw[unknown.argmax()]!r} is not among the {len(known)} known ids (rows: {int(unknown.sum())}). "
+            f"{name}: {raw[unknown][:1].tolist()[0]!r} is unknown, as in {int(unknown.sum())} rows. "
             f"Leave {name}_ids out to take every id that occurs, or drop those rows."
         )
     return contiguous, vocabulary

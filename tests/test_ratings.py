@@ -240,12 +240,12 @@ def test_known_ids_keep_the_order_wanted():
 
 @pytest.mark.parametrize("missing", ["aaa", "bobby", "zzz"], ids=["below all", "between", "above all"])
 def test_an_unknown_id_is_an_error(missing):
-    with pytest.raises(ValueError, match=rf"^user: .*'{missing}'.* is not among the 2 known ids \(2 such rows\)"):
+    with pytest.raises(ValueError, match=rf"^user: .*'{missing}'.* is not among the 2 known ids \(.*\b2\b.*\)"):
         Ratings.from_columns(["bob", missing, missing], [1, 2, 3], user_ids=["bob", "carol"])
 
 
 def test_an_unknown_item():
-    with pytest.raises(ValueError, match=r"^item: .*30.* is not among the 1 known ids \(2 such rows\). Leave item_ids"):
+    with pytest.raises(ValueError, match=r"^item: .*30.* is not among the 1 known ids \(.*\b2\b.*\). Leave item_ids"):
         Ratings.from_columns(**RAW, item_ids=[10])
 
 
@@ -364,8 +364,14 @@ def test_csv(csv):
 def test_csv_with_every_option(csv):
     path = csv("who|what|stars|when|more\n7|b|2|50|x\n7|a|3|60|y\n7|b|4|40|z\n")
     options = {"user": "who", "item": "what", "value": "stars", "time": "when", "separator": "|"}
-    assert as_rows(Ratings.from_csv(path, **options, duplicates="mean")) == [(7, "b", 3, 50, None), (7, "a", 3, 60, None)]
-    assert as_rows(Ratings.from_csv(path, **options, duplicates="last")) == [(7, "a", 3, 60, None), (7, "b", 4, 40, None)]
+    assert as_rows(Ratings.from_csv(path, **options, duplicates="mean")) == [
+        (7, "b", 3, 50, None),
+        (7, "a", 3, 60, None),
+    ]
+    assert as_rows(Ratings.from_csv(path, **options, duplicates="last")) == [
+        (7, "a", 3, 60, None),
+        (7, "b", 4, 40, None),
+    ]
     with pytest.raises(ValueError, match=r"^user 7 rated item b more than once"):
         Ratings.from_csv(path, **options)
 
@@ -375,9 +381,7 @@ def test_csv_without_values(csv):
     assert as_rows(ratings) == [(1, 2, 1, None, None), (3, 4, 1, None, None)]
 
 
-@pytest.mark.parametrize(
-    ("cell", "seconds"), [("86400", 86400), ("1970-01-02", 86400), ("1970-01-02T00:00:05", 86405)]
-)
+@pytest.mark.parametrize(("cell", "seconds"), [("86400", 86400), ("1970-01-02", 86400), ("1970-01-02T00:00:05", 86405)])
 def test_csv_times(csv, cell, seconds):
     ratings = Ratings.from_csv(csv(f"user,item,rating,t\n1,2,3,{cell}\n"), time="t")
     assert ratings.time.tolist() == [seconds]
@@ -391,7 +395,7 @@ def test_csv_that_is_not_there(tmp_path):
 @pytest.mark.parametrize("column", ["user", "item", "value", "time"])
 def test_csv_without_a_column(csv, column):
     path = csv("user,item,rating,timestamp\n1,2,3,4\n")
-    with pytest.raises(ValueError, match=r"expected the columns \[.*'nope'.*\], got \['user', 'item', 'rating', 'timestamp'\]"):
+    with pytest.raises(ValueError, match=r"columns \[.*'nope'.*\], got \['user', 'item', 'rating', 'timestamp'\]"):
         Ratings.from_csv(path, **{column: "nope"})
 
 
@@ -407,7 +411,7 @@ def test_csv_with_an_empty_cell(csv, row, column):
 @pytest.mark.parametrize("before", [0, 300], ids=["first", "late"])
 def test_csv_with_a_rating_that_is_no_number(csv, before):
     rows = "".join(f"{n},1,4\n" for n in range(before))
-    with pytest.raises(ValueError, match="number|parse"):
+    with pytest.raises(ValueError, match=r"number|parse"):
         Ratings.from_csv(csv(f"user,item,rating\n{rows}999,1,good\n"))
 
 
@@ -427,6 +431,7 @@ def test_csv_whose_first_letter_comes_late(csv):
     rows = "".join(f"1,{n},4\n" for n in range(300))  # ISBNs: most are digits, some end in X
     ratings = Ratings.from_csv(csv(f"user,item,rating\n{rows}1,034545104X,4\n"))
     assert "034545104X" in ratings.item_ids.tolist()
+    assert ratings.user_ids.tolist() == [1], "users stay integers, whatever the items are"
     assert len(ratings) == 301
 
 

@@ -66,6 +66,8 @@ def rows(ratings: Ratings, side: str, *, growth: float = 1.5, shortest: int = 8,
     check.choice("side", side, ("user", "item"))
     if growth <= 1:
         raise ValueError(f"growth: expected a number > 1, got {growth}.")
+    if shortest < 1:
+        raise ValueError(f"shortest: expected a length >= 1, got {shortest}.")
     _check_multiple(multiple)
     by_user = side == "user"
     own, other = (ratings.user, ratings.item) if by_user else (ratings.item, ratings.user)

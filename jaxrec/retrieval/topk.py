@@ -107,8 +107,9 @@ def by_blocks(
         joined = jnp.concatenate([best[0], top], axis=1)
         scores, kept = jax.lax.top_k(joined, k)
         ids = jnp.take_along_axis(jnp.concatenate([best[1], place + first], axis=1), kept, axis=1)
-        return (scores, jnp.where(scores == -jnp.inf, 0, ids)), None
+        return (scores, ids), None
 
+    # -inf with id 0 stands first from the start, so what is excluded never shows its id
     nothing = jnp.full((n, k), -jnp.inf, dtype), jnp.zeros((n, k), jnp.int32)
     return jax.lax.scan(merge, nothing, (blocks, open_, firsts))[0]
 

@@ -53,8 +53,8 @@ def test_counts_are_those_of_the_whole_data():
     ratings = draw()
     for batch in minibatches(ratings, 5, seed=1)(0):
         for n in np.flatnonzero(np.asarray(batch.where)):
-            assert batch.user_count[n] == (ratings.user == int(batch.user[n])).sum()
-            assert batch.item_count[n] == (ratings.item == int(batch.item[n])).sum()
+            assert float(batch.user_count[n]) == (ratings.user == int(batch.user[n])).sum()
+            assert float(batch.item_count[n]) == (ratings.item == int(batch.item[n])).sum()
 
 
 def test_shares_of_a_row_add_up_to_one():

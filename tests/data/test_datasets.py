@@ -466,6 +466,6 @@ def test_real_recbole_form_is_the_official_one_rewritten(real, tmp_path):
         short, year = (short, year) if short else ("unkonwn", "unkonwn")
         genres = [genre for genre, flag in zip(datasets.GENRES, flags, strict=True) if flag == "1"]
         movies.append((raw, title, date, genres, short, year))
-    read = lambda name: (REAL / name).read_text("latin-1").splitlines()  # noqa: E731
+    read = lambda name: (REAL / name).read_text("latin-1").splitlines()
     folder = put(tmp_path / "recbole", recbole(read("u.data"), read("u.user"), movies))
     same(load("ml-100k", path=folder), real)

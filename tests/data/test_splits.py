@@ -41,7 +41,9 @@ def test_parts_are_disjoint_and_together_the_input(seed, share):
         assert (part.n_users, part.n_items, part.user_ids.tolist()) == (8, 5, list("abcdefgh"))
 
 
-@pytest.mark.parametrize(("n", "share", "expected"), [(40, 0.1, 4), (40, 0.77, 31), (10, 0.26, 3), (3, 0.5, 2), (2, 0.3, 1)])
+@pytest.mark.parametrize(
+    ("n", "share", "expected"), [(40, 0.1, 4), (40, 0.77, 31), (10, 0.26, 3), (3, 0.5, 2), (2, 0.3, 1)]
+)
 def test_the_size_is_exact(n, share, expected):
     train, test = splits.random(draw(0, n), test=share, rng=0)
     assert (len(train), len(test)) == (n - expected, expected)

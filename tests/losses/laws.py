@@ -5,6 +5,7 @@ padding carries, first and last, belong to empty rows), a rating of 0, weights, 
 """
 
 import dataclasses
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -177,3 +178,9 @@ def assert_trees_close(got, expected, rtol=1e-10, atol=1e-10):
     assert jax.tree.structure(got) == jax.tree.structure(expected)
     for a, e in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, e, rtol=rtol, atol=atol)
+
+
+@partial(jax.jit, static_argnames="loss")
+def value_and_gradient(factors, ratings, *, l2, l2_bias, loss=losses.half_squared_error):
+    """`losses.cost` and its jax.grad in the factors: compiled once per layout and loss for all tests."""
+    return jax.value_and_grad(losses.cost)(factors, ratings, l2=l2, l2_bias=l2_bias, loss=loss)

@@ -1,0 +1,513 @@
+"""Closed forms = jax.grad of the costs = finite differences of the loops; and the custom_vjp twin of the joint cost."""
+
+import dataclasses
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import data, losses
+from jaxrec.losses import closed_form
+from jaxrec.types import Dense, Factors, Linked
+from tests import reference
+from tests.losses.laws import (
+    LAYOUTS,
+    N_ITEMS,
+    N_USERS,
+    OPTIONS,
+    PER_ITEM,
+    PER_USER,
+    RANK,
+    SMOOTH,
+    assert_trees_close,
+    case,
+    finite_differences,
+    tree_as,
+    value_and_gradient,
+    with_garbage,
+    without_any,
+)
+
+every_slope = pytest.mark.parametrize("name", SMOOTH)
+every_layout = pytest.mark.parametrize("layout", LAYOUTS)
+GARBAGE = [np.nan, np.inf, -1e300]
+
+
+@partial(jax.jit, static_argnames=("loss", "slope"))
+def by_hand(factors, ratings, *, l2, l2_bias, loss=losses.half_squared_error, slope=losses.half_squared_error_slope):
+    """`closed_form.value_and_gradient`, compiled once for all tests."""
+    return closed_form.value_and_gradient(factors, ratings, l2=l2, l2_bias=l2_bias, loss=loss, slope=slope)
+
+
+# The notes' table, Bob (test_costs.py has the whole): residuals -0.5, 0.95, 0.5, 0 where he rated
+
+X = [[0.9, 0.0], [1.0, 0.01], [0.99, 0.0], [0.1, 1.0], [0.0, 0.9]]
+
+
+def test_user_gradient_by_hand(x64):
+    y = jnp.array([5.0, jnp.nan, 4.0, 0.0, 0.0])
+    by_w, by_b = closed_form.user_gradient(
+        jnp.array([5.0, 0.0]), jnp.array(0.0), jnp.array(X), y, ~jnp.isnan(y), l2=0.1, l2_bias=7.0
+    )
+    np.testing.assert_allclose(by_w, [-0.5 * 0.9 + 0.95 * 0.99 + 0.5 * 0.1 + 0.1 * 5, 0.5 * 1.0 + 0.1 * 0], rtol=1e-12)
+    assert float(by_b) == pytest.approx(-0.5 + 0.95 + 0.5 + 7.0 * 0.0)
+
+
+def test_item_gradient_by_hand(x64):
+    w, b = jnp.array([[5.0, 0.0], [5.0, 0.0], [0.0, 5.0], [0.0, 4.0]]), jnp.array([0.5, 0.0, 0.5, 0.0])
+    y = jnp.array([0.0, 0.0, 5.0, jnp.nan])  # Swords vs. karate, x = (0, 0.9), c = 0.2: residuals 0.7, 0.2, 0.2
+    by_x, by_c = closed_form.item_gradient(
+        jnp.array([0.0, 0.9]), w, b, y, ~jnp.isnan(y), l2=0.1, c=jnp.array(0.2), l2_bias=3.0
+    )
+    np.testing.assert_allclose(by_x, [0.7 * 5 + 0.2 * 5, 0.2 * 5 + 0.1 * 0.9], rtol=1e-12)
+    assert float(by_c) == pytest.approx(0.7 + 0.2 + 0.2 + 3.0 * 0.2)
+
+
+# One user, one item
+
+ONE_USER = {
+    "plain": {},
+    "weights": {"weights": np.arange(1, 1 + N_ITEMS) / 4},
+    "offset a number": {"offset": 0.75},
+    "offset per item": {"offset": np.arange(N_ITEMS) / 2 - 1},
+    "l2_bias": {"l2_bias": 0.2},
+}
+ONE_USER["all"] = ONE_USER["weights"] | ONE_USER["offset per item"] | ONE_USER["l2_bias"]
+ONE_ITEM = {
+    "plain": {},
+    "weights": {"weights": np.arange(1, 1 + N_USERS) / 4},
+    "offset": {"offset": 0.75},
+    "c": {"c": 0.6},
+    "l2_bias": {"c": 0.6, "l2_bias": 0.2},
+    "l2_bias without c": {"l2_bias": 0.2},
+}
+ONE_ITEM["all"] = ONE_ITEM["weights"] | ONE_ITEM["offset"] | ONE_ITEM["l2_bias"]
+
+
+def on_device(options):
+    return {k: jnp.asarray(v) if k == "c" or np.ndim(v) else v for k, v in options.items()}
+
+
+@every_slope
+@pytest.mark.parametrize("options", ONE_USER)
+@pytest.mark.parametrize("user", [0, 1])
+def test_user_gradient(x64, name, options, user):
+    entry, p = SMOOTH[name], case(binary=SMOOTH[name].binary)
+    assert p.where[:, user].any() == (user == 0)  # user 1 has rated nothing
+    arguments = p.w[user], p.b[user], p.x, p.y[:, user], p.where[:, user]
+    device, keywords = list(map(jnp.asarray, arguments)), {"l2": 0.3} | on_device(ONE_USER[options])
+    got = closed_form.user_gradient(*device, slope=entry.slope, **keywords)
+    assert_trees_close(got, jax.grad(losses.user_cost, argnums=(0, 1))(*device, loss=entry.loss, **keywords))
+    oracle = lambda w, b: reference.user_cost(w, b, *arguments[2:], l2=0.3, loss=entry.oracle, **ONE_USER[options])
+    by_w = reference.central_differences(lambda w: oracle(w, p.b[user]), p.w[user])
+    by_b = reference.central_differences(lambda b: oracle(p.w[user], b), p.b[user])
+    assert_trees_close(got, (by_w, by_b), rtol=1e-7, atol=1e-8)
+
+
+@every_slope
+@pytest.mark.parametrize("options", ONE_ITEM)
+@pytest.mark.parametrize("item", [2, 0])
+def test_item_gradient(x64, name, options, item):
+    entry, p = SMOOTH[name], case(binary=SMOOTH[name].binary)
+    assert p.where[item].any() == (item == 2)  # nobody has rated item 0
+    arguments = p.x[item], p.w, p.b, p.y[item], p.where[item]
+    device, keywords = list(map(jnp.asarray, arguments)), {"l2": 0.3} | on_device(ONE_ITEM[options])
+    got = closed_form.item_gradient(*device, slope=entry.slope, **keywords)
+    oracle = lambda x, **changes: reference.item_cost(
+        x, *arguments[1:], l2=0.3, loss=entry.oracle, **(ONE_ITEM[options] | changes)
+    )
+    by_x = reference.central_differences(oracle, p.x[item])
+    if "c" in keywords:
+        c = keywords.pop("c")
+        cost = lambda x, c: losses.item_cost(x, *device[1:], loss=entry.loss, c=c, **keywords)
+        assert_trees_close(got, jax.grad(cost, argnums=(0, 1))(device[0], c))
+        by_c = reference.central_differences(lambda c: oracle(p.x[item], c=c), c)
+        assert_trees_close(got, (by_x, by_c), rtol=1e-7, atol=1e-8)
+    else:
+        assert_trees_close(got, jax.grad(losses.item_cost)(*device, loss=entry.loss, **keywords))
+        assert_trees_close(got, by_x, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_garbage_under_the_mask_is_inert_for_one_row(x64, garbage):
+    p = case()
+    x, w, b, c = map(jnp.asarray, (p.x, p.w, p.b, np.float64(0.6)))
+    y, where = jnp.asarray(p.y[:, 0]), jnp.asarray(p.where[:, 0])
+    spoil = lambda a, value: jnp.where(where, a, value)
+    user = lambda value: closed_form.user_gradient(
+        w[0], b[0], x, spoil(y, value), where, l2=0.3,
+        weights=spoil(jnp.arange(1.0, 1 + N_ITEMS), value), offset=spoil(jnp.arange(0.0, N_ITEMS), value),
+    )  # fmt: skip
+    assert_trees_close(user(garbage), user(0.0), rtol=0, atol=0)
+    y, where = jnp.asarray(p.y[2]), jnp.asarray(p.where[2])
+    item = lambda value: closed_form.item_gradient(
+        x[2], w, spoil(b, value), spoil(y, value), where, l2=0.3, c=c,
+        weights=spoil(jnp.arange(1.0, 1 + N_USERS), value),
+    )  # fmt: skip
+    assert_trees_close(item(garbage), item(0.0), rtol=0, atol=0)
+
+
+def test_vmap_over_users_and_items_is_the_joint_gradient(x64):
+    p = case(OPTIONS["l2 per row"])
+    w, b, x, y, where = map(jnp.asarray, (p.w, p.b, p.x, p.y, p.where))
+    user = lambda w, b, y, where, l2: closed_form.user_gradient(w, b, x, y, where, l2=l2)
+    item = lambda x, y, where, l2: closed_form.item_gradient(x, w, b, y, where, l2=l2)
+    by_w, by_b = jax.vmap(user, in_axes=(0, 0, 1, 1, 0))(w, b, y, where, jnp.asarray(PER_USER))
+    by_x = jax.vmap(item)(x, y, where, jnp.asarray(PER_ITEM))
+    expected = finite_differences(p, reference.half_squared_error)
+    assert_trees_close(Factors(by_w, by_b, by_x), expected, rtol=1e-7, atol=1e-8)
+
+
+# The joint gradient
+
+
+STRUCTURES = ["the notes'", "c", "mu a number", "weights"]  # with "all", below, what a layout's code can depend on
+
+
+@pytest.mark.parametrize(
+    ("layout", "option"),
+    [("dense", option) for option in OPTIONS]
+    + [(layout, option) for layout in ("observed padded", "linked padded") for option in STRUCTURES],
+)
+def test_gradient_with_every_option(x64, layout, option):
+    problem = case(OPTIONS[option])
+    ratings = problem.layout(LAYOUTS[layout])
+    value, got = by_hand(problem.factors(), ratings, **problem.strengths())
+    np.testing.assert_allclose(value, problem.reference(), rtol=1e-12)
+    assert_trees_close(got, finite_differences(problem, reference.half_squared_error), rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        *[("dense", name) for name in SMOOTH],
+        *[("linked padded", name) for name in SMOOTH],
+        ("observed", "logistic"),
+        ("observed padded", "half_squared_error"),
+        ("linked", "logistic"),
+    ],
+)
+def test_gradient_of_losses_on_layouts(x64, layout, name):
+    entry = SMOOTH[name]
+    problem = case(OPTIONS["all"], binary=entry.binary)
+    ratings, keywords = problem.layout(LAYOUTS[layout]), problem.strengths()
+    value, got = by_hand(problem.factors(), ratings, loss=entry.loss, slope=entry.slope, **keywords)
+    np.testing.assert_allclose(value, problem.reference(entry.oracle), rtol=1e-12)
+    assert_trees_close(got, finite_differences(problem, entry.oracle), rtol=1e-7, atol=1e-8)
+    expected = value_and_gradient(problem.factors(), ratings, loss=entry.loss, **keywords)
+    assert_trees_close((value, got), expected)
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"), [("dense", "logistic"), ("observed", "squared_error"), ("linked", "half_squared_error")]
+)
+def test_gradient_alone_is_that_of_value_and_gradient(x64, layout, name):
+    entry = SMOOTH[name]
+    problem = case(OPTIONS["all"], binary=entry.binary)
+    ratings, keywords = problem.layout(LAYOUTS[layout]), problem.strengths()
+    alone = closed_form.gradient(problem.factors(), ratings, slope=entry.slope, **keywords)
+    _, gradient = by_hand(problem.factors(), ratings, loss=entry.loss, slope=entry.slope, **keywords)
+    assert_trees_close(alone, gradient)
+
+
+@every_layout
+def test_rows_without_ratings_have_the_penalty_s_gradient(x64, layout):
+    problem = case(OPTIONS["all"])
+    _, got = by_hand(problem.factors(), problem.layout(LAYOUTS[layout]), **problem.strengths())
+    for j in (1, 5):
+        np.testing.assert_allclose(got.w[j], PER_USER[j] * problem.w[j], rtol=1e-12)
+        np.testing.assert_allclose(got.b[j], 0.2 * problem.b[j], rtol=1e-12)
+    for i in (0, 4):
+        np.testing.assert_allclose(got.x[i], PER_ITEM[i] * problem.x[i], rtol=1e-12)
+        np.testing.assert_allclose(got.c[i], PER_ITEM[i] * problem.c[i], rtol=1e-12)
+
+
+@every_layout
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_garbage_under_the_mask_is_inert(x64, layout, garbage):
+    problem = case(OPTIONS["all"])
+    ratings = problem.layout(LAYOUTS[layout])
+    clean = by_hand(problem.factors(), with_garbage(ratings, 0.0), **problem.strengths())
+    spoilt = by_hand(problem.factors(), with_garbage(ratings, garbage), **problem.strengths())
+    assert_trees_close(spoilt, clean, rtol=0, atol=0)
+    mu = dataclasses.replace(problem.factors(), mu=problem.factors().mu.at[0].set(garbage))  # nobody rated item 0
+    if layout in ("dense", "observed", "linked"):
+        assert_trees_close(by_hand(mu, ratings, **problem.strengths()), clean, rtol=0, atol=0)
+
+
+@every_layout
+def test_nothing_rated_is_the_penalty_s_gradient_alone(x64, layout):
+    problem = case(OPTIONS["all"])
+    nothing = with_garbage(without_any(problem.layout(LAYOUTS[layout])), np.nan)
+    zero = jax.tree.map(lambda strength: 0 * strength, problem.strengths())
+    value, gradient = by_hand(problem.factors(), nothing, **zero)
+    assert float(value) == 0
+    for leaf in jax.tree.leaves(gradient):
+        np.testing.assert_array_equal(leaf, np.zeros(leaf.shape))
+
+
+@pytest.mark.parametrize("option", ["the notes'", "all"])
+def test_minibatches_add_up_to_the_whole(x64, option):
+    problem = case(OPTIONS[option])
+    where = np.random.default_rng(4).random(problem.where.shape) < 0.5
+    where[:, 0] = where[2] = True  # every user and item has a rating
+    fill = lambda a: None if a is None else np.where(problem.where, a, 1.0)
+    problem = problem._replace(where=where, y=fill(problem.y), weights=fill(problem.weights))
+    batches = [tree_as(batch, jnp.float64) for batch in data.batches.minibatches(problem.ratings(), 7, seed=0)(0)]
+    assert len(batches) > 1
+    assert not batches[-1].where.all()
+    for function in (by_hand, twin_value_and_gradient):
+        parts = [function(problem.factors(), batch, **problem.strengths()) for batch in batches]
+        value, gradient = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+        np.testing.assert_allclose(value, problem.reference(), rtol=1e-12)
+        assert_trees_close(gradient, finite_differences(problem, reference.half_squared_error), rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("logit", [-1e4, 1e4])
+@pytest.mark.parametrize("layout", ["dense", "observed padded", "linked padded"])
+def test_extreme_logits_stay_finite(layout, logit):
+    problem = case(binary=True)
+    factors = dataclasses.replace(problem.factors(jnp.float32), mu=jnp.float32(logit))
+    factors = dataclasses.replace(factors, w=0 * factors.w, b=0 * factors.b)
+    ratings = LAYOUTS[layout](problem.ratings())
+    value, gradient = by_hand(factors, ratings, l2=0.0, l2_bias=0.0, loss=losses.logistic, slope=losses.logistic_slope)
+    g = 1.0 if logit > 0 else 0.0
+    assert float(value) == 1e4 * np.nansum(np.abs(g - problem.y), where=problem.where)
+    np.testing.assert_array_equal(gradient.b, np.where(problem.where, g - problem.y, 0).sum(axis=0))
+
+
+@pytest.mark.parametrize("layout", ["dense", "observed padded", "linked padded"])
+def test_jit_is_eager_and_traces_once_per_shape(layout):
+    traced = []
+
+    @jax.jit
+    def gradient(factors, ratings, l2):
+        traced.append(1)
+        return closed_form.gradient(factors, ratings, l2=l2)
+
+    for seed, l2 in ((0, 0.3), (0, 0.5)):
+        problem = case(OPTIONS["c"], seed=seed)
+        problem = problem._replace(w=l2 * problem.w)
+        f, ratings = problem.factors(jnp.float32), LAYOUTS[layout](problem.ratings())
+        got = gradient(f, ratings, l2)
+        assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype("float32")}
+        assert_trees_close(got, closed_form.gradient(f, ratings, l2=l2), rtol=1e-5, atol=1e-5)
+    assert len(traced) == 1
+
+
+# The twin: closed_form.cost
+
+
+@partial(jax.jit, static_argnames=("loss", "slope"))
+def twin_value_and_gradient(
+    factors, ratings, *, l2, l2_bias, loss=losses.half_squared_error, slope=losses.half_squared_error_slope
+):
+    return jax.value_and_grad(closed_form.cost)(factors, ratings, l2=l2, l2_bias=l2_bias, loss=loss, slope=slope)
+
+
+def everything(cost, factors, ratings, l2, l2_bias, scale=1.0, **keywords):
+    """(value, gradients in the factors, value, weights, l2 and l2_bias) of scale * cost."""
+
+    def of(factors, value, weights, l2, l2_bias):
+        changed = dataclasses.replace(ratings, value=value, weights=weights)
+        return scale * cost(factors, changed, l2=l2, l2_bias=l2_bias, **keywords)
+
+    arguments = (factors, ratings.value, ratings.weights, l2, l2_bias)
+    return jax.value_and_grad(of, argnums=(0, 1, 2, 3, 4))(*arguments)
+
+
+plain_everything = jax.jit(partial(everything, losses.cost), static_argnames="loss")
+twin_everything = jax.jit(partial(everything, closed_form.cost), static_argnames=("loss", "slope"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "option"),
+    [
+        ("dense", "the notes'"),
+        ("dense", "l2 per user, a number for items"),
+        ("dense", "l2_bias without c"),
+        ("linked padded", "c"),
+        ("linked padded", "mu a number"),
+        ("linked padded", "l2_bias a pair"),
+        ("observed padded", "all"),
+    ],
+)
+def test_twin_has_every_cotangent(x64, layout, option):
+    problem = case(OPTIONS[option])
+    arguments = problem.factors(), with_garbage(problem.layout(LAYOUTS[layout]), np.nan)
+    value, gradients = twin_everything(*arguments, **problem.strengths(), scale=2.5)
+    np.testing.assert_allclose(value, 2.5 * problem.reference(), rtol=1e-12)
+    assert_trees_close((value, gradients), plain_everything(*arguments, **problem.strengths(), scale=2.5))
+    assert np.isfinite(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradients)])).all()
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [("dense", "logistic"), ("observed padded", "squared_error"), ("linked padded", "logistic")],
+)
+def test_twin_of_every_loss(x64, layout, name):
+    entry = SMOOTH[name]
+    problem = case(OPTIONS["all"], binary=entry.binary)
+    arguments = problem.factors(), problem.layout(LAYOUTS[layout])
+    got = twin_everything(*arguments, **problem.strengths(), loss=entry.loss, slope=entry.slope)
+    assert_trees_close(got, plain_everything(*arguments, **problem.strengths(), loss=entry.loss))
+    assert_trees_close(got[1][0], finite_differences(problem, entry.oracle), rtol=1e-7, atol=1e-8)
+
+
+def test_twin_s_cotangents_are_the_loop_s_finite_differences(x64):
+    problem = case(OPTIONS["all"])
+    ratings = problem.layout(LAYOUTS["dense"])
+    _, (_, by_value, by_weights, by_l2, by_l2_bias) = twin_everything(
+        problem.factors(), ratings, **problem.strengths(), scale=1.0
+    )
+    where, differences = problem.where, reference.central_differences
+    keep = lambda array: np.where(where, array, 0.0)
+    of_value = lambda y: problem.reference(y=y)
+    np.testing.assert_allclose(by_value, differences(of_value, keep(problem.y)), rtol=1e-7, atol=1e-8)
+    of_weights = lambda weights: problem.reference(weights=weights)
+    np.testing.assert_allclose(by_weights, differences(of_weights, keep(problem.weights)), rtol=1e-7, atol=1e-8)
+    users = differences(lambda users: problem.reference(l2=(users, PER_ITEM)), PER_USER)
+    items = differences(lambda items: problem.reference(l2=(PER_USER, items)), PER_ITEM)
+    assert_trees_close(by_l2, (users, items), rtol=1e-7, atol=1e-8)
+    users = differences(lambda users: problem.reference(l2_bias=(users, PER_ITEM)), 0.2)
+    items = differences(lambda items: problem.reference(l2_bias=(0.2, items)), PER_ITEM)
+    assert_trees_close(by_l2_bias, (users, items), rtol=1e-7, atol=1e-8)
+
+
+def test_twin_takes_a_minibatch_s_share(x64):
+    problem = case(OPTIONS["all"])
+    batch = tree_as(next(data.batches.minibatches(problem.ratings(), 5, seed=0)(0)), jnp.float64)
+    arguments = problem.factors(), batch
+    got, expected = (f(*arguments, **problem.strengths()) for f in (twin_everything, plain_everything))
+    assert_trees_close(got, expected)
+    whole = dataclasses.replace(batch, user_count=None, item_count=None)
+    assert abs(float(got[0] - losses.cost(problem.factors(), whole, **problem.strengths()))) > 0.1
+
+
+def test_mu_gets_no_gradient_from_the_twin(x64):
+    for option in ("mu a number", "mu per item"):
+        problem = case(OPTIONS[option])
+        _, gradient = twin_value_and_gradient(
+            problem.factors(), problem.layout(LAYOUTS["linked padded"]), **problem.strengths()
+        )
+        np.testing.assert_array_equal(gradient.mu, np.zeros(np.shape(problem.mu)))
+
+
+@pytest.mark.parametrize("layout", ["dense", "observed padded", "linked padded"])
+def test_twin_under_jit_and_vmap(x64, layout):
+    problem = case(OPTIONS["all"])
+    ratings = problem.layout(LAYOUTS[layout])
+    (l2_users, l2_items), l2_bias = problem.strengths()["l2"], problem.strengths()["l2_bias"]
+    points = [problem, problem._replace(w=problem.w + 1, x=-problem.x, c=2 * problem.c)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p.factors() for p in points))
+    stronger = jnp.array([1.0, 3.0])  # a grid of penalties
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, 0))
+    def grid(factors, times):
+        cost = lambda f, times: closed_form.cost(f, ratings, l2=(times * l2_users, l2_items), l2_bias=l2_bias)
+        return jax.value_and_grad(cost, argnums=(0, 1))(factors, times)
+
+    value, (by_factors, by_times) = grid(stacked, stronger)
+    for k, times in enumerate((1.0, 3.0)):
+        point = points[k]._replace(l2=(times * PER_USER, PER_ITEM))
+        np.testing.assert_allclose(value[k], point.reference(), rtol=1e-12)
+        expected = finite_differences(point, reference.half_squared_error)
+        assert_trees_close(jax.tree.map(lambda leaf, k=k: leaf[k], by_factors), expected, rtol=1e-7, atol=1e-8)
+        norm = sum(PER_USER[j] * reference.half_squared_norm(point.w[j]) for j in range(N_USERS))
+        np.testing.assert_allclose(by_times[k], norm, rtol=1e-12)
+
+
+def test_twin_s_value_without_differentiation(x64):
+    problem = case(OPTIONS["all"])
+    for build in LAYOUTS.values():
+        value = closed_form.cost(problem.factors(), problem.layout(build), **problem.strengths())
+        np.testing.assert_allclose(value, problem.reference(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("strength", [1, 0])
+def test_twin_takes_integer_strengths(strength):
+    """`l2: int | float | Array`: an int is a number."""
+    problem = case(OPTIONS["c"])
+    f, ratings = problem.factors(jnp.float32), LAYOUTS["dense"](problem.ratings())
+    got = jax.grad(closed_form.cost)(f, ratings, l2=strength, l2_bias=strength)
+    assert_trees_close(got, jax.grad(losses.cost)(f, ratings, l2=strength, l2_bias=strength), rtol=1e-5, atol=1e-5)
+
+
+def test_twin_uses_the_slope_it_is_given(x64):
+    """Its gradient is the closed form, not autodiff of the loss: a slope twice as steep doubles the data term's."""
+    problem = case(OPTIONS["no penalty"])
+    arguments = problem.factors(), problem.layout(LAYOUTS["linked"])
+    steep = jax.grad(closed_form.cost)(*arguments, l2=0.0, slope=lambda p, y: 2 * (p - y))
+    assert_trees_close(steep, jax.tree.map(lambda leaf: 2 * leaf, jax.grad(losses.cost)(*arguments, l2=0.0)))
+
+
+def test_a_slope_of_your_own(x64):
+    """Two lines suffice: pseudo-Huber, sqrt(1 + e^2) - 1, with slope e / sqrt(1 + e^2)."""
+    from jaxrec.types import Total
+
+    def loss(prediction, target, *, where=None, weights=None):
+        e = jnp.where(where, prediction - target, 0)
+        return Total(jnp.sum(jnp.sqrt(1 + e**2) - 1), jnp.sum(where, dtype=e.dtype))
+
+    slope = lambda prediction, target: (prediction - target) / jnp.sqrt(1 + (prediction - target) ** 2)
+    problem = case(OPTIONS["c"])
+    got = jax.grad(closed_form.cost)(
+        problem.factors(), problem.layout(LAYOUTS["linked padded"]), l2=0.3, loss=loss, slope=slope
+    )
+    oracle = lambda prediction, target: math.sqrt(1 + (prediction - target) ** 2) - 1
+    assert_trees_close(got, finite_differences(problem, oracle), rtol=1e-7, atol=1e-8)
+
+
+def test_no_scatter_in_the_linked_gradient():
+    """What Linked is for: its gradient in the factors is gathers and sums."""
+    problem = case(OPTIONS["c"])
+    f = problem.factors(jnp.float32)
+    program = lambda build: str(
+        jax.make_jaxpr(lambda f, r: closed_form.gradient(f, r, l2=0.3))(f, build(problem.ratings()))
+    )
+    assert "scatter" in program(LAYOUTS["observed"])
+    assert "scatter" not in program(LAYOUTS["linked"])
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("function", [closed_form.gradient, closed_form.value_and_gradient, closed_form.cost])
+def test_a_strength_per_row_that_is_no_pair_is_refused(function):
+    problem = case()
+    f, ratings = problem.factors(jnp.float32), LAYOUTS["dense"](problem.ratings())
+    with pytest.raises(ValueError, match=r"pair.*\(6,\)"):
+        function(f, ratings, l2=jnp.ones(N_USERS))
+    with pytest.raises(ValueError, match=r"pair.*\(6,\)"):
+        function(f, ratings, l2=0.1, l2_bias=jnp.ones(N_USERS))
+
+
+def test_shape_mistakes_are_refused_with_both_shapes(as_users_run):
+    x, w, b, y, where = jnp.ones((N_ITEMS, RANK)), jnp.ones(RANK), jnp.array(0.0), jnp.ones(N_ITEMS), jnp.ones(5, bool)
+    with pytest.raises(ValueError, match=r"\(5,\).*\(5, 1\)"):
+        closed_form.user_gradient(w, b, x, y[:, None], where, l2=0.1)
+    with pytest.raises(ValueError, match=r"\(5,\).*\(5, 1\)"):
+        closed_form.user_gradient(w, b, x, y, where[:, None], l2=0.1)
+    with pytest.raises(ValueError, match=r"\(5,\).*\(5, 1\)"):
+        closed_form.item_gradient(w, x, jnp.zeros(5), y, where, l2=0.1, weights=jnp.ones((5, 1)))
+    f = Factors(jnp.ones((6, 2)), jnp.ones(6), jnp.ones((5, 2)))
+    users_first = Dense(jnp.ones((6, 5)), jnp.ones((6, 5), bool))
+    for function in (closed_form.gradient, closed_form.value_and_gradient, closed_form.cost):
+        with pytest.raises(ValueError, match=r"\(5, 6\).*\(6, 5\)"):
+            function(f, users_first, l2=0.1)
+
+
+def test_linked_is_what_it_says():
+    """The permutation and pointers that the closed form trusts, on padded data with empty first and last rows."""
+    linked = LAYOUTS["linked padded"](case().ratings())
+    assert isinstance(linked, Linked)
+    for ids, start in ((linked.user, linked.user_start), (linked.item[linked.by_item], linked.item_start)):
+        assert (np.diff(ids) >= 0).all()
+        assert (start[0], start[-1]) == (0, 16)
+        for row in range(len(start) - 1):
+            assert (ids[start[row] : start[row + 1]] == row).all()
+    assert sorted(linked.by_item.tolist()) == list(range(16))

@@ -1,0 +1,161 @@
+"""Baselines against slow loops, with users and items that have no ratings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import Ratings
+from jaxrec.models import as_vectors, predict, predict_all
+from jaxrec.models.baselines import damped_biases, global_mean, item_mean, popularity, user_mean
+
+N_USERS, N_ITEMS = 8, 6
+
+
+def draw(seed, n=20):
+    """User 7 and item 0 have no ratings; some values are 0."""
+    rng = np.random.default_rng(seed)
+    pairs = rng.permutation([(j, i) for j in range(N_USERS - 1) for i in range(1, N_ITEMS)])[:n]
+    return Ratings(pairs[:, 0], pairs[:, 1], rng.integers(6, size=n), N_USERS, N_ITEMS)
+
+
+def rows(ratings):
+    return list(zip(ratings.user.tolist(), ratings.item.tolist(), ratings.value.tolist(), strict=True))
+
+
+def one_pass(ratings, users, items, sweeps):
+    """(mu, b, c) by loops: c(i) from what b leaves, then b(j) from what c leaves, in turns."""
+    data = rows(ratings)
+    mu = sum(y for _, _, y in data) / len(data)
+    b, c = np.zeros(N_USERS), np.zeros(N_ITEMS)
+    for _ in range(sweeps):
+        for i in range(N_ITEMS):
+            mine = [y - mu - b[j] for j, k, y in data if k == i]
+            c[i] = sum(mine) / (len(mine) + items) if mine else 0.0
+        for j in range(N_USERS):
+            mine = [y - mu - c[i] for k, i, y in data if k == j]
+            b[j] = sum(mine) / (len(mine) + users) if mine else 0.0
+    return mu, b, c
+
+
+SEEDS = pytest.mark.parametrize("seed", range(3))
+
+
+@SEEDS
+def test_global_mean(seed):
+    ratings = draw(seed)
+    mean = sum(y for _, _, y in rows(ratings)) / len(ratings)
+    np.testing.assert_allclose(predict_all(global_mean(ratings)), np.full((N_USERS, N_ITEMS), mean), rtol=1e-6)
+
+
+@SEEDS
+def test_user_mean(seed):
+    ratings = draw(seed)
+    overall = sum(y for _, _, y in rows(ratings)) / len(ratings)
+    for j, row in enumerate(np.asarray(predict_all(user_mean(ratings)))):
+        mine = [y for k, _, y in rows(ratings) if k == j]
+        expected = sum(mine) / len(mine) if mine else overall
+        np.testing.assert_allclose(row, [expected] * N_ITEMS, rtol=1e-5, atol=1e-6, err_msg=f"user {j}")
+
+
+@SEEDS
+def test_item_mean(seed):
+    ratings = draw(seed)
+    overall = sum(y for _, _, y in rows(ratings)) / len(ratings)
+    for i, column in enumerate(np.asarray(predict_all(item_mean(ratings))).T):
+        mine = [y for _, k, y in rows(ratings) if k == i]
+        expected = sum(mine) / len(mine) if mine else overall
+        np.testing.assert_allclose(column, [expected] * N_USERS, rtol=1e-5, atol=1e-6, err_msg=f"item {i}")
+
+
+@SEEDS
+@pytest.mark.parametrize("sweeps", [1, 2, 7])
+@pytest.mark.parametrize("damping", [5.0, 0.0, (2.0, 7.5)], ids=str)
+def test_damped_biases_equal_the_loops(seed, sweeps, damping):
+    ratings = draw(seed)
+    users, items = damping if isinstance(damping, tuple) else (damping, damping)
+    mu, b, c = one_pass(ratings, users, items, sweeps)
+    factors = damped_biases(ratings, damping=damping, sweeps=sweeps)
+    np.testing.assert_allclose(factors.mu, mu, rtol=1e-6)
+    np.testing.assert_allclose(factors.b, b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(factors.c, c, rtol=1e-5, atol=1e-6)
+    assert factors.b[N_USERS - 1] == 0, "a user without ratings"
+    assert factors.c[0] == 0, "an item without ratings"
+
+
+def test_one_sweep_by_hand():
+    ratings = Ratings([0, 0, 1], [0, 1, 0], [5, 3, 1], 3, 2)  # mean 3
+    factors = damped_biases(ratings, damping=(1.0, 2.0), sweeps=1)
+    # items: ((5 - 3) + (1 - 3)) / (2 + 2), (3 - 3) / (1 + 2)
+    # users: ((5 - 3) + (3 - 3)) / (2 + 1), (1 - 3) / (1 + 1)
+    assert factors.c.tolist() == [0, 0]
+    np.testing.assert_allclose(factors.b, [2 / 3, -1, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("damping", [(5.0, 5.0), (2.0, 7.5)], ids=str)
+def test_damped_biases_are_the_minimum(damping):
+    ratings = draw(1)
+    factors = damped_biases(ratings, damping=damping, sweeps=300)
+    b, c, mu = (np.asarray(part, np.float64) for part in (factors.b, factors.c, factors.mu))
+    # of 1/2 sum (y - mu - b - c)^2 + damping/2 (‖b‖^2 + ‖c‖^2)
+    by_b, by_c = damping[0] * b, damping[1] * c
+    for j, i, y in rows(ratings):
+        by_b[j] -= y - mu - b[j] - c[i]
+        by_c[i] -= y - mu - b[j] - c[i]
+    np.testing.assert_allclose(by_b, np.zeros(N_USERS), atol=2e-5)
+    np.testing.assert_allclose(by_c, np.zeros(N_ITEMS), atol=2e-5)
+    assert np.abs(b).max() > 0.05, "not the trivial zero"
+
+
+def test_the_defaults_are_what_the_signature_says():
+    ratings = draw(2)
+    expected = damped_biases(ratings, damping=(5.0, 5.0), sweeps=10)
+    got = damped_biases(ratings)
+    np.testing.assert_array_equal(got.b, expected.b)
+    np.testing.assert_array_equal(got.c, expected.c)
+
+
+@pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf"), (1.0, -1.0), (-1.0, 1.0)], ids=str)
+def test_damping_that_is_no_number_of_ratings(damping):
+    with pytest.raises(ValueError, match=r"^damping: expected a finite number >= 0, got"):
+        damped_biases(draw(0), damping=damping)
+
+
+def test_popularity_counts_ratings():
+    ratings = Ratings([0, 1, 2, 0], [2, 2, 2, 1], [0, 0, 1, 5], 3, 4)
+    np.testing.assert_array_equal(predict_all(popularity(ratings)), [[0, 1, 3, 0]] * 3)
+
+
+def test_popularity_adds_weights_up():
+    ratings = Ratings([0, 1, 2, 0], [2, 2, 2, 1], [0, 0, 1, 5], 3, 4, weights=[0.5, 0.25, 1, 7])
+    np.testing.assert_array_equal(predict_all(popularity(ratings)), [[0, 7, 1.75, 0]] * 3)
+
+
+ALL = pytest.mark.parametrize("fit", [global_mean, user_mean, item_mean, damped_biases, popularity])
+
+
+@ALL
+def test_each_is_factors_of_rank_0_for_every_reader(fit):
+    factors = fit(draw(0))
+    assert (factors.w.shape, factors.x.shape) == ((N_USERS, 0), (N_ITEMS, 0))
+    assert np.isfinite(predict_all(factors)).all()
+    users, items = as_vectors(factors)
+    np.testing.assert_allclose(users @ items.T, predict_all(factors), rtol=1e-6)
+    pairs = predict(factors, jnp.array([0, 7]), jnp.array([3, 0]))
+    np.testing.assert_allclose(pairs, np.asarray(predict_all(factors))[[0, 7], [3, 0]], rtol=1e-6)
+
+
+@ALL
+def test_each_works_with_float64_enabled(fit):
+    with jax.enable_x64(True):
+        factors = fit(draw(0))
+        assert len({leaf.dtype for leaf in jax.tree.leaves(factors)}) == 1
+        expected = np.asarray(predict_all(factors))[2, 3]
+        np.testing.assert_allclose(predict(factors, jnp.array([2]), jnp.array([3])), [expected], rtol=1e-6)
+
+
+@ALL
+def test_one_rating(fit):
+    predicted = np.asarray(predict_all(fit(Ratings([1], [1], [4.0], 3, 2))))
+    expected = [[0, 1]] * 3 if fit is popularity else np.full((3, 2), 4.0)
+    np.testing.assert_array_equal(predicted, expected)

@@ -1,0 +1,160 @@
+"""recommend and related in raw ids and titles: nothing seen comes back, nothing is named wrongly."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrec
+from jaxrec import Factors, Ratings, recommend, related
+from jaxrec.models import init, predict_all
+from jaxrec.models.baselines import popularity
+
+# Every user would rate item i with c(i) plus her b; ann has seen 20 and 50, bob has seen all but 40, eve nothing.
+ITEMS = [50, 20, 40, 10]  # raw ids, not sorted: contiguous 0, 1, 2, 3
+TITLES = np.array(["Fifty", "Twenty", "Forty", "Ten"])
+RATINGS = Ratings.from_columns(
+    ["ann", "ann", "bob", "bob", "bob"],
+    [20, 50, 10, 20, 50],
+    [5, 0, 1, 2, 3],
+    user_ids=["bob", "eve", "ann"],
+    item_ids=ITEMS,
+)
+FACTORS = Factors(
+    w=jnp.zeros((3, 1)),
+    b=jnp.array([0.5, 0.0, 0.25]),
+    x=jnp.array([[0.0], [1.0], [3.0], [-1.5]]),
+    c=jnp.array([4.0, 3.0, 1.0, 2.0]),
+)
+
+
+def test_recommend_by_raw_ids_and_titles():
+    assert recommend(FACTORS, RATINGS, "eve", k=3, titles=TITLES) == [
+        (50, "Fifty", 4.0),
+        (20, "Twenty", 3.0),
+        (10, "Ten", 2.0),
+    ]
+    assert recommend(FACTORS, RATINGS, "ann", k=2, titles=TITLES) == [(10, "Ten", 2.25), (40, "Forty", 1.25)]
+
+
+def test_fields_and_types():
+    best = recommend(FACTORS, RATINGS, "eve", k=1, titles=TITLES)[0]
+    assert (best.item, best.title, best.score) == (50, "Fifty", 4.0)
+    assert [type(field) for field in best] == [int, str, float]
+    nearest = related(FACTORS, RATINGS, 50, k=1, titles=TITLES)[0]
+    assert (nearest.item, nearest.title, nearest.distance) == (20, "Twenty", 1.0)
+    assert [type(field) for field in nearest] == [int, str, float]
+
+
+def test_without_titles():
+    assert recommend(FACTORS, RATINGS, "eve", k=1) == [(50, None, 4.0)]
+    assert related(FACTORS, RATINGS, 50, k=1) == [(20, None, 1.0)]
+
+
+def test_titles_as_a_list():
+    assert recommend(FACTORS, RATINGS, "eve", k=1, titles=TITLES.tolist())[0].title == "Fifty"
+
+
+def test_who_has_seen_nearly_everything_gets_a_shorter_list():
+    assert recommend(FACTORS, RATINGS, "bob", k=4) == [(40, None, 1.5)]
+
+
+def test_who_has_seen_everything_gets_nothing():
+    everything = Ratings.from_columns(["bob"] * 4, ITEMS, user_ids=["bob", "eve", "ann"], item_ids=ITEMS)
+    assert recommend(FACTORS, everything, "bob", k=2) == []
+
+
+def test_what_she_has_seen_can_be_kept():
+    kept = recommend(FACTORS, RATINGS, "bob", k=4, exclude_seen=False)
+    assert [best.item for best in kept] == [50, 20, 10, 40]
+    assert [best.score for best in kept] == [4.5, 3.5, 2.5, 1.5]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_nothing_seen_comes_back_and_the_rest_is_in_order(seed):
+    data = jaxrec.data.synthetic.low_rank(15, 12, 80, rng=seed)
+    ratings = data.ratings
+    factors = init(15, 12, 3, key=jax.random.key(seed), scale=1.0, mu=3.5)
+    scores = np.asarray(predict_all(factors))
+    for user in (1, 15):  # raw ids count from 1
+        seen = set(ratings.item_ids[ratings.item[ratings.user == user - 1]].tolist())
+        best = recommend(factors, ratings, user, k=12, titles=data.titles)
+        assert {film.item for film in best} == set(range(1, 13)) - seen
+        expected = sorted(set(range(1, 13)) - seen, key=lambda item: -scores[user - 1, item - 1])
+        assert [film.item for film in best] == expected
+        assert [film.title for film in best] == [f"Film {item}" for item in expected]
+        np.testing.assert_allclose([film.score for film in best], scores[user - 1, np.array(expected) - 1], rtol=1e-5)
+
+
+def test_related_by_raw_ids_and_titles():
+    # features: Fifty 0, Twenty 1, Forty 3, Ten -1.5
+    assert related(FACTORS, RATINGS, 20, k=3, titles=TITLES) == [
+        (50, "Fifty", 1.0),
+        (40, "Forty", 4.0),
+        (10, "Ten", 6.25),
+    ]
+
+
+def test_related_of_a_baseline_without_features():
+    assert [near.item for near in related(popularity(RATINGS), RATINGS, 20, k=3)] == [50, 40, 10]
+
+
+def test_ids_that_were_contiguous_from_the_start():
+    ratings = Ratings([0, 0, 1], [2, 0, 1], [1, 2, 3], 3, 4)
+    assert [best.item for best in recommend(FACTORS, ratings, 0, k=4)] == [1, 3]
+    assert [best.item for best in recommend(FACTORS, ratings, 2, k=4)] == [0, 1, 3, 2]
+    assert [near.item for near in related(FACTORS, ratings, 0, k=3)] == [1, 3, 2]
+    with pytest.raises(ValueError, match=r"^user: 3 is not among the 3 known ids"):
+        recommend(FACTORS, ratings, 3, k=1)
+    with pytest.raises(ValueError, match=r"^item: -1 is not among the 4 known ids"):
+        related(FACTORS, ratings, -1, k=1)
+
+
+@pytest.mark.parametrize("raw", [["a", "b", "c", "d"], np.array(["a", "b", "c", "d"], object)], ids=["str", "object"])
+def test_string_item_ids(raw):
+    ratings = Ratings([0], [1], [5.0], 3, 4, item_ids=raw)
+    best = recommend(FACTORS, ratings, 0, k=3)
+    assert [film.item for film in best] == ["a", "d", "c"]
+    assert {type(film.item) for film in best} == {str}
+    assert [film.item for film in related(FACTORS, ratings, "d", k=2)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("user", ["nobody", "", "an", None, 0, 2])
+def test_an_unknown_user(user):
+    with pytest.raises(ValueError, match=r"^user: .* is not among the 3 known ids, such as .*bob.* and .*ann"):
+        recommend(FACTORS, RATINGS, user)
+
+
+@pytest.mark.parametrize("item", [0, 99, "50", None])
+def test_an_unknown_item(item):
+    with pytest.raises(ValueError, match=r"^item: .* is not among the 4 known ids, such as .*50.* and .*10"):
+        related(FACTORS, RATINGS, item, k=1)
+
+
+@pytest.mark.parametrize(("n_users", "n_items"), [(2, 4), (3, 5), (4, 3)])
+def test_factors_of_other_tables(n_users, n_items):
+    factors = init(n_users, n_items, 2, key=jax.random.key(0))
+    message = (
+        rf"^factors: expected tables of \(3, 4\) users and items, as the ratings have, got \({n_users}, {n_items}\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        recommend(factors, RATINGS, "ann", k=1)
+    with pytest.raises(ValueError, match=message):
+        related(factors, RATINGS, 10, k=1)
+
+
+def test_titles_of_another_length():
+    for call in (
+        lambda: recommend(FACTORS, RATINGS, "ann", titles=TITLES[:3], k=1),
+        lambda: related(FACTORS, RATINGS, 10, titles=TITLES[:3], k=1),
+    ):
+        with pytest.raises(ValueError, match=r"^titles: expected one per item \(4\), got 3"):
+            call()
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_k_beyond_the_catalogue(k):
+    with pytest.raises(ValueError, match=rf"^k: expected between 1 and the catalogue's 4 items, got {k}"):
+        recommend(FACTORS, RATINGS, "ann", k=k)
+    with pytest.raises(ValueError, match=rf"^k: expected between 1 and 3, the other items of the catalogue, got {k}"):
+        related(FACTORS, RATINGS, 10, k=k)
