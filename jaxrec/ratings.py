@@ -240,8 +240,9 @@ def _encode(name: str, raw: Any, known: Any) -> tuple[np.ndarray, np.ndarray]:
     contiguous = order[place]
     unknown = known[contiguous] != raw
     if unknown.any():
+        first = raw[unknown][:1].tolist()[0]
         raise ValueError(
-            f"{name}: {raw[unknown][:1].tolist()[0]!r} is unknown, as in {int(unknown.sum())} rows. "
+            f"{name}: {first!r} is not among the {len(known)} known ids ({int(unknown.sum())} such rows). "
             f"Leave {name}_ids out to take every id that occurs, or drop those rows."
         )
     return contiguous, vocabulary
