@@ -54,6 +54,7 @@ def user_gradient(
     l2_bias: Strength = 0.0,
 ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
     """(dJ/dw, dJ/db) of `losses.user_cost`; the arguments are its."""
+    x = jnp.where(where[:, None], x, 0)
     e = _errors(x @ w + b + offset, y, where, weights, slope)
     return x.T @ e + l2 * w, jnp.sum(e) + l2_bias * b
 
@@ -73,6 +74,7 @@ def item_gradient(
     l2_bias: Strength = 0.0,
 ) -> Float[Array, " d"] | tuple[Float[Array, " d"], Float[Array, ""]]:
     """dJ/dx of `losses.item_cost`, or (dJ/dx, dJ/dc) where the item has a bias `c`; the arguments are its."""
+    w = jnp.where(where[:, None], w, 0)
     e = _errors(w @ x + b + offset + (0.0 if c is None else c), y, where, weights, slope)
     gradient_x = w.T @ e + l2 * x
     return gradient_x if c is None else (gradient_x, jnp.sum(e) + l2_bias * c)

@@ -60,6 +60,7 @@ def user_cost(
     Source: the notes' J(w(j), b(j)); DESIGN.md section 2, "user cost".
     """
     penalty = 0.5 * l2 * jnp.sum(w**2) + 0.5 * l2_bias * b**2
+    x = jnp.where(where[:, None], x, 0)  # or NaN features of what she did not rate would reach her gradient, as 0 * NaN
     return loss(x @ w + b + offset, y, where=where, weights=weights).sum + penalty
 
 
@@ -94,6 +95,7 @@ def item_cost(
 
     Source: the notes' J(x(i)); DESIGN.md section 2, "item cost".
     """
+    w = jnp.where(where[:, None], w, 0)
     prediction = w @ x + b + offset
     penalty = 0.5 * l2 * jnp.sum(x**2)
     if c is not None:

@@ -28,6 +28,8 @@ def pair(l2: L2) -> tuple[Strength, Strength]:
 
 def half_squared_norm(rows: Array, l2: Strength) -> Array:
     """l2/2 ‖row‖^2, summed over rows [n, d] (or [n], for biases); l2 is a number or one per row."""
+    if jnp.ndim(l2) and jnp.shape(l2) != rows.shape[:1]:
+        raise ValueError(f"l2: expected a number or one per row, shape {rows.shape[:1]}, got shape {jnp.shape(l2)}.")
     squares = rows**2 if rows.ndim == 1 else jnp.sum(rows**2, axis=-1)
     return 0.5 * jnp.sum(l2 * squares)
 

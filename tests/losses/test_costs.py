@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import data, losses
+from jaxrec import data, losses, models
 from jaxrec.types import Dense, Factors, Observed
 from tests import reference
 from tests.losses.laws import (
@@ -678,3 +678,32 @@ def test_shape_mistakes_are_refused_with_both_shapes(as_users_run):
     ratings = LAYOUTS["dense"](problem.ratings())
     with pytest.raises(ValueError, match=r"\(5, 6\).*\(6, 5\)"):  # users first instead of items first
         losses.cost(problem.factors(jnp.float32), Dense(ratings.value.T, ratings.where.T), l2=0.1)
+
+
+@pytest.mark.parametrize("function", [losses.user_cost, losses.item_cost])
+def test_features_of_what_was_not_rated_are_inert(x64, function):
+    table, bias, y = (
+        jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
+        jnp.array([0.1, 0.2, 0.3]),
+        jnp.array([4.0, 2.0, 1.0]),
+    )
+    where, own = jnp.array([True, False, True]), jnp.array([0.5, -0.5])
+    spoiled = table.at[1].set(jnp.nan)
+
+    def cost(own, table):
+        given = (own, bias[0], table) if function is losses.user_cost else (own, table, bias)
+        return function(*given, y, where, l2=0.1)
+
+    np.testing.assert_allclose(cost(own, spoiled), cost(own, table))
+    np.testing.assert_allclose(jax.grad(cost)(own, spoiled), jax.grad(cost)(own, table))
+    by_hand = losses.closed_form.user_gradient if function is losses.user_cost else losses.closed_form.item_gradient
+    given = (own, bias[0], spoiled) if function is losses.user_cost else (own, spoiled, bias)
+    np.testing.assert_allclose(jax.tree.leaves(by_hand(*given, y, where, l2=0.1))[0], jax.grad(cost)(own, table))
+
+
+def test_one_strength_per_row_must_be_one_per_row(as_users_run):
+    factors = models.init(3, 2, 2, key=jax.random.key(0))
+    ratings = Dense(jnp.ones((2, 3)), jnp.ones((2, 3), bool))
+    for wrong in ((jnp.ones((3, 1)), 1.0), (jnp.ones(2), 1.0), (1.0, jnp.ones(3))):
+        with pytest.raises(ValueError, match="l2: expected a number or one per row"):
+            losses.cost(factors, ratings, l2=wrong)
