@@ -7,6 +7,8 @@
 (0.707106..., 0.5)
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -32,7 +34,7 @@ def rmse(
     Raises:
         ValueError: arrays of different shapes; nothing to average (under jit: NaN).
     """
-    return jnp.sqrt(_mean((lambda e: e**2), prediction, target, where, weights))
+    return jnp.sqrt(_mean(jnp.square, prediction, target, where, weights))
 
 
 def mae(
@@ -46,7 +48,9 @@ def mae(
     return _mean(jnp.abs, prediction, target, where, weights)
 
 
-def _mean(error, prediction, target, where, weights) -> Array:  # type: ignore[no-untyped-def]
+def _mean(
+    error: Callable[[Array], Array], prediction: Array, target: Array, where: Array | None, weights: Array | None
+) -> Array:
     check.same_shape(prediction=prediction, target=target, where=where, weights=weights)
     where = jnp.ones(prediction.shape, bool) if where is None else where
     weights = jnp.ones_like(prediction) if weights is None else weights
