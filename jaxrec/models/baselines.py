@@ -28,7 +28,7 @@ def item_mean(ratings: Ratings) -> Factors:
     return _rank_zero(ratings, c=_damped_mean(ratings.item, _centered(ratings), ratings.n_items, 0.0))
 
 
-def damped_biases(ratings: Ratings, *, damping: float | tuple[float, float] = 5.0, sweeps: int = 10) -> Factors:
+def damped_biases(ratings: Ratings, *, damping: float | tuple[float, float] = (4.0, 2.0), sweeps: int = 10) -> Factors:
     """Mu + b(j) + c(i), each bias a mean of what the other leaves over, pulled to 0 as by `damping` more ratings of 0.
 
     c(i) = sum over its ratings of (y - mu - b(j)) / (count + damping), then b(j) likewise, in turns: the minimum of the
@@ -36,7 +36,8 @@ def damped_biases(ratings: Ratings, *, damping: float | tuple[float, float] = 5.
 
     Args:
         ratings: the train part.
-        damping: in ratings, a number or a pair (users', items').
+        damping: in ratings, a number or a pair (users', items'). The default had the lowest RMSE of eleven on a
+            validation part of ml-100k's u1 train; a baseline should be given its best too.
         sweeps: turns; 1 is the one-pass form of many papers.
 
     Source: Koren 2010, Factor in the neighbors, section 2.1.

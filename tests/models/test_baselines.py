@@ -109,7 +109,7 @@ def test_damped_biases_are_the_minimum(damping):
 
 def test_the_defaults_are_what_the_signature_says():
     ratings = draw(2)
-    expected = damped_biases(ratings, damping=(5.0, 5.0), sweeps=10)
+    expected = damped_biases(ratings, damping=(4.0, 2.0), sweeps=10)
     got = damped_biases(ratings)
     np.testing.assert_array_equal(got.b, expected.b)
     np.testing.assert_array_equal(got.c, expected.c)
