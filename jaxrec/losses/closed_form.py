@@ -199,4 +199,5 @@ def _assemble(factors: Factors, ratings: Dense | Observed | Linked, e: Array, l2
 
 
 def _with_one(table: Array) -> Array:
+    table = jnp.asarray(table)
     return jnp.concatenate([table, jnp.ones((len(table), 1), table.dtype)], axis=1)

@@ -52,6 +52,7 @@ def _mean(
     error: Callable[[Array], Array], prediction: Array, target: Array, where: Array | None, weights: Array | None
 ) -> Array:
     check.same_shape(prediction=prediction, target=target, where=where, weights=weights)
+    prediction, target = jnp.asarray(prediction), jnp.asarray(target)
     where = jnp.ones(prediction.shape, bool) if where is None else where
     weights = jnp.ones_like(prediction) if weights is None else weights
     weights = jnp.where(where, weights, 0)

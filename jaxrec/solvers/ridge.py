@@ -25,6 +25,7 @@ from jax import Array
 from jax.tree_util import register_dataclass
 from jaxtyping import Bool, Float, PRNGKeyArray
 
+from jaxrec import check
 from jaxrec.kernels.cholesky import cho_solve, cholesky, solve_transposed
 
 __all__ = [
@@ -82,6 +83,7 @@ def normal(
     weights: Float[Array, " n"] | None = None,
 ) -> Normal:
     """Gram matrix and right-hand side over the observed entries; what is masked is replaced before the arithmetic."""
+    check.same_shape(y=y, where=where, weights=weights, rows_of_x=x[:, 0] if x.shape[1] else y)
     if where is not None:
         x, y = jnp.where(where[:, None], x, 0), jnp.where(where, y, 0)
         weights = None if weights is None else jnp.where(where, weights, 0)
@@ -159,8 +161,9 @@ def solve_user(
         l2_bias: the strength of b's penalty.
         prior: what (w, b) are pulled to, a number or [d + 1]; what a user without ratings gets.
     """
-    precision = jnp.append(jnp.full(x.shape[1], l2, x.dtype), jnp.asarray(l2_bias, x.dtype))
-    v = solve(factorize(normal(with_one(x), y - offset, where, weights), precision), prior)
+    features = with_one(x)
+    precision = jnp.full(features.shape[1], l2, features.dtype).at[-1].set(l2_bias)
+    v = solve(factorize(normal(features, y - offset, where, weights), precision), prior)
     return v[:-1], v[-1]
 
 
@@ -181,4 +184,5 @@ def solve_item(
 
 def with_one(x: Float[Array, "*n d"]) -> Float[Array, "*n d+1"]:
     """Features with a last column of ones: the bias becomes one more coefficient."""
+    x = jnp.asarray(x)
     return jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), x.dtype)], axis=-1)

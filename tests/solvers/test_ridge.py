@@ -121,3 +121,21 @@ def test_solution_is_differentiable_in_l2(x64):
     step = 1e-6
     np.testing.assert_allclose(jax.jacfwd(f)(0.5), (f(0.5 + step) - f(0.5 - step)) / (2 * step), rtol=1e-6)
     np.testing.assert_allclose(jax.grad(f)(0.5), jax.jacfwd(f)(0.5), rtol=1e-9)
+
+
+@pytest.mark.parametrize("wrong", ["y", "where", "weights", "x"])
+def test_shapes_that_do_not_match(as_users_run, wrong):
+    x, y, where, weights = problem(0)
+    arrays = {"x": x, "y": y, "where": where, "weights": weights}
+    arrays[wrong] = arrays[wrong][:-1]
+    with pytest.raises(ValueError, match=r"expected arrays of one shape, got y: .* rows_of_x: "):
+        ridge.normal(**arrays)
+
+
+def test_numpy_arrays_will_do(as_users_run):
+    """Whatever their precision: no warning (which here is an error), and the same answer."""
+    x, y, where, weights = problem(0)
+    got = ridge.solve_user(x, y, where, l2=0.5, weights=weights, l2_bias=0.1)
+    arrays = [jnp.asarray(a, jnp.float32) for a in (x, y, weights)]
+    expected = ridge.solve_user(arrays[0], arrays[1], jnp.asarray(where), l2=0.5, weights=arrays[2], l2_bias=0.1)
+    np.testing.assert_allclose(np.append(*got), np.append(*expected), rtol=1e-5)
