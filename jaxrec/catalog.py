@@ -69,6 +69,8 @@ def recommend(
     padded = 1 << max(0, len(seen) - 1).bit_length()  # a power of two: some ten shapes to compile, not one per user
     exclude = jnp.asarray(np.pad(seen, (0, padded - len(seen))))[None], jnp.asarray(np.arange(padded) < len(seen))[None]
     scores, ids = top_k(users[j : j + 1], items, k, exclude=exclude)
+    if bool(jnp.isnan(scores).any()):
+        raise ValueError("factors: their predictions are NaN. The training diverged: a smaller learning rate, more l2.")
     return [
         Recommendation(*_name(ratings, titles, i), float(s))
         for s, i in zip(scores[0], ids[0], strict=True)

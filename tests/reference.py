@@ -1,4 +1,4 @@
-"""The formulas of DESIGN.md section 2 as slow NumPy loops: no jax, no broadcasting, nothing shared with the library.
+"""The formulas as slow NumPy loops: no jax, no broadcasting, nothing shared with the library.
 
 i = item, j = user, as in the notes; Y, R and weights are [n_items, n_users]. What is not rated is never read.
 """

@@ -1,5 +1,7 @@
 """recommend and related in raw ids and titles: nothing seen comes back, nothing is named wrongly."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,3 +160,8 @@ def test_k_beyond_the_catalogue(k):
         recommend(FACTORS, RATINGS, "ann", k=k)
     with pytest.raises(ValueError, match=rf"^k: expected between 1 and 3, the other items of the catalogue, got {k}"):
         related(FACTORS, RATINGS, 10, k=k)
+
+
+def test_a_model_that_diverged_is_an_error_and_no_empty_list():
+    with pytest.raises(ValueError, match="their predictions are NaN"):
+        recommend(dataclasses.replace(FACTORS, mu=jnp.array(jnp.nan)), RATINGS, "ann", k=2)

@@ -92,6 +92,7 @@ def gradient(
 
     Dense: two matrix products. Linked: two sparse products and no scatter. Observed: scatter-adds.
     """
+    _refuse_rows(ratings)
     e = _errors(predict_layout(factors, ratings), ratings.value, ratings.where, ratings.weights, slope)
     return _assemble(factors, ratings, e, l2, l2_bias)
 
@@ -102,10 +103,15 @@ def value_and_gradient(
     *,
     l2: L2,
     loss: PointwiseLoss = half_squared_error,
-    slope: Slope = half_squared_error_slope,
+    slope: Slope | None = None,
     l2_bias: L2 = 0.0,
 ) -> tuple[Float[Array, ""], Factors]:
-    """(`losses.cost`, its gradient) from one evaluation of the predictions; `slope` must be the `loss`'s own."""
+    """(`losses.cost`, its gradient) from one evaluation of the predictions.
+
+    `slope` is the `loss`'s own; None takes it from the loss by (element-wise) autodiff, so that they cannot disagree.
+    """
+    _refuse_rows(ratings)
+    slope = partial(_slope_of, loss) if slope is None else slope
     prediction = predict_layout(factors, ratings)
     batch = ratings if isinstance(ratings, Observed) else None
     value = loss(prediction, ratings.value, where=ratings.where, weights=ratings.weights).sum
@@ -120,13 +126,13 @@ def cost(
     *,
     l2: L2,
     loss: PointwiseLoss = half_squared_error,
-    slope: Slope = half_squared_error_slope,
+    slope: Slope | None = None,
     l2_bias: L2 = 0.0,
 ) -> Float[Array, ""]:
     """`losses.cost`, whose reverse-mode derivative is the closed form: the same number, a cheaper `jax.grad`.
 
-    Cotangents also flow to the ratings' values and weights and to l2 and l2_bias. Forward mode (jvp, Hessian-vector
-    products) is not defined here: plain `losses.cost` has it.
+    `slope` as in `value_and_gradient`. Cotangents also flow to the ratings' values and weights and to l2 and l2_bias.
+    Forward mode (jvp, Hessian-vector products) is not defined here: plain `losses.cost` has it.
     """
     as_float = lambda strength: jnp.asarray(strength, jnp.result_type(strength, 0.0))  # an int has no derivative
     l2, l2_bias = jax.tree.map(as_float, (l2, l2_bias))
@@ -134,16 +140,16 @@ def cost(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _twin(loss: PointwiseLoss, slope: Slope, factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> Array:
+def _twin(loss: PointwiseLoss, slope: Slope | None, factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> Array:
     return collaborative.cost(factors, ratings, l2=l2, loss=loss, l2_bias=l2_bias)
 
 
-def _twin_forward(loss: PointwiseLoss, slope: Slope, factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> Any:
+def _twin_forward(loss: PointwiseLoss, slope: Slope | None, factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> Any:
     value, by_factors = value_and_gradient(factors, ratings, l2=l2, loss=loss, slope=slope, l2_bias=l2_bias)
     return value, (by_factors, factors, ratings, l2, l2_bias)
 
 
-def _twin_backward(loss: PointwiseLoss, slope: Slope, saved: Any, cotangent: Array) -> Any:
+def _twin_backward(loss: PointwiseLoss, slope: Slope | None, saved: Any, cotangent: Array) -> Any:
     by_factors, factors, ratings, l2, l2_bias = saved
     scale = lambda tree: jax.tree.map(lambda leaf: cotangent * leaf, tree)
     batch = ratings if isinstance(ratings, Observed) else None
@@ -161,6 +167,15 @@ def _twin_backward(loss: PointwiseLoss, slope: Slope, saved: Any, cotangent: Arr
 
 
 _twin.defvjp(_twin_forward, _twin_backward)
+
+
+def _slope_of(loss: PointwiseLoss, prediction: Array, target: Array) -> Array:
+    return jax.grad(lambda prediction: loss(prediction, target).sum)(prediction)
+
+
+def _refuse_rows(ratings: Any) -> None:
+    if not isinstance(ratings, Dense | Observed | Linked):
+        raise TypeError(f"expected ratings as Dense, Observed or Linked, got {type(ratings).__name__}.")
 
 
 def _errors(prediction: Array, target: Array, where: Array, weights: Array | None, slope: Slope) -> Array:

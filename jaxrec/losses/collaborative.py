@@ -57,7 +57,7 @@ def user_cost(
         offset: added to the prediction: c(i) + mu(i), where the model has them.
         l2_bias: the strength of b's penalty.
 
-    Source: the notes' J(w(j), b(j)); DESIGN.md section 2, "user cost".
+    Source: the notes' J(w(j), b(j)).
     """
     penalty = 0.5 * l2 * jnp.sum(w**2) + 0.5 * l2_bias * b**2
     x = jnp.where(where[:, None], x, 0)  # or NaN features of what she did not rate would reach her gradient, as 0 * NaN
@@ -93,7 +93,7 @@ def item_cost(
         offset: added to the prediction: mu(i), where the model has it.
         l2_bias: the strength of c's penalty.
 
-    Source: the notes' J(x(i)); DESIGN.md section 2, "item cost".
+    Source: the notes' J(x(i)).
     """
     w = jnp.where(where[:, None], w, 0)
     prediction = w @ x + b + offset
@@ -169,7 +169,7 @@ def cost(
     Raises:
         ValueError: `l2` is an array that is no pair.
 
-    Source: the notes' J(w, b, x); DESIGN.md section 2, "joint cost".
+    Source: the notes' J(w, b, x).
     """
     batch = ratings if isinstance(ratings, Observed) else None
     return data_term(factors, ratings, loss=loss).sum + of_factors(factors, l2=l2, l2_bias=l2_bias, batch=batch)

@@ -58,7 +58,7 @@ def als(
         ValueError: Rows of the wrong side or of other tables than `init`'s; l2 that is not positive.
         FloatingPointError: the objective is no longer finite.
 
-    Source: Zhou et al. 2008, Large-scale parallel collaborative filtering for the Netflix Prize; DESIGN.md section 2.
+    Source: Zhou et al. 2008, Large-scale parallel collaborative filtering for the Netflix Prize.
     """
     _check(by_user, by_item, init, l2, l2_bias, sweeps)
     factors, trace, converged, decrease = init, [float(_cost(init, by_user, l2=l2, l2_bias=l2_bias))], False, np.inf
@@ -71,11 +71,11 @@ def als(
                     f"sweep {step}: the objective is {trace[-1]} after {trace[-2]:.6g}. A row's equations are singular "
                     "in this precision: raise l2, or run in float64."
                 )
-            decrease = (trace[-2] - trace[-1]) / abs(trace[-2])
+            decrease = (trace[-2] - trace[-1]) / (abs(trace[-2]) or 1.0)
             bar.set_postfix(cost=f"{trace[-1]:.6g}")
             bar.update()
             stop = callback is not None and callback(step, factors)
-            converged = decrease < tol
+            converged = abs(decrease) < tol  # rounding can let it rise by a hair
             if converged or stop:
                 break
     return factors, Solution(converged, len(trace) - 1, decrease, np.array(trace))
@@ -141,6 +141,14 @@ def _check(by_user: Rows, by_item: Rows, init: Factors, l2: L2, l2_bias: L2, swe
     got, expected = (len(init.w), len(init.x)), (by_user.place.shape[0], by_item.place.shape[0])
     if got != expected or (by_user.n_others, by_item.n_others) != expected[::-1]:
         raise ValueError(f"init: expected factors of {expected} users and items, as the Rows have, got {got}.")
+    totals = [
+        (sum(int(b.where.sum()) for b in rows.buckets), float(sum(jnp.sum(b.value) for b in rows.buckets)))
+        for rows in (by_user, by_item)
+    ]
+    if totals[0][0] != totals[1][0] or not np.isclose(totals[0][1], totals[1][1], rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            f"by_user and by_item hold different ratings: {totals[0][0]} and {totals[1][0]}, or other values."
+        )
     for name, strength, least in (("l2", pair(l2), 0.0), ("l2_bias", pair(l2_bias), -1.0)):
         if any(not np.all(np.isfinite(s)) or np.min(s) <= least or np.min(s) < 0 for s in strength):
             raise ValueError(f"{name}: expected finite numbers {'> 0' if least == 0 else '>= 0'}, got {strength}.")

@@ -4,12 +4,13 @@ import dataclasses
 import math
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import data, losses
+from jaxrec import Ratings, data, losses, models
 from jaxrec.losses import closed_form
 from jaxrec.types import Dense, Factors, Linked
 from tests import reference
@@ -511,3 +512,22 @@ def test_linked_is_what_it_says():
         for row in range(len(start) - 1):
             assert (ids[start[row] : start[row + 1]] == row).all()
     assert sorted(linked.by_item.tolist()) == list(range(16))
+
+
+@pytest.mark.parametrize("loss", [losses.logistic, losses.squared_error])
+def test_without_a_slope_the_loss_s_own_is_taken(x64, loss):
+    """It was the residual, whatever the loss: the right value and a wrong gradient."""
+    factors = models.init(3, 2, 2, key=jax.random.key(0), mu=0.1, dtype=jnp.float64)
+    labels = jnp.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
+    ratings = Dense(labels, jnp.array([[True, True, False], [True, True, True]]))
+    expected = jax.grad(losses.cost)(factors, ratings, l2=0.1, loss=loss)
+    _, direct = closed_form.value_and_gradient(factors, ratings, l2=0.1, loss=loss)
+    for got in (direct, jax.grad(closed_form.cost)(factors, ratings, l2=0.1, loss=loss)):
+        chex.assert_trees_all_close(got, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("function", [closed_form.gradient, closed_form.value_and_gradient, jax.grad(closed_form.cost)])
+def test_rows_are_refused(as_users_run, function):
+    ratings = data.rows(Ratings([0, 1], [0, 1], [1.0, 2.0], 2, 2), "user")
+    with pytest.raises(TypeError, match="expected ratings as Dense, Observed or Linked, got Rows"):
+        function(models.init(2, 2, 2, key=jax.random.key(0)), ratings, l2=0.1)

@@ -158,3 +158,18 @@ def test_no_lapack_call_in_a_sweep():
     program = jax.jit(lambda init, sides: sweep(init, *sides, l2=0.7)[0]).lower(init, sides).as_text()
     assert "lapack" not in program
     assert "lapack" in jax.jit(jnp.linalg.cholesky).lower(jnp.eye(3)).as_text()  # what the line above looks for
+
+
+def test_sides_that_hold_different_ratings_are_refused():
+    by_user, by_item = rows(toy()), rows(toy(seed=1))
+    with pytest.raises(ValueError, match="by_user and by_item hold different ratings"):
+        als(by_user[0], by_item[1], start(toy()), l2=0.7)
+
+
+def test_a_start_that_fits_exactly_is_converged():
+    ratings = Ratings([0, 1, 1], [0, 0, 1], [3.0, 3.0, 3.0], 2, 2)
+    zero = jax.tree.map(jnp.zeros_like, start(ratings, mu=None))
+    factors, how = als(*rows(ratings), dataclasses.replace(zero, mu=jnp.array(3.0)), l2=0.7, progress=False)
+    assert how.converged
+    np.testing.assert_array_equal(how.trace, [0.0, 0.0])
+    np.testing.assert_allclose(models.predict_all(factors), np.full((2, 2), 3.0))
