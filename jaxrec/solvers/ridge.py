@@ -106,8 +106,8 @@ def factorize(normal: Normal, precision: Number | Float[Array, "*batch d"] | Flo
     Args:
         normal: from `normal`, with leading batch axes or without.
         precision: P, a number, one per coefficient ([d], or [..., d] per row); `factorize_matrix` takes a matrix. The
-            factor is NaN where gram + P is not positive definite: with P = 0 and fewer independent ratings than
-            coefficients. Any P > 0 (bias aside) is safe.
+            factor has no meaning where gram + P is not positive definite, as with P = 0 and fewer independent ratings
+            than coefficients: NaN, or, where rounding hides it, large finite numbers. Any P > 0 (bias aside) is safe.
     """
     precision = jnp.broadcast_to(jnp.asarray(precision, normal.gram.dtype), normal.rhs.shape)
     precision = jnp.where((precision == 0) & (normal.count[..., None] == 0), 1, precision)
