@@ -1,5 +1,7 @@
 """fit and make_step: what they minimize, when they stop, that a resumed run repeats the uninterrupted one."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import optax
 import pytest
 
 from jaxrec import Ratings, data, losses, models
-from jaxrec.training import fit, init, make_step
+from jaxrec.training import descend, fit, grid, init, loop, make_step, product
 from jaxrec.types import Total
 
 KEY = jax.random.key(0)
@@ -108,9 +110,26 @@ def test_progress_shows_loss_and_validation(capsys):
 
 def test_a_loss_that_is_no_longer_finite_says_where_and_what_to_do():
     with pytest.raises(
-        FloatingPointError, match=r"step \d+ \(epoch \d+\): the loss is (inf|nan).*smaller learning rate"
+        FloatingPointError,
+        match=r"step \d+ \(epoch \d+\), learning rate 1e\+06: the loss is (inf|nan).*smaller learning rate \(100000\)",
     ):
         run(optimizer=optax.sgd(1e6), epochs=100)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rate"),
+    [
+        (optax.sgd(0.3), 0.3),
+        (optax.adam(0.02), 0.02),
+        (optax.chain(optax.clip(1.0), optax.adamw(0.5)), 0.5),
+        (optax.sgd(optax.exponential_decay(1.0, 10, 0.5)), 0.5),  # at step 10
+        (optax.inject_hyperparams(optax.adam)(learning_rate=0.07), 0.07),
+        (optax.scale(-1), None),
+    ],
+)
+def test_the_learning_rate_is_found_for_the_message(optimizer, rate):
+    found = loop._learning_rate(optimizer, init(jnp.zeros(3), optimizer), 10)
+    assert found == (None if rate is None else pytest.approx(rate))
 
 
 def ratings(n=60):
@@ -173,3 +192,110 @@ def test_adam_lowers_the_joint_cost_on_every_layout(layout):
         factors_cost, start, [layout(ratings())], optimizer=optax.adam(0.1), key=KEY, epochs=50, progress=False
     )
     assert history.loss[-1] < 0.7 * history.loss[0]
+
+
+def test_descend_is_fit():
+    start = models.init(12, 9, 2, key=KEY, mu=3.5)
+    for size in (16, 60):
+        parts = list(data.minibatches(ratings(), size, seed=1)(0))
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+        optimizer = optax.adam(0.05)
+        by_loop, history = fit(factors_cost, start, parts, optimizer=optimizer, key=KEY, epochs=3, progress=False)
+        pure = jax.jit(
+            lambda p, b: descend(factors_cost, p, b, optimizer=optax.adam(0.05), key=KEY, steps=b.user.shape[0] * 3)
+        )
+        at_once, trace = pure(start, stacked)
+        chex.assert_trees_all_close(by_loop, at_once, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(trace.reshape(3, -1).sum(1), history.loss, rtol=1e-5)
+
+
+def test_descend_reports_the_mean_of_totals():
+    total = lambda w, batch: Total(jnp.sum((w * batch - 1.0) ** 2), jnp.asarray(batch.size, w.dtype))
+    _, trace = descend(total, jnp.array(3.0), jnp.ones((1, 4)), optimizer=optax.sgd(0.0), key=KEY, steps=2)
+    np.testing.assert_allclose(trace, [4.0, 4.0])
+
+
+def train(member, ratings):
+    """A whole training: seed, scale, l2, learning rate and fold differ from member to member."""
+    start = models.init(12, 9, 2, key=jax.random.key(member["seed"]), scale=member["scale"], mu=3.5)
+    in_train = dataclasses.replace(ratings, where=ratings.where & (ratings.weights != member["fold"]), weights=None)
+    cost = lambda f, batch: losses.closed_form.cost(f, batch, l2=member["l2"])
+    batch = jax.tree.map(lambda a: a[None], in_train)
+    optimizer = optax.adam(member["rate"])
+    factors, trace = descend(cost, start, batch, optimizer=optimizer, key=KEY, steps=20)
+    held_out = dataclasses.replace(ratings, where=ratings.weights == member["fold"], weights=None)
+    return {"factors": factors, "loss": trace[-1], "error": losses.collaborative.data_term(factors, held_out).mean()}
+
+
+MEMBERS = product(l2=(0.5, 2.0), rate=(0.05, 0.1), scale=(0.1, 0.5), seed=(0, 1), fold=(0.0, 1.0))
+
+
+def folded():
+    """The ratings, each with the number of its fold where weights would stand."""
+    r = ratings()
+    return data.linked(dataclasses.replace(r, weights=np.arange(len(r)) % 2))
+
+
+def test_every_member_of_a_grid_is_its_run_alone():
+    whole = grid(train, MEMBERS, folded(), progress=False)
+    for k in (0, 5, 31):
+        member = {name: column[k] for name, column in MEMBERS.items()}
+        pick = jax.tree.map(lambda a, k=k: a[k], whole)
+        alone = grid(train, {name: column[k : k + 1] for name, column in MEMBERS.items()}, folded(), progress=False)
+        chex.assert_trees_all_equal(pick, jax.tree.map(lambda a: a[0], alone))  # bit for bit
+        r = ratings()
+        part = r.take(np.arange(len(r)) % 2 != int(member["fold"]))  # no mask: the rows are not there
+        start = models.init(12, 9, 2, key=jax.random.key(int(member["seed"])), scale=float(member["scale"]), mu=3.5)
+        by_fit, history = fit(
+            lambda f, batch, l2=float(member["l2"]): losses.closed_form.cost(f, batch, l2=l2),
+            start,
+            [data.linked(part)],
+            optimizer=optax.adam(float(member["rate"])),
+            key=KEY,
+            epochs=20,
+            progress=False,
+        )
+        chex.assert_trees_all_close(pick["factors"], by_fit, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(pick["loss"], history.loss[-1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [3, 32, 100])
+def test_a_vmapped_grid_is_the_sequential_one(at_once):
+    one_by_one = grid(train, MEMBERS, folded(), progress=False)
+    together = grid(train, MEMBERS, folded(), at_once=at_once, progress=False)
+    chex.assert_trees_all_close(one_by_one, together, rtol=1e-3, atol=1e-4)
+
+
+def test_a_grid_compiles_once(capsys):
+    traces = []
+
+    def run(member):
+        traces.append(1)
+        return member["a"] + 1.0
+
+    for at_once in (1, 2):  # 3 members in parts of 2: the last part is filled up
+        np.testing.assert_array_equal(grid(run, product(a=(1.0, 2.0, 3.0)), at_once=at_once), [2.0, 3.0, 4.0])
+        np.testing.assert_array_equal(grid(run, product(a=(5.0,) * 6), at_once=at_once, progress=False), [6.0] * 6)
+    assert len(traces) == 2
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_a_member_that_diverges_is_named_and_harms_nobody(caplog):
+    result = grid(lambda m: jnp.log(m["a"]), product(a=(1.0, -1.0, 2.0)), progress=False)
+    np.testing.assert_allclose(result, [0.0, np.nan, np.log(2.0)])
+    assert "grid: member 1 of 3, {'a': -1.0}, has results that are not finite" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("members", "options", "message"),
+    [
+        ({"a": jnp.ones(2), "b": jnp.ones(3)}, {}, r"one length > 0, got lengths \[2, 3\]"),
+        ({}, {}, "one length > 0"),
+        ({"a": jnp.ones(0)}, {}, "one length > 0"),
+        ({"a": jnp.array(1.0)}, {}, "one length > 0"),
+        ({"a": jnp.ones(2)}, {"at_once": 0}, "at_once: expected a number of members >= 1, got 0"),
+    ],
+)
+def test_a_grid_that_is_none(members, options, message):
+    with pytest.raises(ValueError, match=message):
+        grid(lambda m: m, members, progress=False, **options)

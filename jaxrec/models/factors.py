@@ -21,7 +21,7 @@ def init(
     rank: int,
     *,
     key: PRNGKeyArray,
-    scale: float = 0.1,
+    scale: float | Float[Array, ""] = 0.1,
     item_bias: bool = True,
     mu: ArrayLike | None = None,
     dtype: jnp.dtype | type = jnp.float32,

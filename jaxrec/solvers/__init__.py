@@ -2,6 +2,7 @@
 
 from jaxrec.solvers import ridge
 from jaxrec.solvers.als import als
+from jaxrec.solvers.one_side import fold_in, leave_one_out
 from jaxrec.solvers.ridge import solve_item, solve_user
 
-__all__ = ["als", "ridge", "solve_item", "solve_user"]
+__all__ = ["als", "fold_in", "leave_one_out", "ridge", "solve_item", "solve_user"]

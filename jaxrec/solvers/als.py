@@ -4,7 +4,6 @@ One sweep is both. The biases are part of the rows: a user's (w, b) regress y - 
 regress y - b - mu on (w, 1). Each half minimizes the joint cost in its own parameters, so the objective never rises.
 """
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -13,16 +12,12 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
-from jaxrec.lookup import lookup
 from jaxrec.losses.collaborative import cost
-from jaxrec.losses.penalty import L2, Strength, pair
-from jaxrec.solvers.ridge import Normal, factorize, normal, solve, with_one
-from jaxrec.types import Bucket, Factors, Rows, Solution
+from jaxrec.losses.penalty import L2, pair
+from jaxrec.solvers.one_side import fold_in
+from jaxrec.types import Factors, Rows, Solution
 
 __all__ = ["als", "sweep"]
-
-# Floats of gathered features held at once, [rows, length, d]: 4 MiB stays near the cache and bounds the memory.
-GATHERED = 2**20
 
 
 def als(
@@ -83,53 +78,13 @@ def als(
 
 def sweep(factors: Factors, by_user: Rows, by_item: Rows, *, l2: L2, l2_bias: L2 = 0.0) -> tuple[Factors, Array]:
     """One sweep, (new factors, joint cost after it): pure, to be jitted, vmapped over l2, differentiated."""
-    l2_users, l2_items = pair(l2)
-    bias_users, bias_items = pair(l2_bias)
-    mu = 0.0 if factors.mu is None else factors.mu
-    offset = jnp.broadcast_to(jnp.asarray(mu, factors.x.dtype), factors.x.shape[:1])
-    c = offset if factors.c is None else factors.c + offset
-    v = _solve_side(by_user, with_one(factors.x), c, None, l2_users, bias_users)
-    factors = dataclasses.replace(factors, w=v[:, :-1], b=v[:, -1])
-    if factors.c is None:
-        factors = dataclasses.replace(factors, x=_solve_side(by_item, factors.w, factors.b, offset, l2_items, None))
-    else:
-        v = _solve_side(by_item, with_one(factors.w), factors.b, offset, l2_items, bias_items)
-        factors = dataclasses.replace(factors, x=v[:, :-1], c=v[:, -1])
+    factors = fold_in(by_user, factors, l2=l2, l2_bias=l2_bias)
+    factors = fold_in(by_item, factors, l2=l2, l2_bias=l2_bias)
     return factors, cost(factors, by_item, l2=l2, l2_bias=l2_bias)
 
 
 _sweep = jax.jit(sweep)
 _cost = jax.jit(cost)
-
-
-def _solve_side(
-    rows: Rows, features: Array, others: Array, own: Array | None, l2: Strength, l2_bias: Strength | None
-) -> Array:
-    """Every row's ridge solution [n_rows, d]: normal equations by buckets, then one batch of solves.
-
-    Args:
-        rows: the ratings of the side that is solved for.
-        features: [n_others, d], a column of ones included where the row has a bias.
-        others: [n_others], what the other side adds to a prediction: subtracted from the ratings.
-        own: [n_rows], what the row itself adds and does not solve for, or None.
-        l2: of the features, a number or one per row.
-        l2_bias: of the last coefficient, where that is a bias; None where it is not.
-    """
-    d, dtype = features.shape[1], features.dtype
-
-    def one(row: Bucket) -> Normal:
-        y = row.value - lookup(others, row.other) - (0.0 if own is None else lookup(own, row.row))
-        return normal(lookup(features, row.other), y, row.where, row.weights)
-
-    def bucket(members: Bucket) -> Normal:
-        rows_at_once = max(1, GATHERED // (members.other.shape[1] * d))
-        return jax.lax.map(one, members, batch_size=min(rows_at_once, len(members.row)))
-
-    equations = rows.gather([bucket(members) for members in rows.buckets])
-    precision = jnp.broadcast_to(jnp.asarray(l2, dtype)[..., None], (len(rows.place), d))
-    if l2_bias is not None:
-        precision = precision.at[:, -1].set(l2_bias)
-    return solve(factorize(equations, precision))
 
 
 def _check(by_user: Rows, by_item: Rows, init: Factors, l2: L2, l2_bias: L2, sweeps: int) -> None:

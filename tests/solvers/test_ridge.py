@@ -139,3 +139,26 @@ def test_numpy_arrays_will_do(as_users_run):
     arrays = [jnp.asarray(a, jnp.float32) for a in (x, y, weights)]
     expected = ridge.solve_user(arrays[0], arrays[1], jnp.asarray(where), l2=0.5, weights=arrays[2], l2_bias=0.1)
     np.testing.assert_allclose(np.append(*got), np.append(*expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("prior", [0.0, 1.0])
+def test_leave_one_out_is_a_refit_without_each(x64, seed, prior):
+    x, y, where, weights = problem(seed)
+    arrays = [jnp.asarray(a) for a in (x, y, where, weights)]
+    factor = ridge.factorize(ridge.normal(*arrays), 0.7)
+    predictions = ridge.leave_one_out(factor, *arrays, prior_mean=prior)
+    for k in range(len(y)):
+        rest = where & (np.arange(len(y)) != k)  # a masked entry is predicted by all of the row
+        v = by_numpy(x, y, rest, weights, 0.7 * np.eye(3), np.full(3, prior))
+        np.testing.assert_allclose(predictions[k], x[k] @ v, rtol=1e-9)
+
+
+def test_leaving_out_the_only_entry_leaves_the_prior():
+    x, y = jnp.array([[2.0, 1.0], [jnp.nan, 1.0]]), jnp.array([5.0, jnp.nan])
+    where = jnp.array([True, False])
+    factor = ridge.factorize(ridge.normal(x, y, where), jnp.array([0.5, 0.0]))  # an unpenalized bias: leverage 1
+    np.testing.assert_allclose(ridge.leave_one_out(factor, x, y, where)[0], 0.0)
+    np.testing.assert_allclose(ridge.leave_one_out(factor, x, y, where, prior_mean=jnp.array([1.0, 3.0]))[0], 5.0)
+    left_out = lambda l2: ridge.leave_one_out(ridge.factorize(ridge.normal(x, y, where), l2), x, y, where)[0]
+    assert jnp.isfinite(jax.jit(jax.grad(left_out))(jnp.array(0.5)))

@@ -1,4 +1,4 @@
-"""Training by gradients: any cost, any pytree of parameters, any Optax optimizer.
+"""The training loop: epochs over batches, with validation, early stopping, progress, and resumption.
 
 >>> import jax, jax.numpy as jnp, optax
 >>> cost = lambda w, batch: jnp.sum((w * batch - 1.0) ** 2)  # the notes' (w x - 1)^2
@@ -16,30 +16,17 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.tree_util import register_dataclass
 from tqdm import tqdm
 
+from jaxrec.training.step import Cost, State, init, make_step
 from jaxrec.types import Total
 
-__all__ = ["History", "State", "fit", "init", "make_step"]
+__all__ = ["History", "fit"]
 
-# cost(params, batch) or cost(params, batch, key=key) -> a scalar, or a Total whose mean is minimized
-Cost = Callable[..., Any]
 Batches = Iterable[Any] | Callable[[int], Iterable[Any]]
-
-
-@register_dataclass
-@dataclass(frozen=True)
-class State:
-    """What the next step needs: parameters, the optimizer's state, and the number of steps taken."""
-
-    params: Any
-    optimizer: Any
-    step: Array
 
 
 @dataclass(frozen=True)
@@ -61,37 +48,6 @@ class History:
     stopped: str
     state: State
     best: Any
-
-
-def init(params: Any, optimizer: optax.GradientTransformation) -> State:
-    """The state before the first step; weak types are made strong, or the second step would compile again."""
-    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.asarray(p).dtype), params)
-    return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
-
-
-def make_step(cost: Cost, optimizer: optax.GradientTransformation) -> Callable[..., tuple[State, Total]]:
-    """step(state, batch, *, key) -> (state, cost), pure and bare: to be jitted, scanned or vmapped.
-
-    The cost comes as a Total, of count 0 where it was a scalar.
-    The per-step key is fold_in(key, state.step); it is passed on where the cost takes a `key`. All parameters move
-    at once, by gradients taken at the same point, as the notes' simultaneous update demands.
-    """
-    takes_key = "key" in inspect.signature(cost).parameters
-
-    def total(params: Any, batch: Any, key: Array) -> tuple[Array, Total]:
-        value = cost(params, batch, key=key) if takes_key else cost(params, batch)
-        if isinstance(value, Total):
-            return value.mean(), value
-        return value, Total(value, jnp.zeros_like(value))  # count 0: a part of one cost, which adds up
-
-    def step(state: State, batch: Any, *, key: Array) -> tuple[State, Total]:
-        gradient, info = jax.grad(total, has_aux=True)(state.params, batch, jax.random.fold_in(key, state.step))
-        with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction is float ** int32: not strict
-            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-            params = optax.apply_updates(state.params, updates)
-        return State(params, optimizer_state, state.step + 1), info
-
-    return step
 
 
 def fit(
@@ -147,7 +103,7 @@ def fit(
             for batch in batches(epoch) if callable(batches) else batches:
                 state, info = _step(state, batch, key, cost=cost, optimizer=optimizer)
                 infos.append(info)
-            losses.append(_epoch_loss(infos, epoch, cost, state))
+            losses.append(_epoch_loss(infos, epoch, state, optimizer))
             if validate is not None:
                 scores.append(float(validate(state.params)))
             if not scores or scores[-1] <= min(scores):
@@ -171,7 +127,7 @@ def _step(state: State, batch: Any, key: Array, *, cost: Cost, optimizer: Any) -
     return make_step(cost, optimizer)(state, batch, key=key)
 
 
-def _epoch_loss(infos: list[Total], epoch: int, cost: Cost, state: State) -> float:
+def _epoch_loss(infos: list[Total], epoch: int, state: State, optimizer: optax.GradientTransformation) -> float:
     if not infos:
         raise ValueError(
             f"batches: epoch {epoch} had none. A generator is spent after one epoch: pass a list, or a function of "
@@ -180,10 +136,33 @@ def _epoch_loss(infos: list[Total], epoch: int, cost: Cost, state: State) -> flo
     losses = np.array([float(info.sum) for info in infos])
     if not np.isfinite(losses).all():
         at = int(state.step) - len(infos) + int((~np.isfinite(losses)).argmax())
+        rate = _learning_rate(optimizer, state, at)
+        known, smaller = ("unknown", "") if rate is None else (f"{rate:g}", f" ({rate / 10:g})")
         raise FloatingPointError(
-            f"step {at} (epoch {epoch}): the loss is {losses[~np.isfinite(losses)][0]}. Try a smaller learning rate "
-            "(a tenth), a smaller initial scale, or optax.clip_by_global_norm before the optimizer; then look for "
-            "inf in the data."
+            f"step {at} (epoch {epoch}), learning rate {known}: the loss is {losses[~np.isfinite(losses)][0]}. "
+            f"Try a smaller learning rate{smaller}, a smaller initial scale, or optax.clip_by_global_norm before the "
+            "optimizer; then look for inf in the data."
         )
     count = math.fsum(float(info.count) for info in infos)
     return math.fsum(losses) / count if count else math.fsum(losses)
+
+
+def _learning_rate(optimizer: optax.GradientTransformation, state: State, step: int) -> float | None:
+    """The learning rate at a step, for a message: Optax keeps it in closures (or, injected, in the state)."""
+    injected = optax.tree_utils.tree_get(state.optimizer, "learning_rate", None)
+    if injected is not None:
+        return float(injected)
+    functions, seen = [optimizer.update], set()
+    while functions:
+        function = functions.pop()
+        if id(function) in seen or not inspect.isfunction(function):
+            continue
+        seen.add(id(function))
+        names = inspect.getclosurevars(function).nonlocals
+        if "step_size_fn" in names:
+            return -float(names["step_size_fn"](step))
+        if "step_size" in names and not isinstance(names["step_size"], int):  # scale(-1) only turns the sign
+            return -float(names["step_size"])
+        for value in names.values():
+            functions += value if isinstance(value, list | tuple) else [value]
+    return None

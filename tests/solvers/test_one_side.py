@@ -1,0 +1,174 @@
+"""Fold-in and leave-one-out of whole sides: against NumPy's refits, training's own rows, and finite differences."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import Ratings, data, losses, models, solvers
+from tests import reference
+
+N_USERS, N_ITEMS, RANK = 9, 7, 2
+
+
+def toy(weights=False, seed=0):
+    """Ratings of which the last user has none and the last but one has one."""
+    rng = np.random.default_rng(seed)
+    user, item = np.nonzero(rng.random((N_USERS - 2, N_ITEMS)) < 0.6)
+    user, item = np.append(user, N_USERS - 2), np.append(item, 3)
+    w = rng.integers(1, 4, len(user)) if weights else None
+    return Ratings(user, item, rng.normal(3.5, 1.0, len(user)), N_USERS, N_ITEMS, weights=w)
+
+
+def model(dtype=jnp.float64, *, item_bias=True, mu=3.5):
+    factors = models.init(N_USERS, N_ITEMS, RANK, key=jax.random.key(1), scale=1.0, item_bias=item_bias, mu=mu)
+    noise = jax.random.normal(jax.random.key(2), (N_USERS,)), jax.random.normal(jax.random.key(3), (N_ITEMS,))
+    factors = dataclasses.replace(factors, b=noise[0], c=noise[1] if item_bias else None)
+    return jax.tree.map(lambda a: a.astype(dtype), factors)
+
+
+def cast(layout, dtype=jnp.float64):
+    return jax.tree.map(lambda a: a.astype(dtype) if a.dtype == jnp.float32 else a, layout)
+
+
+def rows(ratings, side, dtype=jnp.float64):
+    return cast(data.rows(ratings, side, shortest=4), dtype)
+
+
+def regression(ratings, factors, side, row):
+    """(x, y, weights, penalized) of one row in NumPy, from the formulas."""
+    f = jax.tree.map(np.asarray, factors)
+    mu = np.broadcast_to(0.0 if f.mu is None else f.mu, (N_ITEMS,))
+    c = np.zeros(N_ITEMS) if f.c is None else f.c
+    own, other = (ratings.user, ratings.item) if side == "user" else (ratings.item, ratings.user)
+    k = np.flatnonzero(own == row)
+    weights = np.ones(len(k)) if ratings.weights is None else ratings.weights[k]
+    value = ratings.value[k].astype(float)
+    if side == "user":
+        return np.c_[f.x, np.ones(N_ITEMS)][other[k]], value - (c + mu)[other[k]], weights
+    features = f.w if f.c is None else np.c_[f.w, np.ones(N_USERS)]
+    return features[other[k]], value - f.b[other[k]] - mu[row], weights
+
+
+def refit(x, y, weights, penalty):
+    if len(y) == 0:
+        return np.zeros(x.shape[1])
+    return np.linalg.solve(x.T @ (weights[:, None] * x) + np.diag(penalty), x.T @ (weights * y))
+
+
+CASES = {
+    "biases": {},
+    "notes' model": {"item_bias": False},
+    "no mu": {"mu": None},
+    "mu per item": {"mu": np.linspace(2.0, 4.0, N_ITEMS)},
+    "weights": {"weights": True},
+    "l2 pair, biases penalized": {"l2": (0.5, 2.0), "l2_bias": (0.3, 0.4)},
+}
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize("case", CASES)
+def test_every_row_and_every_left_out_rating_is_numpys_refit(x64, side, case):
+    options = dict(CASES[case])
+    ratings = toy(options.pop("weights", False))
+    l2, l2_bias = options.pop("l2", 0.7), options.pop("l2_bias", 0.0)
+    factors = model(**options)
+    which = 0 if side == "user" else 1
+    strength, bias = (s if np.isscalar(s) else s[which] for s in (l2, l2_bias))
+    folded = solvers.fold_in(rows(ratings, side), factors, l2=l2, l2_bias=l2_bias)
+    out = solvers.leave_one_out(rows(ratings, side), factors, l2=l2, l2_bias=l2_bias)
+    squares = count = 0.0
+    for row in range(N_USERS if side == "user" else N_ITEMS):
+        x, y, weights = regression(ratings, factors, side, row)
+        penalty = np.full(x.shape[1], strength)
+        if side == "user" or factors.c is not None:
+            penalty[-1] = bias
+        v = refit(x, y, weights, penalty)
+        if side == "user":
+            got = np.append(folded.w[row], folded.b[row])
+        else:
+            got = folded.x[row] if factors.c is None else np.append(folded.x[row], folded.c[row])
+        np.testing.assert_allclose(got, v, rtol=1e-9, atol=1e-12)
+        for k in range(len(y)):
+            rest = np.arange(len(y)) != k
+            squares += weights[k] * (x[k] @ refit(x[rest], y[rest], weights[rest], penalty) - y[k]) ** 2
+            count += weights[k]
+    np.testing.assert_allclose(out.sum, squares, rtol=1e-9)
+    np.testing.assert_allclose(out.count, count)
+
+
+def test_fold_in_gives_back_what_training_gave(x64):
+    """At ALS's end each side is the other's ridge solution, so folding the train ratings in changes nothing."""
+    ratings = toy()
+    sides = rows(ratings, "user"), rows(ratings, "item")
+    factors, _ = solvers.als(*sides, model(), l2=0.7, l2_bias=0.2, sweeps=4000, tol=1e-15, progress=False)
+    for side in sides:
+        chex.assert_trees_all_close(solvers.fold_in(side, factors, l2=0.7, l2_bias=0.2), factors, atol=1e-5)
+
+
+def test_new_users_come_into_a_table_of_their_own_size_and_minimize_their_cost(x64):
+    newcomers = Ratings([0, 0, 1], [3, 5, 5], [5.0, 1.0, 2.0], 3, N_ITEMS)
+    factors = model()
+    folded = solvers.fold_in(rows(newcomers, "user"), factors, l2=0.7)
+    assert folded.w.shape == (3, RANK)
+    assert folded.x is not None
+    np.testing.assert_allclose(folded.w[2], np.zeros(RANK))
+    np.testing.assert_allclose(models.predict_all(folded)[2], 3.5 + factors.c)
+    gradient = jax.grad(losses.cost)(folded, cast(data.observed(newcomers)), l2=0.7)
+    np.testing.assert_allclose(gradient.w, np.zeros((3, RANK)), atol=1e-6)
+    np.testing.assert_allclose(gradient.b, np.zeros(3), atol=1e-6)
+
+
+def test_new_items_need_a_mu_of_their_own():
+    newcomers = Ratings([0, 1], [0, 1], [5.0, 1.0], N_USERS, 2)
+    per_item = model(jnp.float32, mu=np.linspace(2.0, 4.0, N_ITEMS))
+    with pytest.raises(ValueError, match=r"mu: expected a number or one per item \(2\), got 7"):
+        solvers.fold_in(data.rows(newcomers, "item"), per_item, l2=0.7)
+    folded = solvers.fold_in(data.rows(newcomers, "item"), dataclasses.replace(per_item, mu=jnp.array(3.5)), l2=0.7)
+    assert folded.x.shape == (2, RANK)
+
+
+@pytest.mark.parametrize(("side", "other"), [("user", "items"), ("item", "users")])
+def test_rows_over_other_tables_are_refused(side, other):
+    larger = Ratings([0], [0], [1.0], N_USERS + 1, N_ITEMS + 1)
+    with pytest.raises(ValueError, match=f"over the . {other} of the factors"):
+        solvers.fold_in(data.rows(larger, side), model(jnp.float32), l2=0.7)
+
+
+def test_leave_one_out_takes_other_losses(x64):
+    ratings, factors = toy(), model()
+    absolute = solvers.leave_one_out(rows(ratings, "user"), factors, l2=0.7, loss=losses.absolute_error)
+    squared = solvers.leave_one_out(rows(ratings, "user"), factors, l2=0.7)
+    assert 0 < float(absolute.mean()) <= float(jnp.sqrt(squared.mean()))
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_the_errors_derivative_in_l2_is_finite_differences(x64, side):
+    """Both validation errors, through the ridge: what is held out, and what is left out one by one."""
+    ratings, factors = toy(), model()
+    train, test = data.splits.random(ratings, test=0.3, rng=0)
+    train, every = rows(train, side), rows(ratings, side)
+    y = jnp.asarray(test.value, jnp.float64)
+
+    def held_out(l2):
+        folded = solvers.fold_in(train, factors, l2=l2, l2_bias=0.3)
+        return losses.squared_error(models.predict(folded, jnp.asarray(test.user), jnp.asarray(test.item)), y).mean()
+
+    left_out = lambda l2: solvers.leave_one_out(every, factors, l2=l2, l2_bias=0.3).mean()
+    for error in map(jax.jit, (held_out, left_out)):
+        slope = jax.grad(error)(jnp.array(0.7))
+        assert abs(float(slope)) > 1e-3
+        expected = reference.central_differences(lambda l2, error=error: float(error(jnp.asarray(l2))), 0.7)
+        np.testing.assert_allclose(slope, expected, rtol=1e-6)
+
+
+def test_vmap_over_l2_is_a_loop():
+    ratings, factors = toy(), model(jnp.float32)
+    strengths = jnp.array([0.5, 2.0])
+    batch = jax.vmap(lambda l2: solvers.fold_in(rows(ratings, "user", jnp.float32), factors, l2=l2).w)(strengths)
+    for k, l2 in enumerate(strengths):
+        one = solvers.fold_in(rows(ratings, "user", jnp.float32), factors, l2=l2).w
+        np.testing.assert_allclose(batch[k], one, rtol=1e-4, atol=1e-5)
