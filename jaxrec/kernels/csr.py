@@ -1,5 +1,6 @@
 """Sparse times dense: sum the rows of a table that each row of a compressed sparse matrix names."""
 
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
@@ -18,8 +19,11 @@ def csr_matmul(
         start: row pointers, ascending, from 0 to n.
         col: ids into `table`; trusted.
         value: the entries; 0 for padding.
-        table: the dense matrix.
+        table: the dense matrix. Its columns are filled up to a multiple of 8, for which the CPU has vector instructions:
+            20M entries, d=32 .06 s, d=33 .18 s and filled up to 40 .12 s.
     """
     from jax.experimental import sparse  # 0.1 s to import, and only this needs it
 
-    return sparse.BCSR((value, col, start), shape=(len(start) - 1, len(table))) @ table
+    d = table.shape[1]
+    filled = jnp.pad(table, ((0, 0), (0, -d % 8)))
+    return (sparse.BCSR((value, col, start), shape=(len(start) - 1, len(table))) @ filled)[:, :d]

@@ -30,11 +30,12 @@ from jaxtyping import Bool, Float
 
 from jaxrec import check
 from jaxrec.kernels.csr import csr_matmul
+from jaxrec.kernels.sampled_dot import sampled_dot
 from jaxrec.lookup import lookup
 from jaxrec.losses import collaborative
 from jaxrec.losses.penalty import L2, Strength, of_factors
 from jaxrec.losses.pointwise import PointwiseLoss, Slope, half_squared_error, half_squared_error_slope
-from jaxrec.models.factors import predict_layout
+from jaxrec.models.factors import biases, predict_layout
 from jaxrec.types import Dense, Factors, Linked, Observed
 
 __all__ = ["cost", "gradient", "item_gradient", "user_gradient", "value_and_gradient"]
@@ -93,7 +94,7 @@ def gradient(
     Dense: two matrix products. Linked: two sparse products and no scatter. Observed: scatter-adds.
     """
     _refuse_rows(ratings)
-    e = _errors(predict_layout(factors, ratings), ratings.value, ratings.where, ratings.weights, slope)
+    e = _errors(_predict(factors, ratings), ratings.value, ratings.where, ratings.weights, slope)
     return _assemble(factors, ratings, e, l2, l2_bias)
 
 
@@ -112,7 +113,7 @@ def value_and_gradient(
     """
     _refuse_rows(ratings)
     slope = partial(_slope_of, loss) if slope is None else slope
-    prediction = predict_layout(factors, ratings)
+    prediction = _predict(factors, ratings)
     batch = ratings if isinstance(ratings, Observed) else None
     value = loss(prediction, ratings.value, where=ratings.where, weights=ratings.weights).sum
     e = _errors(prediction, ratings.value, ratings.where, ratings.weights, slope)
@@ -178,6 +179,14 @@ def _refuse_rows(ratings: Any) -> None:
         raise TypeError(f"expected ratings as Dense, Observed or Linked, got {type(ratings).__name__}.")
 
 
+def _predict(factors: Factors, ratings: Dense | Observed | Linked) -> Array:
+    """`predict_layout` without its gathers in memory; autodiff goes the other way (its transpose would be slow)."""
+    if isinstance(ratings, Dense):
+        return predict_layout(factors, ratings)
+    dot = sampled_dot(factors.w, factors.x, ratings.user, ratings.item)
+    return dot + biases(factors, ratings.user, ratings.item)
+
+
 def _errors(prediction: Array, target: Array, where: Array, weights: Array | None, slope: Slope) -> Array:
     """e(i,j): weighted slopes where rated, 0 elsewhere; what is masked is replaced before the arithmetic."""
     check.same_shape(prediction=prediction, target=target, where=where, weights=weights)
@@ -197,10 +206,11 @@ def _assemble(factors: Factors, ratings: Dense | Observed | Linked, e: Array, l2
         case Linked():
             e_by_item = lookup(e, ratings.by_item)
             user_by_item = lookup(ratings.user, ratings.by_item)
-            # biases ride along as one more column: features (x, 1) give (dJ/dw, dJ/db) in one product
-            users = csr_matmul(ratings.user_start, ratings.item, e, _with_one(factors.x))
-            items = csr_matmul(ratings.item_start, user_by_item, e_by_item, _with_one(factors.w))
-            w, b, x, c = users[:, :-1], users[:, -1], items[:, :-1], items[:, -1]
+            one = lambda table: jnp.ones((len(table), 1), table.dtype)  # a row's sum of e is its product with ones
+            w = csr_matmul(ratings.user_start, ratings.item, e, factors.x)
+            b = csr_matmul(ratings.user_start, ratings.item, e, one(factors.x))[:, 0]
+            x = csr_matmul(ratings.item_start, user_by_item, e_by_item, factors.w)
+            c = csr_matmul(ratings.item_start, user_by_item, e_by_item, one(factors.w))[:, 0]
         case Observed():
             w = jnp.zeros_like(factors.w).at[ratings.user].add(e[:, None] * lookup(factors.x, ratings.item))
             x = jnp.zeros_like(factors.x).at[ratings.item].add(e[:, None] * lookup(factors.w, ratings.user))
@@ -211,8 +221,3 @@ def _assemble(factors: Factors, ratings: Dense | Observed | Linked, e: Array, l2
     data = dataclasses.replace(factors, w=w, b=b, x=x, c=None if factors.c is None else c)
     data = dataclasses.replace(data, mu=None if factors.mu is None else jnp.zeros_like(factors.mu))
     return jax.tree.map(jnp.add, data, by_penalty)
-
-
-def _with_one(table: Array) -> Array:
-    table = jnp.asarray(table)
-    return jnp.concatenate([table, jnp.ones((len(table), 1), table.dtype)], axis=1)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from jaxrec.lookup import lookup
 from jaxrec.types import Dense, Factors, Linked, Observed, Rows
 
-__all__ = ["as_vectors", "init", "predict", "predict_all", "predict_layout"]
+__all__ = ["as_vectors", "biases", "init", "predict", "predict_all", "predict_layout"]
 
 
 def init(
@@ -59,8 +59,12 @@ def init(
 
 def predict(factors: Factors, user: Int[Array, "*n"], item: Int[Array, "*n"]) -> Float[Array, "*n"]:
     """w(j) . x(i) + b(j) + c(i) + mu(i) for pairs (user[k], item[k]). Ids are trusted."""
-    dot = jnp.sum(lookup(factors.w, user) * lookup(factors.x, item), axis=-1)
-    return dot + lookup(factors.b, user) + lookup(_item_term(factors), item)
+    return jnp.sum(lookup(factors.w, user) * lookup(factors.x, item), axis=-1) + biases(factors, user, item)
+
+
+def biases(factors: Factors, user: Int[Array, "*n"], item: Int[Array, "*n"]) -> Float[Array, "*n"]:
+    """b(j) + c(i) + mu(i) for pairs (user[k], item[k]): the prediction without its product."""
+    return lookup(factors.b, user) + lookup(_item_term(factors), item)
 
 
 def predict_all(factors: Factors) -> Float[Array, "n_users n_items"]:
