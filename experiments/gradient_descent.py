@@ -82,7 +82,7 @@ def _fit(
     progress: bool = True,
 ) -> tuple[Factors, History]:
     key = jax.random.key(settings.seed)
-    mu = data.normalize.item_mean(train)
+    mu = data.normalize.item_mean(train).item
     init = models.init(train.n_users, train.n_items, settings.rank, key=key, item_bias=False, mu=mu)
     cost = partial(losses.closed_form.cost, l2=l2)
     batches = [data.linked(train)]

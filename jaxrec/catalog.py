@@ -5,8 +5,8 @@
 >>> factors = jaxrec.models.baselines.popularity(data.ratings)
 >>> for film in recommend(factors, data.ratings, user=7, k=2, titles=data.titles):
 ...     print(film.item, film.title, film.score)
-9 Film 9 14.0
-16 Film 16 13.0
+18 Film 18 16.0
+3 Film 3 14.0
 """
 
 from typing import Any, NamedTuple

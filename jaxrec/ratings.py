@@ -6,7 +6,8 @@ Letters as in `jaxrec.types`: i = item, j = user, y(i,j) the rating. A rating of
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -290,6 +291,10 @@ class Dataset:
         items: a polars table with one row per item, or None.
         scale: the lowest and the highest rating there can be, or None where the data has no scale.
         source: where it was found.
+        published: the splits that figures are published on: name -> bool [n], the rows of test; `splits.canonical`.
+        negatives: int32 [n_users, k], the items that each user's held-out one is ranked among, where a protocol has
+            sampled them; or None.
+        truth: the Factors that synthetic ratings were drawn from, or None.
     """
 
     name: str
@@ -299,3 +304,6 @@ class Dataset:
     items: pl.DataFrame | None = None
     scale: tuple[float, float] | None = None
     source: str = ""
+    published: Mapping[str, np.ndarray] = field(default_factory=dict)
+    negatives: np.ndarray | None = None
+    truth: Any = None

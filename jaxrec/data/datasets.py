@@ -279,7 +279,11 @@ def _ml_100k(data: bytes, user: bytes, movies: list[Movie]) -> Dataset:
         user_ids=users["user_id"].to_numpy(),
         item_ids=items["item_id"].to_numpy(),
     )
-    return Dataset("ml-100k", ratings, np.array([movie[1] for movie in movies]), users, items, scale=(1.0, 5.0))
+    # u1 .. u5 are the consecutive fifths of u.data: the files u1.test, u2.test, ... hold just these rows.
+    fifth = np.arange(len(ratings)) * 5 // len(ratings)
+    titles = np.array([movie[1] for movie in movies])
+    published = {f"u{k + 1}": fifth == k for k in range(5)}
+    return Dataset("ml-100k", ratings, titles, users, items, scale=(1.0, 5.0), published=published)
 
 
 # Name -> its forms: the owner's first, then those tried where the owner cannot be reached.

@@ -1,32 +1,179 @@
 """Mean normalization: subtract what is known without learning, add it back in prediction.
 
-Fitted on the train part only. The means go into `Factors.mu`, which `predict` adds, so that a user without ratings
-(whom the penalty drives to w = 0, b = 0) is predicted mu(i).
+Four fits, each of the train part only: `global_mean`, `item_mean`, `user_mean`, `item_then_user`. What to do with
+means: `subtract` them from ratings, `add` them back, look them up `at` pairs, or put them `into` the Factors that were
+fitted to what is left, so that predictions come in the ratings' units.
+
+>>> ratings = Ratings(user=[0, 1, 1], item=[0, 0, 1], value=[5, 0, 4], n_users=2, n_items=3)
+>>> means = item_mean(ratings)
+>>> means.item
+array([2.5, 4. , 3. ], dtype=float32)
+>>> subtract(ratings, means).value
+array([ 2.5, -2.5,  0. ], dtype=float32)
+
+Means are rounded to multiples of a power of two, about float32's own spacing at the largest number that can come up, so
+that on grids coarser than that (stars, half stars, 0 too) neither the difference nor the sum rounds:
+`add(subtract(ratings, means), means)` is `ratings` bit for bit. Of arbitrary real ratings y it is within float32's
+spacing at the larger of |y| and |y - mean|.
 """
 
 import dataclasses
+from dataclasses import dataclass
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.types import Ratings
+from jaxrec.types import Factors, Ratings
 
-__all__ = ["item_mean", "subtract"]
+__all__ = ["Means", "add", "global_mean", "into", "item_mean", "item_then_user", "subtract", "user_mean"]
+
+FLOAT32_BITS = 24
 
 
-def item_mean(ratings: Ratings) -> np.ndarray:
-    """mu(i): each item's mean over its observed ratings, float32 [n_items]; an item without any gets the global mean.
+@dataclass(frozen=True, eq=False)
+class Means:
+    """What is known of a rating without learning: mean(i, j) = item[i] (or overall, without items) + user[j].
 
-    >>> item_mean(Ratings(user=[0, 1, 1], item=[0, 0, 1], value=[5, 0, 4], n_users=2, n_items=3))
-    array([2.5, 4. , 3. ], dtype=float32)
+    Attributes:
+        overall: the (weighted) mean of all ratings.
+        user: float32 [n_users], each user's offset from the item's (or overall) mean; 0 without ratings. Or None.
+        item: float32 [n_items], each item's mean; the overall mean without ratings. Or None.
     """
-    count = np.bincount(ratings.item, minlength=ratings.n_items)
-    total = np.bincount(ratings.item, weights=ratings.value, minlength=ratings.n_items)
-    overall = ratings.value.mean(dtype=np.float64)
-    return np.where(count > 0, total / np.maximum(count, 1), overall).astype(np.float32)
+
+    overall: float
+    user: np.ndarray | None = None
+    item: np.ndarray | None = None
+
+    def at(self, user: Any, item: Any) -> np.ndarray:
+        """The means of pairs (user[k], item[k]), float32 [n]; ids are trusted."""
+        user, item = np.asarray(user), np.asarray(item)
+        out = np.full(item.shape, self.overall, np.float32) if self.item is None else self.item[item]
+        return out if self.user is None else out + self.user[user]
 
 
-def subtract(ratings: Ratings, mu: np.ndarray) -> Ratings:
-    """Ratings y(i,j) - mu(i), for costs whose model has no mu; `mu` is [n_items]."""
-    if np.shape(mu) != (ratings.n_items,):
-        raise ValueError(f"mu: expected one mean per item, shape ({ratings.n_items},), got {np.shape(mu)}.")
-    return dataclasses.replace(ratings, value=ratings.value - np.asarray(mu)[ratings.item])
+def global_mean(ratings: Ratings) -> Means:
+    """One mean for all: sum of (weight *) y over the sum of weights.
+
+    Raises:
+        ValueError: no ratings, or all of weight 0.
+    """
+    low, high = _range(ratings)
+    return Means(float(_round(_overall(ratings), max(abs(low), abs(high), high - low))))
+
+
+def item_mean(ratings: Ratings) -> Means:
+    """mu(i): each item's (weighted) mean; an item without ratings, or of total weight 0, gets the overall mean.
+
+    Raises:
+        ValueError: as `global_mean`.
+    """
+    low, high = _range(ratings)
+    bound = max(abs(low), abs(high), high - low)
+    overall = float(_round(_overall(ratings), bound))
+    item = _mean(ratings.item, ratings.value, ratings.weights, ratings.n_items, empty=overall)
+    return Means(overall, item=_round(item, bound))
+
+
+def user_mean(ratings: Ratings) -> Means:
+    """Each user's (weighted) mean, as an offset from the overall mean; 0 for a user without ratings or of weight 0.
+
+    Raises:
+        ValueError: as `global_mean`.
+    """
+    low, high = _range(ratings)
+    bound = max(abs(low), abs(high), high - low)
+    overall = _round(_overall(ratings), bound)
+    user = _mean(ratings.user, ratings.value, ratings.weights, ratings.n_users, empty=float(overall))
+    return Means(float(overall), user=_round(user, bound) - overall)
+
+
+def item_then_user(ratings: Ratings) -> Means:
+    """Each item's mean as `item_mean`, then each user's mean of what that leaves: 0 for a user without ratings.
+
+    Raises:
+        ValueError: as `global_mean`.
+    """
+    low, high = _range(ratings)
+    # what is left after items lies in [low - high, high - low], and so do its means
+    bound = max(abs(low), abs(high)) + (high - low)
+    overall = float(_round(_overall(ratings), bound))
+    item = _round(_mean(ratings.item, ratings.value, ratings.weights, ratings.n_items, empty=overall), bound)
+    left = ratings.value - item[ratings.item]
+    return Means(
+        overall, item=item, user=_round(_mean(ratings.user, left, ratings.weights, ratings.n_users, empty=0.0), bound)
+    )
+
+
+def subtract(ratings: Ratings, means: Means) -> Ratings:
+    """Ratings y(i,j) - mean(i,j), for costs whose model has no means.
+
+    Raises:
+        ValueError: means of another number of users or items.
+    """
+    _check_sizes(ratings, means)
+    return dataclasses.replace(ratings, value=ratings.value - means.at(ratings.user, ratings.item))
+
+
+def add(ratings: Ratings, means: Means) -> Ratings:
+    """Ratings y(i,j) + mean(i,j): the inverse of `subtract`, exact as the module says; raises as it does."""
+    _check_sizes(ratings, means)
+    return dataclasses.replace(ratings, value=ratings.value + means.at(ratings.user, ratings.item))
+
+
+def into(factors: Factors, means: Means) -> Factors:
+    """Factors whose prediction is that of `factors` + mean(i,j): item means (or overall) go to mu, user offsets to b.
+
+    For factors that were fitted to `subtract(ratings, means)`. What they have in mu and b already stays in the sum.
+
+    Raises:
+        ValueError: means of another number of users or items.
+    """
+    for name, table, expected in (("user", means.user, len(factors.w)), ("item", means.item, len(factors.x))):
+        _check_size(name, table, expected)
+    put = lambda table: jnp.asarray(table, factors.b.dtype)
+    mu = put(means.overall if means.item is None else means.item)
+    if factors.mu is not None:
+        mu = jnp.broadcast_to(mu, jnp.broadcast_shapes(mu.shape, factors.mu.shape)) + put(factors.mu)
+    b = factors.b if means.user is None else factors.b + put(means.user)
+    return dataclasses.replace(factors, b=b, mu=mu)
+
+
+def _overall(ratings: Ratings) -> np.ndarray:
+    one = np.zeros(len(ratings), np.int8)
+    mean = _mean(one, ratings.value, ratings.weights, 1, empty=np.nan)[0]
+    if np.isnan(mean):
+        raise ValueError("no means: expected ratings of positive weight, got none. Is the train part empty?")
+    return mean
+
+
+def _mean(ids: np.ndarray, y: np.ndarray, weights: np.ndarray | None, size: int, *, empty: float) -> np.ndarray:
+    """Float64 [size]: sum of weight * y over the sum of weights, by id."""
+    count = np.bincount(ids, weights, minlength=size)
+    total = np.bincount(ids, y if weights is None else y * weights.astype(np.float64), minlength=size)
+    return np.where(count > 0, total / np.where(count > 0, count, 1), empty)
+
+
+def _range(ratings: Ratings) -> tuple[float, float]:
+    return (float(ratings.value.min()), float(ratings.value.max())) if len(ratings) else (0.0, 0.0)
+
+
+def _round(means: np.ndarray, bound: float) -> np.ndarray:
+    """Rounded to the spacing at which every number up to `bound` is a float32: sums and differences are then exact.
+
+    Ratings, means and differences of the two are all at most `bound` and all multiples of the spacing.
+    """
+    if bound == 0:
+        return means.astype(np.float32)
+    spacing = 2.0 ** (np.ceil(np.log2(bound)) - FLOAT32_BITS)
+    return (np.round(means / spacing) * spacing).astype(np.float32)
+
+
+def _check_sizes(ratings: Ratings, means: Means) -> None:
+    _check_size("user", means.user, ratings.n_users)
+    _check_size("item", means.item, ratings.n_items)
+
+
+def _check_size(name: str, table: np.ndarray | None, expected: int) -> None:
+    if table is not None and np.shape(table) != (expected,):
+        raise ValueError(f"means.{name}: expected one per {name}, shape ({expected},), got {np.shape(table)}.")

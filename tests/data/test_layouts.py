@@ -1,12 +1,15 @@
 """Layouts: each holds every rating exactly once, with its value and weight, and padding is inert and in range."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 
 from jaxrec import Ratings
-from jaxrec.data import dense, linked, observed, rows
+from jaxrec.data import dense, linked, memory, observed, rows
 
 N_USERS, N_ITEMS = 11, 7
 
@@ -91,6 +94,27 @@ def test_dense_refuses_a_pair_that_occurs_twice():
         dense(ratings)
 
 
+@pytest.mark.parametrize("weights", [None, [1.0]])
+def test_dense_refuses_what_does_not_fit_before_it_takes_any(weights):
+    ratings = Ratings([0], [0], [1.0], 2_000_000, 3_000_000, weights=weights)
+    gib = 2e6 * 3e6 * (5 if weights is None else 9) / 2**30
+    with pytest.raises(
+        MemoryError, match=rf"^dense: 3000000 items x 2000000 users take {gib:.1f} GiB, and .* free. Use"
+    ):
+        dense(ratings)
+
+
+def test_dense_goes_by_the_memory_that_is_free(monkeypatch):
+    ratings = draw(0, weighted=False)
+    needed = N_USERS * N_ITEMS * 5
+    free = lambda number: monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=number))
+    free(needed)
+    dense(ratings)
+    free(needed - 1)
+    with pytest.raises(MemoryError, match=r"^dense: "):
+        dense(ratings)
+
+
 def test_dtypes():
     ratings = draw(0)
     by_row = rows(ratings, "user")
@@ -100,6 +124,54 @@ def test_dtypes():
     ids = [observed(ratings).user, links.user, links.item, links.user_start, links.by_item, links.item_start]
     ids += [by_row.place, by_row.buckets[0].row, by_row.buckets[0].other]
     assert {array.dtype for array in ids} == {jnp.dtype("int32")}
+
+
+@CASES
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"shortest": 1, "growth": 1.2}, {"shortest": 2, "growth": 3.0, "multiple": 4}, {"multiple": 64}],
+    ids=str,
+)
+def test_memory_is_what_the_layouts_take(ratings, options):
+    multiple = {"multiple": options["multiple"]} if "multiple" in options else {}
+    layouts = {
+        "dense": dense(ratings),
+        "observed": observed(ratings, **multiple),
+        "linked": linked(ratings, **multiple),
+        "rows_user": rows(ratings, "user", **options),
+        "rows_item": rows(ratings, "item", **options),
+    }
+    taken = {name: sum(array.nbytes for array in jax.tree.leaves(layout)) for name, layout in layouts.items()}
+    assert memory(ratings, **options) == taken
+
+
+def test_memory_of_what_could_not_be_built():
+    n_users, n_items = 2_000_000, 1_000_000
+    taken = memory(Ratings([0, 0, 1], [0, 1, 5], [1, 2, 3], n_users, n_items))
+    assert taken["dense"] == n_users * n_items * 5
+    assert taken["observed"] == 3 * (4 + 4 + 4 + 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"growth": 1}, "growth: expected"),
+        ({"shortest": 0}, "shortest: expected"),
+        ({"multiple": 0}, "multiple: expected"),
+    ],
+)
+def test_memory_refuses_what_rows_refuses(options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        memory(draw(0), **options)
+
+
+@pytest.mark.parametrize("layout", [observed, linked, dense])
+def test_a_layout_has_its_own_copy(layout):
+    ratings = draw(1, n=64 * 16 // 32)
+    built = layout(ratings)
+    before = np.array(built.value)
+    ratings.value[:] = 99
+    np.testing.assert_array_equal(built.value, before)
 
 
 # Observed and Linked

@@ -1,49 +1,201 @@
-"""Mean normalization: by hand, on a table where 0 is a rating."""
+"""Mean normalization: by hand, on a table where 0 is a rating; inversion bit for bit; prediction in ratings' units."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxrec import Ratings
-from jaxrec.data.normalize import item_mean, subtract
+from jaxrec.data import normalize
+from jaxrec.data.normalize import Means, add, global_mean, into, item_mean, item_then_user, subtract, user_mean
+from jaxrec.models.factors import init, predict
+from jaxrec.types import Factors
 
-# item 0: 5, 0, 1; item 1: 4; item 2: not rated; item 3: 0, 0
+# item 0: 5, 0, 1; item 1: 4; item 2: not rated; item 3: 0, 0. User 3 has no ratings.
 FILMS = Ratings(
     user=[0, 1, 2, 0, 1, 2], item=[0, 0, 0, 1, 3, 3], value=[5, 0, 1, 4, 0, 0], n_users=4, n_items=4, time=range(6)
 )
+WEIGHTED = Ratings(user=[0, 1, 1, 2], item=[0, 0, 1, 2], value=[5, 1, 4, 2], n_users=4, n_items=4, weights=[1, 3, 2, 0])
+FITS = pytest.mark.parametrize("fit", [global_mean, item_mean, user_mean, item_then_user])
+EVERY = np.divmod(np.arange(16), 4)  # all pairs of four users and four items
+
+
+def draw(seed, values=(0, 5, 0.5), n=90, weighted=False):
+    """Ratings on a grid (low, high, step): 8 users and 7 items, of which one of each has none."""
+    rng = np.random.default_rng(seed)
+    low, high, step = values
+    value = low + step * rng.integers(round((high - low) / step) + 1, size=n)
+    weights = rng.integers(3, size=n) + 0.25 if weighted else None
+    return Ratings(rng.integers(7, size=n), rng.integers(6, size=n), value, 8, 7, weights=weights)
+
+
+# The fits
 
 
 def test_means_by_hand():
-    mu = item_mean(FILMS)
-    np.testing.assert_allclose(mu, [(5 + 0 + 1) / 3, 4, (5 + 0 + 1 + 4 + 0 + 0) / 6, 0], rtol=1e-6)
-    assert mu.dtype == np.float32
+    overall = (5 + 0 + 1 + 4 + 0 + 0) / 6
+    assert global_mean(FILMS).overall == pytest.approx(overall, rel=1e-6)
+    items = [(5 + 0 + 1) / 3, 4, overall, 0]
+    np.testing.assert_allclose(item_mean(FILMS).item, items, rtol=1e-6)
+    np.testing.assert_allclose(user_mean(FILMS).user, np.array([4.5, 0, 0.5, overall]) - overall, atol=1e-6)
+    both = item_then_user(FILMS)
+    np.testing.assert_allclose(both.item, items, rtol=1e-6)
+    # left over: user 0: 5 - 2, 4 - 4; user 1: 0 - 2, 0 - 0; user 2: 1 - 2, 0 - 0
+    np.testing.assert_allclose(both.user, [1.5, -1, -0.5, 0], atol=1e-6)
+    assert both.item.dtype == both.user.dtype == np.float32
+
+
+def test_weighted_means_by_hand():
+    overall = (5 + 3 * 1 + 2 * 4) / 6
+    assert global_mean(WEIGHTED).overall == pytest.approx(overall, rel=1e-6)
+    items = [(5 + 3 * 1) / 4, 4, overall, overall]  # item 2 has a rating, of weight 0
+    np.testing.assert_allclose(item_mean(WEIGHTED).item, items, rtol=1e-6)
+    np.testing.assert_allclose(user_mean(WEIGHTED).user + overall, [5, 11 / 5, overall, overall], rtol=1e-6)
+    np.testing.assert_allclose(item_then_user(WEIGHTED).user, [3, (3 * -1 + 2 * 0) / 5, 0, 0], atol=1e-6)
+
+
+@FITS
+def test_integer_weights_are_repetition(fit):
+    ratings = draw(1)
+    times = np.random.default_rng(1).integers(3, size=len(ratings))
+    weighted = Ratings(ratings.user, ratings.item, ratings.value, 8, 7, weights=times)
+    one, other = fit(weighted), fit(ratings.take(np.repeat(np.arange(len(ratings)), times)))
+    every = np.divmod(np.arange(56), 7)
+    np.testing.assert_allclose(one.at(*every), other.at(*every), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fit", "again", "left"),
+    [
+        (global_mean, global_mean, lambda means: [means.overall]),
+        (item_mean, item_mean, lambda means: means.item),
+        (user_mean, user_mean, lambda means: means.overall + means.user),
+        (item_then_user, user_mean, lambda means: means.overall + means.user),
+    ],
+)
+@pytest.mark.parametrize("weighted", [True, False])
+def test_subtracted_means_leave_means_of_zero(fit, again, left, weighted):
+    ratings = draw(2, weighted=weighted)
+    means = left(again(subtract(ratings, fit(ratings))))
+    np.testing.assert_allclose(means, np.zeros(len(means)), atol=2e-6)
 
 
 def test_an_item_without_ratings_gets_the_mean_of_ratings_not_of_means():
     ratings = Ratings([0, 1, 2, 3], [0, 0, 0, 1], [1, 1, 1, 5], 4, 3)
-    assert item_mean(ratings)[2] == (1 + 1 + 1 + 5) / 4
+    assert item_mean(ratings).item[2] == (1 + 1 + 1 + 5) / 4
 
 
 def test_the_mean_of_many_is_exact_enough():
     n = 2_000_000  # a float32 sum of these is off by percents
     ratings = Ratings(np.zeros(n, int), np.zeros(n, int), np.full(n, 4.1), 1, 2)
-    np.testing.assert_allclose(item_mean(ratings), [4.1, 4.1], rtol=1e-6)
+    np.testing.assert_allclose(item_mean(ratings).item, [4.1, 4.1], rtol=1e-6)
 
 
-def test_subtract_by_hand():
-    left = subtract(FILMS, np.float32([2, 4, 9, 0.5]))
-    assert left.value.tolist() == [5 - 2, 0 - 2, 1 - 2, 4 - 4, 0 - 0.5, 0 - 0.5]
+@FITS
+def test_means_of_nothing(fit):
+    for nothing in (FILMS.take(slice(0)), Ratings([0], [0], [3], 1, 1, weights=[0])):
+        with pytest.raises(ValueError, match=r"^no means: expected ratings of positive weight, got none"):
+            fit(nothing)
+
+
+# Subtract, add, at
+
+
+def test_subtract_and_at_by_hand():
+    means = Means(3.0, item=np.float32([2, 4, 9, 0.5]), user=np.float32([0, 1, 0, 7]))
+    assert means.at([0, 1, 3], [0, 0, 2]).tolist() == [2, 3, 16]
+    assert Means(3.0).at([0, 1, 3], [0, 0, 2]).tolist() == [3, 3, 3]
+    assert Means(3.0, user=means.user).at([0, 1, 3], [0, 0, 2]).tolist() == [3, 4, 10]
+    left = subtract(FILMS, means)
+    assert left.value.tolist() == [5 - 2, 0 - 3, 1 - 2, 4 - 4, 0 - 1.5, 0 - 0.5]
     assert left.user.tolist() == FILMS.user.tolist()
     assert left.time.tolist() == FILMS.time.tolist()
     assert FILMS.value.tolist() == [5, 0, 1, 4, 0, 0], "the input is left as it was"
 
 
-def test_subtracted_means_leave_means_of_zero():
-    rng = np.random.default_rng(0)
-    ratings = Ratings(rng.integers(5, size=90), rng.integers(6, size=90), rng.uniform(1, 5, size=90), 5, 6)
-    np.testing.assert_allclose(item_mean(subtract(ratings, item_mean(ratings))), np.zeros(6), atol=1e-6)
+@FITS
+@pytest.mark.parametrize(
+    "values", [(1, 5, 1), (0, 5, 0.5), (-4, 4, 0.25), (1, 10, 1), (990, 1003, 1), (3, 3, 1), (0, 0, 1)], ids=str
+)
+@pytest.mark.parametrize("weighted", [True, False])
+def test_inversion_is_exact_on_grids_and_for_ratings_held_out(fit, values, weighted):
+    for seed in range(8):
+        ratings = draw(seed, values, weighted=weighted)
+        means = fit(ratings.take(slice(0, 60)))
+        left = subtract(ratings, means)
+        np.testing.assert_array_equal(add(left, means).value, ratings.value)
+        exact = ratings.value.astype(np.float64) - means.at(ratings.user, ratings.item)
+        np.testing.assert_array_equal(left.value, exact, err_msg="the difference is not rounded either")
 
 
-@pytest.mark.parametrize("mu", [np.zeros(3), np.zeros((4, 1)), np.float32(2)], ids=["short", "column", "scalar"])
-def test_one_mean_per_item(mu):
-    with pytest.raises(ValueError, match=r"^mu: expected one mean per item, shape \(4,\), got"):
-        subtract(FILMS, mu)
+@FITS
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e6])
+def test_inversion_of_real_numbers_is_within_their_spacing(fit, scale):
+    rng = np.random.default_rng(3)
+    n = 20_000
+    value = scale * rng.normal(size=n)
+    ratings = Ratings(rng.integers(40, size=n), rng.integers(30, size=n), value, 40, 30)
+    means = fit(ratings)
+    left = subtract(ratings, means)
+    allowed = np.spacing(np.maximum(np.abs(ratings.value), np.abs(left.value)))
+    assert (np.abs(add(left, means).value.astype(np.float64) - ratings.value) <= allowed).all()
+
+
+@FITS
+def test_rounding_costs_no_accuracy(fit):
+    ratings = draw(4, (1, 5, 1), n=300)
+    y, user, item = ratings.value.astype(np.float64), ratings.user, ratings.item
+    mean = lambda values, ids, size: np.array([values[ids == k].mean() if (ids == k).any() else 0 for k in range(size)])
+    items = mean(y, item, 7)[item]
+    expected = {
+        global_mean: np.full(300, y.mean()),
+        item_mean: items,
+        user_mean: mean(y, user, 8)[user],
+        item_then_user: items + mean(y - items, user, 8)[user],
+    }[fit]
+    np.testing.assert_allclose(fit(ratings).at(user, item), expected, rtol=0, atol=2 * np.spacing(np.float32(5)))
+
+
+# Into factors
+
+
+@FITS
+@pytest.mark.parametrize("mu", [None, 0.5, "items"])
+def test_predictions_come_in_the_ratings_units(fit, mu):
+    mu = np.linspace(-1, 1, 4) if mu == "items" else mu
+    factors = init(4, 4, 3, key=jax.random.key(0), mu=mu)
+    means = fit(FILMS)
+    user, item = (jnp.asarray(ids) for ids in EVERY)
+    expected = np.asarray(predict(factors, user, item)) + means.at(*EVERY)
+    with_means = into(factors, means)
+    np.testing.assert_allclose(predict(with_means, user, item), expected, rtol=1e-6, atol=1e-6)
+    assert {leaf.dtype for leaf in jax.tree.leaves(with_means)} == {jnp.dtype("float32")}
+
+
+def test_where_the_means_go():
+    zero = Factors(w=jnp.zeros((4, 1)), b=jnp.zeros(4), x=jnp.zeros((4, 1)))
+    assert into(zero, global_mean(FILMS)).mu.shape == ()
+    both = item_then_user(FILMS)
+    np.testing.assert_array_equal(into(zero, both).mu, both.item)
+    np.testing.assert_array_equal(into(zero, both).b, both.user)
+
+
+@pytest.mark.usefixtures("x64")
+def test_into_factors_of_float64():
+    factors = init(4, 4, 2, key=jax.random.key(0), dtype=jnp.float64)
+    assert {leaf.dtype for leaf in jax.tree.leaves(into(factors, item_then_user(FILMS)))} == {jnp.dtype("float64")}
+
+
+@pytest.mark.parametrize("name", ["user", "item"])
+@pytest.mark.parametrize("table", [np.zeros(3), np.zeros((4, 1)), np.float32(2)], ids=["short", "column", "scalar"])
+def test_one_mean_per_row(name, table):
+    means = Means(0.0, **{name: table})
+    factors = Factors(w=jnp.zeros((4, 1)), b=jnp.zeros(4), x=jnp.zeros((4, 1)))
+    for call in (lambda: subtract(FILMS, means), lambda: add(FILMS, means), lambda: into(factors, means)):
+        with pytest.raises(ValueError, match=rf"^means\.{name}: expected one per {name}, shape \(4,\), got"):
+            call()
+
+
+def test_what_is_fitted_on_train_knows_nothing_of_test():
+    train = draw(5).take(slice(0, 50))
+    assert normalize.item_mean(train).item.shape == (7,), "over all items, rated or not"

@@ -24,9 +24,27 @@ def draw(seed, n=40):
     )
 
 
+def timed(seed, n=40):
+    """Ratings with many equal times, in no order; the weight numbers the rows."""
+    rng = np.random.default_rng(seed)
+    columns = rng.integers(6, size=n), rng.integers(5, size=n), np.ones(n)
+    return Ratings(*columns, 8, 5, time=rng.integers(9, size=n), weights=np.arange(n))
+
+
 def as_rows(ratings):
     columns = (ratings.user, ratings.item, ratings.value, ratings.time, ratings.weights)
     return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def assert_parts(ratings, *parts):
+    """Together the input, over the same users and items, each in the order of the input."""
+    assert sum((Counter(as_rows(part)) for part in parts), Counter()) == Counter(as_rows(ratings))
+    row = {content: number for number, content in enumerate(as_rows(ratings))}
+    assert len(row) == len(ratings), "the test needs rows that differ"
+    for part in parts:
+        numbers = [row[content] for content in as_rows(part)]
+        assert numbers == sorted(numbers)
+        assert (part.n_users, part.n_items) == (ratings.n_users, ratings.n_items)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -84,23 +102,244 @@ def test_an_empty_part(share, empty):
         splits.random(draw(0, 10), test=share, rng=0)
 
 
+# k_fold
+
+
+@pytest.mark.parametrize(("n", "k"), [(40, 5), (41, 4), (7, 7), (2, 2)])
+def test_every_rating_is_in_exactly_one_fold(n, k):
+    ratings = draw(0, n)
+    folds = splits.k_fold(ratings, k, rng=1)
+    assert len(folds) == k
+    for train, test in folds:
+        assert_parts(ratings, train, test)
+    assert sorted(time for _, test in folds for time in test.time.tolist()) == list(range(n))
+    assert {len(test) for _, test in folds} <= {n // k, -(-n // k)}
+
+
+def test_folds_are_drawn_by_seed():
+    tests = lambda rng: [test.time.tolist() for _, test in splits.k_fold(draw(0), 4, rng=rng)]
+    assert tests(7) == tests(7) == tests(np.random.default_rng(7))
+    assert tests(7) != tests(8)
+    assert tests(7)[0] != list(range(0, 40, 4)), "shuffled"
+
+
+def test_every_rating_has_an_equal_chance_of_each_fold():
+    first = np.zeros(12)
+    for seed in range(600):
+        first[splits.k_fold(draw(0, 12), 3, rng=seed)[0][1].time] += 1
+    assert abs(first - 200).max() < 5 * np.sqrt(600 * 2 / 9)
+
+
+@pytest.mark.parametrize("k", [1, 0, -2, 41])
+def test_a_number_of_folds_that_leaves_one_empty(k):
+    with pytest.raises(ValueError, match=rf"^k: expected between 2 and 40 folds \(one rating in each\), got {k}"):
+        splits.k_fold(draw(0), k, rng=0)
+
+
+# leave_last
+
+
+def slow_last(ratings, k):
+    """The rows that are test, user by user."""
+    rows = []
+    for user in range(ratings.n_users):
+        own = [row for row in range(len(ratings)) if ratings.user[row] == user]
+        own.sort(key=lambda row: (ratings.time[row], row))
+        rows += own[-k:] if len(own) > k else []
+    return sorted(rows)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("k", [1, 2, 6])
+def test_the_last_k_of_each_user(seed, k):
+    ratings = timed(seed)
+    train, test = splits.leave_last(ratings, k)
+    assert_parts(ratings, train, test)
+    assert test.weights.tolist() == slow_last(ratings, k)
+    for user in set(test.user.tolist()):
+        assert train.time[train.user == user].max() <= test.time[test.user == user].min(), "no leakage for one user"
+
+
+def test_one_is_left_out_by_default():
+    train, test = splits.leave_last(timed(0))
+    assert np.bincount(test.user).max() == 1
+    assert set(test.user.tolist()) <= set(train.user.tolist())
+
+
+def test_of_equal_times_the_later_row_is_later():
+    ratings = Ratings([0, 1, 0, 0, 1], [0, 0, 1, 2, 1], [1] * 5, 2, 3, time=[7, 5, 7, 7, 4])
+    train, test = splits.leave_last(ratings)
+    assert test.item.tolist() == [0, 2]  # user 1's at 5, user 0's last row of three at 7
+    assert train.item.tolist() == [0, 1, 1]
+
+
+def test_users_with_no_more_than_k_stay_whole_in_train():
+    ratings = Ratings([0, 0, 1, 1, 1], [0, 1, 0, 1, 2], [1] * 5, 3, 3, time=[1, 2, 3, 4, 5])
+    train, test = splits.leave_last(ratings, 2)
+    assert test.user.tolist() == [1, 1]
+    assert train.user.tolist() == [0, 0, 1]
+    with pytest.raises(ValueError, match=r"^leave_last with k=3: .* leaves the test part empty"):
+        splits.leave_last(ratings, 3)
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_a_last_k_below_one(k):
+    with pytest.raises(ValueError, match=rf"^k: expected a number >= 1, got {k}"):
+        splits.leave_last(timed(0), k)
+
+
+@pytest.mark.parametrize("split", [splits.leave_last, lambda ratings: splits.by_time(ratings, test=0.1)])
+def test_ratings_without_times(split):
+    with pytest.raises(ValueError, match=r"^(leave_last|by_time): these ratings have no times .* Use splits.random"):
+        split(Ratings([0, 0], [0, 1], [1, 2], 1, 2))
+
+
+# by_time
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_all_of_test_is_later_than_all_of_train(seed, share):
+    ratings = timed(seed)
+    train, test = splits.by_time(ratings, test=share)
+    assert_parts(ratings, train, test)
+    assert train.time.max() < test.time.min()
+    sizes = [int((ratings.time >= at).sum()) for at in np.unique(ratings.time)[1:]]  # every cut there is
+    assert abs(len(test) - round(share * 40)) == min(abs(size - round(share * 40)) for size in sizes)
+
+
+def test_distinct_times_meet_the_share_exactly():
+    order = np.random.default_rng(0).permutation(20)
+    ratings = Ratings(np.zeros(20, int), np.arange(20), np.ones(20), 1, 20, time=order)
+    assert sorted(splits.by_time(ratings, test=0.25)[1].time.tolist()) == [15, 16, 17, 18, 19]
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([1, 2, 3, 3, 3, 3], [3] * 4),
+        ([1, 1, 1, 1, 2, 3], [2, 3]),
+        ([1, 1, 1, 1, 1, 3], [3]),
+        ([1, 3, 3, 3, 3, 3], [3] * 5),
+    ],
+)
+def test_equal_times_go_where_the_share_is_nearer(times, expected):
+    ratings = Ratings(np.zeros(6, int), np.arange(6), np.ones(6), 1, 6, time=times)
+    assert splits.by_time(ratings, test=0.5)[1].time.tolist() == expected
+
+
+def test_from_a_moment_on():
+    ratings = Ratings([0] * 4, range(4), [1] * 4, 1, 4, time=[40, 10, 30, 20])
+    train, test = splits.by_time(ratings, at=30)
+    assert (train.time.tolist(), test.time.tolist()) == ([10, 20], [40, 30])
+    assert splits.by_time(ratings, at=20.5)[1].time.tolist() == [40, 30]
+    for at, empty in ((10, "train"), (41, "test")):
+        with pytest.raises(ValueError, match=rf"^at={at} leaves the {empty} part empty"):
+            splits.by_time(ratings, at=at)
+
+
+def test_one_moment_only():
+    with pytest.raises(ValueError, match=r"leaves the test part empty"):
+        splits.by_time(Ratings([0] * 4, range(4), [1] * 4, 1, 4, time=[5] * 4), test=0.5)
+
+
+@pytest.mark.parametrize("options", [{}, {"test": 0.5, "at": 3}], ids=["neither", "both"])
+def test_a_share_or_a_moment(options):
+    with pytest.raises(ValueError, match=r"^by_time: expected either test \(a share\) or at \(seconds\)"):
+        splits.by_time(timed(0), **options)
+
+
+# by_user
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("given", [0.01, 0.5, 0.8, 0.99])
+def test_test_users_are_absent_from_train(seed, given):
+    ratings = draw(seed)
+    parts = splits.by_user(ratings, test=0.5, given=given, rng=seed)
+    assert_parts(ratings, *parts)
+    theirs = set(parts.given.user.tolist())
+    assert not theirs & set(parts.train.user.tolist())
+    assert set(parts.test.user.tolist()) <= theirs, "something is known of whoever is predicted"
+    with_ratings = set(ratings.user.tolist())
+    assert len(theirs) == round(0.5 * len(with_ratings))
+    for user in theirs:
+        n = int((ratings.user == user).sum())
+        expected = 1 if n == 1 else min(max(round(given * n), 1), n - 1)
+        assert int((parts.given.user == user).sum()) == expected
+
+
+def test_an_only_rating_is_given():
+    ratings = Ratings([0, 1, 1, 1, 2, 2], range(6), [1] * 6, 9, 6)  # users 3 to 8 have none, and are not drawn
+    drawn = set()
+    for seed in range(20):
+        parts = splits.by_user(ratings, test=2 / 3, given=0.5, rng=seed)
+        users = set(parts.given.user.tolist())
+        assert len(users) == 2
+        assert 0 not in parts.test.user
+        drawn |= users
+    assert drawn == {0, 1, 2}
+
+
+def test_nothing_to_predict():
+    with pytest.raises(ValueError, match=r"^none of the 2 test users has two ratings, so nothing is left to predict"):
+        splits.by_user(Ratings([0, 1, 2, 3], [0] * 4, [1] * 4, 4, 1), test=0.5, given=0.5, rng=0)
+
+
+def test_users_and_their_given_ratings_are_drawn_by_seed():
+    rows = lambda rng: [part.time.tolist() for part in splits.by_user(draw(0), test=0.4, given=0.5, rng=rng)]
+    assert rows(7) == rows(7) == rows(np.random.default_rng(7))
+    assert rows(7) != rows(8)
+
+
+def test_every_rating_of_a_test_user_has_an_equal_chance_to_be_given():
+    ratings = Ratings(np.repeat([0, 1], 8), np.tile(range(8), 2), np.ones(16), 2, 8)
+    given = np.zeros((2, 8))
+    for seed in range(800):
+        part = splits.by_user(ratings, test=0.5, given=0.25, rng=seed).given
+        given[part.user, part.item] += 1
+    # 800 draws of chance 1/2 (the user) * 1/4: mean 100, standard deviation sqrt(800 * 7/64) = 9.4
+    assert abs(given - 100).max() < 5 * 9.4
+
+
+@pytest.mark.parametrize("options", [{"test": 0.0, "given": 0.5}, {"test": 0.5, "given": 1.0}], ids=str)
+def test_shares_outside_0_and_1(options):
+    with pytest.raises(ValueError, match=r"^(test|given): expected a share in \(0, 1\), got"):
+        splits.by_user(draw(0), **options, rng=0)
+
+
+@pytest.mark.parametrize(("share", "number"), [(0.01, 0), (0.99, 6)])
+def test_no_users_or_all(share, number):
+    with pytest.raises(ValueError, match=rf"^test={share} of 6 users with ratings makes {number} test users"):
+        splits.by_user(draw(0), test=share, given=0.5, rng=0)
+
+
 # canonical
 
 
+FIFTH = {f"u{fold}": np.arange(25) // 5 == fold - 1 for fold in range(1, 6)}
+
+
 @pytest.mark.parametrize("fold", [1, 2, 3, 4, 5])
-def test_canonical_folds_are_consecutive_fifths(fold):
-    train, test = splits.canonical(Dataset("ml-100k", draw(0, 25)), f"u{fold}")
+def test_published_splits(fold):
+    train, test = splits.canonical(Dataset("ml-100k", draw(0, 25), published=FIFTH), f"u{fold}")
     expected = list(range(5 * fold - 5, 5 * fold))
     assert test.time.tolist() == expected
     assert train.time.tolist() == [row for row in range(25) if row not in expected]
 
 
-def test_canonical_folds_belong_to_one_dataset():
-    with pytest.raises(ValueError, match=r"^the splits u1\.\.u5 belong to ml-100k, got 'ml-1m'"):
+@pytest.mark.parametrize("name", ["u0", "u6", "ua", "1", ""])
+def test_a_published_split_of_another_name(name):
+    with pytest.raises(ValueError, match=rf"^split: 'ml-100k' has no published split '{name}'. It has 'u1', .*, 'u5'"):
+        splits.canonical(Dataset("ml-100k", draw(0, 25), published=FIFTH), name)
+
+
+def test_a_dataset_without_published_splits():
+    with pytest.raises(ValueError, match=r"'ml-1m' has no published split 'u1'. It has none: use splits.random"):
         splits.canonical(Dataset("ml-1m", draw(0, 25)), "u1")
 
 
-@pytest.mark.parametrize("name", ["u0", "u6", "ua", "1", ""])
-def test_canonical_folds_are_five(name):
-    with pytest.raises(ValueError, match=r"^split: expected one of 'u1', 'u2', 'u3', 'u4', 'u5', got"):
-        splits.canonical(Dataset("ml-100k", draw(0, 25)), name)
+@pytest.mark.parametrize("mask", [FIFTH["u1"][:20], np.arange(25)], ids=["short", "numbers"])
+def test_a_published_split_of_other_ratings(mask):
+    with pytest.raises(ValueError, match=r"^split u1 of 'ml-100k': expected a mask over its 25 ratings, got"):
+        splits.canonical(Dataset("ml-100k", draw(0, 25), published={"u1": mask}), "u1")

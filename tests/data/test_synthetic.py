@@ -1,9 +1,14 @@
 """Synthetic ratings: what is promised of the truth they are drawn from."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.data import synthetic
 from jaxrec.data.synthetic import low_rank
+from jaxrec.metrics import rmse
+from jaxrec.models.factors import predict
 
 
 def test_shapes_and_ids():
@@ -48,6 +53,32 @@ def test_a_perfect_model_has_the_noise_as_its_error(noise):
     assert abs(np.sqrt(np.mean(error**2)) - noise) < 5 * noise / np.sqrt(16000)
 
 
+def predicted(data):
+    return predict(data.truth, jnp.asarray(data.ratings.user), jnp.asarray(data.ratings.item))
+
+
+@pytest.mark.parametrize("rank", [0, 1, 4, 16])
+def test_the_truth_predicts_the_rating_without_noise_to_the_last_bit(rank):
+    data = low_rank(300, 200, 8000, rank=rank, noise=0.0, rng=0)
+    assert data.truth.w.shape == (300, rank)
+    np.testing.assert_array_equal(predicted(data), data.ratings.value)
+    w, b, x, c, mu = (np.asarray(table, np.float64) for table in jax.tree.leaves(data.truth))
+    exact = (w[data.ratings.user] * x[data.ratings.item]).sum(1) + b[data.ratings.user] + c[data.ratings.item] + mu
+    np.testing.assert_array_equal(data.ratings.value, exact, err_msg="no sum rounds")
+
+
+def test_chunks_do_not_show(monkeypatch):
+    whole = low_rank(30, 20, 250, rng=5)
+    monkeypatch.setattr(synthetic, "CHUNK", 4 * 7)
+    assert columns(low_rank(30, 20, 250, rng=5)) == columns(whole)
+
+
+def test_the_error_of_the_truth_is_the_noise():
+    data = low_rank(300, 200, 8000, noise=0.25, rng=0)
+    error = rmse(predicted(data), jnp.asarray(data.ratings.value))
+    assert float(error) == pytest.approx(0.25, rel=5 / np.sqrt(2 * 8000))
+
+
 def full_block(ratings, n_users):
     """The values of the `n_users` most active users for the items that all of them rated."""
     users = np.argsort(-np.bincount(ratings.user))[:n_users]
@@ -83,3 +114,34 @@ def test_some_are_far_more_active():
     for ids, size in ((ratings.user, 100), (ratings.item, 80)):
         count = np.sort(np.bincount(ids, minlength=size))
         assert count[-5:].mean() > 3 * count[:5].mean()
+
+
+@pytest.mark.parametrize(("activity", "popularity"), [(0.0, 1.5), (0.5, 0.0), (0.7, 0.7)])
+def test_counts_fall_as_powers_of_the_place(activity, popularity):
+    """So few of all pairs that hardly any is drawn twice: the counts are those of independent draws."""
+    ratings = low_rank(4000, 5000, 20_000, rank=0, activity=activity, popularity=popularity, rng=0).ratings
+    for ids, size, exponent in ((ratings.user, 4000, activity), (ratings.item, 5000, popularity)):
+        count = np.sort(np.bincount(ids, minlength=size))[::-1]
+        if exponent == 0:
+            assert count.var() == pytest.approx(count.mean(), rel=0.15), "Poisson: all alike"
+            continue
+        chance = (np.arange(size) + 10.0) ** -exponent
+        expected = 20_000 * chance / chance.sum()
+        for part in (slice(0, 50), slice(50, 500), slice(500, size)):  # sorting lifts the head a little
+            assert count[part].sum() == pytest.approx(expected[part].sum(), rel=0.2)
+
+
+def test_places_are_shuffled():
+    count = np.bincount(low_rank(500, 400, 20_000, rng=0).ratings.user, minlength=500)
+    assert np.sort(count)[-5:].mean() > 3 * count[:5].mean()
+
+
+def test_exponents_at_which_pairs_repeat():
+    with pytest.raises(ValueError, match=r"distinct pairs, not 5000: .* Lower activity or popularity"):
+        low_rank(100, 100, 5000, activity=9.0, popularity=9.0, rng=0)
+
+
+@pytest.mark.parametrize("name", ["rank", "noise", "activity", "popularity"])
+def test_negative_numbers(name):
+    with pytest.raises(ValueError, match=rf"^{name}: expected a finite number >= 0, got -1"):
+        low_rank(30, 20, 10, **{name: -1}, rng=0)

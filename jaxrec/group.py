@@ -1,0 +1,31 @@
+"""Grouping by id: a counting sort, which is what splits, layouts and duplicate checks stand on."""
+
+import numpy as np
+
+from jaxrec import check
+
+__all__ = ["group"]
+
+
+def group(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(start [size + 1], order [n]): the rows of group g are order[start[g] : start[g + 1]], in their order in `ids`.
+
+    The transpose of a matrix with one entry a row, which SciPy does in O(n): 20M ids in a quarter of argsort's time.
+
+    Args:
+        ids: [n] contiguous ids, in [0, size); trusted.
+        size: the number of groups; empty ones count.
+
+    >>> start, order = group(np.array([2, 0, 2, 1]), 4)
+    >>> start.tolist(), order.tolist()
+    ([0, 1, 2, 4, 4], [1, 3, 0, 2])
+    """
+    from scipy import sparse  # 0.1 s to import, and only this needs it
+
+    n = len(ids)
+    place = np.arange(
+        n + 1, dtype=np.int32 if n < check.INT32_MAX else np.int64
+    )  # SciPy sorts in this type: 4 times faster
+    one_each = sparse.csr_array((np.ones(n, np.int8), ids, place), shape=(n, size))
+    columns = one_each.tocsc()
+    return columns.indptr, columns.indices
