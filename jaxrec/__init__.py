@@ -2,10 +2,11 @@
 
 Pure functions of arrays: `losses` (the costs of collaborative filtering and their closed-form gradients), `solvers`
 (ridge, alternating least squares), `training` (any cost, any optax optimizer), `models`, `retrieval`, `metrics`;
-`data` brings ratings to the device. `recommend` and `related` answer in raw ids and titles.
+`data` brings ratings to the device. `recommend` and `related` answer in raw ids and titles;
+`artifact` saves models and loads them.
 """
 
-from jaxrec import data, losses, metrics, models, retrieval, solvers, training
+from jaxrec import artifact, data, losses, metrics, models, retrieval, solvers, training
 from jaxrec.catalog import recommend, related
 from jaxrec.types import Dataset, Factors, Ratings
 
@@ -13,6 +14,7 @@ __all__ = [
     "Dataset",
     "Factors",
     "Ratings",
+    "artifact",
     "data",
     "losses",
     "metrics",

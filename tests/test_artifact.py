@@ -1,0 +1,605 @@
+"""One file for what is saved: bit for bit, whole or not at all, and every kind of wrong file is refused by name."""
+
+import dataclasses
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrec
+from jaxrec import artifact
+from jaxrec.artifact import Model
+
+BITS = np.array([0x7FC00001, 0xFF800000, 0x80000000, 1], np.uint32).view(np.float32)  # a NaN's payload, -inf, -0, tiny
+ARRAYS = {
+    "float32": BITS,
+    "float64": np.array([[1 / 3, np.nan]]),
+    "float16": np.float16([1.5]),
+    "big_endian": np.array([1.5, -2], ">f4"),
+    "bfloat16": np.arange(6).astype(jnp.bfloat16).reshape(2, 3),
+    "bfloat16_scalar": np.array(1.5, jnp.bfloat16),
+    "float8": np.array([0.5, 2], jnp.float8_e5m2),
+    "int4": np.array([-8, 7], jnp.int4),
+    "scalar": np.array(3.5),
+    "int64": np.array([2**62, -1]),
+    "bool": np.array([True, False]),
+    "complex": np.array([1 + 2j]),
+    "empty": np.zeros((0, 4), np.float32),
+    "empty_bfloat16": np.zeros((3, 0), jnp.bfloat16),
+    "strings": np.array(["Amélie", "七人の侍", "", "🎬 x"]),
+    "empty_strings": np.zeros(2, "U0"),
+    "bytes": np.array([b"ab", b"c"]),
+    "time": np.array(["1998-01-01", "NaT"], "M8[s]"),
+    "params/dense_0/kernel": np.ones((2, 2), np.float32),
+}
+
+
+def factors(dtype=jnp.float32, *, c=True, mu=None):
+    model = jaxrec.models.init(4, 3, 2, key=jax.random.key(0), item_bias=c, dtype=dtype)
+    return dataclasses.replace(model, mu=None if mu is None else jnp.asarray(mu, dtype))
+
+
+def same_bits(a, b):
+    return type(b) is np.ndarray and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def forge(path, change):
+    """The file with its members changed (name -> bytes, or a list to have a name twice) and sealed anew."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    compression = change(members) or zipfile.ZIP_STORED
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        archive.comment = artifact.SEAL + b"0" * artifact.DIGEST
+    path.write_bytes(sealed(out.getvalue()))
+
+
+def sealed(content):
+    content = content[: -artifact.DIGEST]
+    return content + hashlib.sha256(content).hexdigest().encode()
+
+
+def edit(path, change):
+    """The file with another manifest, sealed anew."""
+
+    def in_members(members):
+        manifest = json.loads(members["manifest.json"])
+        change(manifest)
+        members["manifest.json"] = json.dumps(manifest).encode()
+
+    forge(path, in_members)
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.jaxrec"
+    artifact.write(path, "numbers", {"a": np.arange(3.0), "s": np.array(["x", "yz"])}, {"note": [1, 2.5, None]})
+    return path
+
+
+# The core
+
+
+def test_arrays_come_back_bit_for_bit(tmp_path):
+    path = tmp_path / "all"
+    meta = {"n": 2**70, "x": 0.1, "deep": {"list": [1, [True, None]], "text": "é\ud800"}, "tuple": (1, 2)}
+    artifact.write(path, "any", ARRAYS, meta)
+    arrays, read = artifact.read(path, "any")
+    assert list(arrays) == list(ARRAYS)
+    wrong = [name for name, array in ARRAYS.items() if not same_bits(array, arrays[name])]
+    assert wrong == []
+    assert read == {**meta, "tuple": [1, 2]}
+    assert all(array.flags.writeable for array in arrays.values())
+
+
+def test_views_and_jax_arrays_are_written_by_value(tmp_path):
+    table = np.arange(12, dtype=np.float32).reshape(3, 4)
+    given = {"fortran": np.asfortranarray(table), "strided": table[::2, ::-1], "jax": jnp.ones(3, jnp.bfloat16)}
+    artifact.write(tmp_path / "f", "any", given, {})
+    arrays, _ = artifact.read(tmp_path / "f", "any")
+    assert all(same_bits(np.asarray(given[name]), arrays[name]) for name in given)
+
+
+def test_no_arrays_are_a_file_too(tmp_path):
+    artifact.write(tmp_path / "f", "any", {}, {"a": 1})
+    assert artifact.read(tmp_path / "f", "any") == ({}, {"a": 1})
+
+
+def test_the_file_is_an_ordinary_zip_with_the_manifest_first(small):
+    with zipfile.ZipFile(small) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == ["manifest.json", "a.npy", "s.npy"]
+        manifest = json.loads(archive.read("manifest.json"))
+    assert list(manifest) == ["format", "version", "kind", "jaxrec", "meta", "arrays"]
+    assert (manifest["format"], manifest["version"], manifest["kind"]) == ("jaxrec", 1, "numbers")
+    digest = hashlib.sha256(np.arange(3.0).tobytes()).hexdigest()
+    assert manifest["arrays"]["a"] == {"dtype": "<f8", "shape": [3], "sha256": digest}
+    with np.load(small) as arrays:  # where there is no jaxrec
+        np.testing.assert_array_equal(arrays["a"], np.arange(3.0))
+
+
+def test_the_same_content_is_the_same_bytes(small):
+    before = small.read_bytes()
+    artifact.write(small, "numbers", *artifact.read(small, "numbers"))
+    assert small.read_bytes() == before
+
+
+def test_every_flipped_byte_is_an_error(small):
+    content = bytearray(small.read_bytes())
+    for k in range(len(content)):
+        for flip in (0x01, 0x20, 0xFF):
+            content[k] ^= flip
+            small.write_bytes(content)
+            with pytest.raises(ValueError, match=re.escape(str(small))):
+                artifact.read(small, "numbers")
+            content[k] ^= flip
+
+
+def test_under_a_forged_seal_a_flipped_byte_is_an_error_or_does_not_matter(small):
+    arrays, meta = artifact.read(small, "numbers")
+    content = bytearray(small.read_bytes())
+    harmless = 0
+    for k in range(len(content) - artifact.DIGEST):
+        for flip in (0x01, 0xFF):
+            content[k] ^= flip
+            small.write_bytes(sealed(bytes(content)))
+            try:
+                got, got_meta = artifact.read(small, "numbers")
+            except ValueError:  # and nothing else
+                pass
+            else:  # a date, an attribute of the zip's directory
+                harmless += 1
+                assert got_meta == meta
+                assert list(got) == list(arrays)
+                assert all(same_bits(arrays[name], got[name]) for name in arrays)
+            content[k] ^= flip
+    assert harmless < len(content)
+
+
+def test_every_truncation_and_anything_behind_is_an_error(small):
+    content = small.read_bytes()
+    wrong = [content[:k] for k in range(len(content))]
+    wrong += [content + b"\0", content + b"\n" * 100, b"\0" + content, content + content, content + content[-78:]]
+    for changed in wrong:
+        small.write_bytes(changed)
+        with pytest.raises(ValueError, match="small.jaxrec"):
+            artifact.read(small, "numbers")
+
+
+def test_what_damage_is_called(small):
+    content = small.read_bytes()
+    for changed in (content[:-1], content[:200], content[:300] + b"?" + content[301:], content + b"?"):
+        small.write_bytes(changed)
+        with pytest.raises(ValueError, match="small.jaxrec: damaged: cut short, or changed.*Take another copy"):
+            artifact.read(small, "numbers")
+
+
+def test_other_files_are_named(tmp_path):
+    path = tmp_path / "other"
+    with path.open("wb") as file:
+        np.savez(file, a=np.ones(3))
+    with pytest.raises(ValueError, match="other: expected a file that jaxrec saved, got another zip.*np.load"):
+        artifact.read(path, "any")
+    for content in (b"", b"hello", b"x" * 500):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"one that begins with {content[:8]!r}"):
+            artifact.read(path, "any")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        artifact.read(tmp_path / "nowhere", "any")
+    with pytest.raises(IsADirectoryError):
+        artifact.read(tmp_path, "any")
+
+
+def test_another_kind_and_a_newer_version_are_named(small):
+    with pytest.raises(ValueError, match="expected the kind 'model', got 'numbers'"):
+        artifact.read(small, "model")
+    edit(small, lambda manifest: manifest.update(version=2, jaxrec="9.9", arrays="in another way"))
+    with pytest.raises(ValueError, match=r"written by a newer jaxrec, 9.9 \(format 2; this one, .*reads 1\): upgrade"):
+        artifact.read(small, "numbers")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(format="other"), "expected the format 'jaxrec', got 'other'"),
+        (lambda m: m.pop("kind"), "not as jaxrec writes it .KeyError: 'kind'"),
+        (lambda m: m.update(version="1"), "not as jaxrec writes it .TypeError"),
+        (lambda m: m.update(arrays=[]), "missing: .*; extra: "),
+        (lambda m: m["arrays"].pop("a"), r"missing: \[\]; extra: \['a.npy'\]"),
+        (lambda m: m["arrays"].update(b=m["arrays"]["a"]), r"missing: \['b.npy'\]; extra: \[\]"),
+        (lambda m: m["arrays"]["a"].update(dtype="<f4"), "a: expected"),
+        (lambda m: m["arrays"]["a"].update(dtype="<i8"), "a: expected"),
+        (lambda m: m["arrays"]["a"].update(dtype="O"), "nothing is pickled"),
+        (lambda m: m["arrays"]["a"].update(dtype="nonsense"), "TypeError.*nonsense"),
+        (lambda m: m["arrays"]["a"].update(dtype="i4,("), ""),
+        (lambda m: m["arrays"]["a"].update(dtype={"names": ["a"], "formats": ["f4"]}), "nothing is pickled"),
+        (lambda m: m["arrays"]["a"].update(shape=[3, 1]), "a: expected"),
+        (lambda m: m["arrays"]["a"].update(shape=[2**40]), "a: expected"),
+        (lambda m: m["arrays"]["a"].update(shape=3), "TypeError"),
+        (lambda m: m["arrays"]["a"].update(sha256="0" * 64), "a: damaged: expected sha256 0000"),
+    ],
+)
+def test_a_forged_manifest_is_refused(small, change, message):
+    edit(small, change)
+    with pytest.raises(ValueError, match=f"small.jaxrec: .*{message}"):
+        artifact.read(small, "numbers")
+
+
+def npy(array, **options):
+    out = io.BytesIO()
+    np.lib.format.write_array(out, array, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.pop("manifest.json"), "not as jaxrec writes it .KeyError"),
+        (lambda m: m.update({"manifest.json": b"{"}), "Expecting property name"),
+        (lambda m: m.update({"manifest.json": b"[1]"}), "TypeError"),
+        (lambda m: m.update({"manifest.json": b"[" * 10**6}), "RecursionError"),
+        (lambda m: m.update({"../../evil.npy": b"x"}), r"extra: \['../../evil.npy'\]"),
+        (lambda m: m.pop("a.npy"), r"missing: \['a.npy'\]"),
+        (lambda m: m.update({"a.npy": npy(np.array([1, "x"], object))}), "a: expected"),
+        (lambda m: m.update({"a.npy": npy(np.arange(3.0), version=(2, 0))}), "a: expected"),
+        (lambda m: m.update({"a.npy": npy(np.arange(4.0))}), "a: expected"),
+        (lambda m: m.update({"a.npy": m["a.npy"] + b"0"}), "a: expected"),
+        (lambda m: m.update({"a.npy": m["a.npy"][:-1]}), "a: expected"),
+        (lambda m: m.update({"a.npy": npy(np.arange(3.0) + 1)}), "a: damaged: expected sha256"),
+        (lambda m: m.update({"a.npy": b"not npy"}), "magic"),
+        (lambda m: zipfile.ZIP_DEFLATED, "none compressed"),
+    ],
+)
+def test_forged_members_are_refused(small, change, message):
+    forge(small, lambda members: compression if isinstance(compression := change(members), int) else None)
+    with pytest.raises(ValueError, match=f"small.jaxrec: .*{message}"):
+        artifact.read(small, "numbers")
+
+
+def test_a_declared_petabyte_takes_no_memory(small):
+    """The header of the .npy and the manifest agree on 2**47 numbers, and the file is short."""
+
+    def change(members):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**47,)})
+        members["a.npy"] = header.getvalue() + bytes(24)
+        members["manifest.json"] = members["manifest.json"].replace(b"[\n    3\n   ]", b"[%d]" % 2**47)
+
+    forge(small, change)
+    with pytest.raises(ValueError, match="a: expected.*140737488355328"):
+        artifact.read(small, "numbers")
+
+
+def test_a_member_that_claims_to_lie_outside_of_the_file_is_refused(small):
+    """The directory says that the manifest begins before the file does, or is longer than it."""
+    content = small.read_bytes()
+    entry = content.index(b"PK\x01\x02")
+    for at, number in ((42, 2**31), (24, 2**30)):  # the places of header_offset and file_size
+        forged = content[: entry + at] + number.to_bytes(4, "little") + content[entry + at + 4 :]
+        small.write_bytes(sealed(forged))
+        with pytest.raises(ValueError, match="small.jaxrec"):
+            artifact.read(small, "numbers")
+
+
+def test_trouble_of_the_disk_is_not_called_damage(small, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(artifact, "_seal", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        artifact.read(small, "numbers")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_member_twice_is_refused(small):
+    with zipfile.ZipFile(small, "a") as archive:
+        archive.writestr("a.npy", b"another")
+    small.write_bytes(sealed(small.read_bytes()))
+    with pytest.raises(ValueError, match="each once"):
+        artifact.read(small, "numbers")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "meta", "message"),
+    [
+        ({"a": np.array([1, None])}, {}, "arrays.'a'.: expected numbers, bools, times or strings, got object"),
+        ({"a": np.longdouble([1])}, {}, "expected numbers.*got .*: nothing is pickled"),
+        ({"a": np.zeros(2, [("x", "f4")])}, {}, "nothing is pickled"),
+        ({"a": np.array(["x"], np.dtypes.StringDType())}, {}, "nothing is pickled"),
+        ({"a": jax.random.key(0)}, {}, "arrays.'a'.: .*key_data"),
+        ({"../a": np.ones(1)}, {}, "expected names of letters"),
+        ({"/a": np.ones(1)}, {}, "expected names of letters"),
+        ({"a/..": np.ones(1)}, {}, "expected names of letters"),
+        ({"": np.ones(1)}, {}, "expected names of letters"),
+        ({}, {"x": float("nan")}, "meta.'x'.: expected what JSON holds.*float nan"),
+        ({}, {"x": {"y": [1, np.float32(2)]}}, r"meta.'x'..'y'..1.: .*got float32"),
+        ({}, {"x": {1: 2}}, r"meta.'x'.: .*keys .1."),
+    ],
+)
+def test_what_cannot_be_written_is_refused_and_nothing_is_written(tmp_path, arrays, meta, message):
+    with pytest.raises(ValueError, match=message):
+        artifact.write(tmp_path / "f", "any", arrays, meta)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_that_is_not_installed_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        artifact.metadata, "version", lambda name: (_ for _ in ()).throw(artifact.metadata.PackageNotFoundError)
+    )
+    artifact.write(tmp_path / "f", "any", {}, {})
+    assert b'"jaxrec": "unknown"' in (tmp_path / "f").read_bytes()
+
+
+# Whole or not at all
+
+
+def test_a_missing_folder_is_not_made(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder .*typo. Make it first"):
+        artifact.write(tmp_path / "typo" / "f", "any", {}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["fsync", "replace"])
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(small, monkeypatch, what):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = small.read_bytes()
+    monkeypatch.setattr(os, what, full)
+    with pytest.raises(OSError, match="No space left"):
+        artifact.write(small, "numbers", {"a": np.zeros(3)}, {})
+    assert [path.name for path in small.parent.iterdir()] == ["small.jaxrec"]
+    assert small.read_bytes() == before
+
+
+def test_an_interrupted_save_leaves_the_old_file_and_nothing_else(small, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    before = small.read_bytes()
+    monkeypatch.setattr(artifact.npy, "write_array", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        artifact.write(small, "numbers", {"a": np.zeros(3)}, {})
+    assert [path.name for path in small.parent.iterdir()] == ["small.jaxrec"]
+    assert small.read_bytes() == before
+
+
+def test_kill_9_at_any_time_leaves_the_old_file_or_the_new_one(small):
+    """Killed while members are written, before the file is on the disk, before and after it has its name."""
+    code = textwrap.dedent("""
+        import os, signal, sys
+        import numpy as np
+        from jaxrec import artifact
+        path, when = sys.argv[1:]
+        kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+        one, fsync, calls = artifact.npy.write_array, os.fsync, []
+        if when == "writing":
+            artifact.npy.write_array = lambda *a, **k: calls.append(one(*a, **k)) if len(calls) == 0 else kill()
+        elif when == "before":
+            os.fsync = kill
+        elif when == "naming":
+            os.replace = kill
+        else:
+            os.fsync = lambda number: calls.append(fsync(number)) if len(calls) == 0 else kill()
+        artifact.write(path, "numbers", {"a": np.full(100_000, 7.0), "b": np.ones(9)}, {})
+    """)
+    content = small.read_bytes()
+    for when in ("writing", "before", "naming", "after"):
+        small.write_bytes(content)
+        root = Path(jaxrec.__file__).parents[1]
+        run = subprocess.run([sys.executable, "-c", code, small, when], cwd=root, capture_output=True, check=False)
+        assert run.returncode == -9, run.stderr.decode()
+        arrays, _ = artifact.read(small, "numbers")
+        assert len(arrays["a"]) == (100_000 if when == "after" else 3), when
+        left = [path for path in small.parent.iterdir() if path != small]
+        assert [path.name[:8] for path in left] == ([] if when == "after" else [".jaxrec-"]), when
+        for path in left:
+            path.unlink()
+
+
+def test_the_mode_is_the_umasks_and_links_are_followed(small):
+    before = os.umask(0o022)
+    try:
+        artifact.write(small, "numbers", {}, {})
+        assert small.stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
+    link = small.parent / "latest"
+    link.symlink_to(small.name)
+    artifact.write(link, "numbers", {}, {"by": "the link"})
+    assert link.is_symlink()
+    assert artifact.read(small, "numbers")[1] == {"by": "the link"}
+
+
+# Models
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """As data.normalize.Means."""
+
+    overall: float
+    user: np.ndarray | None = None
+    item: np.ndarray | None = None
+
+
+def equal_factors(a, b):
+    pairs = [(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a)]
+    return all(
+        y is None if x is None else isinstance(y, jax.Array) and same_bits(np.asarray(x), np.asarray(y))
+        for x, y in pairs
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(("c", "mu"), [(True, None), (False, 3.5), (True, [1, 2, 3])])
+def test_a_model_comes_back_whole(tmp_path, dtype, c, mu):
+    means = Means(3.5283, user=np.float32([0, 0.5, -1, 0]))
+    model = Model(
+        factors(dtype, c=c, mu=mu),
+        user_ids=["ann", "bob", "Zoë", "李"],
+        item_ids=np.array([10, 2**40, 3]),
+        titles=np.array(["Amélie", "M", "七人の侍"], object),  # as polars gives them
+        scale=(1, 5),
+        normalization=dataclasses.asdict(means),
+        notes={"data": "ml-100k", "errors": {"rmse": 0.93}},
+    )
+    artifact.save(tmp_path / "m", model)
+    loaded = artifact.load(tmp_path / "m")
+    assert equal_factors(model.factors, loaded.factors)
+    assert all(same_bits(getattr(model, name), getattr(loaded, name)) for name in ("user_ids", "item_ids", "titles"))
+    assert loaded.user_ids.tolist() == ["ann", "bob", "Zoë", "李"]
+    assert loaded.titles.dtype.kind == "U"
+    assert loaded.scale == (1.0, 5.0)
+    assert loaded.notes == {"data": "ml-100k", "errors": {"rmse": 0.93}}
+    back = Means(**loaded.normalization)
+    assert back.overall == means.overall
+    assert type(back.overall) is float
+    assert same_bits(means.user, back.user)
+    assert back.item is None
+    assert repr(loaded) == f"Model(4 users, 3 items, rank 2, {np.dtype(dtype)})"
+
+
+def test_a_bare_model_comes_back_bare(tmp_path):
+    artifact.save(tmp_path / "m", Model(factors()))
+    loaded = artifact.load(tmp_path / "m")
+    assert equal_factors(factors(), loaded.factors)
+    others = [getattr(loaded, f.name) for f in dataclasses.fields(loaded)][1:]
+    assert others == [None, None, None, None, None, {}]
+
+
+def test_the_repositorys_own_means_come_back(tmp_path):
+    data = jaxrec.data.synthetic.low_rank(4, 3, 6, rng=0)
+    normalize = jaxrec.data.normalize
+    means = normalize.item_then_user(data.ratings)
+    model = Model(normalize.into(factors(), means), normalization=dataclasses.asdict(means))
+    artifact.save(tmp_path / "m", model)
+    loaded = artifact.load(tmp_path / "m")
+    back = normalize.Means(**loaded.normalization)
+    np.testing.assert_array_equal(
+        normalize.subtract(data.ratings, back).value, normalize.subtract(data.ratings, means).value
+    )
+    np.testing.assert_array_equal(jaxrec.models.predict_all(loaded.factors), jaxrec.models.predict_all(model.factors))
+
+
+def test_float64_needs_x64(tmp_path):
+    with jax.enable_x64(True):
+        model = Model(factors(jnp.float64))
+        artifact.save(tmp_path / "m", model)
+        assert equal_factors(model.factors, artifact.load(tmp_path / "m").factors)
+    with pytest.raises(
+        ValueError, match="m: factors.w: expected float64, as it was saved, got float32.*jax_enable_x64"
+    ):
+        artifact.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", ["w", "b", "x", "c", "mu"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_model_that_diverged_is_not_saved(tmp_path, name, bad, dtype):
+    good = factors(dtype, mu=[1, 2, 3])
+    table = getattr(good, name)
+    broken = dataclasses.replace(good, **{name: table.at[(0,) * table.ndim].set(bad)})
+    with pytest.raises(ValueError, match=f"factors.{name}: expected finite numbers.*in 1 of .*diverged is not saved"):
+        artifact.save(tmp_path / "m", Model(broken))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_that_are_not_floats_are_not_factors(tmp_path):
+    with pytest.raises(ValueError, match="factors.mu: expected floating-point numbers, got int"):
+        artifact.save(tmp_path / "m", Model(dataclasses.replace(factors(), mu=jnp.array(3))))
+    with pytest.raises(ValueError, match="normalization.item: expected finite"):
+        artifact.save(tmp_path / "m", Model(factors(), normalization={"item": np.array([np.nan])}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"user_ids": [1, 2, 3]}, r"user_ids: expected one per row of the table, shape \(4,\), got \(3,\)"),
+        ({"item_ids": [1, 2, 3, 4]}, "item_ids: expected one per row"),
+        ({"titles": ["a", "b"]}, "titles: expected one per row"),
+        ({"titles": [["a"], ["b"], ["c"]]}, "titles: expected one per row"),
+        ({"item_ids": [1, "b", "c"]}, "item_ids: expected integers or strings, not both"),
+        ({"item_ids": np.array(["a", "b", None], object)}, "item_ids: expected integers or strings"),
+        ({"item_ids": np.array([1, 2, 3], object)}, "item_ids: expected integers or strings.*object"),
+        ({"item_ids": [1.0, 2.0, 3.0]}, "item_ids: expected integers or strings.*float64"),
+        ({"item_ids": [5, 6, 5]}, "item_ids: expected distinct ids, got 1 that came before"),
+        ({"titles": ["a", "b", "c\0"]}, "titles: expected strings"),
+        ({"titles": ["a", None, "c"]}, "titles: expected strings"),
+        ({"titles": [1, 2, 3]}, "titles: expected strings"),
+        ({"scale": (5, 1)}, "scale: expected the lowest and the highest"),
+        ({"scale": (1, np.inf)}, "scale: expected the lowest and the highest"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Model(factors(), **fields)
+
+
+def test_titles_may_repeat():
+    assert Model(factors(), titles=["Hamlet", "Hamlet", "M"]).titles.tolist() == ["Hamlet", "Hamlet", "M"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("w", (4,)), ("x", (3, 5)), ("x", (6,)), ("b", (4, 1)), ("c", (4,)), ("mu", (4,)), ("mu", (3, 1))],
+)
+def test_factors_of_shapes_that_do_not_fit_are_refused(name, shape):
+    with pytest.raises(ValueError, match="factors"):
+        Model(dataclasses.replace(factors(), **{name: jnp.zeros(shape)}))
+    with pytest.raises(ValueError, match="factors.b: expected"):
+        Model(dataclasses.replace(factors(), b=None))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "meta", "message"),
+    [
+        ({"x": None}, {}, "'x'"),
+        ({"z": np.ones(3)}, {}, "'z'"),
+        ({"b": np.ones(7, np.float32)}, {}, r"factors.b: expected shape \(2,\)"),
+        ({}, {"mood": "good"}, "'mood'"),
+    ],
+)
+def test_a_file_that_says_model_and_is_none_is_refused(tmp_path, arrays, meta, message):
+    given = {"w": np.ones((2, 1)), "b": np.ones(2), "x": np.ones((3, 1)), **arrays}
+    given = {f"factors.{name}": np.float32(array) for name, array in given.items() if array is not None}
+    artifact.write(tmp_path / "m", "model", given, meta)
+    with pytest.raises(ValueError, match=f"m: .*{message}"):
+        artifact.load(tmp_path / "m")
+
+
+def test_a_loaded_model_recommends_what_the_saved_one_did(tmp_path):
+    data = jaxrec.data.synthetic.low_rank(30, 20, 200, rng=0)
+    ratings = data.ratings
+    model = Model(
+        jaxrec.models.init(30, 20, 4, key=jax.random.key(1), scale=1.0),
+        user_ids=[f"u{j}" for j in range(30)],
+        item_ids=ratings.item_ids,
+        titles=data.titles,
+    )
+    artifact.save(tmp_path / "m", model)
+    loaded = artifact.load(tmp_path / "m")
+    rows = ratings.user == 7
+    seen = jaxrec.Ratings.from_columns(
+        loaded.user_ids[ratings.user[rows]],
+        loaded.item_ids[ratings.item[rows]],
+        user_ids=loaded.user_ids,
+        item_ids=loaded.item_ids,
+    )
+    got = jaxrec.recommend(loaded.factors, seen, user="u7", k=5, titles=loaded.titles)
+    assert got == jaxrec.recommend(model.factors, ratings, user=ratings.user_ids[7], k=5, titles=data.titles)
