@@ -1,8 +1,8 @@
 """Named datasets: found on this machine, or fetched once, and never other bytes than the ones we know.
 
 Each file is checked against its sha256 on every load, wherever it came from: two people who load 'ml-100k' have the
-same ratings in the same order. To add a dataset, write its reader, which makes a `Dataset` of the files' bytes, and a
-line in `RECORDS`.
+same ratings in the same order. To add a dataset, write its reader in `readers`, which makes a `Dataset` of the files'
+bytes, and a record in `RECORDS`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,10 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from jaxrec import check
-from jaxrec.ratings import Dataset, Ratings
-
-if TYPE_CHECKING:
-    import polars as pl
+from jaxrec.data import readers
+from jaxrec.ratings import Dataset
 
 __all__ = ["DatasetNotFound", "load"]
 
@@ -42,16 +37,17 @@ class Form:
     """One published form of a dataset: the zip that it comes in, the files needed from it, and how to read them.
 
     Attributes:
-        origin: what `fetch` takes: a URL, or a package's requirement.
-        fetch: (form, folder) -> the zip, put into that folder; raises OSError or ValueError.
-        sha256: of the zip.
+        origin: what `fetch` takes: a URL, or a package's requirement; without `fetch`, where a person finds it.
+        fetch: (form, folder) -> the zip, put into that folder; raises OSError or ValueError. None where nobody
+            publishes the files as one zip: they are put in place by hand.
+        sha256: of the zip; '' without one.
         prefix: the files' folder inside the zip.
         files: name -> sha256, of the files needed.
         read: name -> bytes, of those files, to the Dataset.
     """
 
     origin: str
-    fetch: Callable[[Form, Path], Path]
+    fetch: Callable[[Form, Path], Path] | None
     sha256: str
     prefix: str
     files: Mapping[str, str]
@@ -62,26 +58,39 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
     """Load a named dataset, from the first of these places that has it.
 
     1. `path`, where given: a folder that holds the files, or the zip as published. Nothing else is tried.
-    2. The folder `$JAXREC_DATA/NAME`.
+    2. The folder `$JAXREC_DATA/NAME` (for ml-1m-ncf also `$JAXREC_DATA/ml-1m/ncf`).
     3. The cache: `jaxrec/NAME` in the user's cache folder (on Linux `$XDG_CACHE_HOME`, or ~/.cache).
-    4. Its owner's site. What is needed is then kept in the cache.
+    4. Its owner's site, where that has one zip. What is needed is then kept in the cache.
     5. For ml-100k the package recbole 1.2.1, whose wheel has the same rows in the same order: it reaches machines
        that see a Python package index and nothing else. Kept in the cache too; it has no release dates.
 
     A folder that is there but incomplete or damaged is an error: what was put there was meant to be used.
 
-    ml-100k is MovieLens 100K: 100,000 ratings of 1 to 5 for 1682 films by 943 users, with times. For research only;
-    it may not be redistributed. Cite F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Context",
-    ACM TiiS 5(4), 2015.
+    | name | ratings | of | by | beside them | published splits |
+    | --- | --- | --- | --- | --- | --- |
+    | ml-100k | 100,000 of 1 to 5, times | 1682 films | 943 users | age, sex, job, zip; title, genres | u1 .. u5 |
+    | ml-1m | 1,000,209 of 1 to 5, times [1] | 3883 films, 3706 rated | 6040 users | as ml-100k | |
+    | ml-1m-ncf | 1,000,209 of 1 to 5 | 3706 films | 6040 users | 99 negatives a user [2] | leave-one-out |
+    | ml-latest-small | 100,836 of 0.5 to 5, times | 9742 films, 9724 rated | 610 users | title, genres, links | |
+    | jester5k | 363,209 reals in -10 .. 10 | 100 jokes | 5000 users | the jokes' texts as titles | |
+    | gowalla | 1,027,370 check-ins, all 1 | 40,981 places | 29,858 users | | lightgcn |
+
+    [1] The official form; a form with the same lines but no times (ratings.npz) is read too, and then `time` is None.
+    [2] As Neural Collaborative Filtering published them: of 156 users they hold the held-out film itself.
+
+    MovieLens is for research and may not be redistributed (latest-small may, under the same terms); cite F. M. Harper
+    and J. A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015. Jester: K. Goldberg et al.,
+    "Eigentaste", Information Retrieval 4(2), 2001. Gowalla: E. Cho et al., KDD 2011, split by X. He et al., "LightGCN",
+    SIGIR 2020. ml-1m-ncf: X. He et al., "Neural Collaborative Filtering", WWW 2017.
 
     Args:
-        name: 'ml-100k'.
+        name: one of the above.
         path: see 1.
 
     Returns:
-        The Dataset: ratings in the order of the file, with integer raw ids, and every user and item of the tables
-        `users` (user_id, age, sex, occupation, zip_code) and `items` (item_id, title, year, release_date, genres),
-        in their order; null stands for what is not known.
+        The Dataset: ratings in the order of the file (train then test, where it comes as two), with raw ids, and every
+        user and item of the tables `users` and `items`, in their order; null stands for what is not known.
+        `data.splits.canonical(dataset, name)` takes a published split.
 
     Raises:
         ValueError: an unknown name; a file or zip that is not, byte for byte, the published one.
@@ -91,7 +100,7 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
     >>> load("ml-100m")
     Traceback (most recent call last):
     ...
-    ValueError: name: expected one of 'ml-100k', got 'ml-100m'.
+    ValueError: name: expected one of 'ml-100k', 'ml-1m', 'ml-1m-ncf', ..., got 'ml-100m'.
     """
     check.choice("name", name, tuple(RECORDS))
     forms = RECORDS[name]
@@ -102,10 +111,12 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
     root = os.environ.get("JAXREC_DATA")
     if not root:
         tried.append("$JAXREC_DATA: not set")
-    elif (folder := Path(root).expanduser() / name).is_dir():
-        return _from_folder(name, folder, f"Fetch it again from {forms[0].origin}, or unset JAXREC_DATA.")
     else:
-        tried.append(f"$JAXREC_DATA: no folder {folder}")
+        folders = [Path(root).expanduser() / place for place in (name, *ALSO_AT.get(name, ()))]
+        for folder in folders:
+            if folder.is_dir():
+                return _from_folder(name, folder, f"Fetch it again from {forms[0].origin}, or unset JAXREC_DATA.")
+        tried.append(f"$JAXREC_DATA: no folder {' or '.join(map(str, folders))}")
 
     import pooch
 
@@ -116,6 +127,8 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
     tried.append(f"the cache: no folder {cache}")
 
     for form in forms:
+        if form.fetch is None:
+            continue
         try:
             with tempfile.TemporaryDirectory() as temporary:
                 _unpack(form.fetch(form, Path(temporary)), cache, prefix=form.prefix, members=form.files)
@@ -128,7 +141,18 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
     raise DatasetNotFound(
         f"{name} is not on this machine and could not be fetched:\n"
         + "".join(f"  {k}. {what}\n" for k, what in enumerate(tried, 1))
-        + f"Get {forms[0].origin} by a machine that can, and call load({name!r}, path=THE_ZIP); "
+        + _by_hand(name, forms[0])
+    )
+
+
+def _by_hand(name: str, form: Form) -> str:
+    if form.fetch is None:
+        return (
+            f"It comes from {form.origin}. Put the files {', '.join(form.files)} into a folder, and call "
+            f"load({name!r}, path=THE_FOLDER); or call the folder {name!r} and set JAXREC_DATA to what holds it."
+        )
+    return (
+        f"Get {form.origin} by a machine that can, and call load({name!r}, path=THE_ZIP); "
         f"or unpack it and set JAXREC_DATA to the folder that holds the folder {name!r}."
     )
 
@@ -147,6 +171,10 @@ def _from_path(name: str, path: Path) -> Dataset:
                 _unpack(path, folder, prefix=form.prefix, members=form.files)
                 return dataclasses.replace(_from_folder(name, folder, ""), source=str(path))
     form = RECORDS[name][0]
+    if not form.sha256:
+        raise ValueError(
+            f"{path}: expected a folder, for {name} is published as no zip that is known. {_by_hand(name, form)}"
+        )
     raise ValueError(f"{path}: expected sha256 {form.sha256}, got {got}. Fetch it again from {form.origin}.")
 
 
@@ -226,65 +254,13 @@ def _unpack(archive: Path, folder: Path, *, prefix: str, members: Iterable[str])
                     raise
 
 
-Movie = tuple[int, str, str | None, list[str]]  # raw id, title, release date, genres
+# Where else under $JAXREC_DATA a dataset may be.
+ALSO_AT = {"ml-1m-ncf": ("ml-1m/ncf",)}
 
-# In the order of the flags in u.item, which is the order of the words in ml-100k.item too.
-GENRES = (  # noqa: SIM905
-    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical "
-    "Mystery Romance Sci-Fi Thriller War Western"
-).split()
-
-
-def _read_ml_100k(files: Mapping[str, bytes]) -> Dataset:
-    """Read the official form: no headers, latin-1, one flag per genre."""
-    movies: list[Movie] = []
-    for line in files["u.item"].splitlines():
-        raw, title, date, _, _, *flags = line.decode("latin-1").split("|")
-        genres = [genre for genre, flag in zip(GENRES, flags, strict=True) if flag == "1"]
-        movies.append((int(raw), title.strip(), date or None, genres))  # three titles end in a blank
-    return _ml_100k(files["u.data"], files["u.user"].replace(b"|", b"\t"), movies)
-
-
-def _read_ml_100k_recbole(files: Mapping[str, bytes]) -> Dataset:
-    """Read RecBole's form: headers, UTF-8, genres as words, no dates, the year cut off from the title."""
-    rows = {name: content.partition(b"\n")[2] for name, content in files.items()}
-    movies: list[Movie] = []
-    for line in rows["ml-100k.item"].splitlines():
-        raw, title, year, genres = line.decode().split("\t")
-        # Movie 267 has neither title nor year; u.item calls it unknown.
-        movies.append((int(raw), "unknown" if title == "unkonwn" else f"{title} ({year})", None, genres.split()))
-    return _ml_100k(rows["ml-100k.inter"], rows["ml-100k.user"], movies)
-
-
-def _ml_100k(data: bytes, user: bytes, movies: list[Movie]) -> Dataset:
-    """Build the Dataset from what both forms come to: tab-separated rows without a header, and the movies."""
-    import polars as pl
-
-    def table(content: bytes, **types: type[pl.DataType]) -> pl.DataFrame:
-        return pl.read_csv(content, separator="\t", has_header=False, quote_char=None, schema=types)
-
-    rows = table(data, user=pl.Int64, item=pl.Int64, rating=pl.Float32, time=pl.Int64)
-    users = table(user, user_id=pl.Int64, age=pl.Int64, sex=pl.String, occupation=pl.String, zip_code=pl.String)
-    items = pl.DataFrame(
-        movies,
-        schema={"item_id": pl.Int64, "title": pl.String, "release_date": pl.String, "genres": pl.List(pl.String)},
-        orient="row",
-    )
-    # The last number in brackets, for a title may have two, or go on behind it: "... (1995) (V)".
-    year = pl.col("title").str.extract(r".*\((\d{4})\)").cast(pl.Int64).alias("year")
-    items = items.select("item_id", "title", year, "release_date", "genres")
-    ratings = Ratings.from_columns(
-        *(rows[name].to_numpy() for name in ("user", "item", "rating")),
-        time=rows["time"].to_numpy(),
-        user_ids=users["user_id"].to_numpy(),
-        item_ids=items["item_id"].to_numpy(),
-    )
-    # u1 .. u5 are the consecutive fifths of u.data: the files u1.test, u2.test, ... hold just these rows.
-    fifth = np.arange(len(ratings)) * 5 // len(ratings)
-    titles = np.array([movie[1] for movie in movies])
-    published = {f"u{k + 1}": fifth == k for k in range(5)}
-    return Dataset("ml-100k", ratings, titles, users, items, scale=(1.0, 5.0), published=published)
-
+ML_1M_TABLES = {
+    "users.dat": "1dc3a95300cb19f7c10e027daf29b8cdf1d908dab65b5edfb45950aa389a10a3",
+    "movies.dat": "0140fc2356357c1a851d0f52e893a1e4d3696df632c4141cea8d5bc3d621f0b9",
+}
 
 # Name -> its forms: the owner's first, then those tried where the owner cannot be reached.
 RECORDS: dict[str, tuple[Form, ...]] = {
@@ -299,7 +275,7 @@ RECORDS: dict[str, tuple[Form, ...]] = {
                 "u.item": "553841ebc7de3a0fd0d6b62a204ea30c1e651aacfb2814c7a6584ac52f2c5701",
                 "u.user": "f120e114da2e8cf314fd28f99417c94ae9ddf1cb6db8ce0e4b5995d40e90e62c",
             },
-            read=_read_ml_100k,
+            read=readers.ml_100k,
         ),
         Form(
             origin="recbole==1.2.1",
@@ -311,7 +287,84 @@ RECORDS: dict[str, tuple[Form, ...]] = {
                 "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
                 "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
             },
-            read=_read_ml_100k_recbole,
+            read=readers.ml_100k_recbole,
+        ),
+    ),
+    "ml-1m": (
+        Form(
+            origin="https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+            fetch=_from_site,
+            sha256="a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+            prefix="ml-1m/",
+            files=ML_1M_TABLES | {"ratings.dat": "506d64ca44484487c11dc2d9a28de5c54948213e6b96285e298afe28d6ea4e0f"},
+            read=readers.ml_1m,
+        ),
+        Form(
+            origin="the project's data folder",
+            fetch=None,
+            sha256="",
+            prefix="",
+            files=ML_1M_TABLES | {"ratings.npz": "65ed4cb9f6829c63a4e0109dabfd6889314269cf311d4a92cf20c7fa02509252"},
+            read=readers.ml_1m_without_times,
+        ),
+    ),
+    "ml-1m-ncf": (
+        Form(
+            origin="github.com/hexiangnan/neural_collaborative_filtering (Data/ml-1m.*; its train file without times, "
+            "and a map of its item ids to MovieLens')",
+            fetch=None,
+            sha256="",
+            prefix="",
+            files={
+                "ml-1m.train.notime.rating": "d0d5027b3f9468eacebab8514330d7ac9894a2a8e7ce63d0c7fa0e5b38556024",
+                "ml-1m.test.rating": "231ae11eb060b643a8c58c063cd17ffc743b54f569afb073d1abb6cf126b88b5",
+                "ml-1m.test.negative": "127853228a76b7d21c0481e8ef8d00dd009cd5c88670dbdd9e9debfdb9f93de4",
+                "item_map.tsv": "6298a915779ab44e6643db05ea1a0cd4b3c2d2f1495aee8975a8761a5ee7acc5",
+            },
+            read=readers.ml_1m_ncf,
+        ),
+    ),
+    "ml-latest-small": (
+        Form(
+            origin="https://files.grouplens.org/datasets/movielens/ml-latest-small.zip",
+            fetch=_from_site,
+            sha256="696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
+            prefix="ml-latest-small/",
+            files={
+                "ratings.csv": "aa289ca83157595d0df6aea1be6a4ded676ddc4385472e8313a8ed9805352646",
+                "movies.csv": "5a5f32dd9bb3797b8e728a1b98958789d2b13f294a69fdfbc5727f8a9611aa07",
+                "links.csv": "97ad18e4e56a09363c65676b6cb3482ce3e2cea2372a24620c1599c843325f31",
+            },
+            read=readers.ml_latest_small,
+        ),
+    ),
+    "jester5k": (
+        Form(
+            origin="the Jester5k data of the R package recommenderlab, written as ratings.csv (user,joke,rating) and "
+            "jokes.csv (joke,text)",
+            fetch=None,
+            sha256="",
+            prefix="",
+            files={
+                "ratings.csv": "177d24ed9c5fc5382f8aaa7e5846664748a4345cfe6b16824c228acf8982f9bc",
+                "jokes.csv": "ce5a8095903043e02fce64db1f716f9523d593a9cb26d1ea47e4ad661cd22fc6",
+            },
+            read=readers.jester5k,
+        ),
+    ),
+    "gowalla": (
+        Form(
+            origin="github.com/gusye1234/LightGCN-PyTorch (data/gowalla)",
+            fetch=None,
+            sha256="",
+            prefix="",
+            files={
+                "train.txt": "0f086326b28a56c2e6dcb81d86ee72d4ccb7eed3a8d26788392356d8f51111cc",
+                "test.txt": "099a2a73924e4b754dc6efd730d764f492321b53c38eb93298850c83acf57be3",
+                "user_list.txt": "5344c4d0deef610e1f148f23ad216a0db03b36f88834cd39a06786a672c5f5a1",
+                "item_list.txt": "6b186f92890cc3f0c15a6dae5d6285f125a302bb8c5ea0cd9a16cf9c16347139",
+            },
+            read=readers.gowalla,
         ),
     ),
 }

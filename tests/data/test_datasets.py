@@ -17,7 +17,7 @@ import pooch
 import pytest
 import requests
 
-from jaxrec.data import datasets
+from jaxrec.data import datasets, readers
 from jaxrec.data.datasets import DatasetNotFound, load
 
 REAL = os.environ.get("JAXREC_DATA") and Path(os.environ["JAXREC_DATA"]).absolute() / "ml-100k"
@@ -47,7 +47,7 @@ def lines(rows, encoding="utf-8"):
 
 def official(data=RATINGS, users=USERS, movies=MOVIES):
     item = [
-        "|".join([str(raw), title, date, "", "http://imdb", *(str(int(g in genres)) for g in datasets.GENRES)])
+        "|".join([str(raw), title, date, "", "http://imdb", *(str(int(g in genres)) for g in readers.GENRES)])
         for raw, title, date, genres, *_ in movies
     ]
     return {"u.data": lines(data), "u.item": lines(item, "latin-1"), "u.user": lines(users)}
@@ -291,7 +291,7 @@ def test_a_cache_that_cannot_be_written(tiny, tmp_path, monkeypatch):
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match="expected one of 'ml-100k', got 'ml-1b'"):
+    with pytest.raises(ValueError, match="expected one of 'ml-100k', 'ml-1m', .*, got 'ml-1b'"):
         load("ml-1b")
 
 
@@ -464,7 +464,7 @@ def test_real_recbole_form_is_the_official_one_rewritten(real, tmp_path):
         raw, title, date, _, _, *flags = line.split("|")
         short, _, year = title.strip().removesuffix(")").rpartition(" (")
         short, year = (short, year) if short else ("unkonwn", "unkonwn")
-        genres = [genre for genre, flag in zip(datasets.GENRES, flags, strict=True) if flag == "1"]
+        genres = [genre for genre, flag in zip(readers.GENRES, flags, strict=True) if flag == "1"]
         movies.append((raw, title, date, genres, short, year))
     read = lambda name: (REAL / name).read_text("latin-1").splitlines()
     folder = put(tmp_path / "recbole", recbole(read("u.data"), read("u.user"), movies))
