@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import data, metrics, models
+from jaxrec.group import group
 from jaxrec.types import Dataset, Factors, Ratings
 
 
@@ -33,7 +34,7 @@ class Settings:
     out: str = "results"  # a folder for NAME.json and the plot
 
 
-def run(main: Callable[[Any], dict[str, Any]], settings_type: type[Settings]) -> None:
+def run(main: Callable[[Any], dict[str, Any]], settings_type: type[Any]) -> None:
     """Runs main(settings) on the command line's settings; an unknown or mistyped one is an error (exit status 2)."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {sys.modules[main.__module__].__spec__.name}",  # type: ignore[union-attr]
@@ -76,6 +77,20 @@ def errors(factors: Factors, ratings: Ratings, scale: tuple[float, float] | None
     return {"rmse": float(metrics.rmse(prediction, y)), "mae": float(metrics.mae(prediction, y))}
 
 
+def place(ids: np.ndarray) -> np.ndarray:
+    """How many earlier rows have the same id, for every row: `place(ids) < n` takes the first n of each."""
+    start, order = group(ids, int(ids.max(initial=0)) + 1)
+    out = np.empty(len(ids), np.int64)
+    out[order] = np.arange(len(ids)) - np.repeat(start[:-1], np.diff(start))
+    return out
+
+
+def together(a: Ratings, b: Ratings) -> Ratings:
+    """The ratings of both, over the same users and items."""
+    join = lambda name: np.concatenate([getattr(a, name), getattr(b, name)])
+    return Ratings(join("user"), join("item"), join("value"), a.n_users, a.n_items)
+
+
 def table(rows: list[dict[str, Any]]) -> None:
     """Prints rows under the first one's keys; numbers to four places."""
     cells = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
@@ -87,7 +102,7 @@ def table(rows: list[dict[str, Any]]) -> None:
     print("\n".join(["", line(header), line(["-" * w for w in width]), *map(line, cells), ""]))
 
 
-def report(name: str, settings: Settings, values: dict[str, Any], seconds: float) -> dict[str, Any]:
+def report(name: str, settings: Any, values: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Writes OUT/NAME.json, whole or not at all: settings, flat metrics, seconds, environment; returns it."""
     result = {
         "experiment": name,
@@ -105,12 +120,12 @@ def report(name: str, settings: Settings, values: dict[str, Any], seconds: float
         },
     }
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    path = _write(Path(settings.out) / f"{name}.json", lambda temporary: temporary.write_text(text))
+    path = write(Path(settings.out) / f"{name}.json", lambda temporary: temporary.write_text(text))
     print(f"results: {path}")
     return result
 
 
-def plot(name: str, settings: Settings, draw: Callable[[Any], None]) -> None:
+def plot(name: str, settings: Any, draw: Callable[[Any], None]) -> None:
     """Writes OUT/NAME.png, drawn by draw(axes); without matplotlib says how to get it."""
     try:
         from matplotlib.figure import Figure
@@ -121,11 +136,11 @@ def plot(name: str, settings: Settings, draw: Callable[[Any], None]) -> None:
     axes = figure.add_subplot()
     draw(axes)
     axes.spines[["top", "right"]].set_visible(False)
-    path = _write(Path(settings.out) / f"{name}.png", lambda temporary: figure.savefig(temporary, dpi=150))
+    path = write(Path(settings.out) / f"{name}.png", lambda temporary: figure.savefig(temporary, dpi=150))
     print(f"plot:    {path}")
 
 
-def _write(path: Path, write: Callable[[Path], Any]) -> Path:
+def write(path: Path, write: Callable[[Path], Any]) -> Path:
     """Writes under a temporary name in the same folder, then renames: never half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)

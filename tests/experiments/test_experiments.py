@@ -144,6 +144,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(RuntimeError, match="in mid-plot"):
         harness.plot("kept", harness.Settings(out=str(tmp_path)), fail)
     with pytest.raises(RuntimeError, match="in mid-write"):
-        harness._write(tmp_path / "kept.json", half)
+        harness.write(tmp_path / "kept.json", half)
     assert json.loads((tmp_path / "kept.json").read_text())["metrics"] == {"test_rmse": 1.0}
     assert [p.name for p in tmp_path.iterdir()] == ["kept.json"]
