@@ -8,7 +8,19 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import als, gradient_descent, harness, quickstart
+from experiments import (
+    als,
+    binary_labels,
+    fold_in,
+    gradient_descent,
+    grid_search,
+    harness,
+    item_features,
+    mean_normalization,
+    published,
+    quickstart,
+    user_ridge,
+)
 from jaxrec import data
 
 TINY = {"data": "synthetic", "split": "random"}
@@ -88,6 +100,210 @@ def test_gradient_descent(tmp_path):
     assert metrics["adam_iterations"] == 40
     assert metrics["adam_cost"] == pytest.approx(metrics["gradient_descent_cost"], rel=0.1)  # one J, two ways down
     assert metrics["test_rmse"] == metrics["adam_test_rmse"]
+
+
+def test_user_ridge_finds_the_l2_of_the_lowest_leave_one_out_error(tmp_path):
+    settings = user_ridge.Settings(**TINY, out=str(tmp_path), l2s=(0.1, 0.3, 1.0, 3.0, 10.0), steps=150, start=30.0)
+    user_ridge.main(settings)
+    metrics = read(tmp_path, "user_ridge")["metrics"]
+    dataset = data.synthetic.low_rank(rng=0)
+    train, _ = data.splits.random(dataset.ratings, test=0.2, rng=0)
+    given, rows = user_ridge.model(train, user_ridge.features(dataset)), data.rows(train, "user", growth=2.0)
+    curve = [user_ridge._left_out(rows, given, l2, settings) for l2 in np.geomspace(0.05, 50, 25)]
+    assert metrics["leave_one_out_rmse"] <= min(curve) + 1e-3
+    assert metrics["test_rmse"] < metrics["item_mean_test_rmse"]
+
+
+def test_user_ridge_takes_genres_and_decades_as_features():
+    import polars as pl
+
+    items = pl.DataFrame({"genres": [["a", "b"], ["b"], []], "year": [1994, 1999, None]})
+    x = user_ridge.features(data.Dataset("films", data.Ratings([0], [0], [1.0], 1, 3), items=items))
+    np.testing.assert_allclose(
+        x, [[2 / 3, 1 / 3, -1 / 3, 1 / 3], [-1 / 3, 1 / 3, -1 / 3, 1 / 3], [-1 / 3, -2 / 3, 2 / 3, -2 / 3]], atol=1e-6
+    )
+    with pytest.raises(ValueError, match="whose films have genres, got 'none'"):
+        user_ridge.features(data.Dataset("none", data.Ratings([0], [0], [1.0], 1, 3)))
+
+
+def test_item_features(tmp_path):
+    settings = item_features.Settings(**TINY, out=str(tmp_path), rank=2, l2=2.0, given=(1, 10), at_least=20, sweeps=5)
+    item_features.main(settings)
+    metrics = read(tmp_path, "item_features")["metrics"]
+    assert metrics["rmse_given_10"] < metrics["rmse_given_1"]
+    assert metrics["descent_steps"] < settings.iterations
+    assert 0 <= metrics["descent_apart"] <= 1e-4
+    with pytest.raises(ValueError, match="no two films have 999 ratings"):
+        item_features.main(dataclasses.replace(settings, at_least=999))
+
+
+def test_fold_in_nears_training_again(tmp_path):
+    fold_in.main(fold_in.Settings(**TINY, out=str(tmp_path), rank=2, l2=2.0, given=(0, 10), sweeps=5))
+    metrics = read(tmp_path, "fold_in")["metrics"]
+    assert metrics["rmse_given_10"] < metrics["rmse_given_0"]
+    assert metrics["rmse_given_10"] == pytest.approx(metrics["trained_again_rmse_given_10"], rel=0.05)
+
+
+def test_mean_normalization(tmp_path):
+    settings = mean_normalization.Settings(
+        **TINY, out=str(tmp_path), rank=2, l2s=(2.0,), descent_rate=0.01, descent_iterations=60, goals=(1.2,)
+    )
+    mean_normalization.main(settings)
+    metrics = read(tmp_path, "mean_normalization")["metrics"]
+    assert metrics["newcomer_film_away_from_mu"] < 1e-3
+    assert metrics["newcomer_none_away_from_mu"] > 2  # she is predicted 0
+    assert 0 < metrics["adam_film_steps_to_1.2"] < metrics["adam_none_steps_to_1.2"]
+
+
+def test_binary_labels(tmp_path):
+    settings = binary_labels.Settings(**TINY, out=str(tmp_path), rank=2, l2s=(2.0,), l2_biases=(0.5,), iterations=60)
+    binary_labels.main(settings)
+    metrics = read(tmp_path, "binary_labels")["metrics"]
+    for reading in ("liked", "clicked"):
+        assert metrics[f"{reading}_base_rate_test_auc"] == 0.5
+        assert metrics[f"{reading}_factors_test_log_loss"] < metrics[f"{reading}_base_rate_test_log_loss"]
+        assert 0.55 < metrics[f"{reading}_factors_test_auc"] <= 1
+
+
+def test_clicks_are_the_ratings_and_their_zeros_are_unrated():
+    dataset = data.synthetic.low_rank(rng=0)
+    parts = data.splits.random(dataset.ratings, test=0.2, rng=0)
+    train, test = binary_labels._clicked(dataset.ratings, *parts, binary_labels.Settings(zeros_per_click=1))
+    pairs = lambda r: set(zip(r.user.tolist(), r.item.tolist(), strict=True))
+    zeros = pairs(train.take(train.value == 0)) | pairs(test.take(test.value == 0))
+    assert pairs(train.take(train.value == 1)) == pairs(parts[0])
+    assert pairs(test.take(test.value == 1)) == pairs(parts[1])
+    assert not zeros & pairs(dataset.ratings)
+    assert len(zeros) == len(train) + len(test) - len(dataset.ratings)
+
+
+def test_grid_search(tmp_path):
+    settings = grid_search.Settings(
+        **TINY,
+        out=str(tmp_path),
+        rank=2,
+        folds=2,
+        als_l2s=(1.0, 3.0),
+        als_l2_biases=(1.0,),
+        sweeps=3,
+        steps=10,
+        at_once=3,
+    )
+    grid_search.main(settings)
+    metrics = read(tmp_path, "grid_search")["metrics"]
+    assert (metrics["als_members"], metrics["adam_members"]) == (2 * 2 * 2, 2 * 2 * 2 * 2 * 2)
+    assert metrics["als_at_once_differs_by"] < 1e-4
+    assert metrics["als_l2"] in (1.0, 3.0)
+    assert metrics["adam_rate"] in settings.rates
+
+
+def test_a_grids_fold_is_left_out_and_is_its_validation():
+    """A member of fold 1 is als on the other rows, scored on fold 1: by the functions that make no masks."""
+    import jax
+    from jax import numpy as jnp
+
+    from jaxrec import models, solvers
+
+    ratings = data.synthetic.low_rank(rng=0).ratings
+    fold = np.arange(len(ratings)) % 3
+    tagged = dataclasses.replace(ratings, weights=fold)
+    settings = grid_search.Settings(rank=2, sweeps=4)
+    member = {"l2": jnp.array(2.0), "l2_bias": jnp.array(1.0), "seed": jnp.array(5), "fold": jnp.array(1.0)}
+    sides = data.rows(tagged, "user"), data.rows(tagged, "item")
+    factors, error = jax.jit(lambda m, *a: grid_search.als(m, *a, jnp.array(3.5), None, settings=settings))(
+        member, *sides
+    )
+    part, held_out = ratings.take(fold != 1), ratings.take(fold == 1)
+    init = models.init(60, 50, 2, key=jax.random.key(5), mu=3.5)
+    plain, _ = solvers.als(
+        data.rows(part, "user"), data.rows(part, "item"), init, l2=2.0, l2_bias=1.0, sweeps=4, tol=-1.0, progress=False
+    )
+    np.testing.assert_allclose(factors.w, plain.w, rtol=1e-3, atol=1e-4)
+    assert float(error) == pytest.approx(harness.errors(plain, held_out, None)["rmse"], rel=1e-4)
+
+
+def test_a_choice_is_the_mean_over_folds_and_seeds_and_never_nan():
+    members = {"l2": np.array([1.0, 1.0, 3.0, 3.0, 9.0, 9.0]), "seed": np.array([0, 1] * 3)}
+    errors = np.array([0.9, 1.3, 1.0, 1.0, 0.1, np.nan])
+    assert grid_search.choose(members, errors, ("l2",)) == ({"l2": 3.0}, 1.0)
+
+
+@pytest.fixture
+def small_ml_100k(monkeypatch, tmp_path):
+    """The published tables on synthetic ratings that call themselves ml-100k; choices kept in a temporary file."""
+    drawn = data.synthetic.low_rank(rng=0)
+    fifth = np.arange(len(drawn.ratings)) * 5 // len(drawn.ratings)
+    masks = {f"u{k + 1}": fifth == k for k in range(5)}
+    dataset = dataclasses.replace(drawn, name="ml-100k", published=masks, scale=(1.0, 5.0))
+    monkeypatch.setattr(data, "load", lambda name: dataset)
+    monkeypatch.setattr(published, "CHOICES", tmp_path / "choices.json")
+    biases = published.models.baselines.damped_biases  # in place of ALS, which would compile for each of the ten folds
+    monkeypatch.setattr(published, "fit", lambda train, choice, *_: biases(train, damping=choice["l2"]))
+    grid = {"ranks": (1,), "l2s": (2.0, 5.0), "exponents": (0.0,), "sweeps": 3}
+    return published.Settings(tables=("ml-100k u1-u5", "ml-100k 5-fold"), out=str(tmp_path / "out"), **grid)
+
+
+def test_published_chooses_without_test_then_reads_it_once_and_resumes(small_ml_100k, tmp_path, monkeypatch, capsys):
+    settings = small_ml_100k
+    with pytest.raises(ValueError, match="ml-100k u1: no settings chosen.*--stage choose"):
+        published.main(settings)
+    asked = []
+    choose = published.choose
+    monkeypatch.setattr(published, "choose", lambda train, *rest: asked.append(train) or choose(train, *rest))
+    choices = published.main(dataclasses.replace(settings, stage="choose"))
+    assert len(choices) == len(asked) == 10
+    tests = {name: test for table in settings.tables for name, _, _, test in published.folds(table, 0)}
+    for name, train in zip(tests, asked, strict=True):
+        pairs = lambda r: set(zip(r.user.tolist(), r.item.tolist(), strict=True))
+        assert not pairs(train) & pairs(tests[name])
+    published.main(dataclasses.replace(settings, stage="choose"))
+    assert len(asked) == 10  # nothing is chosen twice
+
+    fitted = []
+    fit = published.fit
+
+    def interrupted(train, *rest):
+        if len(fitted) == 4:
+            raise KeyboardInterrupt
+        fitted.append(train)
+        return fit(train, *rest)
+
+    monkeypatch.setattr(published, "fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        published.main(settings)
+    monkeypatch.setattr(published, "fit", lambda *a: fitted.append(a) or fit(*a))
+    result = published.main(settings)["metrics"]["rows"]
+    assert len(fitted) == 10  # the four that were done stayed done
+    assert list(result) == list(tests)
+    mean = np.mean([result[f"ml-100k 5-fold {k}"]["rmse"] for k in range(5)])
+    assert f"{mean:.4f}" in capsys.readouterr().out.split("jaxrec: ALS with biases")[-1]
+    assert (tmp_path / "out" / "published.png").exists()
+
+
+def test_published_choices_that_are_committed_are_complete():
+    import json
+    from pathlib import Path
+
+    choices = json.loads(Path(published.__file__).with_name("published_choices.json").read_text())
+    assert {"ml-100k u1", "ml-100k 5-fold 4"} <= set(choices)
+    for choice in choices.values():
+        assert set(choice) == {"rank", "l2", "l2_bias", "exponent", "validation_rmse"}
+
+
+def test_l2_grows_with_the_rating_count_by_the_exponent(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(published.solvers, "als", lambda *a, l2, **k: (seen.update(l2=l2), None))
+    ratings = data.Ratings([0, 0, 0, 1], [0, 1, 2, 0], [1.0] * 4, 3, 3)
+    choice = {"rank": 1, "l2": 2.0, "l2_bias": 1.0, "exponent": 0.5}
+    published.fit(ratings, choice, published.Settings())
+    np.testing.assert_allclose(seen["l2"][0], 2 * np.sqrt(np.array([3, 1, 1]) / (4 / 3)), rtol=1e-6)  # none counts as 1
+
+
+def test_place_and_together():
+    np.testing.assert_array_equal(harness.place(np.array([3, 1, 3, 3, 1])), [0, 0, 1, 2, 1])
+    a, b = data.Ratings([0], [1], [2.0], 2, 2), data.Ratings([1], [0], [3.0], 2, 2)
+    both = harness.together(a, b)
+    assert (both.user.tolist(), both.item.tolist(), both.value.tolist()) == ([0, 1], [1, 0], [2.0, 3.0])
 
 
 @pytest.mark.parametrize("module", [quickstart, als, gradient_descent])

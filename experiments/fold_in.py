@@ -1,0 +1,94 @@
+"""New users: how good are recommendations after 1, 2, 5, ... of a newcomer's ratings, without training again?
+
+A share of the users is kept out of training altogether. For each of them some ratings are given, (w, b) come in closed
+form (`solvers.fold_in`), and the rest of her ratings is predicted. Beside it: the same ratings given, but the model
+trained again with them from the start, which is what fold-in saves.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import harness
+from jaxrec import data, models, solvers
+from jaxrec.types import Factors, Ratings
+
+
+@dataclass(frozen=True)
+class Settings(harness.Settings):
+    """Rank and strengths as experiments.als chose them; the newcomers, and how many ratings they give."""
+
+    rank: int = 8
+    l2: float = 12.0
+    l2_bias: float = 3.0
+    sweeps: int = 30
+    newcomers: float = 0.2  # the share of the users
+    kept_for_test: float = 0.5  # of each newcomer's ratings
+    given: tuple[int, ...] = (0, 1, 2, 5, 10, 20, 50)
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Trains without the newcomers, folds them in; returns what it wrote to OUT/fold_in.json."""
+    start = time.perf_counter()
+    dataset = harness.load(settings)
+    rng = np.random.default_rng(settings.seed)
+    train, given, test = data.splits.by_user(
+        dataset.ratings, test=settings.newcomers, given=1 - settings.kept_for_test, rng=rng
+    )
+    print(f"train {len(train)} ratings; newcomers: {len(given)} to give, {len(test)} to predict")
+    factors = _train(train, settings)
+
+    given = given.take(rng.permutation(len(given)))
+    place = harness.place(given.user)
+    curve = {}
+    for n in settings.given:
+        part = given.take(place < n)
+        folded = solvers.fold_in(data.rows(part, "user", growth=2.0), factors, l2=settings.l2, l2_bias=settings.l2_bias)
+        together = harness.together(train, part)
+        curve[n] = {
+            "fold-in": harness.errors(folded, test, dataset.scale)["rmse"],
+            "trained again": harness.errors(_train(together, settings), test, dataset.scale)["rmse"],
+            "damped biases": harness.errors(models.baselines.damped_biases(together), test, dataset.scale)["rmse"],
+        }
+    harness.table([{"ratings given": n, **row} for n, row in curve.items()])
+
+    # Compiled by now: what one more fold-in of all newcomers costs.
+    rows = data.rows(given, "user", growth=2.0)
+    fold = lambda: jax.block_until_ready(solvers.fold_in(rows, factors, l2=settings.l2, l2_bias=settings.l2_bias))
+    fold()
+    began = time.perf_counter()
+    fold()
+    milliseconds = 1e3 * (time.perf_counter() - began)
+    n_new = len(np.unique(given.user))
+    print(f"Folding {n_new} newcomers with {len(given)} ratings in takes {milliseconds:.1f} ms once compiled.")
+    harness.plot("fold_in", settings, lambda axes: _draw(axes, curve, settings))
+    values: dict[str, Any] = {f"rmse_given_{n}": row["fold-in"] for n, row in curve.items()}
+    values |= {f"trained_again_rmse_given_{n}": row["trained again"] for n, row in curve.items()}
+    values |= {f"damped_biases_rmse_given_{n}": row["damped biases"] for n, row in curve.items()}
+    values |= {"newcomers": n_new, "fold_in_ms": round(milliseconds, 3), "test_ratings": len(test)}
+    return harness.report("fold_in", settings, values, time.perf_counter() - start)
+
+
+def _train(train: Ratings, settings: Settings) -> Factors:
+    sides = data.rows(train, "user", growth=2.0), data.rows(train, "item", growth=2.0)
+    key, mu = jax.random.key(settings.seed), float(train.value.mean())
+    init = models.init(train.n_users, train.n_items, settings.rank, key=key, mu=mu)
+    factors, _ = solvers.als(
+        *sides, init, l2=settings.l2, l2_bias=settings.l2_bias, sweeps=settings.sweeps, progress=False
+    )
+    return factors
+
+
+def _draw(axes: Any, curve: dict[int, dict[str, float]], settings: Settings) -> None:
+    for name in ("fold-in", "trained again", "damped biases"):
+        axes.plot(list(curve), [row[name] for row in curve.values()], marker="o", label=name)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set(xlabel="ratings given by a new user", ylabel="RMSE of the others", title=f"New users of {settings.data}")
+    axes.legend(frameon=False)
+
+
+if __name__ == "__main__":
+    harness.run(main, Settings)
