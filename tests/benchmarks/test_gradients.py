@@ -1,0 +1,111 @@
+"""The gradient benchmark on small tables: it measures right answers only, and says what does not fit or fails."""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import gradients, harness
+from jaxrec import data
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Cells are measured in this process: a fresh one takes seconds to start."""
+    as_json = lambda cell: json.loads(json.dumps(gradients.measure(json.loads(json.dumps(cell))), allow_nan=False))
+    monkeypatch.setattr(harness, "in_fresh_process", lambda module, cell, *, timeout: as_json(cell))
+
+
+SMALL = {"ratings": (400,), "ranks": (3,), "n_users": 40, "n_items": 30, "repeats": 2}
+
+
+def test_every_cell_is_checked_weighed_and_timed(here, tmp_path, capsys):
+    result = gradients.main(gradients.Settings(**SMALL, out=str(tmp_path)))
+    rows = result["metrics"]["rows"]
+    assert [(row["layout"], row["gradient"]) for row in rows] == [
+        (layout, gradient) for layout in gradients.LAYOUTS for gradient in gradients.GRADIENTS
+    ]
+    for row in rows:
+        assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"]
+        assert row["argument_bytes"] > 0
+        assert row["peak_resident"] >= row["resident_of_the_gradient"] >= 0
+    (ratio,) = result["metrics"]["ratios"]
+    autodiff = min(row["seconds"] for row in rows if row["gradient"] == "autodiff" and row["layout"] != "dense")
+    closed = next(row for row in rows if (row["layout"], row["gradient"]) == ("linked", "closed form"))
+    assert ratio["ratio"] == pytest.approx(autodiff / closed["seconds"])
+    assert json.loads((tmp_path / "gradients.json").read_text())["experiment"] == "gradients"
+    assert (tmp_path / "gradients.png").exists()
+    assert "linked" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_is_reported_and_the_rest_goes_on(here, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(harness, "fits", lambda needed: "does not fit: no" if needed > 1e4 else None)
+    result = gradients.main(gradients.Settings(**SMALL | {"n_users": 200, "n_items": 100}, out=str(tmp_path)))
+    failed = {(row["layout"], row["gradient"]): row.get("failed") for row in result["metrics"]["rows"]}
+    assert failed["dense", "autodiff"] == "does not fit: no"
+    assert "does not fit: no" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["w", "b", "x", "c", "value"])
+def test_a_wrong_answer_is_not_timed(part):
+    ratings = data.synthetic.low_rank(40, 30, 400, rng=0).ratings
+    factors = gradients._factors(ratings, 3, 0)
+    value, gradient = gradients.GRADIENTS["closed form"](factors, data.linked(ratings))
+    gradients.check(ratings, factors, (value, gradient))
+    if part == "value":
+        wrong = value * 1.01, gradient
+    else:
+        wrong = value, dataclasses.replace(gradient, **{part: getattr(gradient, part) * 1.01 + 0.01})
+    with pytest.raises(AssertionError):
+        gradients.check(ratings, factors, wrong)
+
+
+def test_a_cell_that_fails_for_another_reason_is_an_error_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        harness, "in_fresh_process", lambda module, cell, *, timeout: {"failed": "AssertionError: no", "wrong": True}
+    )
+    with pytest.raises(RuntimeError, match="another reason than memory or time(?s:.*)AssertionError: no"):
+        gradients.main(gradients.Settings(**SMALL, out=str(tmp_path)))
+
+
+def test_a_fresh_process_answers_or_says_why_not(tmp_path, monkeypatch):
+    (tmp_path / "tool.py").write_text(
+        "import json, os, signal, sys, time\n"
+        "cell = json.loads(sys.argv[sys.argv.index('--cell') + 1])\n"
+        "if cell['do'] == 'answer': print('noise'); print(json.dumps({'twice': 2 * cell['n']}))\n"
+        "if cell['do'] == 'raise': raise ValueError('what went wrong')\n"
+        "if cell['do'] == 'kill': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if cell['do'] == 'sleep': time.sleep(60)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    run = lambda **cell: harness.in_fresh_process("tool", cell, timeout=1.5 if cell["do"] == "sleep" else 60)
+    assert run(do="answer", n=4) == {"twice": 8}
+    assert run(do="raise") == {"failed": "ValueError: what went wrong", "wrong": True}
+    assert run(do="kill") == {"failed": "killed: out of memory"}
+    assert run(do="sleep") == {"failed": "not done after 2 s"}
+
+
+def test_serve_prints_the_cells_answer(monkeypatch, capsys):
+    assert harness.serve(lambda cell: cell) is False
+    monkeypatch.setattr(sys, "argv", ["x", "--cell", '{"a": 1}'])
+    assert harness.serve(lambda cell: {"b": cell["a"] + 1}) is True
+    assert json.loads(capsys.readouterr().out) == {"b": 2}
+
+
+def test_weights_and_seconds_of_a_known_function():
+    compiled, weights = harness.compile_and_weigh(lambda x: jnp.sort(x.ravel())[::7], jnp.ones((64, 64)))
+    assert weights["argument_bytes"] == 64 * 64 * 4
+    assert weights["temporary_bytes"] >= 64 * 64 * 4
+    assert weights["compile_seconds"] > 0
+    timings = harness.seconds(compiled, jnp.ones((64, 64)), repeats=3)
+    assert 0 < timings["fastest"] <= timings["seconds"] <= timings["slowest"]
+    jax.block_until_ready(compiled(jnp.ones((64, 64))))
+
+
+def test_memory_is_what_the_machine_says():
+    assert harness.fits(1) is None
+    assert harness.fits(1e18).startswith("does not fit: 1000000000.0 GB needed")
+    assert harness.peak_resident() > 50e6
