@@ -185,6 +185,41 @@ def test_make_step_is_pure_and_vmaps_over_seeds():
         np.testing.assert_allclose(info.sum, factors_cost(pick(starts), batch), rtol=1e-6)
 
 
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.01),
+    "momentum": optax.sgd(0.003, momentum=0.9, nesterov=True),
+    "adam": optax.adam(0.05),
+    "adamw": optax.adamw(0.05, mask=models.learned),
+    "adagrad": optax.adagrad(0.3),
+    "rmsprop": optax.rmsprop(0.01),
+    "lion": optax.lion(0.02, mask=models.learned),
+    "clipped and scheduled": optax.chain(
+        optax.clip_by_global_norm(5.0), optax.adam(optax.cosine_decay_schedule(0.1, 60))
+    ),
+    "plateau": optax.chain(optax.adam(0.05), optax.contrib.reduce_on_plateau(patience=5)),
+    "lbfgs": optax.lbfgs(),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optimizer_lowers_the_joint_cost(name):
+    start = models.init(12, 9, 2, key=KEY, mu=3.5)
+    fitted, history = fit(
+        factors_cost, start, [data.linked(ratings())], optimizer=OPTIMIZERS[name], key=KEY, epochs=60, progress=False
+    )
+    assert history.loss[-1] < 0.75 * history.loss[0]
+    assert fitted.mu == 3.5
+
+
+def test_weight_decay_would_move_mu_without_the_mask():
+    start = models.init(12, 9, 2, key=KEY, mu=3.5)
+    options = {"key": KEY, "epochs": 5, "progress": False}
+    fitted, _ = fit(
+        factors_cost, start, [data.linked(ratings())], optimizer=optax.adamw(0.05, weight_decay=0.1), **options
+    )
+    assert fitted.mu < 3.5
+
+
 @pytest.mark.parametrize("layout", [data.dense, data.observed, data.linked])
 def test_adam_lowers_the_joint_cost_on_every_layout(layout):
     start = models.init(12, 9, 2, key=KEY, mu=3.5)

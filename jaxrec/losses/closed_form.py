@@ -35,7 +35,7 @@ from jaxrec.lookup import lookup
 from jaxrec.losses import collaborative
 from jaxrec.losses.penalty import L2, Strength, of_factors
 from jaxrec.losses.pointwise import PointwiseLoss, Slope, half_squared_error, half_squared_error_slope
-from jaxrec.models.factors import biases, predict_layout
+from jaxrec.models.factors import biases, check_tables, predict_layout
 from jaxrec.types import Dense, Factors, Linked, Observed
 
 __all__ = ["cost", "gradient", "item_gradient", "user_gradient", "value_and_gradient"]
@@ -183,6 +183,7 @@ def _predict(factors: Factors, ratings: Dense | Observed | Linked) -> Array:
     """`predict_layout` without its gathers in memory; autodiff goes the other way (its transpose would be slow)."""
     if isinstance(ratings, Dense):
         return predict_layout(factors, ratings)
+    check_tables(factors, ratings)
     dot = sampled_dot(factors.w, factors.x, ratings.user, ratings.item)
     return dot + biases(factors, ratings.user, ratings.item)
 

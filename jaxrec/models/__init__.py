@@ -1,6 +1,6 @@
 """Models: parameters in, predictions out."""
 
 from jaxrec.models import baselines
-from jaxrec.models.factors import as_vectors, init, predict, predict_all
+from jaxrec.models.factors import as_vectors, init, learned, predict, predict_all
 
-__all__ = ["as_vectors", "baselines", "init", "predict", "predict_all"]
+__all__ = ["as_vectors", "baselines", "init", "learned", "predict", "predict_all"]

@@ -1,5 +1,6 @@
 """Matrix factorization: prediction(i, j) = w(j) . x(i) + b(j) + c(i) + mu(i)."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from jaxrec.lookup import lookup
 from jaxrec.types import Dense, Factors, Linked, Observed, Rows
 
-__all__ = ["as_vectors", "biases", "init", "predict", "predict_all", "predict_layout"]
+__all__ = ["as_vectors", "biases", "check_tables", "init", "learned", "predict", "predict_all", "predict_layout"]
 
 
 def init(
@@ -62,6 +63,15 @@ def predict(factors: Factors, user: Int[Array, "*n"], item: Int[Array, "*n"]) ->
     return jnp.sum(lookup(factors.w, user) * lookup(factors.x, item), axis=-1) + biases(factors, user, item)
 
 
+def learned(factors: Factors) -> Factors:
+    """Which arrays are learned, as a tree of bools: all but mu, which is data.
+
+    No gradient reaches mu, but decoupled weight decay asks for none: optax.adamw(rate, mask=models.learned).
+    """
+    mask = jax.tree.map(lambda _: True, factors)
+    return dataclasses.replace(mask, mu=None if factors.mu is None else False)
+
+
 def biases(factors: Factors, user: Int[Array, "*n"], item: Int[Array, "*n"]) -> Float[Array, "*n"]:
     """b(j) + c(i) + mu(i) for pairs (user[k], item[k]): the prediction without its product."""
     return lookup(factors.b, user) + lookup(_item_term(factors), item)
@@ -74,6 +84,7 @@ def predict_all(factors: Factors) -> Float[Array, "n_users n_items"]:
 
 def predict_layout(factors: Factors, ratings: Dense | Observed | Linked | Rows) -> Any:
     """The predictions for a layout's entries, in the shape of its `value` (Rows: one array per bucket)."""
+    check_tables(factors, ratings)
     match ratings:
         case Dense():
             return predict_all(factors).T
@@ -86,6 +97,20 @@ def predict_layout(factors: Factors, ratings: Dense | Observed | Linked | Rows) 
             return [predict(factors, *(pair if ratings.side == "user" else pair[::-1])) for pair in pairs]
         case _:
             raise TypeError(f"expected ratings as Dense, Observed, Linked or Rows, got {type(ratings).__name__}.")
+
+
+def check_tables(factors: Factors, ratings: Any) -> None:
+    """Layouts that know the tables' sizes are held to them; the sizes are static, so that this costs nothing."""
+    match ratings:
+        case Linked():
+            expected = len(ratings.user_start) - 1, len(ratings.item_start) - 1
+        case Rows():
+            expected = len(ratings.place), ratings.n_others
+            expected = expected if ratings.side == "user" else expected[::-1]
+        case _:
+            return
+    if (got := (len(factors.w), len(factors.x))) != expected:
+        raise ValueError(f"factors: expected tables of {expected} users and items, as the ratings have, got {got}.")
 
 
 def as_vectors(factors: Factors) -> tuple[Float[Array, "n_users k"], Float[Array, "n_items k"]]:

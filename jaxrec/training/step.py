@@ -50,10 +50,15 @@ def make_step(cost: Cost, optimizer: optax.GradientTransformation) -> Callable[.
             return value.mean(), value
         return value, Total(value, jnp.zeros_like(value))  # count 0: a part of one cost, which adds up
 
+    optimizer = optax.with_extra_args_support(optimizer)
+
     def step(state: State, batch: Any, *, key: Array) -> tuple[State, Total]:
-        gradient, info = jax.grad(total, has_aux=True)(state.params, batch, jax.random.fold_in(key, state.step))
+        key = jax.random.fold_in(key, state.step)
+        (value, info), gradient = jax.value_and_grad(total, has_aux=True)(state.params, batch, key)
+        # What line searches (optax.lbfgs) and plateau schedules ask for; all others ignore it.
+        extra = {"value": value, "grad": gradient, "value_fn": lambda params: total(params, batch, key)[0]}
         with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction is float ** int32: not strict
-            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params, **extra)
             params = optax.apply_updates(state.params, updates)
         return State(params, optimizer_state, state.step + 1), info
 

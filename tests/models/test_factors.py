@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import Ratings, data
+from jaxrec import Ratings, data, losses, models
 from jaxrec.models.factors import as_vectors, init, predict, predict_all, predict_layout
 from jaxrec.types import Factors
 
@@ -174,3 +174,25 @@ def test_dtype_of_every_array(dtype):
         assert predict(factors, jnp.array([0]), jnp.array([1])).dtype == dtype
         assert predict_all(factors).dtype == dtype
         assert {table.dtype for table in as_vectors(factors)} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize("layout", ["linked", "user", "item"])
+def test_layouts_that_know_their_tables_refuse_other_factors(layout):
+    ratings = Ratings([0, 2], [1, 3], [1.0, 2.0], 3, 4)
+    made = data.linked(ratings) if layout == "linked" else data.rows(ratings, layout)
+    factors = models.init(3, 4, 2, key=jax.random.key(0))
+    losses.cost(factors, made, l2=1.0)
+    small = models.init(2, 4, 2, key=jax.random.key(0))
+    with pytest.raises(
+        ValueError, match=r"expected tables of \(3, 4\) users and items, as the ratings have, got \(2, 4\)"
+    ):
+        losses.cost(small, made, l2=1.0)
+    if layout == "linked":
+        with pytest.raises(ValueError, match=r"expected tables of \(3, 4\)"):
+            losses.closed_form.value_and_gradient(small, made, l2=1.0)
+
+
+def test_learned_is_all_but_mu():
+    mask = models.learned(models.init(2, 3, 1, key=jax.random.key(0), mu=3.5))
+    assert (mask.w, mask.b, mask.x, mask.c, mask.mu) == (True, True, True, True, False)
+    assert models.learned(models.init(2, 3, 1, key=jax.random.key(0), item_bias=False)).c is None
