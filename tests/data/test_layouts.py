@@ -99,14 +99,14 @@ def test_dense_refuses_what_does_not_fit_before_it_takes_any(weights):
     ratings = Ratings([0], [0], [1.0], 2_000_000, 3_000_000, weights=weights)
     gib = 2e6 * 3e6 * (5 if weights is None else 9) / 2**30
     with pytest.raises(
-        MemoryError, match=rf"^dense: 3000000 items x 2000000 users take {gib:.1f} GiB, and .* free. Use"
+        MemoryError, match=rf"^dense: 3000000 items x 2000000 users take {gib:.1f} GiB, twice that .* and .* free. Use"
     ):
         dense(ratings)
 
 
 def test_dense_goes_by_the_memory_that_is_free(monkeypatch):
     ratings = draw(0, weighted=False)
-    needed = N_USERS * N_ITEMS * 5
+    needed = 2 * N_USERS * N_ITEMS * 5
     free = lambda number: monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=number))
     free(needed)
     dense(ratings)
