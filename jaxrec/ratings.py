@@ -8,13 +8,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from jaxrec import check
+from jaxrec.group import group
 
 if TYPE_CHECKING:
     import polars as pl
@@ -84,6 +83,8 @@ class Ratings:
                 put(name, np.asarray(raw))
                 if len(raw) != size:
                     raise ValueError(f"{name}: expected one raw id per row of the table ({size}), got {len(raw)}.")
+                if len(set(getattr(self, name).tolist())) != size:
+                    raise ValueError(f"{name}: expected distinct ids, got some twice.")
 
     def __len__(self) -> int:
         """The number of ratings."""
@@ -147,71 +148,6 @@ class Ratings:
         ratings = cls(user, item, value, len(user_ids), len(item_ids), time, weights, user_ids, item_ids)
         return _without_duplicates(ratings, duplicates)
 
-    @classmethod
-    def from_csv(
-        cls,
-        path: str | PathLike[str],
-        *,
-        user: str = "user",
-        item: str = "item",
-        value: str | None = "rating",
-        time: str | None = None,
-        separator: str = ",",
-        duplicates: Duplicates = "error",
-    ) -> Ratings:
-        """Ratings from a csv file with a header, read in one pass by polars.
-
-        Args:
-            path: the file.
-            user: the column of user ids.
-            item: the column of item ids.
-            value: the column of ratings, or None for feedback without ratings.
-            time: the column of times (integer seconds, or dates that polars recognizes), or None.
-            separator: one character.
-            duplicates: as in `from_columns`.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: a column that is not there, a cell empty or no number; all that `from_columns` raises.
-        """
-        import polars as pl
-
-        wanted = [name for name in (user, item, value, time) if name is not None]
-        numbers = {} if value is None else {value: pl.Float64}
-
-        def read(infer_from: int | None) -> pl.DataFrame:
-            return pl.read_csv(
-                Path(path),
-                separator=separator,
-                columns=wanted,
-                try_parse_dates=True,
-                schema_overrides=numbers,
-                infer_schema_length=infer_from,
-            )
-
-        try:
-            header = pl.read_csv(Path(path), separator=separator, n_rows=0, infer_schema=False).columns
-            if missing := [name for name in wanted if name not in header]:
-                raise ValueError(f"{path}: expected the columns {wanted}, got {header}; not there: {missing}.")
-            try:
-                table = read(10_000)
-            except pl.exceptions.ComputeError:  # ids that begin as numbers and go on as strings: look at all of them
-                table = read(None)
-        except pl.exceptions.PolarsError as error:
-            raise ValueError(f"{path}: {error}") from error
-        for name in wanted:
-            if table[name].null_count():
-                row = int(table[name].is_null().arg_max() or 0)
-                raise ValueError(f"{path}: column {name!r} is empty in line {row + 2}; expected a value in every line.")
-
-        def column(name: str | None) -> np.ndarray | None:
-            if name is None:
-                return None
-            cells = table[name]
-            return (cells.cast(pl.String) if cells.dtype == pl.Int128 else cells).to_numpy()  # ids beyond int64
-
-        return cls.from_columns(column(user), column(item), column(value), time=column(time), duplicates=duplicates)
-
 
 def _encode(name: str, raw: Any, known: Any) -> tuple[np.ndarray, np.ndarray]:
     """Contiguous ids of raw ids, and the raw id of each: a sorted look-up, whatever the type of the ids."""
@@ -226,44 +162,88 @@ def _encode(name: str, raw: Any, known: Any) -> tuple[np.ndarray, np.ndarray]:
     if raw.dtype.kind not in "iuUS":
         raise ValueError(f"{name}: expected raw ids that are integers or strings, got {raw.dtype}.")
     if known is None:
-        known, contiguous = np.unique(raw, return_inverse=True)
-        return contiguous, known
+        return _distinct(raw)
     known = np.asarray(known)
     if known.ndim != 1 or known.size == 0:
         raise ValueError(f"{name}_ids: expected one column with at least one id, got shape {known.shape}.")
-    vocabulary = known
-    if {known.dtype.kind, raw.dtype.kind} == {"i", "u"}:  # NumPy would compare them as float64, and mistake some
-        known, raw = known.astype(object), raw.astype(object)
-    order = np.argsort(known, kind="stable")
-    if len(np.unique(known)) != len(known):
+    if len(set(known.tolist())) != len(known):
         raise ValueError(f"{name}_ids: expected distinct ids.")
-    place = np.minimum(np.searchsorted(known[order], raw), len(known) - 1)
-    contiguous = order[place]
-    unknown = known[contiguous] != raw
+    contiguous = _place(raw, known)
+    unknown = contiguous < 0
     if unknown.any():
         first = raw[unknown][:1].tolist()[0]
         raise ValueError(
             f"{name}: {first!r} is not among the {len(known)} known ids ({int(unknown.sum())} such rows). "
             f"Leave {name}_ids out to take every id that occurs, or drop those rows."
         )
-    return contiguous, vocabulary
+    return contiguous, known
+
+
+def _distinct(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the number of each id among the distinct ones, those ones sorted): by a table where ids are near one another.
+
+    20M integer ids: .2 s by the table, 2 to 5 s by a sort; np.unique with its inverse takes 20 to 30 s.
+    """
+    if (span := _span(raw, len(raw))) is not None:
+        wide = _wide(raw)
+        low = wide.min()
+        there = np.zeros(span, bool)
+        there[wide - low] = True
+        number = np.cumsum(there, dtype=np.int32) - np.int32(1)
+        return number[wide - low], (np.flatnonzero(there).astype(wide.dtype) + low).astype(raw.dtype)
+    ordered = np.sort(raw)
+    known = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])]
+    return np.searchsorted(known, raw), known
+
+
+def _place(raw: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Where each raw id stands among the known ones, in any order; -1 where it is not among them."""
+    if raw.dtype.kind == known.dtype.kind and (span := _span(known, len(raw))) is not None:
+        wide = _wide(known)
+        low, high = wide.min(), wide.max()
+        table = np.full(span, -1, np.int32)
+        table[wide - low] = np.arange(len(known))
+        wide = _wide(raw)
+        inside = (wide >= low) & (wide <= high)
+        return np.where(inside, table[np.where(inside, wide, low) - low], -1)
+    if {known.dtype.kind, raw.dtype.kind} == {"i", "u"}:  # NumPy would compare them as float64, and mistake some
+        known, raw = known.astype(object), raw.astype(object)
+    order = np.argsort(known, kind="stable")
+    place = np.minimum(np.searchsorted(known[order], raw), len(known) - 1)
+    return np.where(known[order[place]] == raw, order[place], -1)
+
+
+def _wide(ids: np.ndarray) -> np.ndarray:
+    """Integers whose differences do not overflow, where they are near one another: 100 - (-20) is no int8."""
+    return ids if ids.dtype.itemsize == 8 else ids.astype(np.int64)
+
+
+def _span(ids: np.ndarray, n: int) -> int | None:
+    """How many numbers the integer ids range over, where a table of so many is worth it; else None."""
+    if ids.dtype.kind not in "iu":
+        return None
+    span = int(ids.max()) - int(ids.min()) + 1
+    return span if span <= 4 * max(n, len(ids)) + 1_000_000 else None
 
 
 def _without_duplicates(ratings: Ratings, policy: Duplicates) -> Ratings:
-    pair = ratings.user.astype(np.int64) * ratings.n_items + ratings.item
-    order = np.argsort(pair, kind="stable")
-    starts = np.flatnonzero(np.diff(pair[order], prepend=-1))
-    if len(starts) == len(pair):
+    _, by_item = group(ratings.item, ratings.n_items)  # two counting sorts: by user, then item, then row
+    _, by_user = group(ratings.user[by_item], ratings.n_users)
+    order = by_item[by_user]
+    user, item = ratings.user[order], ratings.item[order]
+    again = np.concatenate([[False], (user[1:] == user[:-1]) & (item[1:] == item[:-1])])[: len(order)]
+    if not again.any():
         return ratings
+    starts = np.flatnonzero(~again)
     if policy == "error":
-        second = order[np.flatnonzero(np.diff(pair[order], prepend=-1) == 0)[0]]
+        second = order[again.argmax()]
         user, item = ratings.user[second], ratings.item[second]
         raw = lambda ids, k: k if ids is None else ids[k]
         raise ValueError(
             f"user {raw(ratings.user_ids, user)} rated item {raw(ratings.item_ids, item)} more than once "
-            f"({len(pair) - len(starts)} such rows in all). Choose duplicates='first', 'last', 'mean' or 'sum'."
+            f"({int(again.sum())} such rows in all). Choose duplicates='first', 'last', 'mean' or 'sum'."
         )
-    ends = np.append(starts[1:], len(pair))
+    ends = np.append(starts[1:], len(order))
     kept = np.sort(order[ends - 1 if policy == "last" else starts])
     if policy in ("first", "last"):
         return ratings.take(kept)

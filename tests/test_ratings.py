@@ -343,104 +343,37 @@ def test_sums_over_many_duplicates_equal_a_dictionary(seed):
     assert [((u, i), y) for u, i, y in got] == list(total.items())
 
 
-# from_csv
+# ids near one another go by a table, all others by a sort
 
 
-@pytest.fixture
-def csv(tmp_path):
-    def write(text):
-        path = tmp_path / "ratings.csv"
-        path.write_text(text)
-        return path
-
-    return write
-
-
-def test_csv(csv):
-    ratings = Ratings.from_csv(csv("rating,user,item\n4.5,ann,10\n0,bob,30\n"))
-    assert as_rows(ratings) == [("ann", 10, 4.5, None, None), ("bob", 30, 0, None, None)]
-
-
-def test_csv_with_every_option(csv):
-    path = csv("who|what|stars|when|more\n7|b|2|50|x\n7|a|3|60|y\n7|b|4|40|z\n")
-    options = {"user": "who", "item": "what", "value": "stars", "time": "when", "separator": "|"}
-    assert as_rows(Ratings.from_csv(path, **options, duplicates="mean")) == [
-        (7, "b", 3, 50, None),
-        (7, "a", 3, 60, None),
-    ]
-    assert as_rows(Ratings.from_csv(path, **options, duplicates="last")) == [
-        (7, "a", 3, 60, None),
-        (7, "b", 4, 40, None),
-    ]
-    with pytest.raises(ValueError, match=r"^user 7 rated item b more than once"):
-        Ratings.from_csv(path, **options)
+@pytest.mark.parametrize("spread", [1, 3, 10**9], ids=["dense", "near", "far"])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.int8])
+def test_encoding_is_numpys_unique(spread, dtype):
+    rng = np.random.default_rng(0)
+    raw = (rng.integers(-20, 100, 500) * spread).astype(dtype)
+    other = np.arange(500)
+    ratings = Ratings.from_columns(raw, other)
+    known, contiguous = np.unique(raw, return_inverse=True)
+    np.testing.assert_array_equal(ratings.user_ids, known)
+    assert ratings.user_ids.dtype == dtype
+    np.testing.assert_array_equal(ratings.user, contiguous)
+    shuffled = rng.permutation(known)
+    by_known = Ratings.from_columns(raw, other, user_ids=shuffled)
+    np.testing.assert_array_equal(shuffled[by_known.user], raw)
+    if len(known) > 1:  # 10**9 times anything is 0 as an int8
+        with pytest.raises(ValueError, match=f"^user: {raw[0]} is not among the"):
+            Ratings.from_columns(raw, other, user_ids=known[known != raw[0]])
 
 
-def test_csv_without_values(csv):
-    ratings = Ratings.from_csv(csv("user,item\n1,2\n3,4\n"), value=None)
-    assert as_rows(ratings) == [(1, 2, 1, None, None), (3, 4, 1, None, None)]
+def test_the_ends_of_int64_are_ids():
+    low, high = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+    ratings = Ratings.from_columns(np.array([high, low, 0]), [1, 2, 3])
+    assert ratings.user_ids[ratings.user].tolist() == [high, low, 0]
+    with pytest.raises(ValueError, match="is not among"):
+        Ratings.from_columns(np.array([high, low]), [1, 2], user_ids=[5, 6])
 
 
-@pytest.mark.parametrize(("cell", "seconds"), [("86400", 86400), ("1970-01-02", 86400), ("1970-01-02T00:00:05", 86405)])
-def test_csv_times(csv, cell, seconds):
-    ratings = Ratings.from_csv(csv(f"user,item,rating,t\n1,2,3,{cell}\n"), time="t")
-    assert ratings.time.tolist() == [seconds]
-
-
-def test_csv_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
-        Ratings.from_csv(tmp_path / "nowhere.csv")
-
-
-@pytest.mark.parametrize("column", ["user", "item", "value", "time"])
-def test_csv_without_a_column(csv, column):
-    path = csv("user,item,rating,timestamp\n1,2,3,4\n")
-    with pytest.raises(ValueError, match=r"columns \[.*'nope'.*\], got \['user', 'item', 'rating', 'timestamp'\]"):
-        Ratings.from_csv(path, **{column: "nope"})
-
-
-@pytest.mark.parametrize(
-    ("row", "column"), [(",2,3,4", "user"), ("1,,3,4", "item"), ("1,2,,4", "rating"), ("1,2,3,", "t")]
-)
-def test_csv_with_an_empty_cell(csv, row, column):
-    path = csv(f"user,item,rating,t\n5,6,1,2\n7,8,1,2\n{row}\n9,9,1,2\n")
-    with pytest.raises(ValueError, match=f"column '{column}' is empty in line 4"):
-        Ratings.from_csv(path, time="t")
-
-
-@pytest.mark.parametrize("before", [0, 300], ids=["first", "late"])
-def test_csv_with_a_rating_that_is_no_number(csv, before):
-    rows = "".join(f"{n},1,4\n" for n in range(before))
-    with pytest.raises(ValueError, match=r"number|parse"):
-        Ratings.from_csv(csv(f"user,item,rating\n{rows}999,1,good\n"))
-
-
-def test_csv_with_nan(csv):
-    with pytest.raises(ValueError, match=r"^value: expected finite numbers, got nan at position 1"):
-        Ratings.from_csv(csv("user,item,rating\n1,2,3\n4,5,NaN\n"))
-
-
-def test_csv_whose_first_fraction_comes_late(csv):
-    rows = "".join(f"{n},1,4\n" for n in range(300))
-    ratings = Ratings.from_csv(csv(f"user,item,rating\n{rows}999,1,4.5\n"))
-    assert len(ratings) == 301
-    assert ratings.value[-2:].tolist() == [4, 4.5]
-
-
-def test_csv_whose_first_letter_comes_late(csv):
-    rows = "".join(f"1,{n},4\n" for n in range(300))  # ISBNs: most are digits, some end in X
-    ratings = Ratings.from_csv(csv(f"user,item,rating\n{rows}1,034545104X,4\n"))
-    assert "034545104X" in ratings.item_ids.tolist()
-    assert ratings.user_ids.tolist() == [1], "users stay integers, whatever the items are"
-    assert len(ratings) == 301
-
-
-@pytest.mark.parametrize("text", ["", "user,item,rating\n"], ids=["nothing", "header"])
-def test_csv_without_rows(csv, text):
-    with pytest.raises(ValueError, match=r"ratings\.csv|at least one"):
-        Ratings.from_csv(csv(text))
-
-
-def test_csv_with_ids_beyond_int64(csv):
-    ratings = Ratings.from_csv(csv(f"user,item,rating\n{2**63 + 1},1,3\n{2**63 + 2},1,4\n"))
-    assert [int(raw) for raw in ratings.user_ids[ratings.user]] == [2**63 + 1, 2**63 + 2]
+@pytest.mark.parametrize("name", ["user_ids", "item_ids"])
+def test_a_raw_id_twice_is_an_error(name):
+    with pytest.raises(ValueError, match=f"^{name}: expected distinct ids"):
+        Ratings([0], [0], [1.0], 2, 2, **{name: ["a", "a"]})

@@ -1,8 +1,21 @@
-"""Data, on the host: load, read, split, normalize, lay out for the device."""
+"""Data, on the host: load, read and write, split, normalize, label, lay out for the device."""
 
 from jaxrec.data import labels, normalize, splits, synthetic
 from jaxrec.data.batches import minibatches
 from jaxrec.data.datasets import DatasetNotFound, load
+from jaxrec.data.formats import (
+    from_csr,
+    from_dense,
+    from_frame,
+    read_csv,
+    read_parquet,
+    to_csr,
+    to_dense,
+    to_pandas,
+    to_polars,
+    write_csv,
+    write_parquet,
+)
 from jaxrec.data.layouts import dense, linked, memory, observed, rows
 from jaxrec.types import Dataset, Ratings
 
@@ -11,6 +24,9 @@ __all__ = [
     "DatasetNotFound",
     "Ratings",
     "dense",
+    "from_csr",
+    "from_dense",
+    "from_frame",
     "labels",
     "linked",
     "load",
@@ -18,7 +34,15 @@ __all__ = [
     "minibatches",
     "normalize",
     "observed",
+    "read_csv",
+    "read_parquet",
     "rows",
     "splits",
     "synthetic",
+    "to_csr",
+    "to_dense",
+    "to_pandas",
+    "to_polars",
+    "write_csv",
+    "write_parquet",
 ]

@@ -201,8 +201,9 @@ def _check_fits(shape: tuple[int, int], needed: int) -> None:
     free = psutil.virtual_memory().available
     if 2 * needed > free:  # the host's arrays and the device's, for a moment
         raise MemoryError(
-            f"dense: {shape[0]} items x {shape[1]} users take {needed / 2**30:.1f} GiB, twice that while they are built, "
-            f"and {free / 2**30:.1f} GiB are free. Use data.observed, data.linked or data.rows, which hold only what was rated (see data.memory)."
+            f"dense: {shape[0]} items x {shape[1]} users take {needed / 2**30:.1f} GiB, twice that while they are "
+            f"built, and {free / 2**30:.1f} GiB are free. Use data.observed, data.linked or data.rows, which hold only "
+            "what was rated (see data.memory)."
         )
 
 
