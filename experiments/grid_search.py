@@ -19,8 +19,7 @@ import optax
 from jax import Array
 
 from experiments import harness
-from jaxrec import data, losses, models
-from jaxrec.solvers.als import sweep
+from jaxrec import data, losses, models, solvers
 from jaxrec.training import descend, grid, product
 from jaxrec.types import Factors, Linked, Rows, Total
 
@@ -106,7 +105,7 @@ def als(
     leave = lambda rows: replace(rows, buckets=tuple(_leave_out(bucket, member["fold"]) for bucket in rows.buckets))
     sides = leave(by_user), leave(by_item)
     init = models.init(len(by_user.place), len(by_item.place), settings.rank, key=jax.random.key(member["seed"]), mu=mu)
-    step = lambda factors, _: sweep(factors, *sides, l2=member["l2"], l2_bias=member["l2_bias"])
+    step = lambda factors, _: solvers.sweep(factors, *sides, l2=member["l2"], l2_bias=member["l2_bias"])
     factors, _ = jax.lax.scan(step, init, length=settings.sweeps)
     held_out = replace(by_user, buckets=tuple(_only(bucket, member["fold"]) for bucket in by_user.buckets))
     return factors, _rmse(factors, held_out, scale)

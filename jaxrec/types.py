@@ -74,6 +74,7 @@ class Linked:
         user_start: int32 [n_users + 1]; user j's ratings stand at user_start[j] : user_start[j + 1].
         by_item: int32 [n], a permutation: column[by_item] is the column sorted by item.
         item_start: int32 [n_items + 1], as user_start, into the order sorted by item.
+        user_by_item: int32 [n], user[by_item]: the users of each item's ratings, in a row.
         weights: [n], or None for ones.
     """
 
@@ -84,6 +85,7 @@ class Linked:
     user_start: Array
     by_item: Array
     item_start: Array
+    user_by_item: Array
     weights: Array | None = None
 
 

@@ -82,8 +82,9 @@ def linked(ratings: Ratings, *, multiple: int = 1) -> Linked:
     weights = None if ratings.weights is None else _padded(ratings.weights[order], extra)
     del order  # as large as two columns, and the second sort needs the room
     item_start, by_item = group(item, ratings.n_items)
+    user = np.repeat(np.arange(ratings.n_users, dtype=np.int32), np.diff(user_start))
     return Linked(
-        user=jnp.asarray(np.repeat(np.arange(ratings.n_users, dtype=np.int32), np.diff(user_start))),
+        user=jnp.asarray(user),
         item=jnp.asarray(item),
         value=value,
         where=_padded(np.ones(len(ratings), bool), extra),
@@ -91,6 +92,7 @@ def linked(ratings: Ratings, *, multiple: int = 1) -> Linked:
         user_start=jnp.asarray(user_start),
         by_item=jnp.asarray(by_item.astype(np.int32, copy=False)),
         item_start=jnp.asarray(item_start.astype(np.int32, copy=False)),
+        user_by_item=jnp.asarray(user[by_item]),
     )
 
 
@@ -155,7 +157,7 @@ def memory(ratings: Ratings, *, growth: float = 1.5, shortest: int = 8, multiple
     out = {
         "dense": _dense_bytes(ratings),
         "observed": n * (ID + entry),
-        "linked": n * (2 * ID + entry) + (ratings.n_users + 1 + ratings.n_items + 1) * ID,
+        "linked": n * (3 * ID + entry) + (ratings.n_users + 1 + ratings.n_items + 1) * ID,
     }
     for side, ids, size in (("user", ratings.user, ratings.n_users), ("item", ratings.item, ratings.n_items)):
         length = np.bincount(ids, minlength=size)

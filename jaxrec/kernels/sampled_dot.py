@@ -9,9 +9,10 @@ from jaxrec.lookup import lookup
 
 __all__ = ["sampled_dot"]
 
-# Pairs at once on the CPU: both gathered blocks stay in the cache. 20M pairs of rows of 32, sorted by user, 2 cores:
-# 512 at once 2.0 s, 1024 .9, 2048 .64, 4096 .60, 32k 1.0; all at once (which writes what it gathered to memory) 2.5.
-CHUNK = 4096
+# Floats of each table gathered at once on the CPU, so that both blocks stay in the cache. 10M pairs of rows of 32,
+# sorted by user, 2 cores: .16 to .19 s in chunks of 512 to 16k pairs; with a sum over the row in place of the product
+# with ones, .36 to .45; all at once, which writes what it gathered to memory, 1.2.
+CHUNK = 2**17
 
 
 def sampled_dot(
@@ -29,5 +30,9 @@ def _whole(w: Array, x: Array, user: Array, item: Array) -> Array:
 
 
 def _chunked(w: Array, x: Array, user: Array, item: Array) -> Array:
-    one = lambda pair: jnp.sum(lookup(w, pair[0]) * lookup(x, pair[1]))
-    return jax.lax.map(one, (user, item), batch_size=CHUNK)
+    n, size = len(user), max(1, CHUNK // max(1, w.shape[1]))
+    ones = jnp.ones((w.shape[1], 1), w.dtype)
+    chunk = lambda pair: ((lookup(w, pair[0]) * lookup(x, pair[1])) @ ones)[:, 0]  # a product sums faster than a sum
+    whole = n - n % size
+    chunks = jax.lax.map(chunk, (user[:whole].reshape(-1, size), item[:whole].reshape(-1, size)))
+    return jnp.concatenate([chunks.reshape(-1), chunk((user[whole:], item[whole:]))])

@@ -206,12 +206,11 @@ def _assemble(factors: Factors, ratings: Dense | Observed | Linked, e: Array, l2
             w, x, b, c = e.T @ factors.x, e @ factors.w, jnp.sum(e, axis=0), jnp.sum(e, axis=1)
         case Linked():
             e_by_item = lookup(e, ratings.by_item)
-            user_by_item = lookup(ratings.user, ratings.by_item)
             one = lambda table: jnp.ones((len(table), 1), table.dtype)  # a row's sum of e is its product with ones
             w = csr_matmul(ratings.user_start, ratings.item, e, factors.x)
             b = csr_matmul(ratings.user_start, ratings.item, e, one(factors.x))[:, 0]
-            x = csr_matmul(ratings.item_start, user_by_item, e_by_item, factors.w)
-            c = csr_matmul(ratings.item_start, user_by_item, e_by_item, one(factors.w))[:, 0]
+            x = csr_matmul(ratings.item_start, ratings.user_by_item, e_by_item, factors.w)
+            c = csr_matmul(ratings.item_start, ratings.user_by_item, e_by_item, one(factors.w))[:, 0]
         case Observed():
             w = jnp.zeros_like(factors.w).at[ratings.user].add(e[:, None] * lookup(factors.x, ratings.item))
             x = jnp.zeros_like(factors.x).at[ratings.item].add(e[:, None] * lookup(factors.w, ratings.user))

@@ -121,7 +121,15 @@ def test_dtypes():
     for layout in (dense(ratings), observed(ratings), linked(ratings), by_row.buckets[0]):
         assert (layout.value.dtype, layout.where.dtype, layout.weights.dtype) == (jnp.float32, bool, jnp.float32)
     links = linked(ratings)
-    ids = [observed(ratings).user, links.user, links.item, links.user_start, links.by_item, links.item_start]
+    ids = [
+        observed(ratings).user,
+        links.user,
+        links.item,
+        links.user_start,
+        links.by_item,
+        links.item_start,
+        links.user_by_item,
+    ]
     ids += [by_row.place, by_row.buckets[0].row, by_row.buckets[0].other]
     assert {array.dtype for array in ids} == {jnp.dtype("int32")}
 
@@ -210,6 +218,7 @@ def test_linked_orders(ratings, multiple):
     assert (np.diff(user) >= 0).all(), "sorted by user, padding included"
     assert sorted(by_item.tolist()) == list(range(len(item))), "a permutation"
     assert (np.diff(item[by_item]) >= 0).all(), "sorted by item, padding included"
+    np.testing.assert_array_equal(links.user_by_item, user[by_item])
     # group g stands at start[g] : start[g + 1], counted slowly
     for start, ids, size in (
         (links.user_start, user, ratings.n_users),

@@ -18,7 +18,9 @@ def tables(d, seed=0, n_users=7, n_items=5):
 @pytest.mark.parametrize("n", [0, 1, 8, 21])
 @pytest.mark.parametrize("d", [0, 3, 8])
 def test_sampled_dot_is_the_loop_in_chunks_and_whole(x64, monkeypatch, n, d):
-    monkeypatch.setattr(sampled_dot_file, "CHUNK", 8)  # none, a part of one, one, and two with something left over
+    monkeypatch.setattr(
+        sampled_dot_file, "CHUNK", 8 * max(1, d)
+    )  # none, a part of one, one, and two with something left over
     w, x = tables(d)
     rng = np.random.default_rng(1)
     user, item = rng.integers(0, len(w), n), rng.integers(0, len(x), n)
@@ -41,8 +43,8 @@ def test_an_accelerator_gets_it_whole(platform):
     structs = (
         shape((7, 3), jnp.float32),
         shape((5, 3), jnp.float32),
-        shape((9000,), jnp.int32),
-        shape((9000,), jnp.int32),
+        shape((90_000,), jnp.int32),
+        shape((90_000,), jnp.int32),
     )
     traced = jax.jit(sampled_dot).trace(*structs)
     assert "while" in traced.lower(lowering_platforms=("cpu",)).as_text()
