@@ -1,0 +1,205 @@
+"""How good ranked lists are: one number per list, from the ids that were recommended and the ids that were relevant.
+
+Every function takes one list, or any number of them with leading axes, and returns one number per list:
+
+    ids       [*n, k]  what was recommended, best first, as `retrieval.top_k` gives it; at a smaller k: ids[..., :k]
+    relevant  [*n, e]  what would have been right (what the user liked later), distinct, padded
+    where     [*n, e]  False at the padding of `relevant`; all True by default
+    filled    [*n, k]  False at places that stand empty (scores > -inf); all True by default
+
+Notation: hit(r) is 1 where place r = 1 .. k is filled by a relevant item that no earlier place has; R is how many items
+are relevant. A list with R = 0 has no value, NaN; the mean over users is `jnp.nanmean`, of how many is for you to say.
+
+| metric | one list's value | the peers' denominators |
+| --- | --- | --- |
+| precision | sum hit / k | implicit divides by min(k, R) and calls it precision |
+| recall | sum hit / R | |
+| hit_rate | 1 where any hit | |
+| average_precision | sum_r hit(r) (hits up to r) / r / min(k, R); its mean is MAP | |
+| reciprocal_rank | 1 / first r with hit(r), 0 without; its mean is MRR | |
+| ndcg | sum_r hit(r) / log2(r + 1), over that of min(k, R) hits on top | some sum over all R |
+| auc_at_k | see there | as implicit |
+
+>>> import jax.numpy as jnp
+>>> ids, liked = jnp.array([7, 3, 9, 4]), jnp.array([3, 4, 8, 0])
+>>> among = jnp.array([True, True, True, False])  # three films; the 0 is padding
+>>> [round(float(metric(ids, liked, where=among)), 4) for metric in (precision, recall, average_precision)]
+[0.5, 0.6667, 0.3333]
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+__all__ = ["auc_at_k", "average_precision", "hit_rate", "hits", "ndcg", "precision", "recall", "reciprocal_rank"]
+
+
+def precision(
+    ids: Int[Array, "*n k"],
+    relevant: Int[Array, "*n e"],
+    *,
+    where: Bool[Array, "*n e"] | None = None,
+    filled: Bool[Array, "*n k"] | None = None,
+) -> Float[Array, "*n"]:
+    """Sum hit / k: the share of the k places, filled or not, that hold something relevant."""
+    return _per_list(lambda hit, _: jnp.sum(hit) / len(hit), ids, relevant, where, filled)
+
+
+def recall(
+    ids: Int[Array, "*n k"],
+    relevant: Int[Array, "*n e"],
+    *,
+    where: Bool[Array, "*n e"] | None = None,
+    filled: Bool[Array, "*n k"] | None = None,
+) -> Float[Array, "*n"]:
+    """Sum hit / R: the share of what is relevant that was found. With R > k it cannot reach 1."""
+    return _per_list(lambda hit, count: jnp.sum(hit) / count, ids, relevant, where, filled)
+
+
+def hit_rate(
+    ids: Int[Array, "*n k"],
+    relevant: Int[Array, "*n e"],
+    *,
+    where: Bool[Array, "*n e"] | None = None,
+    filled: Bool[Array, "*n k"] | None = None,
+) -> Float[Array, "*n"]:
+    """1 where anything relevant is in the list, else 0."""
+    return _per_list(lambda hit, _: jnp.max(hit), ids, relevant, where, filled)
+
+
+def average_precision(
+    ids: Int[Array, "*n k"],
+    relevant: Int[Array, "*n e"],
+    *,
+    where: Bool[Array, "*n e"] | None = None,
+    filled: Bool[Array, "*n k"] | None = None,
+) -> Float[Array, "*n"]:
+    """Sum_r hit(r) precision at r / min(k, R): 1 where all k places, or all R items, are right. Its mean is MAP."""
+    formula = lambda hit, count: jnp.sum(hit * jnp.cumsum(hit) / _places(hit)) / jnp.minimum(count, len(hit))
+    return _per_list(formula, ids, relevant, where, filled)
+
+
+def reciprocal_rank(
+    ids: Int[Array, "*n k"],
+    relevant: Int[Array, "*n e"],
+    *,
+    where: Bool[Array, "*n e"] | None = None,
+    filled: Bool[Array, "*n k"] | None = None,
+) -> Float[Array, "*n"]:
+    """1 / the place of the first hit, counted from 1; 0 without a hit. Its mean is MRR."""
+    return _per_list(lambda hit, _: jnp.max(hit / _places(hit)), ids, relevant, where, filled)
+
+
+def ndcg(
+    ids: Int[Array, "*n k"],
+    relevant: Int[Array, "*n e"],
+    *,
+    where: Bool[Array, "*n e"] | None = None,
+    filled: Bool[Array, "*n k"] | None = None,
+) -> Float[Array, "*n"]:
+    """Normalized discounted cumulative gain: DCG / the DCG of the best list of k places, sum_{r <= min(k, R)}.
+
+    DCG = sum_r hit(r) / log2(r + 1). Of more than k relevant items any k make the ideal list, so that 1 can be reached.
+
+    Source: Järvelin and Kekäläinen 2002, Cumulated gain-based evaluation of IR techniques; with gains of 0 and 1.
+    """
+
+    def formula(hit: Array, count: Array) -> Array:
+        discount = 1 / jnp.log2(_places(hit) + 1)
+        return jnp.sum(hit * discount) / jnp.sum(discount, where=_places(hit) <= count)
+
+    return _per_list(formula, ids, relevant, where, filled)
+
+
+def auc_at_k(
+    ids: Int[Array, "*n k"],
+    relevant: Int[Array, "*n e"],
+    *,
+    n_candidates: int | Int[Array, "*n"],
+    where: Bool[Array, "*n e"] | None = None,
+    filled: Bool[Array, "*n k"] | None = None,
+) -> Float[Array, "*n"]:
+    """The chance that a random relevant item stands above a random other one, of a ranking known down to place k.
+
+    What is not in the list is taken to follow it in random order: a pair of such items counts half. With the whole
+    catalogue in the list it is the area under the ROC curve; `metrics.auc` has that from scores. Where everything is
+    relevant there is no pair, and the value is NaN.
+
+    Args:
+        ids: the list, distinct ids.
+        relevant: as everywhere.
+        n_candidates: how many items could have been in the list: the catalogue less what was excluded.
+        where: as everywhere.
+        filled: as everywhere.
+    """
+    filled = jnp.ones(ids.shape, bool) if filled is None else filled
+    n_candidates = jnp.broadcast_to(jnp.asarray(n_candidates, jnp.int32), ids.shape[:-1])
+
+    def formula(hit: Array, count: Array, full: Array, n: Array) -> Array:
+        miss, others = jnp.where(full, 1 - hit, 0), n.astype(hit.dtype) - count
+        among_the_listed = jnp.sum(miss * jnp.cumsum(hit))
+        among_the_rest = (jnp.sum(hit) + count) / 2 * (others - jnp.sum(miss))
+        return (among_the_listed + among_the_rest) / (count * others)  # no others: 0 / 0, NaN
+
+    return _per_list(formula, ids, relevant, where, filled, filled, n_candidates)
+
+
+def hits(
+    ids: Int[Array, "*n k"],
+    relevant: Int[Array, "*n e"],
+    *,
+    where: Bool[Array, "*n e"] | None = None,
+    filled: Bool[Array, "*n k"] | None = None,
+) -> Bool[Array, "*n k"]:
+    """Which places hold a relevant item that no earlier place holds: padding and repetition never count.
+
+    Raises:
+        ValueError: shapes that do not fit, or k = 0.
+    """
+    _check(ids, relevant, where, filled)
+    where = jnp.ones(relevant.shape, bool) if where is None else where
+    filled = jnp.ones(ids.shape, bool) if filled is None else filled
+
+    def one(ids: Array, relevant: Array, where: Array, filled: Array) -> Array:
+        hit = filled & jnp.any((ids[:, None] == relevant[None, :]) & where[None, :], axis=1)
+        same = (ids[:, None] == ids[None, :]) & hit[None, :]
+        return hit & (jnp.argmax(same, axis=1) == jnp.arange(len(ids)))  # argmax: the first of its kind
+
+    return _over_lists(one, ids.shape[:-1], ids, relevant, where, filled)
+
+
+def _per_list(
+    formula: Callable[..., Array], ids: Array, relevant: Array, where: Array | None, filled: Array | None, *more: Array
+) -> Array:
+    """formula(hit [k] as 0. and 1., R, *more) of every list; NaN where R = 0."""
+    hit = hits(ids, relevant, where=where, filled=filled).astype(jnp.float32)
+    where = jnp.ones(relevant.shape, bool) if where is None else where
+
+    def one(hit: Array, where: Array, *more: Array) -> Array:
+        count = jnp.sum(where, dtype=hit.dtype)
+        return jnp.where(count > 0, formula(hit, jnp.maximum(count, 1), *more), jnp.nan)
+
+    return _over_lists(one, ids.shape[:-1], hit, where, *more)
+
+
+def _over_lists(one: Callable[..., Array], lists: tuple[int, ...], *arrays: Array) -> Array:
+    for _ in lists:
+        one = jax.vmap(one)
+    return one(*arrays)
+
+
+def _places(hit: Array) -> Array:
+    """1 .. k."""
+    return jnp.arange(1, len(hit) + 1, dtype=hit.dtype)
+
+
+def _check(ids: Array, relevant: Array, where: Array | None, filled: Array | None) -> None:
+    right = ids.ndim > 0 and relevant.ndim > 0 and ids.shape[-1] > 0 and relevant.shape[:-1] == ids.shape[:-1]
+    right = right and (where is None or where.shape == relevant.shape)
+    if not (right and (filled is None or filled.shape == ids.shape)):
+        arrays = {"ids": ids, "relevant": relevant, "where": where, "filled": filled}
+        got = ", ".join(f"{name} {array.shape}" for name, array in arrays.items() if array is not None)
+        raise ValueError(f"expected ids [*n, k] with k >= 1, relevant and where [*n, e], filled [*n, k]; got {got}.")

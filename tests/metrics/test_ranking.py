@@ -1,0 +1,155 @@
+"""Ranking metrics: by hand, against sets and loops, and what padding, repetition, empty places and empty lists do."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import metrics
+from jaxrec.metrics import ranking
+
+METRICS = ("precision", "recall", "hit_rate", "average_precision", "reciprocal_rank", "ndcg", "auc_at_k")
+N_ITEMS = 12
+
+
+def brute(name, listed, relevant):
+    """From the definitions, in sets and loops; None where there is no value, and in `listed` at empty places."""
+    k, R = len(listed), len(relevant)
+    if R == 0:
+        return None
+    hit, met = [], set()
+    for item in listed:
+        hit.append(item is not None and item in relevant and item not in met)
+        met.add(item)
+    if name == "precision":
+        return sum(hit) / k
+    if name == "recall":
+        return sum(hit) / R
+    if name == "hit_rate":
+        return float(any(hit))
+    if name == "average_precision":
+        return sum(sum(hit[: r + 1]) / (r + 1) for r in range(k) if hit[r]) / min(k, R)
+    if name == "reciprocal_rank":
+        return max(h / (r + 1) for r, h in enumerate(hit))
+    if name == "ndcg":
+        return sum(h / math.log2(r + 2) for r, h in enumerate(hit)) / sum(
+            1 / math.log2(r + 2) for r in range(min(k, R))
+        )
+    # auc_at_k: every pair of a relevant item and another; what is not listed shares one place behind the list
+    place = {item: r for r, item in enumerate(listed) if item is not None}
+    won = pairs = 0.0
+    for one, other in itertools.product(relevant, set(range(N_ITEMS)) - relevant):
+        a, b = place.get(one, k), place.get(other, k)
+        won += 1.0 if a < b else 0.5 if a == b else 0.0
+        pairs += 1
+    return won / pairs if pairs else None
+
+
+def call(name, *args, **options):
+    more = {"n_candidates": N_ITEMS} if name == "auc_at_k" else {}
+    return getattr(metrics, name)(*args, **more, **options)
+
+
+@pytest.fixture(scope="module")
+def lists():
+    """200 lists of 5 of 12 items, some places empty; 0 to 12 relevant items; padding that would be hits."""
+    rng = np.random.default_rng(0)
+    ids = np.stack([rng.permutation(N_ITEMS)[:5] for _ in range(200)])
+    relevant = np.stack([rng.permutation(N_ITEMS) for _ in range(200)])
+    count = rng.integers(0, N_ITEMS + 1, 200)
+    count[:3] = 0, 1, N_ITEMS
+    filled = rng.random((200, 5)) < 0.8
+    return ids, relevant, np.arange(N_ITEMS)[None, :] < count[:, None], filled
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_against_sets_and_loops(name, lists):
+    ids, relevant, where, filled = lists
+    got = np.asarray(call(name, *map(jnp.asarray, lists[:2]), where=jnp.asarray(where), filled=jnp.asarray(filled)))
+    assert got.shape == (200,)
+    for n in range(200):
+        listed = [int(i) if full else None for i, full in zip(ids[n], filled[n], strict=True)]
+        expected = brute(name, listed, set(relevant[n][where[n]].tolist()))
+        assert np.isnan(got[n]) if expected is None else abs(got[n] - expected) < 1e-6, (n, got[n], expected)
+    assert np.nanmin(got) >= 0
+    assert np.nanmax(got) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_one_list_many_lists_and_jit_agree(name, lists):
+    ids, relevant, where, filled = map(jnp.asarray, lists)
+    many = call(name, ids, relevant, where=where, filled=filled)
+    one = call(name, ids[3], relevant[3], where=where[3], filled=filled[3])
+    grid = call(name, *(a.reshape(20, 10, -1) for a in (ids, relevant)), where=where.reshape(20, 10, -1))
+    jitted = jax.jit(lambda *a: call(name, a[0], a[1], where=a[2], filled=a[3]))(ids, relevant, where, filled)
+    np.testing.assert_allclose(one, many[3], rtol=1e-6)
+    np.testing.assert_allclose(jitted, many, rtol=1e-6)
+    np.testing.assert_allclose(grid.reshape(-1), call(name, ids, relevant, where=where), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_by_default_everything_counts(name):
+    ids, relevant = jnp.array([4, 1, 0]), jnp.array([0, 4])
+    ones = {"where": jnp.ones(2, bool), "filled": jnp.ones(3, bool)}
+    assert call(name, ids, relevant) == call(name, ids, relevant, **ones)
+
+
+def test_by_hand():
+    ids, liked = jnp.array([5, 2, 7, 9]), jnp.array([2, 9, 3])
+    want = {
+        "precision": 2 / 4,
+        "recall": 2 / 3,
+        "hit_rate": 1,
+        "average_precision": (1 / 2 + 2 / 4) / 3,
+        "reciprocal_rank": 1 / 2,
+        "ndcg": (1 / math.log2(3) + 1 / math.log2(5)) / (1 + 1 / math.log2(3) + 1 / math.log2(4)),
+        # 9 others: against 5 nobody wins; against 7 the item 2 does; against the 7 that follow 2 and 9 do, 3 ties
+        "auc_at_k": (1 + 2 * 7 + 7 / 2) / 27,
+    }
+    for name, value in want.items():
+        assert float(call(name, ids, liked)) == pytest.approx(value, abs=1e-6), name
+
+
+def test_a_padding_id_is_no_hit_and_a_list_that_stutters_gains_nothing():
+    # implicit#330 counted the padding id 0 as a hit
+    liked, where = jnp.array([3, 0, 0]), jnp.array([True, False, False])
+    assert float(metrics.precision(jnp.array([0, 1]), liked, where=where)) == 0
+    assert ranking.hits(jnp.array([3, 3, 3]), liked, where=where).tolist() == [True, False, False]
+    filled = jnp.array([False, True])  # an unfilled place holds id 0
+    assert float(metrics.recall(jnp.array([0, 1]), jnp.array([0]), filled=filled)) == 0
+
+
+def test_ndcg_never_exceeds_one_and_reaches_it_with_more_relevant_items_than_places():
+    # lkpy#309 had 1.21
+    assert float(metrics.ndcg(jnp.array([1, 2]), jnp.array([1, 2, 3, 4]))) == pytest.approx(1)
+    assert float(metrics.average_precision(jnp.array([1, 2]), jnp.array([1, 2, 3, 4]))) == pytest.approx(1)
+
+
+def test_the_whole_catalogue_in_the_list_gives_the_area_under_the_curve():
+    rng = np.random.default_rng(1)
+    score, liked = rng.random(N_ITEMS).astype(np.float32), rng.permutation(N_ITEMS)[:4]
+    ids = jnp.asarray(np.argsort(-score))
+    label = np.isin(np.arange(N_ITEMS), liked).astype(np.float32)
+    got = call("auc_at_k", ids, jnp.asarray(liked))
+    assert float(got) == pytest.approx(float(metrics.auc(jnp.asarray(score), jnp.asarray(label))), abs=1e-6)
+    each = metrics.auc_at_k(ids[None], jnp.asarray(liked)[None], n_candidates=jnp.array([N_ITEMS]))
+    assert float(each[0]) == float(got)
+
+
+@pytest.mark.parametrize(
+    ("ids", "relevant", "options"),
+    [
+        ((2, 3), (4,), {}),
+        ((2, 3), (3, 4), {}),
+        ((2, 0), (2, 4), {}),
+        ((2, 3), (2, 4), {"where": (2, 3)}),
+        ((2, 3), (2, 4), {"filled": (2, 4)}),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(as_users_run, ids, relevant, options):
+    options = {name: jnp.ones(shape, bool) for name, shape in options.items()}
+    with pytest.raises(ValueError, match=r"expected ids \[\*n, k\].*got ids"):
+        metrics.recall(jnp.zeros(ids, jnp.int32), jnp.zeros(relevant, jnp.int32), **options)
