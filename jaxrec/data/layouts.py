@@ -4,7 +4,7 @@ What they cost is known before they are built:
 
 >>> ratings = Ratings(user=[0, 1, 1], item=[0, 0, 2], value=[5, 4, 0], n_users=2, n_items=3)
 >>> memory(ratings)
-{'dense': 30, 'observed': 39, 'linked': 79, 'rows_user': 52, 'rows_item': 78}
+{'dense': 30, 'observed': 39, 'linked': 91, 'rows_user': 52, 'rows_item': 78}
 """
 
 from typing import NamedTuple
