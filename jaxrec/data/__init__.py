@@ -1,6 +1,6 @@
 """Data, on the host: load, read and write, split, normalize, label, lay out for the device."""
 
-from jaxrec.data import labels, normalize, splits, synthetic
+from jaxrec.data import features, labels, normalize, splits, synthetic
 from jaxrec.data.batches import minibatches
 from jaxrec.data.datasets import DatasetNotFound, load
 from jaxrec.data.formats import (
@@ -24,6 +24,7 @@ __all__ = [
     "DatasetNotFound",
     "Ratings",
     "dense",
+    "features",
     "from_csr",
     "from_dense",
     "from_frame",
