@@ -1,10 +1,16 @@
 """Sparse times dense: sum the rows of a table that each row of a compressed sparse matrix names."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-__all__ = ["csr_matmul"]
+from jaxrec.lookup import lookup
+from jaxrec.types import Linked
+
+__all__ = ["csr_matmul", "linked_matmul"]
 
 
 def csr_matmul(
@@ -27,3 +33,34 @@ def csr_matmul(
     d = table.shape[1]
     filled = jnp.pad(table, ((0, 0), (0, -d % 8)))
     return (sparse.BCSR((value, col, start), shape=(len(start) - 1, len(table))) @ filled)[:, :d]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def linked_matmul(value: Array, ratings: Linked, table: Array, side: str) -> Array:
+    """The rows of `table` that each user's (or item's) ratings name, times a number per rating, summed.
+
+    side='user': out[j] = sum over the ratings (i, j) of user j of value(i, j) * table[i]; side='item' the same with the
+    roles exchanged. A multi-hot history times a kernel is this, without the zeros. Its derivative in the table is the
+    other side's sum, so that neither direction scatters; values are data here: no derivative reaches them.
+
+    Args:
+        value: [n], a number per rating, in the users' order; 0 for what is left out and for padding.
+        ratings: Linked.
+        table: [n_items, d] for side='user', [n_users, d] for side='item'.
+        side: 'user' or 'item'.
+    """
+    if side == "user":
+        return csr_matmul(ratings.user_start, ratings.item, value, table)
+    return csr_matmul(ratings.item_start, ratings.user_by_item, lookup(value, ratings.by_item), table)
+
+
+def _forward(value: Array, ratings: Linked, table: Array, side: str) -> tuple[Array, tuple[Array, Linked]]:
+    return linked_matmul(value, ratings, table, side), (value, ratings)
+
+
+def _backward(side: str, saved: tuple[Array, Linked], g: Array) -> tuple[None, None, Array]:
+    value, ratings = saved
+    return None, None, linked_matmul(value, ratings, g, "item" if side == "user" else "user")
+
+
+linked_matmul.defvjp(_forward, _backward)

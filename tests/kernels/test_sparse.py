@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec import data
 from jaxrec.kernels import sampled_dot as sampled_dot_file
-from jaxrec.kernels.csr import csr_matmul
+from jaxrec.kernels.csr import csr_matmul, linked_matmul
 from jaxrec.kernels.sampled_dot import sampled_dot
+from jaxrec.types import Ratings
 
 
 def tables(d, seed=0, n_users=7, n_items=5):
@@ -73,3 +75,21 @@ def test_csr_matmul_differentiates_in_its_table_and_values():
     expected = jax.grad(dense, argnums=(0, 1))(value, table)
     np.testing.assert_allclose(by_value, expected[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(by_table, expected[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_linked_matmul_is_the_dense_product_and_so_is_its_derivative(x64, side):
+    rng = np.random.default_rng(0)
+    where = rng.random((6, 4)) < 0.5  # users, items
+    where[2] = where[:, 1] = False
+    user, item = np.nonzero(where)
+    order = rng.permutation(len(user))
+    ratings = data.linked(Ratings(user[order], item[order], np.ones(len(user)), n_users=6, n_items=4))
+    value = rng.normal(size=len(user))
+    dense = np.zeros((6, 4))
+    dense[np.asarray(ratings.user), np.asarray(ratings.item)] = value
+    matrix = dense if side == "user" else dense.T
+    table, g = rng.normal(size=(matrix.shape[1], 3)), rng.normal(size=(matrix.shape[0], 3))
+    out, back = jax.vjp(lambda table: linked_matmul(jnp.asarray(value), ratings, table, side), jnp.asarray(table))
+    np.testing.assert_allclose(out, matrix @ table, rtol=1e-12)
+    np.testing.assert_allclose(back(jnp.asarray(g))[0], matrix.T @ g, rtol=1e-12)

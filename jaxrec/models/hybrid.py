@@ -1,0 +1,228 @@
+"""Content and collaboration in one model: two towers over features and histories, beside learned ids, as `Factors`.
+
+prediction(i, j) = scale v_u . v_m  +  w(j) . x(i)  +  b(j) + t_b b_h(j)  +  c(i) + t_c c_h(i)  +  mu
+
+v_u and v_m are unit vectors of the towers, whose input is the declared features, the history's features and its sums of
+learned rows (`models.history`); w, x, b, c belong to ids; b_h, c_h are the history's damped biases and t_b, t_c how far
+they are trusted. The ids' part of a user or item that is not known (new, or dropped in training, so that the towers do
+not lean on it) is 0: there the features speak alone.
+
+The whole is computed into `Factors`, [scale v_u, w] . [v_m, x] and the biases, once for all users and items. So
+`predict`, `losses.cost`, `losses.closed_form.cost` (with its cheap gradient), `as_vectors` and `retrieval.top_k`,
+`recommend` and `artifact.save` serve a hybrid as they serve any factorization.
+
+>>> import jax, jax.numpy as jnp, jaxrec
+>>> from jaxrec.models.two_tower import TwoTower
+>>> data = jaxrec.data.synthetic.low_rank(30, 20, 200, rng=0)
+>>> ratings = jaxrec.data.linked(data.ratings)
+>>> content = Content(users=jnp.ones((30, 4)), items=jnp.ones((20, 3)))
+>>> towers = TwoTower(layers=(16, 8))
+>>> params = init(towers, content, ratings, key=jax.random.key(0), rank=2, mu=3.5)
+>>> as_factors(towers, params, content, ratings).w.shape
+(30, 10)
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.tree_util import register_dataclass
+from jaxtyping import Bool, Float, PRNGKeyArray
+
+from jaxrec.models import factors as factorization
+from jaxrec.models import history
+from jaxrec.models.two_tower import TwoTower
+from jaxrec.types import Factors, Linked
+
+# Fields of pytrees are annotated Any: JAX rebuilds them with placeholders, and under test annotations are checked.
+__all__ = ["Content", "Hybrid", "as_factors", "decayed", "init"]
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Content:
+    """Features that do not come from ratings, such as `data.features` makes, one row per user and per item.
+
+    Attributes:
+        users: [n_users, f].
+        items: [n_items, g]; another number of features.
+        tags: [n_items, t], 1 where an item has a tag: users get their mean residual per tag. None for none.
+    """
+
+    users: Any
+    items: Any
+    tags: Any = None
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Hybrid:
+    """The parameters.
+
+    Attributes:
+        towers: the networks' (Flax).
+        ids: Factors w, b, x, c of the ids, and mu.
+        watched: [n_items, 2 e], a row that goes into the sum of every user who rated the item.
+        raters: [n_users, 2 e], a row that goes into the sum of every item the user rated.
+        scale: [], what a product of the towers' unit vectors is worth, in ratings.
+        trust: [2], t_b and t_c.
+        user_moments: [2, f], mean and standard deviation of the users' history features, in the whole history; data.
+        item_moments: [2, 2], the items'.
+    """
+
+    towers: Any
+    ids: Any
+    watched: Any
+    raters: Any
+    scale: Any
+    trust: Any
+    user_moments: Any
+    item_moments: Any
+
+
+def init(
+    towers: TwoTower,
+    content: Content,
+    ratings: Linked,
+    *,
+    key: PRNGKeyArray,
+    rank: int = 8,
+    width: int = 32,
+    mu: float | Float[Array, ""] = 0.0,
+) -> Hybrid:
+    """Random parameters.
+
+    Args:
+        towers: the networks.
+        content: the features.
+        ratings: the train part, for the mean and standard deviation of what history features there will be.
+        key: a random key.
+        rank: of the ids' part; 0 leaves only their biases.
+        width: e, of each half of the histories' rows.
+        mu: the ratings' mean.
+
+    Raises:
+        ValueError: features that are no tables, not finite, or of other users and items than the ratings.
+    """
+    check_content(content, ratings)
+    n_users, n_items = len(content.users), len(content.items)
+    tags = 0 if content.tags is None else content.tags.shape[1]
+    key_towers, key_ids, key_watched, key_raters = jax.random.split(key, 4)
+    dtype = content.users.dtype
+    wide = lambda features, more: jnp.zeros((1, features.shape[1] + more), dtype)
+    told = history.summarize(ratings, mu=mu, tags=content.tags)
+    params = towers.init(key_towers, wide(content.users, 2 + tags + 2 * width), wide(content.items, 2 + 2 * width))
+    row = lambda key, n: 0.1 * jax.random.normal(key, (n, 2 * width), dtype)
+    return Hybrid(
+        towers=params,
+        ids=factorization.init(n_users, n_items, rank, key=key_ids, mu=mu, dtype=dtype),
+        watched=row(key_watched, n_items),
+        raters=row(key_raters, n_users),
+        scale=jnp.ones((), dtype),
+        trust=jnp.ones(2, dtype),
+        user_moments=_moments(told.user),
+        item_moments=_moments(told.item),
+    )
+
+
+def as_factors(
+    towers: TwoTower,
+    params: Hybrid,
+    content: Content,
+    ratings: Linked,
+    keep: Bool[Array, " n"] | None = None,
+    *,
+    known: tuple[Bool[Array, " n_users"], Bool[Array, " n_items"]] | None = None,
+    key: PRNGKeyArray | None = None,
+    drop: float = 0.1,
+) -> Factors:
+    """The model as Factors [n_users, layers[-1] + rank], [n_items, ...], for these histories.
+
+    In training: `keep` from `history.part`, a `key`, and the cost on the ratings not kept. To predict: neither, so that
+    all of `ratings` is history, which may hold ratings that were not there in training, such as a new user's.
+
+    Args:
+        towers: the networks.
+        params: theirs and the rest.
+        content: the features.
+        ratings: whose history is looked at.
+        keep: which of them; None: all.
+        known: whose ids were trained; None: everyone's.
+        key: makes this a training step: the towers' dropout, and ids dropped.
+        drop: the chance that an id is not known in a training step.
+    """
+    user_known = jnp.ones(len(content.users), bool) if known is None else known[0]
+    item_known = jnp.ones(len(content.items), bool) if known is None else known[1]
+    rngs = None
+    if key is not None:
+        key_towers, key_user, key_item = jax.random.split(key, 3)
+        rngs = {"dropout": key_towers}
+        user_known &= jax.random.bernoulli(key_user, 1 - drop, user_known.shape)
+        item_known &= jax.random.bernoulli(key_item, 1 - drop, item_known.shape)
+
+    told = history.summarize(ratings, keep, mu=0.0 if params.ids.mu is None else params.ids.mu, tags=content.tags)
+    watched, raters = history.sums(told, ratings, params.watched, params.raters)
+    vectors: Any = towers.apply(
+        params.towers,
+        jnp.concatenate([content.users, standard(told.user, params.user_moments), watched], axis=1),
+        jnp.concatenate([content.items, standard(told.item, params.item_moments), raters], axis=1),
+        train=key is not None,
+        rngs=rngs,
+    )
+    v_user, v_item = vectors
+    of_known = lambda table, known: jnp.where(known if table.ndim == 1 else known[:, None], table, 0)
+    ids = params.ids
+    return Factors(
+        w=jnp.concatenate([params.scale * v_user, of_known(ids.w, user_known)], axis=1),
+        b=of_known(ids.b, user_known) + params.trust[0] * told.b,
+        x=jnp.concatenate([v_item, of_known(ids.x, item_known)], axis=1),
+        c=of_known(ids.c, item_known) + params.trust[1] * told.c,
+        mu=ids.mu,
+    )
+
+
+def decayed(params: Hybrid) -> Hybrid:
+    """Which parameters decoupled weight decay is for, as a tree of bools: the networks' kernels alone.
+
+    optax.adamw(rate, weight_decay=1e-2, mask=hybrid.decayed). The ids have their own l2, in `losses.penalty`.
+    """
+    mask = jax.tree.map(lambda _: False, params)
+    return dataclasses.replace(mask, towers=jax.tree.map(lambda leaf: leaf.ndim > 1, params.towers))
+
+
+def standard(features: Float[Array, "*n f"], moments: Float[Array, "2 f"]) -> Float[Array, "*n f"]:
+    """(features - mean) / std; moments are data, so that no gradient reaches them."""
+    mean, std = jnp.expand_dims(jax.lax.stop_gradient(moments), tuple(range(1, features.ndim)))
+    return (features - mean) / std
+
+
+def _moments(features: Array) -> Array:
+    std = jnp.std(features, axis=0)
+    return jnp.stack([jnp.mean(features, axis=0), jnp.where(std > 0, std, 1)])
+
+
+def check_content(content: Content, ratings: Linked) -> None:
+    """Tables of finite numbers, one row per user and per item of the ratings; under jit only the shapes.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    for name, table in (("users", content.users), ("items", content.items), ("tags", content.tags)):
+        if table is None:
+            continue
+        if table.ndim != 2:
+            raise ValueError(f"content.{name}: expected [rows, features], got shape {table.shape}.")
+        if not isinstance(table, jax.core.Tracer) and not bool(jnp.isfinite(table).all()):
+            row = int(jnp.argmax(~jnp.isfinite(table).all(axis=1)))
+            raise ValueError(f"content.{name}: expected finite features, got NaN or infinity in row {row}.")
+    n_users, n_items = len(ratings.user_start) - 1, len(ratings.item_start) - 1
+    for name, table, rows in (
+        ("users", content.users, n_users),
+        ("items", content.items, n_items),
+        ("tags", content.tags, n_items),
+    ):
+        if table is not None and len(table) != rows:
+            raise ValueError(f"content.{name}: expected {rows} rows, one for each in the ratings, got {len(table)}.")

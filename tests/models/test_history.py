@@ -1,0 +1,114 @@
+"""Features from ratings: against loops, one user against all, and what was held out is in none of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import data
+from jaxrec.models import history
+from jaxrec.types import Ratings
+
+U, I, MU, DAMPING = 8, 6, 3.5, (4.0, 3.0)  # noqa: E741
+
+
+@pytest.fixture(scope="module")
+def ratings():
+    rng = np.random.default_rng(0)
+    user, item = np.nonzero(rng.random((U, I)) < 0.6)
+    order = rng.permutation(len(user))
+    return Ratings(user[order], item[order], rng.integers(1, 6, len(user)), n_users=U, n_items=I)
+
+
+@pytest.fixture(scope="module")
+def tags():
+    return np.random.default_rng(1).integers(0, 2, (I, 3)).astype(np.float32)
+
+
+def by_loops(ratings, keep, tags):
+    """From the table in the docstring, rating by rating."""
+    kept = [(int(j), int(i), float(y)) for j, i, y, k in zip(*ratings, keep, strict=True) if k]
+    c = [sum(y - MU for j, i, y in kept if i == n) / (sum(i == n for _, i, _ in kept) + DAMPING[1]) for n in range(I)]
+    mine = lambda n: [(i, y - MU - c[i]) for j, i, y in kept if j == n]
+    b = [sum(e for _, e in mine(n)) / (len(mine(n)) + DAMPING[0]) for n in range(U)]
+    user = []
+    for n in range(U):
+        left = [(i, e - b[n]) for i, e in mine(n)]
+        means = [
+            sum(e * tags[i, t] for i, e in left) / (sum(tags[i, t] for i, _ in left) + DAMPING[0]) for t in range(3)
+        ]
+        user.append([b[n], np.log1p(len(left)), *means])
+    item = [[c[n], np.log1p(sum(i == n for _, i, _ in kept))] for n in range(I)]
+    return np.array(user), np.array(item), kept, np.array(b), np.array(c)
+
+
+def columns(linked):
+    return [np.asarray(a) for a in (linked.user, linked.item, linked.value)]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6, 0.0])
+def test_against_loops(ratings, tags, share):
+    linked = data.linked(ratings)
+    keep = np.random.default_rng(2).random(len(ratings)) < share
+    got = history.summarize(linked, jnp.asarray(keep), mu=MU, tags=jnp.asarray(tags))
+    user, item, kept, b, c = by_loops(columns(linked), keep, tags)
+    np.testing.assert_allclose(got.user, user, atol=1e-5)
+    np.testing.assert_allclose(got.item, item, atol=1e-5)
+    if share == 1:
+        np.testing.assert_array_equal(history.summarize(linked, mu=MU, tags=jnp.asarray(tags)).user, got.user)
+
+    rng = np.random.default_rng(3)
+    watched, raters = rng.normal(size=(I, 4)).astype(np.float32), rng.normal(size=(U, 4)).astype(np.float32)
+    of_users, of_items = history.sums(got, linked, jnp.asarray(watched), jnp.asarray(raters))
+    for n in range(U):
+        rows = [np.r_[watched[i, :2], (y - MU - c[i] - b[n]) * watched[i, 2:]] for j, i, y in kept if j == n]
+        expected = history.GAIN * np.sum(rows, axis=0) / np.sqrt(1 + len(rows)) if rows else np.zeros(4)
+        np.testing.assert_allclose(of_users[n], expected, atol=1e-4)
+    for n in range(I):
+        rows = [np.r_[raters[j, :2], (y - MU - c[n] - b[j]) * raters[j, 2:]] for j, i, y in kept if i == n]
+        expected = history.GAIN * np.sum(rows, axis=0) / np.sqrt(1 + len(rows)) if rows else np.zeros(4)
+        np.testing.assert_allclose(of_items[n], expected, atol=1e-4)
+
+
+def test_one_users_padded_list_gives_her_row(ratings, tags):
+    linked = data.linked(ratings)
+    told = history.summarize(linked, mu=MU, tags=jnp.asarray(tags))
+    watched = jnp.asarray(np.random.default_rng(3).normal(size=(I, 4)), jnp.float32)
+    bags, _ = history.sums(told, linked, watched, jnp.zeros((U, 4)))
+    user, item, value = columns(linked)
+    for n in range(U):
+        pad = lambda column, n=n: jnp.asarray(np.r_[column[user == n], column[:3]])  # padding that would be seen
+        where = jnp.arange(len(pad(item))) < (user == n).sum()
+        features, bag = history.of_user(
+            pad(item), pad(value), where, c=told.c, mu=MU, watched=watched, tags=jnp.asarray(tags)
+        )
+        np.testing.assert_allclose(features, told.user[n], atol=1e-5)
+        np.testing.assert_allclose(bag, bags[n], atol=1e-4)
+    nothing, bag = history.of_user(pad(item), pad(value), where & False, c=told.c, mu=MU, watched=watched)
+    assert nothing.tolist() == [0, 0]
+    assert bag.tolist() == [0] * 4
+
+
+def test_what_is_held_out_is_in_no_feature(ratings, tags):
+    """The held-out ratings' values are turned round: no feature of anybody moves."""
+    linked = data.linked(ratings)
+    keep = history.part(linked, key=jax.random.key(0), held=0.5)
+    assert 0 < int(keep.sum()) < len(ratings)
+    turned = jax.tree.map(lambda a: a, linked)
+    turned = type(linked)(**{**vars(turned), "value": jnp.where(keep, linked.value, 6 - linked.value)})
+    told = [history.summarize(one, keep, mu=MU, tags=jnp.asarray(tags)) for one in (linked, turned)]
+    for a, b in zip(jax.tree.leaves(told[0]), jax.tree.leaves(told[1]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_part_holds_out_the_share_asked_for_and_another_each_time():
+    many = Ratings(np.repeat(np.arange(500), 40), np.tile(np.arange(40), 500), np.ones(20000), 500, 40)
+    linked = data.linked(many)
+    keep = history.part(linked, key=jax.random.key(0), held=0.3)
+    assert abs(float(keep.mean()) - 0.7) < 0.02
+    per_user = np.asarray(keep).reshape(500, 40).mean(axis=1)
+    assert per_user.min() < 0.5 < 0.95 < per_user.max()  # some users lose much, some nothing
+    assert bool((keep != history.part(linked, key=jax.random.key(1), held=0.3)).any())
+    for held in (0.0, 0.6):
+        with pytest.raises(ValueError, match="held: expected a mean share"):
+            history.part(linked, key=jax.random.key(0), held=held)

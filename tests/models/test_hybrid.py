@@ -1,0 +1,132 @@
+"""The hybrid as Factors: its formula, who is not known, training steps, what is refused; and that it learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrec import data, losses, metrics, models, training
+from jaxrec.models import baselines, history, hybrid
+from jaxrec.models.two_tower import TwoTower
+
+TOWERS = TwoTower(layers=(16, 8), dropout=0.2)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Synthetic ratings, features that say nothing, and initial parameters."""
+    ratings = data.synthetic.low_rank(60, 40, 900, rng=0).ratings
+    rng = np.random.default_rng(0)
+    table = lambda n, d: jnp.asarray(rng.normal(size=(n, d)), jnp.float32)
+    content = hybrid.Content(table(60, 5), table(40, 3), tags=(table(40, 4) > 0).astype(jnp.float32))
+    linked = data.linked(ratings)
+    params = hybrid.init(TOWERS, content, linked, key=jax.random.key(0), rank=2, width=3, mu=3.5)
+    noise = jax.tree.map(lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), params.ids)
+    return ratings, content, linked, dataclasses.replace(params, ids=noise)
+
+
+def test_it_is_the_formula(world):
+    _, content, linked, params = world
+    factors = hybrid.as_factors(TOWERS, params, content, linked)
+    told = history.summarize(linked, mu=params.ids.mu, tags=content.tags)
+    watched, raters = history.sums(told, linked, params.watched, params.raters)
+    z = lambda f: (f - f.mean(axis=0, keepdims=True)) / jnp.maximum(f.std(axis=0, keepdims=True), 1e-9)
+    v_user, v_item = TOWERS.apply(
+        params.towers,
+        jnp.concatenate([content.users, (told.user - params.user_moments[:1]) / params.user_moments[1:], watched], 1),
+        jnp.concatenate([content.items, (told.item - params.item_moments[:1]) / params.item_moments[1:], raters], 1),
+    )
+    ids = params.ids
+    expected = params.scale * v_user @ v_item.T + ids.w @ ids.x.T + (ids.b + params.trust[0] * told.b)[:, None]
+    expected += (ids.c + params.trust[1] * told.c)[None, :] + ids.mu
+    np.testing.assert_allclose(models.predict_all(factors), expected, atol=1e-4)
+    # moments were taken with init's mu, from the whole history
+    first = history.summarize(linked, mu=3.5, tags=content.tags)
+    np.testing.assert_allclose(
+        (first.item - params.item_moments[:1]) / params.item_moments[1:], z(first.item), atol=1e-4
+    )
+
+
+def test_whose_id_is_not_known_has_features_alone(world):
+    _, content, linked, params = world
+    known = jnp.arange(60) != 7, jnp.arange(40) != 3
+    factors = hybrid.as_factors(TOWERS, params, content, linked, known=known)
+    whole = hybrid.as_factors(TOWERS, params, content, linked)
+    assert factors.w[7, 8:].tolist() == [0, 0]
+    assert factors.x[3, 8:].tolist() == [0, 0]
+    others = np.arange(60) != 7
+    np.testing.assert_array_equal(factors.w[others], whole.w[others])
+    np.testing.assert_allclose(factors.b[7], whole.b[7] - params.ids.b[7], atol=1e-6)
+    np.testing.assert_allclose(factors.c[3], whole.c[3] - params.ids.c[3], atol=1e-6)
+
+
+def test_a_training_step_drops_ids_and_units_by_its_key(world):
+    _, content, linked, params = world
+    at = lambda seed, drop=0.5: hybrid.as_factors(TOWERS, params, content, linked, key=jax.random.key(seed), drop=drop)
+    dropped = np.asarray((at(0).w[:, 8:] == 0).all(axis=1))
+    assert 10 < dropped.sum() < 50
+    assert not np.allclose(at(0).x[:, :8], at(1).x[:, :8])
+    assert not np.asarray(at(0, drop=0.0).w[:, 8:] == 0).any()
+
+
+def test_a_rating_that_is_not_kept_changes_no_prediction(world):
+    _, content, linked, params = world
+    keep = history.part(linked, key=jax.random.key(0))
+    turned = dataclasses.replace(linked, value=jnp.where(keep, linked.value, 6 - linked.value))
+    one, two = (models.predict_all(hybrid.as_factors(TOWERS, params, content, r, keep)) for r in (linked, turned))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_decay_is_for_the_networks_kernels(world):
+    *_, params = world
+    mask = hybrid.decayed(params)
+    assert mask.towers["params"]["user"]["Dense_0"] == {"kernel": True, "bias": False}
+    assert not any(jax.tree.leaves(dataclasses.replace(mask, towers=None)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"users": jnp.ones((59, 5))}, r"content.users: expected 60 rows, one for each in the ratings, got 59"),
+        ({"items": jnp.ones(40)}, r"content.items: expected \[rows, features\]"),
+        ({"items": jnp.ones((40, 3)).at[7, 1].set(jnp.nan)}, "content.items: expected finite features, .* in row 7"),
+        ({"tags": jnp.ones((39, 4))}, "content.tags: expected 40 rows"),
+    ],
+)
+def test_content_that_does_not_fit_is_refused(world, change, message):
+    _, content, linked, _ = world
+    with pytest.raises(ValueError, match=message):
+        hybrid.init(TOWERS, dataclasses.replace(content, **change), linked, key=jax.random.key(0))
+
+
+def test_it_learns_more_than_biases():
+    """Items' tags decide what users of two kinds like: the towers find it, for users who never trained, too."""
+    rng = np.random.default_rng(0)
+    n_users, n_items = 120, 60
+    kind, tag = rng.integers(0, 2, n_users), rng.integers(0, 2, n_items)
+    user, item = np.nonzero(rng.random((n_users, n_items)) < 0.4)
+    value = np.where(kind[user] == tag[item], 4.0, 2.0) + 0.3 * rng.normal(size=len(user))
+    part = lambda rows: data.Ratings(user[rows], item[rows], value[rows], n_users=n_users, n_items=n_items)
+    train, test = part(user < 100), part(user >= 100)
+    hot = lambda column: jnp.asarray(np.eye(2)[column], jnp.float32)
+    content, linked = hybrid.Content(hot(kind), hot(tag)), data.linked(train)
+
+    def cost(params, batch, *, key):
+        content, ratings = batch
+        keep = history.part(ratings, key=key)
+        factors = hybrid.as_factors(TOWERS, params, content, ratings, keep, key=key)
+        held = dataclasses.replace(ratings, where=ratings.where & ~keep)
+        return losses.closed_form.cost(factors, held, l2=0.0) / len(ratings.value)
+
+    init = hybrid.init(TOWERS, content, linked, key=jax.random.key(0), rank=0, width=2, mu=float(train.value.mean()))
+    batches = jax.tree.map(lambda leaf: leaf[None], (content, linked))
+    params, _ = training.descend(cost, init, batches, optimizer=optax.adam(0.01), key=jax.random.key(0), steps=150)
+    known = jnp.arange(n_users) < 100, jnp.ones(n_items, bool)
+    error = lambda factors: float(
+        metrics.rmse(models.predict(factors, jnp.asarray(test.user), jnp.asarray(test.item)), jnp.asarray(test.value))
+    )
+    assert error(hybrid.as_factors(TOWERS, params, content, linked, known=known)) < 0.45
+    assert error(baselines.damped_biases(train)) > 0.9

@@ -1,0 +1,71 @@
+"""The towers' networks: shapes, unit length, zeros without NaN, dropout, and every argument."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.models.two_tower import Tower, TwoTower, from_unit, to_unit, unit
+
+
+def test_unit_has_length_one_and_zeros_stay_zeros_with_zero_gradient():
+    x = jnp.array([[3.0, 4.0], [0.0, 0.0], [1e-15, 0.0]])
+    np.testing.assert_allclose(unit(x), [[0.6, 0.8], [0, 0], [1, 0]], rtol=1e-6)
+    gradient = jax.grad(lambda x: jnp.sum(unit(x)[:, 0]))(x[:2])
+    np.testing.assert_allclose(gradient, [[(1 - 0.36) / 5, -0.48 / 5], [0, 0]], rtol=1e-5)
+
+
+def test_ratings_to_the_products_range_and_back():
+    y = jnp.array([1.0, 3.0, 5.0])
+    assert to_unit(y, (1.0, 5.0)).tolist() == [-1, 0, 1]
+    np.testing.assert_allclose(from_unit(to_unit(y, (1.0, 5.0)), (1.0, 5.0)), y)
+
+
+def test_a_tower_is_its_formula():
+    tower = Tower(layers=(4, 3), activation=nn.tanh, normalize=False)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2)), jnp.float32)
+    params = tower.init(jax.random.key(0), x)
+    one, two = params["params"]["Dense_0"], params["params"]["Dense_1"]
+    expected = np.tanh(np.asarray(x) @ one["kernel"] + one["bias"][None]) @ two["kernel"] + two["bias"][None]
+    np.testing.assert_allclose(tower.apply(params, x), expected, rtol=2e-5)
+    lengths = np.linalg.norm(Tower(layers=(4, 3), activation=nn.tanh).apply(params, x), axis=1)
+    np.testing.assert_allclose(lengths, 1, rtol=1e-5)
+
+
+def test_by_default_the_notes_sizes():
+    towers = TwoTower()
+    params = jax.eval_shape(lambda: towers.init(jax.random.key(0), jnp.ones((1, 9)), jnp.ones((1, 7))))
+    shapes = {name: tuple(v["kernel"].shape for v in tower.values()) for name, tower in params["params"].items()}
+    assert shapes == {"user": ((9, 256), (256, 128), (128, 32)), "item": ((7, 256), (256, 128), (128, 32))}
+
+
+def test_each_side_alone_is_the_side_of_both_and_dropout_is_for_training():
+    towers = TwoTower(layers=(16, 8), activation=nn.gelu, dropout=0.5)
+    x_user, x_item = jnp.ones((3, 5)), jnp.ones((4, 7))
+    params = towers.init(jax.random.key(0), x_user, x_item)
+    v_user, v_item = towers.apply(params, x_user, x_item)
+    np.testing.assert_array_equal(towers.apply(params, x_user, method="users"), v_user)
+    np.testing.assert_array_equal(towers.apply(params, x_item, method="items"), v_item)
+    draw = lambda seed: towers.apply(params, x_user, x_item, train=True, rngs={"dropout": jax.random.key(seed)})
+    assert not np.allclose(draw(0)[0], v_user)
+    assert not np.allclose(draw(0)[0], draw(1)[0])
+    np.testing.assert_array_equal(draw(0)[0], draw(0)[0])
+
+
+def test_a_network_that_is_zero_gives_no_nan():
+    towers = TwoTower(layers=(4, 2))
+    x = jnp.zeros((2, 3))
+    params = jax.tree.map(jnp.zeros_like, towers.init(jax.random.key(0), x, x))
+    loss = lambda params: jnp.sum((jnp.sum(jnp.multiply(*towers.apply(params, x, x)), axis=1) - 1) ** 2)
+    value, gradient = jax.value_and_grad(loss)(params)
+    assert float(value) == 2
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_normalize(normalize):
+    towers = TwoTower(layers=(4, 2), normalize=normalize)
+    x = jnp.ones((2, 3))
+    lengths = jnp.linalg.norm(towers.init_with_output(jax.random.key(0), x, x)[0][0], axis=1)
+    assert bool(jnp.allclose(lengths, 1, atol=1e-5)) == normalize
