@@ -1,6 +1,6 @@
 """Losses, costs and their closed-form gradients: pure functions of arrays."""
 
-from jaxrec.losses import closed_form
+from jaxrec.losses import closed_form, content
 from jaxrec.losses.collaborative import cost, data_term, item_cost, items_cost, user_cost, users_cost
 from jaxrec.losses.pointwise import (
     absolute_error,
@@ -15,6 +15,7 @@ from jaxrec.losses.pointwise import (
 __all__ = [
     "absolute_error",
     "closed_form",
+    "content",
     "cost",
     "data_term",
     "half_squared_error",

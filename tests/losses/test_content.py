@@ -1,0 +1,134 @@
+"""The towers' costs: loops in NumPy, masks, who is a negative, the correction, gradients without NaN."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import losses
+from jaxrec.losses import content
+from jaxrec.models.two_tower import TwoTower
+
+ITEM = np.array([3, 1, 3, 2, 5, 0])
+USER = np.array([0, 1, 2, 0, 3, 9])
+WHERE = np.array([True, True, True, True, True, False])
+
+
+def vectors(n=6, d=4):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, d)), rng.normal(size=(n, d))
+
+
+def softmax_by_loops(v_user, v_item, *, log_q=None, temperature=1.0, user=None, where=WHERE, weights=None):
+    total = 0.0
+    for n in np.flatnonzero(where):
+        score = lambda m, n=n: v_user[n] @ v_item[m] / temperature - (0 if log_q is None else log_q[m])
+        negatives = [
+            m for m in np.flatnonzero(where) if m != n and ITEM[m] != ITEM[n] and (user is None or user[m] != user[n])
+        ]
+        below = np.exp(score(n)) + sum(np.exp(score(m)) for m in negatives)
+        total += (1 if weights is None else weights[n]) * -np.log(np.exp(score(n)) / below)
+    return total
+
+
+OPTIONS = {
+    "plain": {},
+    "log q": {"log_q": np.log([0.3, 0.1, 0.3, 1e-12, 0.2, 0.5])},
+    "temperature": {"temperature": 0.3},
+    "users": {"user": USER},
+    "weights": {"weights": np.array([1.0, 0.0, 2.0, 1.0, 0.5, 7.0])},
+    "all": {"log_q": np.log([0.3, 0.1, 0.3, 0.2, 0.2, 0.5]), "temperature": 0.5, "user": USER},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_in_batch_softmax_is_the_loop(x64, options):
+    v_user, v_item = vectors()
+    given = {name: jnp.asarray(o) if np.ndim(o) else o for name, o in options.items()}
+    total = content.in_batch_softmax(*map(jnp.asarray, (v_user, v_item, ITEM)), where=jnp.asarray(WHERE), **given)
+    np.testing.assert_allclose(total.sum, softmax_by_loops(v_user, v_item, **options), rtol=1e-10)
+    np.testing.assert_allclose(total.count, np.sum(options.get("weights", np.ones(6)) * WHERE))
+    jitted = jax.jit(lambda *a: content.in_batch_softmax(*a, where=jnp.asarray(WHERE), **given).sum)
+    np.testing.assert_allclose(jitted(*map(jnp.asarray, (v_user, v_item, ITEM))), total.sum, rtol=1e-12)
+
+
+def test_an_accidental_hit_is_no_negative_at_all(x64):
+    v_user, v_item = map(jnp.asarray, vectors())
+    pull = jax.grad(lambda v: content.in_batch_softmax(v_user[:3], v, jnp.asarray(ITEM[:3])).sum)(v_item[:3])
+    alone = jax.grad(lambda v: content.in_batch_softmax(v_user[:2], v, jnp.asarray(ITEM[:2])).sum)(v_item[:2])
+    # user 0's own item stands in column 2 as well: what she contributes is as without that column
+    first = lambda v: content.in_batch_softmax(v_user[:3], v, jnp.asarray(ITEM[:3]), weights=jnp.array([1.0, 0, 0])).sum
+    assert not np.allclose(pull[:2], alone)
+    assert jax.grad(first)(v_item[:3])[2].tolist() == [0] * 4
+
+
+def test_garbage_in_the_padding_reaches_nothing():
+    v_user, v_item = (jnp.asarray(v, jnp.float32).at[5].set(jnp.nan) for v in vectors())
+    log_q = jnp.zeros(6).at[5].set(-jnp.inf)
+    cost = lambda u, v: content.in_batch_softmax(u, v, jnp.asarray(ITEM), log_q=log_q, where=jnp.asarray(WHERE)).mean()
+    value, gradients = jax.value_and_grad(cost, (0, 1))(v_user, v_item)
+    assert np.isfinite(value)
+    assert all(bool(jnp.isfinite(g).all()) and g[5].tolist() == [0] * 4 for g in gradients)
+
+
+def test_the_correction_makes_the_batch_as_good_as_the_catalogue():
+    """One kind of user, who takes item i as often as q(i) says: the softmax of the catalogue has its optimum at log q.
+
+    The corrected cost finds that; without the correction popular items stand among the negatives as often as among the
+    positives, and popularity is not learned at all.
+    """
+    rng = np.random.default_rng(0)
+    q = np.exp(rng.normal(size=100))
+    q /= q.sum()
+    batches = jnp.asarray(rng.choice(100, (2000, 32), p=q), jnp.int32)
+    log_q = jnp.asarray(np.log(q), jnp.float32)
+
+    def descend(corrected):
+        def cost(z, batch):
+            given = log_q[batch] if corrected else None
+            return content.in_batch_softmax(jnp.ones((32, 1)), z[batch][:, None], batch, log_q=given).mean()
+
+        step = lambda z, batch: (z - 3 * jax.grad(cost)(z, batch), None)
+        return np.asarray(jax.jit(lambda batches: jax.lax.scan(step, jnp.zeros(100), batches)[0])(batches))
+
+    slope = lambda z: np.polyfit(np.log(q), z, 1)[0]
+    assert 0.75 < slope(descend(True)) < 1.25
+    assert abs(slope(descend(False))) < 0.3
+
+
+def test_log_popularity_is_a_logarithm_from_the_start():
+    log_q = content.log_popularity(jnp.array([1.0, 0.0, 3e9]))
+    np.testing.assert_allclose(log_q, [-np.log(3e9), -np.inf, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_two_tower_cost_by_hand():
+    v_user, v_item = vectors()
+    y = np.array([1.0, 2, 3, 4, 5, np.nan])
+    z = 1.5 * (v_user * v_item).sum(axis=1) + 3
+    given = [jnp.asarray(a, jnp.float32) for a in (v_user, v_item, y)]
+    total = content.two_tower(*given, where=jnp.asarray(WHERE), scale=1.5, offset=3.0)
+    np.testing.assert_allclose(total.sum, ((z - y)[:5] ** 2).sum(), rtol=1e-5)
+    assert float(total.count) == 5
+    weights = jnp.array([2.0, 1, 1, 0, 0, 9])
+    np.testing.assert_allclose(
+        content.two_tower(*given, where=jnp.asarray(WHERE), weights=weights, scale=1.5, offset=3.0).sum,
+        2 * (z - y)[0] ** 2 + ((z - y)[1:3] ** 2).sum(),
+        rtol=1e-5,
+    )
+    label = jnp.array([1.0, 0, 1, 0, 1, 0])
+    plain = (v_user * v_item).sum(axis=1)
+    np.testing.assert_allclose(
+        content.two_tower(*given[:2], label, loss=losses.logistic).sum,
+        np.sum(np.log1p(np.exp(plain)) - np.asarray(label) * plain),
+        rtol=1e-5,
+    )
+
+
+def test_the_regularizer_is_of_kernels_alone():
+    towers = TwoTower(layers=(4, 2))
+    params = towers.init(jax.random.key(0), jnp.ones((1, 3)), jnp.ones((1, 5)))
+    params = jax.tree.map(lambda leaf: leaf + 1, params)  # biases are 1 now
+    squares = [np.sum(np.square(leaf)) for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
+    assert float(content.kernels(params, l2=0.5)) == pytest.approx(0.25 * sum(squares), rel=1e-5)
+    with pytest.raises(ValueError, match="no leaf is named 'kernel'"):
+        content.kernels({"bias": jnp.ones(2)}, l2=0.5)
