@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Integer
 
-__all__ = ["by_blocks", "dot", "negative_squared_distance", "top_k"]
+__all__ = ["by_blocks", "cosine", "dot", "negative_squared_distance", "top_k"]
 
 Exclude = tuple[Integer[Array, "*n e"], Bool[Array, "*n e"]]
 # score(queries [n, d], a block of items [m, d]) -> [n, m], more is better
@@ -28,6 +28,16 @@ Score = Callable[[Array, Array], Array]
 def dot(queries: Float[Array, "n d"], items: Float[Array, "m d"]) -> Float[Array, "n m"]:
     """Query . item."""
     return jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def cosine(queries: Float[Array, "n d"], items: Float[Array, "m d"]) -> Float[Array, "n m"]:
+    """Query . item / (‖query‖ ‖item‖); 0 where either is 0. Items of length 1 need `dot` only."""
+    return dot(_unit(queries), _unit(items))
+
+
+def _unit(x: Array) -> Array:
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 def negative_squared_distance(queries: Float[Array, "n d"], items: Float[Array, "m d"]) -> Float[Array, "n m"]:
@@ -42,6 +52,7 @@ def top_k(
     *,
     exclude: Exclude | None = None,
     allowed: Bool[Array, " m"] | None = None,
+    score: Score = dot,
     block: int = 16384,
 ) -> tuple[Float[Array, "*n k"], Int[Array, "*n k"]]:
     """The k items with the largest query . item, as (scores, ids): best first, ties to the lowest id.
@@ -56,6 +67,8 @@ def top_k(
         exclude: (ids [n, e], where [n, e]), or [e] for one query: what each must not get, such as what the user has
             seen; padding has `where` False.
         allowed: [m], False for items that nobody gets.
+        score: `dot`, `cosine` or `negative_squared_distance` of this module, or a function like them; the last
+            holds differences [n, block, d]: take a small block.
         block: items scored at once; memory is n * block numbers.
 
     Raises:
@@ -64,10 +77,10 @@ def top_k(
     """
     if queries.ndim == 1:
         rows = None if exclude is None else (exclude[0][None], exclude[1][None])
-        scores, ids = top_k(queries[None], items, k, exclude=rows, allowed=allowed, block=block)
+        scores, ids = top_k(queries[None], items, k, exclude=rows, allowed=allowed, score=score, block=block)
         return scores[0], ids[0]
     _check(queries, items, k, exclude, allowed, block)
-    return by_blocks(queries, items, exclude, allowed, score=dot, k=k, block=block)
+    return by_blocks(queries, items, exclude, allowed, score=score, k=k, block=block)
 
 
 @partial(jax.jit, static_argnames=("score", "k", "block"))
@@ -87,17 +100,18 @@ def by_blocks(
     dtype = queries.dtype if queries.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     queries = queries.astype(dtype)
     block = min(block, m)
-    n_blocks = -(-m // block)
-    padding = n_blocks * block - m
-    blocks = jnp.pad(items, ((0, padding), (0, 0))).reshape(n_blocks, block, items.shape[1])
-    open_ = jnp.pad(jnp.ones(m, bool) if allowed is None else allowed, (0, padding)).reshape(n_blocks, block)
-    firsts = jnp.arange(n_blocks, dtype=jnp.int32) * block
 
-    def merge(best: tuple[Array, Array], one: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
-        rows, allowed_here, first = one
-        scores = score(queries, rows.astype(dtype))
+    def merge(best: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
+        # Slices, and no padded copy: the catalogue stays alone in memory. The last block begins early where the size
+        # asks for it; what the block before has had is closed in it.
+        begin = number * block
+        first = jnp.minimum(begin, m - block)
+        here_too = first + jnp.arange(block, dtype=jnp.int32) >= begin
+        if allowed is not None:
+            here_too &= jax.lax.dynamic_slice_in_dim(allowed, first, block)
+        scores = score(queries, jax.lax.dynamic_slice_in_dim(items, first, block).astype(dtype))
         scores = jnp.where(scores == 0, 0, scores)  # lax.top_k ranks -0 below 0; for us they tie
-        scores = jnp.where(allowed_here[None, :], scores, -jnp.inf)
+        scores = jnp.where(here_too[None, :], scores, -jnp.inf)
         if exclude is not None:
             ids, where = exclude[0].astype(jnp.int32), exclude[1]
             here = jnp.where(where & (ids >= first) & (ids < first + block), ids - first, block)  # block: dropped
@@ -111,7 +125,7 @@ def by_blocks(
 
     # -inf with id 0 stands first from the start, so what is excluded never shows its id
     nothing = jnp.full((n, k), -jnp.inf, dtype), jnp.zeros((n, k), jnp.int32)
-    return jax.lax.scan(merge, nothing, (blocks, open_, firsts))[0]
+    return jax.lax.scan(merge, nothing, jnp.arange(-(-m // block), dtype=jnp.int32))[0]
 
 
 def _check(queries: Array, items: Array, k: int, exclude: Exclude | None, allowed: Array | None, block: int) -> None:

@@ -233,7 +233,7 @@ def test_under_jit():
     assert_equal(searched(*arguments), full_sort(expected, 5))
 
 
-def test_one_trace_for_the_same_shapes(monkeypatch):
+def test_one_trace_for_the_same_shapes():
     traces = 0
 
     def counted(queries, items):
@@ -241,14 +241,13 @@ def test_one_trace_for_the_same_shapes(monkeypatch):
         traces += 1
         return queries @ items.T
 
-    monkeypatch.setattr(topk, "dot", counted)
     for seed in range(4):
         queries, items = draw(seed)
-        top_k(jnp.asarray(queries), jnp.asarray(items), 5, block=7)
+        top_k(jnp.asarray(queries), jnp.asarray(items), 5, score=counted, block=7)
         if seed == 0:
             first = traces
     assert traces == first > 0
-    top_k(jnp.asarray(queries), jnp.asarray(items), 4, block=7)
+    top_k(jnp.asarray(queries), jnp.asarray(items), 4, score=counted, block=7)
     assert traces > first, "the count sees a new trace"
 
 
@@ -280,3 +279,27 @@ def test_half_precision_is_summed_in_float32():
 
 def test_the_package_exports_it():
     assert retrieval.top_k is top_k
+
+
+@BLOCKS
+@pytest.mark.parametrize("score", [retrieval.cosine, retrieval.negative_squared_distance])
+def test_by_other_scores(block, score):
+    queries, items = draw(3)
+    items[4] = 0
+    distance = ((queries[:, None] - items[None]) ** 2).sum(-1)
+    norms = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(items, axis=1)[None]
+    expected = (
+        -distance if score is retrieval.negative_squared_distance else (queries @ items.T) / np.maximum(norms, 1e-9)
+    )
+    scores, ids = top_k(jnp.asarray(queries), jnp.asarray(items), 5, score=score, block=block)
+    np.testing.assert_allclose(scores, full_sort(expected, 5)[0], atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(expected, np.asarray(ids), axis=1), scores, atol=1e-6)
+    one = top_k(jnp.asarray(queries[0]), jnp.asarray(items), 5, score=score, block=block)
+    np.testing.assert_array_equal(one[1], ids[0])
+
+
+def test_the_catalogue_is_not_copied():
+    """What the compiled search holds beside its arguments is a block's scores, whatever the catalogue's size."""
+    queries, items = jnp.ones((4, 8)), jnp.ones((100_003, 8))
+    compiled = topk.by_blocks.lower(queries, items, None, None, score=topk.dot, k=10, block=1024).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * items.nbytes

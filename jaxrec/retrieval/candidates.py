@@ -1,0 +1,198 @@
+"""Candidates: from several sources some hundreds of items that are worth ranking, of a catalogue of any size.
+
+Every source is a pure function of fixed shapes that gives (ids [c], where [c]) for one user; `vmap` makes the batch.
+Most are a look-up in a table that was computed in advance:
+
+| source | table | asked with |
+| --- | --- | --- |
+| most similar to each of the last films she watched | `nearest` of every item | the last ten items |
+| the best of her genres | `top_of_groups` by genre | her three most viewed genres, `favorites` |
+| the best of her region | `top_of_groups` by region | her region |
+| most popular | `top_of_groups` of one group | 0 |
+| nearest to her vector | none: `retrieval.top_k` | her vector |
+| her own list | none | (ids, where) as it is |
+
+`merge` makes one list of them: no item twice, nothing seen, nothing that is not allowed, and which sources named it.
+
+>>> import jax.numpy as jnp
+>>> similar = Table(jnp.array([[1, 2], [0, 2], [1, 0]]), jnp.ones((3, 2), bool))
+>>> a = look_up(similar, jnp.array([1, 0]), where=jnp.array([True, False]))  # she watched film 1; the 0 is padding
+>>> b = jnp.array([2, 1]), jnp.array([True, True])
+>>> ids, where, named = merge([a, b], size=4, exclude=(jnp.array([1]), jnp.array([True])))
+>>> ids[where].tolist(), named[where].tolist()  # film 0 from the first source alone, film 2 from both
+([0, 2], [[True, False], [True, True]])
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int
+from tqdm import tqdm
+
+from jaxrec.lookup import lookup
+from jaxrec.retrieval.topk import Score, by_blocks, dot
+
+__all__ = ["Candidates", "Table", "favorites", "look_up", "merge", "nearest", "top_of_groups"]
+
+
+class Table(NamedTuple):
+    """Lists computed in advance, one per row: an item's nearest, a genre's best.
+
+    Attributes:
+        ids: int32 [rows, c], best first.
+        where: bool [rows, c], False where a list is shorter; the id there is 0.
+    """
+
+    ids: Array
+    where: Array
+
+
+class Candidates(NamedTuple):
+    """A merged list.
+
+    Attributes:
+        ids: int32 [size], in the order in which the sources named them, first sources first.
+        where: bool [size]; False places stand at the end, with id 0.
+        named: bool [size, sources], which sources named each.
+    """
+
+    ids: Array
+    where: Array
+    named: Array
+
+
+def nearest(
+    items: Float[Array, "n_items d"],
+    k: int = 10,
+    *,
+    score: Score = dot,
+    allowed: Bool[Array, " n_items"] | None = None,
+    rows: int = 1024,
+    block: int = 16384,
+    progress: bool = True,
+) -> Table:
+    """The k nearest items of every item, without itself: [n_items, k], by blocks of rows and of the catalogue.
+
+    Args:
+        items: vectors.
+        k: how many; where the catalogue has fewer others, places stand empty.
+        score: as in `retrieval.top_k`.
+        allowed: items that may stand in a list.
+        rows: items asked about at once; memory is rows * block numbers.
+        block: items scored at once.
+        progress: show a bar.
+
+    Raises:
+        ValueError: items that are no table; k, rows or block below 1; vectors that are not finite.
+    """
+    if items.ndim != 2 or min(k, rows, block) < 1:
+        raise ValueError(f"expected items [n, d] and k, rows, block >= 1, got {items.shape}, {k}, {rows}, {block}.")
+    if not bool(jnp.isfinite(items).all()):
+        raise ValueError("items: expected finite vectors, got NaN or infinity. Has training diverged?")
+    n = len(items)
+    found, filled = np.zeros((n, k), np.int32), np.zeros((n, k), bool)
+    wanted, rows = min(k, n), min(rows, n)
+    with tqdm(total=n, desc="nearest", unit="item", disable=not progress) as bar:
+        for begin in range(0, n, rows):
+            first = min(begin, n - rows)  # the last part overlaps, so that there is one shape to compile
+            asked = jnp.arange(first, first + rows, dtype=jnp.int32)
+            itself = asked[:, None], jnp.ones((rows, 1), bool)
+            scores, ids = by_blocks(
+                items[first : first + rows], items, itself, allowed, score=score, k=wanted, block=block
+            )
+            found[first : first + rows, :wanted] = ids
+            filled[first : first + rows, :wanted] = np.asarray(scores) > -np.inf
+            bar.update(min(rows, n - begin))
+    return Table(jnp.asarray(found), jnp.asarray(filled))
+
+
+def top_of_groups(
+    score: Float[Array, " n_items"] | Float[Array, "groups n_items"],
+    member: Bool[Array, "groups n_items"],
+    k: int,
+) -> Table:
+    """The k members of every group with the largest score: [groups, k], ties to the lowest id.
+
+    Args:
+        score: of every item, or of every item in every group (how often people of a region watched it).
+        member: which items are in which group: genres, say; all True for a group that is everything.
+        k: at most the catalogue's size.
+
+    Raises:
+        ValueError: shapes that do not fit; k out of range.
+    """
+    if member.ndim != 2 or score.shape not in (member.shape, member.shape[1:]) or not 1 <= k <= member.shape[1]:
+        raise ValueError(
+            f"expected member [groups, n_items], score of that shape or [n_items], 1 <= k <= n_items, got "
+            f"{member.shape}, {score.shape}, {k}."
+        )
+    score = jnp.broadcast_to(score if score.ndim == 2 else score[None], member.shape)
+    best, ids = jax.lax.top_k(jnp.where(member, jnp.where(score == 0, 0, score), -jnp.inf), k)
+    return Table(jnp.where(best > -jnp.inf, ids, 0), best > -jnp.inf)
+
+
+def favorites(count: Float[Array, " groups"], k: int) -> tuple[Int[Array, " k"], Bool[Array, " k"]]:
+    """The k groups with the largest count, (groups, where): her most viewed genres. Groups of count 0 are left out."""
+    best, groups = jax.lax.top_k(count, k)
+    return groups, best > 0
+
+
+def look_up(
+    table: Table, keys: Int[Array, " m"], *, where: Bool[Array, " m"] | None = None
+) -> tuple[Int[Array, " c"], Bool[Array, " c"]]:
+    """The lists of several keys, laid end to end: (ids [m c], where [m c]), first keys first.
+
+    Args:
+        table: lists.
+        keys: rows of it: the last watched items, the favorite genres, the region; trusted.
+        where: False at padding keys.
+    """
+    where = jnp.ones(keys.shape, bool) if where is None else where
+    return lookup(table.ids, keys).reshape(-1), (lookup(table.where, keys) & where[:, None]).reshape(-1)
+
+
+def merge(
+    sources: Sequence[tuple[Int[Array, " _"], Bool[Array, " _"]]],
+    *,
+    size: int,
+    exclude: tuple[Int[Array, " e"], Bool[Array, " e"]] | None = None,
+    allowed: Bool[Array, " n_items"] | None = None,
+) -> Candidates:
+    """One list of all sources' candidates: no item twice, none excluded, none that is not allowed.
+
+    Candidates keep the order of the sources, and within one its own; with more than `size` the last are left out.
+    All pairs are compared, C (C + e) of them for C candidates: for hundreds, not for a catalogue.
+
+    Args:
+        sources: (ids, where) each, of lengths of their own.
+        size: places of the merged list.
+        exclude: (ids, where), what she has seen.
+        allowed: [n_items], False for items that nobody gets.
+
+    Raises:
+        ValueError: no source; ids and where of different shapes; size < 1.
+    """
+    if not sources or size < 1:
+        raise ValueError(f"expected at least one source and size >= 1, got {len(sources)} and {size}.")
+    for number, (ids, where) in enumerate(sources):
+        if ids.ndim != 1 or ids.shape != where.shape:
+            raise ValueError(f"source {number}: expected ids [c] and where [c], got {ids.shape} and {where.shape}.")
+    ids = jnp.concatenate([ids.astype(jnp.int32) for ids, _ in sources])
+    good = jnp.concatenate([where for _, where in sources])
+    if exclude is not None:
+        seen, real = exclude
+        good &= ~jnp.any((ids[:, None] == seen[None, :].astype(jnp.int32)) & real[None, :], axis=1)
+    if allowed is not None:
+        good &= lookup(allowed, jnp.where(good, ids, 0))
+    source = jnp.repeat(jnp.arange(len(sources)), np.array([len(each) for each, _ in sources]))
+    same = (ids[:, None] == ids[None, :]) & good[:, None] & good[None, :]
+    first = good & (jnp.argmax(same, axis=1) == jnp.arange(len(ids)))
+    named = jnp.stack([jnp.any(same & (source == s)[None, :], axis=1) for s in range(len(sources))], axis=1)
+    order = jnp.argsort(~first, stable=True)[:size]  # the firsts of their kind, in order, then the rest
+    order = jnp.pad(order, (0, max(0, size - len(ids))))
+    where = lookup(first, order) & (jnp.arange(size) < len(ids))
+    return Candidates(jnp.where(where, lookup(ids, order), 0), where, lookup(named, order) & where[:, None])
