@@ -37,6 +37,7 @@ class Settings(harness.Settings):
     rank: int = 8
     width: int = 32
     held: float = 0.3
+    cold: float = 0.05
     drop: float = 0.1
     l2: float = 10.0
     l2_bias: float = 3.0
@@ -66,7 +67,7 @@ def train_hybrid(
     def cost(params: hybrid.Hybrid, batch: Any, *, key: Array) -> Array:
         del batch  # content and ratings are traced already
         key_part, key_drop = jax.random.split(key)
-        keep = history.part(ratings, key=key_part, held=settings.held)
+        keep = history.part(ratings, key=key_part, held=settings.held, cold=settings.cold)
         factors = hybrid.as_factors(
             towers,
             params,

@@ -2,9 +2,9 @@
 
 A rating never stands in its own features: in each training step the ratings are parted, some are *kept* as history, the
 features are computed from those alone, and the cost looks at the others only. The share kept differs from user to user
-and from step to step (`part`), so that the towers also learn what a user with little history looks like. At the end
-everything that may be known is kept. (Leave-one-out features, which leave each rating out of its own features only,
-give its value away: all means but its own hold it, and its own is short of just that.)
+and from step to step, and now and then a user or an item is made a newcomer (`part`), so that the towers learn what one
+with little history looks like. At the end everything that may be known is kept. (Leave-one-out features, the common
+way, are short of one rating only, and give its value away: all the other rows' means of the same user hold it.)
 
 | feature of | from the kept ratings | shape |
 | --- | --- | --- |
@@ -72,22 +72,41 @@ class History:
     item_count: Any
 
 
-def part(ratings: Linked, *, key: PRNGKeyArray, held: float = 0.3) -> Bool[Array, " n"]:
-    """Which ratings are kept as history in a step: each user's with a chance of her own, 1 - uniform(0, 2 held).
+def part(
+    ratings: Linked, *, key: PRNGKeyArray, held: float = 0.3, cold: float = 0.05, few: float = 10.0
+) -> Bool[Array, " n"]:
+    """Which ratings are kept as history in a step; the others are to be predicted.
+
+    Each user loses a share of her own, uniform in (0, 2 held). With a chance `cold` a user, or an item, is made a
+    newcomer: about m of its ratings stay, log(1 + m) uniform in (0, log(1 + few)), so that the towers know what one
+    looks like who has none, one, two.
 
     Args:
-        ratings: their users.
+        ratings: their users and items.
         key: a random key.
-        held: the mean share that is held out, in (0, 0.5].
+        held: the mean share that is held out of all others' histories, in (0, 0.5].
+        cold: the chance to be a newcomer in this step, in [0, 1).
+        few: the most ratings of a newcomer, on average.
 
     Raises:
-        ValueError: `held` is not in (0, 0.5].
+        ValueError: `held`, `cold` or `few` out of range.
     """
-    if not 0 < held <= 0.5:
-        raise ValueError(f"held: expected a mean share in (0, 0.5], got {held}.")
-    key_user, key_rating = jax.random.split(key)
-    share = jax.random.uniform(key_user, (len(ratings.user_start) - 1,), maxval=2 * held)
-    return jax.random.uniform(key_rating, ratings.user.shape) >= lookup(share, ratings.user)
+    if not (0 < held <= 0.5 and 0 <= cold < 1 and few > 0):
+        raise ValueError(f"expected held in (0, 0.5], cold in [0, 1), few > 0, got {held}, {cold}, {few}.")
+    key_share, key_rating, key_user, key_item = jax.random.split(key, 4)
+    n_users = len(ratings.user_start) - 1
+    share = jax.random.uniform(key_share, (n_users,), maxval=2 * held)
+
+    def stays(start: Array, key: Array) -> Array:
+        """The chance of a newcomer's rating to stay; 1 for all who are none."""
+        key_cold, key_few = jax.random.split(key)
+        count = jnp.maximum(start[1:] - start[:-1], 1).astype(share.dtype)
+        some = jnp.expm1(jax.random.uniform(key_few, count.shape, maxval=jnp.log1p(few)))
+        return jnp.where(jax.random.bernoulli(key_cold, cold, count.shape), jnp.minimum(some / count, 1), 1)
+
+    chance = lookup((1 - share) * stays(ratings.user_start, key_user), ratings.user)
+    chance = chance * lookup(stays(ratings.item_start, key_item), ratings.item)
+    return jax.random.uniform(key_rating, ratings.user.shape) < chance
 
 
 def summarize(

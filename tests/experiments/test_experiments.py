@@ -11,10 +11,12 @@ import pytest
 from experiments import (
     als,
     binary_labels,
+    cold_start,
     fold_in,
     gradient_descent,
     grid_search,
     harness,
+    hybrid,
     item_features,
     mean_normalization,
     published,
@@ -22,6 +24,7 @@ from experiments import (
     user_ridge,
 )
 from jaxrec import data
+from jaxrec.models import baselines
 
 TINY = {"data": "synthetic", "split": "random"}
 
@@ -363,3 +366,45 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         harness.write(tmp_path / "kept.json", half)
     assert json.loads((tmp_path / "kept.json").read_text())["metrics"] == {"test_rmse": 1.0}
     assert [p.name for p in tmp_path.iterdir()] == ["kept.json"]
+
+
+NETWORKS = {"layers": (16, 8), "width": 4, "rank": 2, "steps": 60, "rate": 0.01}
+
+
+def test_hybrid(tmp_path):
+    settings = hybrid.Settings(**TINY, **NETWORKS, out=str(tmp_path), dropouts=(0.0, 0.1), l2=2.0, l2_bias=1.0, seeds=2)
+    hybrid.main(settings)
+    values = read(tmp_path, "hybrid")["metrics"]
+    assert values["hybrid_together_rmse"] <= values["hybrid_rmse"]  # the mean of two is no worse than their mean error
+    assert values["hybrid_rmse"] < values["damped_biases_rmse"] * 1.1
+    assert values["hybrid_dropout"] in (0.0, 0.1)
+
+
+def test_cold_start(tmp_path):
+    settings = cold_start.Settings(
+        **TINY, **NETWORKS, out=str(tmp_path), als_rank=2, als_l2=2.0, given=(0, 5), sweeps=5
+    )
+    cold_start.main(settings)
+    values = read(tmp_path, "cold_start")["metrics"]
+    for name in ("damped_biases", "ALS,_folded_in", "features_and_histories", "hybrid"):
+        assert values[f"user_RMSE_{name}_given_5"] < values[f"user_RMSE_{name}_given_0"]
+    assert "user_RMSE_popularity_given_0" not in values  # counts are no ratings
+    assert 0 <= values["user_NDCG at 10_popularity_given_0"] <= 1
+    assert values["item_AUC_popularity_given_0"] == 0.5  # a new film has no popularity
+
+
+def test_the_harness_ranks_the_whole_catalogue_less_what_was_seen():
+    dataset = data.synthetic.low_rank(rng=0)
+    train, test = data.splits.random(dataset.ratings, test=0.2, rng=0)
+    factors = baselines.popularity(train)
+    found = harness.ranking(factors, train, test, k=5)
+    count = np.bincount(train.item, minlength=50)
+    values = []
+    for user in np.unique(test.user):
+        seen = set(train.item[train.user == user].tolist())
+        best = [i for i in np.argsort(-count, kind="stable") if i not in seen][:5]
+        liked = set(test.item[test.user == user].tolist())
+        values.append((len(liked & set(best)) / 5, len(liked & set(best)) / len(liked)))
+    np.testing.assert_allclose([found["precision"], found["recall"]], np.mean(values, axis=0), rtol=1e-5)
+    none = harness.ranking(factors, train, test, k=5, allowed=np.zeros(50, bool))
+    assert none == {"precision": 0, "recall": 0, "ndcg": 0}

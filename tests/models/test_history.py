@@ -101,14 +101,32 @@ def test_what_is_held_out_is_in_no_feature(ratings, tags):
         np.testing.assert_array_equal(a, b)
 
 
+MANY = Ratings(np.repeat(np.arange(500), 40), np.tile(np.arange(40), 500), np.ones(20000), 500, 40)
+
+
 def test_part_holds_out_the_share_asked_for_and_another_each_time():
-    many = Ratings(np.repeat(np.arange(500), 40), np.tile(np.arange(40), 500), np.ones(20000), 500, 40)
-    linked = data.linked(many)
-    keep = history.part(linked, key=jax.random.key(0), held=0.3)
+    linked = data.linked(MANY)
+    keep = history.part(linked, key=jax.random.key(0), held=0.3, cold=0.0)
     assert abs(float(keep.mean()) - 0.7) < 0.02
     per_user = np.asarray(keep).reshape(500, 40).mean(axis=1)
     assert per_user.min() < 0.5 < 0.95 < per_user.max()  # some users lose much, some nothing
-    assert bool((keep != history.part(linked, key=jax.random.key(1), held=0.3)).any())
-    for held in (0.0, 0.6):
-        with pytest.raises(ValueError, match="held: expected a mean share"):
-            history.part(linked, key=jax.random.key(0), held=held)
+    assert bool((keep != history.part(linked, key=jax.random.key(1), held=0.3, cold=0.0)).any())
+
+
+def test_part_makes_newcomers_of_users_and_items():
+    keep = history.part(data.linked(MANY), key=jax.random.key(0), held=0.001, cold=0.2, few=3.0)
+    table = np.asarray(keep).reshape(500, 40)
+    of_users, of_items = table.mean(axis=1), table.mean(axis=0)
+    new_users, new_items = of_users < 0.4, of_items < 0.4
+    assert 0.1 < new_users.mean() < 0.3
+    assert 2 <= new_items.sum() <= 15
+    left = table[new_users][:, ~new_items].sum(axis=1)
+    assert left.max() <= 12
+    assert (left == 0).any()
+    assert table[~new_users][:, ~new_items].mean() > 0.98
+
+
+@pytest.mark.parametrize("wrong", [{"held": 0.0}, {"held": 0.6}, {"cold": 1.0}, {"few": 0.0}])
+def test_part_refuses(wrong):
+    with pytest.raises(ValueError, match="expected held in"):
+        history.part(data.linked(MANY), key=jax.random.key(0), **wrong)
