@@ -29,6 +29,7 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "solvers": BOTTOM | {"kernels", "losses", "models"},
     "training": {"types", "check", "losses"},
     "artifact": BOTTOM,
+    "serving": BOTTOM | {"artifact"},
     "catalog": BOTTOM | {"models", "retrieval"},
 }
 

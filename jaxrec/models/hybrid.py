@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import register_dataclass
-from jaxtyping import Bool, Float, PRNGKeyArray
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from jaxrec.models import factors as factorization
 from jaxrec.models import history
@@ -38,7 +38,7 @@ from jaxrec.models.two_tower import TwoTower
 from jaxrec.types import Factors, Linked
 
 # Fields of pytrees are annotated Any: JAX rebuilds them with placeholders, and under test annotations are checked.
-__all__ = ["Content", "Hybrid", "as_factors", "decayed", "init"]
+__all__ = ["Content", "Hybrid", "as_factors", "decayed", "init", "user_vector"]
 
 
 @register_dataclass
@@ -182,6 +182,40 @@ def as_factors(
         c=of_known(ids.c, item_known) + params.trust[1] * told.c,
         mu=ids.mu,
     )
+
+
+def user_vector(
+    towers: TwoTower,
+    params: Hybrid,
+    features: Float[Array, " f"],
+    item: Int[Array, " n"],
+    value: Float[Array, " n"],
+    where: Bool[Array, " n"],
+    *,
+    c: Float[Array, " n_items"],
+    tags: Float[Array, "n_items t"] | None = None,
+) -> Float[Array, " k"]:
+    """One user's vector from what a request brings: her features and a padded list of her ratings; no id.
+
+    Her row of `as_vectors(as_factors(...))` where her id is not known, so that its product with a row of the items'
+    vectors is the whole prediction. One pass through the users' tower; `vmap` for several.
+
+    Args:
+        towers: the networks.
+        params: theirs and the rest.
+        features: declared ones, a row of `Content.users`.
+        item: what she rated; trusted.
+        value: how.
+        where: False at padding; nothing rated is fine.
+        c: the items' damped biases, `history.summarize(...).c`, computed in advance.
+        tags: as in Content.
+    """
+    mu = 0.0 if params.ids.mu is None else params.ids.mu
+    told, bag = history.of_user(item, value, where, c=c, mu=mu, watched=params.watched, tags=tags)
+    x = jnp.concatenate([features, standard(told, params.user_moments), bag])
+    v: Any = towers.apply(params.towers, x[None], method="users")
+    nobody = jnp.zeros(params.ids.w.shape[1:], x.dtype)
+    return jnp.concatenate([params.scale * v[0], nobody, params.trust[:1] * told[:1], jnp.ones(1, x.dtype)])
 
 
 def decayed(params: Hybrid) -> Hybrid:

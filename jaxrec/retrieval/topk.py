@@ -95,7 +95,7 @@ def by_blocks(
     block: int,
 ) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
     """The k best by any score: scan the blocks, keep the k best so far. The ids of exclusions are trusted."""
-    n, m = len(queries), len(items)
+    n, m = queries.shape[0], items.shape[0]  # n may be symbolic (jax.export): no len
     # at least float32: sums in half precision lose ranks, and lax.top_k on the CPU sorts everything in other types
     dtype = queries.dtype if queries.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     queries = queries.astype(dtype)
@@ -137,9 +137,9 @@ def _check(queries: Array, items: Array, k: int, exclude: Exclude | None, allowe
         raise ValueError(f"k: expected between 1 and the catalogue's {len(items)} items, got {k}.")
     if block < 1:
         raise ValueError(f"block: expected at least 1, got {block}.")
-    if exclude is not None and not (exclude[0].shape == exclude[1].shape and len(exclude[0]) == len(queries)):
+    if exclude is not None and not (exclude[0].shape == exclude[1].shape and exclude[0].shape[:1] == queries.shape[:1]):
         raise ValueError(
-            f"exclude: expected ids and where of one shape [{len(queries)}, e], one row per query, "
+            f"exclude: expected ids and where of one shape [{queries.shape[0]}, e], one row per query, "
             f"got {exclude[0].shape} and {exclude[1].shape}."
         )
     if allowed is not None and allowed.shape != items.shape[:1]:

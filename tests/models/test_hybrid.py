@@ -80,6 +80,22 @@ def test_a_rating_that_is_not_kept_changes_no_prediction(world):
     np.testing.assert_array_equal(one, two)
 
 
+def test_a_request_gives_the_vector_of_a_user_whose_id_is_not_known(world):
+    _, content, linked, params = world
+    nobody = jnp.zeros(60, bool), jnp.ones(40, bool)
+    users, items = models.as_vectors(hybrid.as_factors(TOWERS, params, content, linked, known=nobody))
+    c = history.summarize(linked, mu=params.ids.mu, tags=content.tags).c
+    for user in (0, 17):
+        mine = np.asarray(linked.user) == user
+        pad = lambda column, mine=mine: jnp.asarray(np.r_[np.asarray(column)[mine], np.asarray(column)[:4]])
+        where = jnp.arange(mine.sum() + 4) < mine.sum()
+        vector = hybrid.user_vector(
+            TOWERS, params, content.users[user], pad(linked.item), pad(linked.value), where, c=c, tags=content.tags
+        )
+        np.testing.assert_allclose(vector, users[user], atol=1e-4)
+        np.testing.assert_allclose(items @ vector, items @ users[user], atol=1e-3)
+
+
 def test_decay_is_for_the_networks_kernels(world):
     *_, params = world
     mask = hybrid.decayed(params)
