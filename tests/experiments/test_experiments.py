@@ -21,6 +21,7 @@ from experiments import (
     mean_normalization,
     published,
     quickstart,
+    retrieve_and_rank,
     user_ridge,
 )
 from jaxrec import data
@@ -408,3 +409,36 @@ def test_the_harness_ranks_the_whole_catalogue_less_what_was_seen():
     np.testing.assert_allclose([found["precision"], found["recall"]], np.mean(values, axis=0), rtol=1e-5)
     none = harness.ranking(factors, train, test, k=5, allowed=np.zeros(50, bool))
     assert none == {"precision": 0, "recall": 0, "ndcg": 0}
+
+
+def with_times(*_, rng):
+    """The synthetic ratings of 60 users, in random order of time."""
+    dataset = LOW_RANK(60, 50, 1200, noise=0.5, rng=rng)
+    r = dataset.ratings
+    time = np.random.default_rng(rng).permutation(len(r))
+    return dataclasses.replace(dataset, ratings=data.Ratings(r.user, r.item, r.value, 60, 50, time=time))
+
+
+LOW_RANK = data.synthetic.low_rank
+
+
+def test_retrieve_and_rank(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(data.synthetic, "low_rank", with_times)
+    settings = retrieve_and_rank.Settings(
+        data="synthetic", out=str(tmp_path), layers=(16, 8), width=4, steps=40, rate=0.01, batch=64, size=40, near=10,
+        temperatures=(0.3, 0.6), liked=3.5, popular=5, of_region=5, of_genre=5,
+    )  # fmt: skip
+    retrieve_and_rank.main(settings)
+    values = read(tmp_path, "retrieve_and_rank")["metrics"]
+    sources = [values[f"recall_known_{name.replace(' ', '_')}"] for name in retrieve_and_rank.SOURCES]
+    assert max(sources) <= values["recall_known_all_together"] <= sum(sources) + 1e-6
+    assert values["temperature"] in (0.3, 0.6)
+    assert 0 <= values["ndcg_known_candidates,_ranked"] <= 1
+    shown = capsys.readouterr().out
+    assert shown.count("last watched: ") == 3
+    assert "nearest to her" in shown
+
+
+def test_retrieve_and_rank_needs_times(tmp_path):
+    with pytest.raises(ValueError, match="synthetic has no times"):
+        retrieve_and_rank.main(retrieve_and_rank.Settings(data="synthetic", out=str(tmp_path)))

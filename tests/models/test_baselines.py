@@ -7,7 +7,7 @@ import pytest
 
 from jaxrec import Ratings
 from jaxrec.models import as_vectors, predict, predict_all
-from jaxrec.models.baselines import damped_biases, global_mean, item_mean, popularity, user_mean
+from jaxrec.models.baselines import content_profile, damped_biases, global_mean, item_mean, popularity, user_mean
 
 N_USERS, N_ITEMS = 8, 6
 
@@ -159,3 +159,19 @@ def test_one_rating(fit):
     predicted = np.asarray(predict_all(fit(Ratings([1], [1], [4.0], 3, 2))))
     expected = [[0, 1]] * 3 if fit is popularity else np.full((3, 2), 4.0)
     np.testing.assert_array_equal(predicted, expected)
+
+
+def test_content_profile_is_the_cosine_with_the_weighted_sum():
+    ratings = Ratings([0, 0, 1], [0, 1, 2], [5.0, 3.0, 1.0], n_users=3, n_items=4)
+    items = np.array([[1.0, 0], [0, 2], [3, 4], [0, 0]])
+    factors = content_profile(ratings, items)  # the mean is 3
+    profile = np.array([[2.5 * 1, 0.5 * 2], [-1.5 * 3, -1.5 * 4], [0, 0]])
+    for j in range(3):
+        for i in range(4):
+            norm = np.linalg.norm(profile[j]) * np.linalg.norm(items[i])
+            expected = profile[j] @ items[i] / norm if norm else 0.0
+            assert float(predict(factors, jnp.array(j), jnp.array(i))) == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match=r"items: expected finite features \[4, d\]"):
+        content_profile(ratings, items[:3])
+    with pytest.raises(ValueError, match="items: expected finite features"):
+        content_profile(ratings, items * np.nan)

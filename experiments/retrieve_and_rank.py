@@ -1,0 +1,350 @@
+"""From a catalogue to a ranked list: what does each source of candidates find, and what does ranking make of them?
+
+The split is by time: everything after a moment is what users later liked (4 and above), and nothing of it is known. Two
+towers on features and histories, with a bias per film, are trained by the in-batch softmax with log-q correction on
+liked films that stand in no history of their step; its temperature is chosen by NDCG at 10 on the newest tenth of
+train. Each source's recall, the union's, and precision, recall and NDCG at 10 of the ranked candidates stand beside
+ranking the whole catalogue; then three users, what they watched, what they get and which sources named it. A request is
+one compiled function: one pass of the users' tower, look-ups, merging, ranking.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from experiments import films, harness
+from jaxrec import data, losses, metrics, models, training
+from jaxrec.data import features
+from jaxrec.models import baselines, history, hybrid
+from jaxrec.models.two_tower import TwoTower
+from jaxrec.retrieval import candidates, cosine, ranking, top_k
+from jaxrec.retrieval.candidates import Candidates, Table
+from jaxrec.types import Dataset, Linked, Ratings
+
+SOURCES = ("similar to the last watched", "best of her genres", "best of her region", "nearest to her", "most popular")
+
+
+@dataclass(frozen=True)
+class Settings(harness.Settings):
+    """The split, the sources' sizes, the networks and their training."""
+
+    later: float = 0.2  # the share of the ratings that is after the moment
+    liked: float = 4.0
+    last: int = 10  # watched films whose similar ones are candidates
+    similar: int = 10  # of each
+    genres: int = 3
+    of_genre: int = 10
+    of_region: int = 20
+    near: int = 50
+    popular: int = 20
+    size: int = 256  # places of the merged list
+    k: int = 10
+    layers: tuple[int, ...] = (256, 128, 32)
+    dropout: float = 0.1
+    width: int = 32
+    held: float = 0.3
+    cold: float = 0.05
+    temperatures: tuple[float, ...] = (0.2, 0.4, 0.8)
+    batch: int = 1024
+    decay: float = 1e-3
+    rate: float = 2e-3
+    steps: int = 300
+
+
+class Catalogue(NamedTuple):
+    """All that requests read, computed once."""
+
+    params: hybrid.Hybrid
+    items: Array
+    c: Array
+    tags: Array
+    similar: Table
+    by_tag: Table
+    by_region: Table
+    popular: Table
+
+
+class Request(NamedTuple):
+    """What is known of one user when she asks; lists are padded."""
+
+    features: Array
+    item: Array
+    value: Array
+    where: Array
+    last: Array
+    last_where: Array
+    region: Array
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Chooses on validation, trains, measures; returns what it wrote to OUT/retrieve_and_rank.json."""
+    start = time.perf_counter()
+    dataset = harness.load(settings)
+    if dataset.ratings.time is None:
+        raise ValueError(f"{dataset.name} has no times: 'later' needs them. ml-100k and ml-latest-small have.")
+    train, later = data.splits.by_time(dataset.ratings, test=settings.later)
+    part, validation = data.splits.by_time(train, test=0.1)
+    content, *_ = films.content(dataset)
+    towers = TwoTower(layers=tuple(settings.layers), dropout=settings.dropout)
+    trained = partial(_train, towers, content, settings=settings)
+    liked = lambda ratings: ratings.take(np.flatnonzero(ratings.value >= settings.liked))
+
+    tried = {
+        t: _whole(towers, trained(part, t), content, part, liked(validation))["ndcg"] for t in settings.temperatures
+    }
+    temperature = max(tried, key=tried.__getitem__)
+    print("validation NDCG at 10 by temperature: " + ", ".join(f"{t:g}: {v:.4f}" for t, v in tried.items()))
+    params = trained(train, temperature)
+    catalogue = build(towers, params, content, train, _regions(dataset), settings)
+    asking = np.unique(liked(later).user)
+    requests = _requests(content, train, asking, _regions(dataset), settings)
+    answer = jax.jit(partial(respond, towers, settings=settings))
+    scores, ids, found = jax.vmap(partial(answer, catalogue))(requests)
+
+    relevant, where = map(jnp.asarray, harness.lists(liked(later), asking))
+    known = np.isin(asking, train.user)
+    values: dict[str, Any] = {"users": len(asking), "known_users": int(known.sum()), "temperature": temperature}
+    rows = []
+    for source, name in enumerate((*SOURCES, "all together")):
+        named = found.named[:, :, source] if source < len(SOURCES) else found.where
+        share = np.asarray(metrics.recall(found.ids, relevant, where=where, filled=found.where & named))
+        row: dict[str, Any] = {
+            "source": name,
+            "candidates": float(jnp.mean(jnp.sum(named, axis=1, dtype=jnp.float32))),
+            "recall, known users": float(share[known].mean()),
+            "recall, new users": float(share[~known].mean()) if (~known).any() else 0.0,
+        }
+        rows.append(row)
+        values |= {f"recall_known_{name.replace(' ', '_')}": row["recall, known users"]}
+        values |= {f"recall_new_{name.replace(' ', '_')}": row["recall, new users"]}
+    print(f"\n{len(asking)} users liked something later; {known.sum()} of them had rated before:")
+    harness.table(rows)
+
+    measure = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
+    of_lists = lambda ids, filled: {
+        name: np.asarray(metric(ids, relevant, where=where, filled=filled)) for name, metric in measure.items()
+    }
+    profile = baselines.content_profile(train, _words(dataset))
+    whole = {
+        "candidates, ranked": of_lists(ids, scores > -jnp.inf),
+        "the whole catalogue": of_lists(*_top(catalogue.items, _vectors(towers, catalogue, requests), train, asking)),
+        "content profile": of_lists(*_top_of(profile, train, asking)),
+        "most popular": of_lists(*_top_of(baselines.popularity(liked(train)), train, asking)),
+    }
+    lists = []
+    for name, each in whole.items():
+        row = {"ranked at 10": name}
+        for who, among in (("known", known), ("new", ~known)):
+            if among.any():
+                row |= {f"{metric}, {who}": float(v[among].mean()) for metric, v in each.items()}
+                values |= {f"{m}_{who}_{name.replace(' ', '_')}": float(v[among].mean()) for m, v in each.items()}
+        lists.append(row)
+    harness.table(lists)
+
+    one = jax.tree.map(lambda leaf: leaf[0], requests)
+    jax.block_until_ready(answer(catalogue, one))
+    seconds = []
+    for _ in range(50):
+        began = time.perf_counter()
+        jax.block_until_ready(answer(catalogue, one))
+        seconds.append(time.perf_counter() - began)
+    values["request_ms"] = round(1e3 * float(np.median(seconds)), 3)
+    print(f"A request takes {values['request_ms']:.2f} ms (median of 50).")
+    titles = np.arange(train.n_items).astype(str) if dataset.titles is None else dataset.titles
+    for n in np.flatnonzero(known)[:3]:
+        _show(int(asking[n]), ids[n], jax.tree.map(lambda leaf, n=n: leaf[n], found), requests, n, train, titles)
+    harness.plot("retrieve_and_rank", settings, lambda axes: _draw(axes, rows))
+    return harness.report("retrieve_and_rank", settings, values, time.perf_counter() - start)
+
+
+def build(
+    towers: TwoTower, params: hybrid.Hybrid, content: Any, train: Ratings, regions: np.ndarray, settings: Settings
+) -> Catalogue:
+    """Vectors and tables, from train alone."""
+    linked = data.linked(train)
+    no_user = jnp.zeros(train.n_users, bool), jnp.ones(train.n_items, bool)
+    _, items = models.as_vectors(hybrid.as_factors(towers, params, content, linked, known=no_user))
+    good = train.take(np.flatnonzero(train.value >= settings.liked))
+    count = np.bincount(good.item, minlength=train.n_items)
+    by_region = np.zeros((int(regions.max()) + 1, train.n_items))
+    np.add.at(by_region, (regions[good.user], good.item), 1)
+    at_most = lambda k: min(k, train.n_items)
+    return Catalogue(
+        params=params,
+        items=items,
+        c=history.summarize(linked, mu=params.ids.mu, tags=content.tags).c,
+        tags=content.tags,
+        similar=candidates.nearest(items[:, : settings.layers[-1]], settings.similar, score=cosine, progress=False),
+        by_tag=candidates.top_of_groups(
+            jnp.asarray(count, jnp.float32), content.tags.T > 0, at_most(settings.of_genre)
+        ),
+        by_region=candidates.top_of_groups(
+            jnp.asarray(by_region, jnp.float32), jnp.asarray(by_region > 0), at_most(settings.of_region)
+        ),
+        popular=candidates.top_of_groups(
+            jnp.asarray(count, jnp.float32), jnp.ones((1, train.n_items), bool), at_most(settings.popular)
+        ),
+    )
+
+
+def respond(
+    towers: TwoTower, catalogue: Catalogue, request: Request, *, settings: Settings
+) -> tuple[Array, Array, Candidates]:
+    """(scores, ids, candidates) of one request; pure."""
+    vector = _vector(towers, catalogue, request)
+    seen = request.item, request.where
+    viewed = request.where.astype(jnp.float32) @ catalogue.tags[request.item]
+    genres, some = candidates.favorites(viewed, min(settings.genres, catalogue.tags.shape[1]))
+    near, nearest = top_k(vector, catalogue.items, min(settings.near, len(catalogue.items)), exclude=seen)
+    sources = [
+        candidates.look_up(catalogue.similar, request.last, where=request.last_where),
+        candidates.look_up(catalogue.by_tag, genres, where=some),
+        candidates.look_up(catalogue.by_region, request.region[None]),
+        (nearest, near > -jnp.inf),
+        candidates.look_up(catalogue.popular, jnp.zeros(1, jnp.int32)),
+    ]
+    found = candidates.merge(sources, size=settings.size, exclude=seen)
+    scores, ids = ranking.rank(vector, catalogue.items, found.ids, found.where, k=settings.k)
+    return scores, ids, found
+
+
+def _vector(towers: TwoTower, catalogue: Catalogue, request: Request) -> Array:
+    given = request.features, request.item, request.value, request.where
+    return hybrid.user_vector(towers, catalogue.params, *given, c=catalogue.c, tags=catalogue.tags)
+
+
+def _vectors(towers: TwoTower, catalogue: Catalogue, requests: Request) -> Array:
+    return jax.jit(jax.vmap(partial(_vector, towers, catalogue)))(requests)
+
+
+def _train(towers: TwoTower, content: Any, train: Ratings, temperature: float, *, settings: Settings) -> hybrid.Hybrid:
+    """The towers, by the in-batch softmax on liked films that are in no history of the step."""
+    liked = train.take(np.flatnonzero(train.value >= settings.liked))
+    count = jnp.asarray(np.bincount(liked.item, minlength=train.n_items), jnp.float32)
+
+    def run(member: dict[str, Array], content: Any, ratings: Linked, count: Array) -> hybrid.Hybrid:
+        log_q = losses.content.log_popularity(count)
+        no_user = jnp.zeros(len(content.users), bool), jnp.ones(len(content.items), bool)
+
+        def cost(params: hybrid.Hybrid, batch: Any, *, key: Array) -> Any:
+            del batch  # content and ratings are traced already
+            key_part, key_drop, key_batch = jax.random.split(key, 3)
+            keep = history.part(ratings, key=key_part, held=settings.held, cold=settings.cold)
+            factors = hybrid.as_factors(towers, params, content, ratings, keep, known=no_user, key=key_drop)
+            users, items = models.as_vectors(factors)
+            # a random batch of what is held out and liked: the largest random numbers among those
+            target = ratings.where & ~keep & (ratings.value >= settings.liked)
+            draw = jnp.where(target, jax.random.uniform(key_batch, target.shape), -1.0)
+            _, rows = jax.lax.top_k(draw, min(settings.batch, len(draw)))
+            user, item = ratings.user[rows], ratings.item[rows]
+            return losses.content.in_batch_softmax(
+                users[user],
+                items[item],
+                item,
+                log_q=log_q[item],
+                temperature=temperature,
+                user=user,
+                where=target[rows],
+            )
+
+        key = jax.random.key(member["seed"])
+        mu = jnp.mean(ratings.value)
+        init = hybrid.init(towers, content, ratings, key=key, rank=0, width=settings.width, mu=mu)
+        rate = optax.cosine_decay_schedule(settings.rate, settings.steps)
+        optimizer = optax.adamw(rate, weight_decay=settings.decay, mask=hybrid.decayed)
+        return training.descend(cost, init, jnp.zeros(1), optimizer=optimizer, key=key, steps=settings.steps)[0]
+
+    seed = {"seed": settings.seed + jnp.arange(1)}
+    stacked = training.grid(run, seed, content, data.linked(train), count, progress=False)
+    return jax.tree.map(lambda leaf: leaf[0], stacked)
+
+
+def _whole(towers: TwoTower, params: hybrid.Hybrid, content: Any, train: Ratings, liked: Ratings) -> dict[str, float]:
+    no_user = jnp.zeros(train.n_users, bool), jnp.ones(train.n_items, bool)
+    factors = hybrid.as_factors(towers, params, content, data.linked(train), known=no_user)
+    return harness.ranking(factors, train, liked)
+
+
+def _top(items: Array, users: Array, seen: Ratings, asking: np.ndarray) -> tuple[Array, Array]:
+    exclude, among = map(jnp.asarray, harness.lists(seen, asking))
+    scores, ids = top_k(users, items, 10, exclude=(exclude, among))
+    return ids, scores > -jnp.inf
+
+
+def _top_of(factors: Any, seen: Ratings, asking: np.ndarray) -> tuple[Array, Array]:
+    users, items = models.as_vectors(factors)
+    return _top(items, users[asking], seen, asking)
+
+
+def _requests(content: Any, train: Ratings, users: np.ndarray, regions: np.ndarray, settings: Settings) -> Request:
+    """One request per user, from train: her ratings, the last first."""
+    newest = train.take(np.argsort(-train.time, kind="stable"))  # type: ignore[operator]
+    item, where = harness.lists(newest, users)
+    row = {(u, i): y for u, i, y in zip(newest.user.tolist(), newest.item.tolist(), newest.value.tolist(), strict=True)}
+    value = np.array(
+        [[row.get((u, i), 0.0) for i in mine] for u, mine in zip(users.tolist(), item.tolist(), strict=True)]
+    )
+    last = min(settings.last, item.shape[1])
+    on_device = (
+        content.users[users],
+        item,
+        value.astype(np.float32),
+        where,
+        item[:, :last],
+        where[:, :last],
+        regions[users].astype(np.int32),
+    )
+    return Request(*map(jnp.asarray, on_device))
+
+
+def _regions(dataset: Dataset) -> np.ndarray:
+    """[n_users], the number of each user's region; 0 for all where nothing is known."""
+    if dataset.users is None or "zip_code" not in dataset.users.columns:
+        return np.zeros(dataset.ratings.n_users, np.int64)
+    return np.unique([films.region(code) for code in dataset.users["zip_code"].to_list()], return_inverse=True)[1]
+
+
+def _words(dataset: Dataset) -> np.ndarray:
+    """TF-IDF of titles and genres; one column for all where there are no titles."""
+    if dataset.titles is None:
+        return np.ones((dataset.ratings.n_items, 1))
+    genres = dataset.items["genres"].to_list() if dataset.items is not None else [[]] * len(dataset.titles)
+    text = [
+        " ".join([title, *(g.replace("-", "") for g in tags or [])])
+        for title, tags in zip(dataset.titles, genres, strict=True)
+    ]
+    return features.fit({"text": text}, {"text": features.Text(max_features=2000)})({"text": text})
+
+
+def _show(
+    user: int, ids: Array, found: Candidates, requests: Request, n: int, train: Ratings, titles: np.ndarray
+) -> None:
+    raw = user if train.user_ids is None else train.user_ids[user]
+    last = requests.last[n][requests.last_where[n]].tolist()
+    print(f"\nUser {raw} last watched: " + "; ".join(str(titles[i]) for i in last[:4]))
+    for place, item in enumerate(ids.tolist()[:5], start=1):
+        at = int(jnp.argmax((found.ids == item) & found.where))
+        why = [SOURCES[s] for s in np.flatnonzero(np.asarray(found.named[at]))]
+        print(f"  {place}. {titles[item]}  ({', '.join(why)})")
+
+
+def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
+    names = [row["source"] for row in rows]
+    axes.barh(names, [row["recall, known users"] for row in rows], color="#3b5b8c", label="known users", height=0.4)
+    axes.barh(
+        names, [row["recall, new users"] for row in rows], color="#b8c4d6", label="new users", align="edge", height=0.3
+    )
+    axes.set(xlabel="recall of what users later liked")
+    axes.invert_yaxis()
+    axes.legend(frameon=False)
+
+
+if __name__ == "__main__":
+    harness.run(main, Settings)
