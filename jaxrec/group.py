@@ -4,7 +4,7 @@ import numpy as np
 
 from jaxrec import check
 
-__all__ = ["group"]
+__all__ = ["counts_of", "group"]
 
 
 def group(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -29,3 +29,12 @@ def group(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     one_each = sparse.csr_array((np.ones(n, np.int8), ids, place), shape=(n, size))
     columns = one_each.tocsc()
     return columns.indptr, columns.indices
+
+
+def counts_of(ids: np.ndarray) -> np.ndarray:
+    """Of each row, how many rows have its id: float32 [n], to divide by.
+
+    >>> counts_of(np.array([2, 0, 2])).tolist()
+    [2.0, 1.0, 2.0]
+    """
+    return np.bincount(ids, minlength=1)[ids].astype(np.float32)

@@ -27,7 +27,7 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "metrics": BOTTOM,
     "retrieval": BOTTOM | {"kernels"},
     "solvers": BOTTOM | {"kernels", "losses", "models"},
-    "training": {"types", "check", "losses"},
+    "training": {"types", "check", "lookup", "losses"},
     "artifact": BOTTOM,
     "serving": BOTTOM | {"artifact"},
     "catalog": BOTTOM | {"models", "retrieval"},

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.group import counts_of
 from jaxrec.types import Observed, Ratings
 
 __all__ = ["minibatches"]
@@ -29,8 +30,8 @@ def minibatches(ratings: Ratings, size: int, *, seed: int) -> Callable[[int], It
         "value": ratings.value,
         "where": np.ones(len(ratings), bool),
         "weights": ratings.weights,
-        "user_count": np.bincount(ratings.user, minlength=1)[ratings.user].astype(np.float32),
-        "item_count": np.bincount(ratings.item, minlength=1)[ratings.item].astype(np.float32),
+        "user_count": counts_of(ratings.user),
+        "item_count": counts_of(ratings.item),
     }
 
     def epoch_batches(epoch: int) -> Iterator[Observed]:

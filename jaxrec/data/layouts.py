@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from jaxrec import check
-from jaxrec.group import group
+from jaxrec.group import counts_of, group
 from jaxrec.types import Bucket, Dense, Linked, Observed, Ratings, Rows
 
 __all__ = ["dense", "linked", "memory", "observed", "rows"]
@@ -51,8 +51,11 @@ def dense(ratings: Ratings) -> Dense:
     )
 
 
-def observed(ratings: Ratings, *, multiple: int = 1) -> Observed:
+def observed(ratings: Ratings, *, multiple: int = 1, counts: bool = False) -> Observed:
     """The ratings as columns, in their order, padded to a multiple of `multiple`.
+
+    With `counts` each row carries how many ratings its user and its item have, so that batches cut from it on the
+    device (`training.epochs`) take their share of the penalty.
 
     Raises:
         ValueError: multiple < 1.
@@ -64,6 +67,8 @@ def observed(ratings: Ratings, *, multiple: int = 1) -> Observed:
         value=_padded(ratings.value, extra),
         where=_padded(np.ones(len(ratings), bool), extra),
         weights=None if ratings.weights is None else _padded(ratings.weights, extra),
+        user_count=_padded(counts_of(ratings.user), extra) if counts else None,
+        item_count=_padded(counts_of(ratings.item), extra) if counts else None,
     )
 
 

@@ -1,5 +1,6 @@
 """One step of gradient descent by any Optax optimizer, and many of them as one pure function."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ import optax
 from jax import Array
 from jax.tree_util import register_dataclass
 
+from jaxrec.lookup import lookup
 from jaxrec.types import Total
 
-__all__ = ["Cost", "State", "descend", "init", "make_step"]
+__all__ = ["Cost", "State", "as_total", "descend", "epochs", "init", "make_step", "moved_by"]
 
 # cost(params, batch) or cost(params, batch, key=key) -> a scalar, or a Total whose mean is minimized
 Cost = Callable[..., Any]
@@ -42,27 +44,93 @@ def make_step(cost: Cost, optimizer: optax.GradientTransformation) -> Callable[.
     The per-step key is fold_in(key, state.step); it is passed on where the cost takes a `key`. All parameters move
     at once, by gradients taken at the same point, as the notes' simultaneous update demands.
     """
+    total, move = as_total(cost), moved_by(optimizer)
+
+    def step(state: State, batch: Any, *, key: Array) -> tuple[State, Total]:
+        key = jax.random.fold_in(key, state.step)
+        (value, info), gradient = jax.value_and_grad(total, has_aux=True)(state.params, batch, key=key)
+        # What line searches (optax.lbfgs) and plateau schedules ask for; all others ignore it.
+        extra = {"value": value, "grad": gradient, "value_fn": lambda params: total(params, batch, key=key)[0]}
+        params, optimizer_state = move(gradient, state.optimizer, state.params, **extra)
+        return State(params, optimizer_state, state.step + 1), info
+
+    return step
+
+
+def as_total(cost: Cost) -> Callable[..., tuple[Array, Total]]:
+    """What is minimized and what is reported: f(*cost's arguments, key=) -> (a scalar, the cost as a Total)."""
     takes_key = "key" in inspect.signature(cost).parameters
 
-    def total(params: Any, batch: Any, key: Array) -> tuple[Array, Total]:
-        value = cost(params, batch, key=key) if takes_key else cost(params, batch)
+    def total(*given: Any, key: Array) -> tuple[Array, Total]:
+        value = cost(*given, key=key) if takes_key else cost(*given)
         if isinstance(value, Total):
             return value.mean(), value
         return value, Total(value, jnp.zeros_like(value))  # count 0: a part of one cost, which adds up
 
+    return total
+
+
+def moved_by(optimizer: optax.GradientTransformation) -> Callable[..., tuple[Any, Any]]:
+    """f(gradient, optimizer's state, params, **extra) -> (params, state), one step on."""
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def step(state: State, batch: Any, *, key: Array) -> tuple[State, Total]:
-        key = jax.random.fold_in(key, state.step)
-        (value, info), gradient = jax.value_and_grad(total, has_aux=True)(state.params, batch, key)
-        # What line searches (optax.lbfgs) and plateau schedules ask for; all others ignore it.
-        extra = {"value": value, "grad": gradient, "value_fn": lambda params: total(params, batch, key)[0]}
+    def move(gradient: Any, state: Any, params: Any, **extra: Any) -> tuple[Any, Any]:
         with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction is float ** int32: not strict
-            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params, **extra)
-            params = optax.apply_updates(state.params, updates)
-        return State(params, optimizer_state, state.step + 1), info
+            updates, state = optimizer.update(gradient, state, params, **extra)
+            return optax.apply_updates(params, updates), state
 
-    return step
+    return move
+
+
+def epochs(
+    step: Callable[..., tuple[State, Total]], state: State, data: Any, *, batch_size: int, key: Array, epochs: int
+) -> tuple[State, Total]:
+    """Whole epochs on the device: a scan of steps over minibatches, shuffled anew each epoch; pure.
+
+    Nothing goes to the host between steps, so that small batches are not held up by it. Every row of the data stands in
+    one batch of each epoch; the last batch is filled up with rows whose `where` is False.
+
+    Args:
+        step: `training.make_step`'s or `training.lazy.make_step`'s.
+        state: their first, or that of an earlier call: with `key` folded by you, it goes on.
+        data: columns, a pytree of arrays [n, ...], such as `data.observed(ratings, counts=True)`.
+        batch_size: rows in a step; static.
+        key: for the order, and for the steps.
+        epochs: how many; static.
+
+    Returns:
+        (state, cost [epochs]): of each epoch, summed over its steps, each before its step.
+
+    Raises:
+        ValueError: columns of different lengths; batch_size out of range, or not a divisor of n where the data have no
+            `where` to close the rows that fill up the last batch.
+    """
+    lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(data)}
+    if len(lengths) != 1 or () in lengths:
+        raise ValueError(f"data: expected columns [n, ...] of one length, got lengths {sorted(lengths)}.")
+    ((n,),) = lengths
+    if not 1 <= batch_size <= n:
+        raise ValueError(f"batch_size: expected between 1 and the data's {n} rows, got {batch_size}.")
+    fill = -n % batch_size
+    if fill and not hasattr(data, "where"):
+        raise ValueError(f"batch_size: {batch_size} does not divide the {n} rows, and the data have no `where`.")
+    key_order, key_step = jax.random.split(key)
+
+    def epoch(state: State, number: Array) -> tuple[State, Total]:
+        order = jax.random.permutation(jax.random.fold_in(key_order, number), n)
+        order = jnp.pad(order, (0, fill)).reshape(-1, batch_size)
+        real = (jnp.arange(n + fill) < n).reshape(-1, batch_size)
+
+        def one(state: State, rows: tuple[Array, Array]) -> tuple[State, Total]:
+            batch = jax.tree.map(lambda column: lookup(column, rows[0]), data)
+            if fill:
+                batch = dataclasses.replace(batch, where=batch.where & rows[1])
+            return step(state, batch, key=key_step)
+
+        state, costs = jax.lax.scan(one, state, (order, real))
+        return state, jax.tree.map(lambda each: jnp.sum(each, axis=0), costs)
+
+    return jax.lax.scan(epoch, state, jnp.arange(epochs))
 
 
 def descend(

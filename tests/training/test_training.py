@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxrec import Ratings, data, losses, models
-from jaxrec.training import descend, fit, grid, init, loop, make_step, product
+from jaxrec.training import descend, epochs, fit, grid, init, loop, make_step, product
 from jaxrec.types import Total
 
 KEY = jax.random.key(0)
@@ -334,3 +334,58 @@ def test_a_member_that_diverges_is_named_and_harms_nobody(caplog):
 def test_a_grid_that_is_none(members, options, message):
     with pytest.raises(ValueError, match=message):
         grid(lambda m: m, members, progress=False, **options)
+
+
+def seen_by(columns, size, n_epochs):
+    """The order in which `epochs` shows rows numbered from 0: [n_epochs, batches, size], -1 for what fills up."""
+    seen = []
+
+    def step(state, batch, *, key):
+        jax.debug.callback(lambda v, w: seen.append(np.where(w, v, -1)), batch.value, batch.where, ordered=True)
+        return state, Total(jnp.sum(batch.where, dtype=jnp.float32), jnp.float32(1))
+
+    _, cost = epochs(step, jnp.zeros(()), columns, batch_size=size, key=KEY, epochs=n_epochs)
+    jax.effects_barrier()
+    return np.array(seen).reshape(n_epochs, -1, size), cost
+
+
+@pytest.mark.parametrize("size", [1, 4, 10])
+def test_epochs_show_every_row_once_in_a_new_order(size):
+    n = 10
+    ratings = Ratings(np.arange(n), np.zeros(n, int), np.arange(n), n, 1)
+    seen, cost = seen_by(data.observed(ratings), size, 3)
+    for epoch in seen:
+        assert sorted(epoch[epoch >= 0].tolist()) == list(range(n))
+    assert not (seen[0] == seen[1]).all()
+    assert cost.sum.tolist() == [n] * 3
+    assert cost.count.tolist() == [-(-n // size)] * 3
+
+
+def test_epochs_train_as_their_steps_do():
+    ratings = data.synthetic.low_rank(20, 15, 150, rng=0).ratings
+    columns = data.observed(ratings, counts=True)
+    start = models.init(20, 15, 2, key=KEY, mu=3.5)
+    step = make_step(lambda f, batch: losses.cost(f, batch, l2=1.0), optax.adam(0.01))
+    whole = lambda f: float(losses.cost(f, data.observed(ratings), l2=1.0))
+    run = jax.jit(lambda key: epochs(step, init(start, optax.adam(0.01)), columns, batch_size=64, key=key, epochs=20))
+    state, cost = run(KEY)
+    assert int(state.step) == 20 * 3
+    assert cost.sum[0] == pytest.approx(whole(start), rel=0.1)  # the batches' costs add up to the whole, penalty too
+    assert whole(state.params) < 0.9 * whole(start)
+    many = jax.vmap(run)(jax.random.split(jax.random.key(1), 3))  # an ensemble in one compile
+    assert many[1].sum.shape == (3, 20)
+
+
+def test_epochs_refuse_what_does_not_fit():
+    run = lambda columns, size: epochs(
+        lambda state, batch, *, key: (state, Total(jnp.zeros(()), jnp.zeros(()))),
+        jnp.zeros(()), columns, batch_size=size, key=KEY, epochs=1,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="does not divide the 10 rows"):
+        run(jnp.zeros(10), 4)
+    run(jnp.zeros(10), 5)
+    for size in (0, 11):
+        with pytest.raises(ValueError, match="between 1 and the data's 10"):
+            run(jnp.zeros(10), size)
+    with pytest.raises(ValueError, match="of one length"):
+        run({"a": jnp.zeros(10), "b": jnp.zeros(9)}, 5)
