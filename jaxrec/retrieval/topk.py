@@ -12,6 +12,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,16 @@ __all__ = ["by_blocks", "cosine", "dot", "negative_squared_distance", "top_k"]
 Exclude = tuple[Integer[Array, "*n e"], Bool[Array, "*n e"]]
 # score(queries [n, d], a block of items [m, d]) -> [n, m], more is better
 Score = Callable[[Array, Array], Array]
+
+
+@runtime_checkable
+class Searchable(Protocol):
+    """An index over `items`, which searches them in its own way."""
+
+    items: Array
+
+    def top_k(self, queries: Array, k: int, *, exclude: Exclude | None, allowed: Array | None) -> tuple[Array, Array]:
+        """(scores, ids), as `top_k`."""
 
 
 def dot(queries: Float[Array, "n d"], items: Float[Array, "m d"]) -> Float[Array, "n m"]:
@@ -47,7 +58,7 @@ def negative_squared_distance(queries: Float[Array, "n d"], items: Float[Array, 
 
 def top_k(
     queries: Float[Array, "*n d"],
-    items: Float[Array, "m d"],
+    items: Float[Array, "m d"] | Searchable,
     k: int,
     *,
     exclude: Exclude | None = None,
@@ -62,7 +73,7 @@ def top_k(
 
     Args:
         queries: one query [d], or one per row [n, d].
-        items: the catalogue.
+        items: the catalogue; or an index over one, such as `retrieval.approximate.build` makes, which may miss some.
         k: how many, at most the catalogue's size.
         exclude: (ids [n, e], where [n, e]), or [e] for one query: what each must not get, such as what the user has
             seen; padding has `where` False.
@@ -73,12 +84,17 @@ def top_k(
 
     Raises:
         ValueError: k or block out of range; queries and items of different dimensions; `exclude` or `allowed` of
-            another size.
+            another size; a score for an index, which has its own.
     """
     if queries.ndim == 1:
         rows = None if exclude is None else (exclude[0][None], exclude[1][None])
         scores, ids = top_k(queries[None], items, k, exclude=rows, allowed=allowed, score=score, block=block)
         return scores[0], ids[0]
+    if isinstance(items, Searchable):
+        if score is not dot:
+            raise ValueError("score: an index has its own; build it of vectors whose dot product is the score.")
+        _check(queries, items.items, k, exclude, allowed, block)
+        return items.top_k(queries, k, exclude=exclude, allowed=allowed)
     _check(queries, items, k, exclude, allowed, block)
     return by_blocks(queries, items, exclude, allowed, score=score, k=k, block=block)
 
