@@ -93,7 +93,7 @@ def main(settings: Settings) -> dict[str, Any]:
     part, validation = data.splits.by_time(train, test=0.1)
     content, *_ = films.content(dataset)
     towers = TwoTower(layers=tuple(settings.layers), dropout=settings.dropout)
-    trained = partial(_train, towers, content, settings=settings)
+    trained = partial(train_towers, towers, content, settings=settings)
     liked = lambda ratings: ratings.take(np.flatnonzero(ratings.value >= settings.liked))
 
     tried = {
@@ -102,9 +102,9 @@ def main(settings: Settings) -> dict[str, Any]:
     temperature = max(tried, key=tried.__getitem__)
     print("validation NDCG at 10 by temperature: " + ", ".join(f"{t:g}: {v:.4f}" for t, v in tried.items()))
     params = trained(train, temperature)
-    catalogue = build(towers, params, content, train, _regions(dataset), settings)
+    catalogue = build(towers, params, content, train, regions_of(dataset), settings)
     asking = np.unique(liked(later).user)
-    requests = _requests(content, train, asking, _regions(dataset), settings)
+    requests = requests_of(content, train, asking, regions_of(dataset), settings)
     answer = jax.jit(partial(respond, towers, settings=settings))
     scores, ids, found = jax.vmap(partial(answer, catalogue))(requests)
 
@@ -134,7 +134,9 @@ def main(settings: Settings) -> dict[str, Any]:
     profile = baselines.content_profile(train, _words(dataset))
     whole = {
         "candidates, ranked": of_lists(ids, scores > -jnp.inf),
-        "the whole catalogue": of_lists(*_top(catalogue.items, _vectors(towers, catalogue, requests), train, asking)),
+        "the whole catalogue": of_lists(
+            *_top(catalogue.items, request_vectors(towers, catalogue, requests), train, asking)
+        ),
         "content profile": of_lists(*_top_of(profile, train, asking)),
         "most popular": of_lists(*_top_of(baselines.popularity(liked(train)), train, asking)),
     }
@@ -220,11 +222,13 @@ def _vector(towers: TwoTower, catalogue: Catalogue, request: Request) -> Array:
     return hybrid.user_vector(towers, catalogue.params, *given, c=catalogue.c, tags=catalogue.tags)
 
 
-def _vectors(towers: TwoTower, catalogue: Catalogue, requests: Request) -> Array:
+def request_vectors(towers: TwoTower, catalogue: Catalogue, requests: Request) -> Array:
     return jax.jit(jax.vmap(partial(_vector, towers, catalogue)))(requests)
 
 
-def _train(towers: TwoTower, content: Any, train: Ratings, temperature: float, *, settings: Settings) -> hybrid.Hybrid:
+def train_towers(
+    towers: TwoTower, content: Any, train: Ratings, temperature: float, *, settings: Settings
+) -> hybrid.Hybrid:
     """The towers, by the in-batch softmax on liked films that are in no history of the step."""
     liked = train.take(np.flatnonzero(train.value >= settings.liked))
     count = jnp.asarray(np.bincount(liked.item, minlength=train.n_items), jnp.float32)
@@ -283,7 +287,7 @@ def _top_of(factors: Any, seen: Ratings, asking: np.ndarray) -> tuple[Array, Arr
     return _top(items, users[asking], seen, asking)
 
 
-def _requests(content: Any, train: Ratings, users: np.ndarray, regions: np.ndarray, settings: Settings) -> Request:
+def requests_of(content: Any, train: Ratings, users: np.ndarray, regions: np.ndarray, settings: Settings) -> Request:
     """One request per user, from train: her ratings, the last first."""
     newest = train.take(np.argsort(-train.time, kind="stable"))  # type: ignore[operator]
     item, where = harness.lists(newest, users)
@@ -304,7 +308,7 @@ def _requests(content: Any, train: Ratings, users: np.ndarray, regions: np.ndarr
     return Request(*map(jnp.asarray, on_device))
 
 
-def _regions(dataset: Dataset) -> np.ndarray:
+def regions_of(dataset: Dataset) -> np.ndarray:
     """[n_users], the number of each user's region; 0 for all where nothing is known."""
     if dataset.users is None or "zip_code" not in dataset.users.columns:
         return np.zeros(dataset.ratings.n_users, np.int64)

@@ -1,6 +1,6 @@
 """Losses, costs and their closed-form gradients: pure functions of arrays."""
 
-from jaxrec.losses import closed_form, content
+from jaxrec.losses import closed_form, content, ranking
 from jaxrec.losses.collaborative import cost, data_term, item_cost, items_cost, user_cost, users_cost
 from jaxrec.losses.pointwise import (
     absolute_error,
@@ -24,6 +24,7 @@ __all__ = [
     "items_cost",
     "logistic",
     "logistic_slope",
+    "ranking",
     "squared_error",
     "squared_error_slope",
     "user_cost",

@@ -88,7 +88,7 @@ def epochs(
     """Whole epochs on the device: a scan of steps over minibatches, shuffled anew each epoch; pure.
 
     Nothing goes to the host between steps, so that small batches are not held up by it. Every row of the data stands in
-    one batch of each epoch; the last batch is filled up with rows whose `where` is False.
+    one batch of each epoch; the last batch is filled up with rows whose `where` [n, ...] is False.
 
     Args:
         step: `training.make_step`'s or `training.lazy.make_step`'s.
@@ -119,15 +119,16 @@ def epochs(
     def epoch(state: State, number: Array) -> tuple[State, Total]:
         order = jax.random.permutation(jax.random.fold_in(key_order, number), n)
         order = jnp.pad(order, (0, fill)).reshape(-1, batch_size)
-        real = (jnp.arange(n + fill) < n).reshape(-1, batch_size)
+        there = (jnp.arange(n + fill) < n).reshape(-1, batch_size)
 
         def one(state: State, rows: tuple[Array, Array]) -> tuple[State, Total]:
             batch = jax.tree.map(lambda column: lookup(column, rows[0]), data)
             if fill:
-                batch = dataclasses.replace(batch, where=batch.where & rows[1])
+                real = rows[1].reshape(-1, *[1] * (batch.where.ndim - 1))
+                batch = dataclasses.replace(batch, where=batch.where & real)
             return step(state, batch, key=key_step)
 
-        state, costs = jax.lax.scan(one, state, (order, real))
+        state, costs = jax.lax.scan(one, state, (order, there))
         return state, jax.tree.map(lambda each: jnp.sum(each, axis=0), costs)
 
     return jax.lax.scan(epoch, state, jnp.arange(epochs))

@@ -21,6 +21,7 @@ from experiments import (
     mean_normalization,
     published,
     quickstart,
+    ranking_head,
     retrieve_and_rank,
     user_ridge,
 )
@@ -442,3 +443,19 @@ def test_retrieve_and_rank(tmp_path, capsys, monkeypatch):
 def test_retrieve_and_rank_needs_times(tmp_path):
     with pytest.raises(ValueError, match="synthetic has no times"):
         retrieve_and_rank.main(retrieve_and_rank.Settings(data="synthetic", out=str(tmp_path)))
+
+
+def test_ranking_head(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(data.synthetic, "low_rank", with_times)
+    settings = ranking_head.Settings(
+        data="synthetic", out=str(tmp_path), layers=(16, 8), width=4, steps=20, rate=0.01, batch=64, size=40, near=10,
+        liked=3.5, popular=5, of_region=5, of_genre=5, hidden=(8,), seeds=2, head_batch=32, head_epochs=(1, 3),
+    )  # fmt: skip
+    ranking_head.main(settings)
+    values = read(tmp_path, "ranking_head")["metrics"]
+    assert values["epochs"] in (1, 3)
+    names = ("by_the_heads", "by_the_product", "by_popularity")
+    assert all(0 <= values[f"{metric}_known_{name}"] <= 1 for name in names for metric in ("precision", "recall"))
+    # they rank the same candidates, in other orders
+    assert len({values[f"ndcg_known_{name}"] for name in names}) == 3
+    assert "validation NDCG at 10 by epochs: 0: " in capsys.readouterr().out

@@ -11,7 +11,7 @@ import pytest
 
 from jaxrec import Ratings, data, losses, models
 from jaxrec.training import descend, epochs, fit, grid, init, loop, make_step, product
-from jaxrec.types import Total
+from jaxrec.types import Bucket, Total
 
 KEY = jax.random.key(0)
 
@@ -359,6 +359,14 @@ def test_epochs_show_every_row_once_in_a_new_order(size):
     assert not (seen[0] == seen[1]).all()
     assert cost.sum.tolist() == [n] * 3
     assert cost.count.tolist() == [-(-n // size)] * 3
+
+
+def test_epochs_fill_up_lists_too():
+    """Rows that have a `where` each, [n, length]: what fills up the last batch is closed as a whole."""
+    lists = Bucket(jnp.arange(5), jnp.zeros((5, 3), jnp.int32), jnp.ones((5, 3)), jnp.ones((5, 3), bool))
+    step = lambda state, batch, *, key: (state + batch.where.sum(), Total(jnp.zeros(()), jnp.zeros(())))
+    state, _ = epochs(step, jnp.array(0), lists, batch_size=2, key=KEY, epochs=2)
+    assert int(state) == 2 * 5 * 3
 
 
 def test_epochs_train_as_their_steps_do():

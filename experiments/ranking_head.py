@@ -1,0 +1,197 @@
+"""Do ranking heads, trained on candidates, order them better than the product of the vectors?
+
+The setting of experiments.retrieve_and_rank, and its candidates. A fifth of train is laid aside; towers learn from the
+rest, and requests made of that rest get candidates, liked or not by the fifth: on these heads are trained, with the
+sources that named a candidate and its popularity beside the vectors, and each user twice, once as one of whom nothing
+is known. A part of the users chooses their epochs by NDCG at 10. Then requests are made of all of train, with the
+same towers, and measured on what users liked later, against the product, and popularity, on the same candidates.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from experiments import films, harness, retrieve_and_rank
+from experiments.retrieve_and_rank import Request, build, request_vectors, respond, train_towers
+from jaxrec import data, losses, metrics, training
+from jaxrec.models.head import Head
+from jaxrec.models.two_tower import TwoTower
+from jaxrec.retrieval import ranking
+from jaxrec.types import Ratings
+
+
+@dataclass(frozen=True)
+class Settings(retrieve_and_rank.Settings):
+    """Those of the retrieval, with its temperature as it was chosen there, and the head's."""
+
+    temperature: float = 0.4
+    hidden: tuple[int, ...] = (64, 32)
+    head_dropout: float = 0.1
+    head_decay: float = 1e-2
+    head_rate: float = 1e-3
+    head_batch: int = 128
+    seeds: int = 4
+    head_epochs: tuple[int, ...] = (10, 20, 40, 80, 160)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Lists:
+    """Candidates of several requests, all that the head sees of them, and which were liked."""
+
+    v_user: Array  # [n, d]
+    v_item: Array  # [n, c, d]
+    more: Array  # [n, c, sources + 1], who named it, and its popularity
+    ids: Array  # [n, c]
+    where: Array  # [n, c]
+    liked: Array  # [n, c]
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Trains towers and head, measures; returns what it wrote to OUT/ranking_head.json."""
+    start = time.perf_counter()
+    dataset = harness.load(settings)
+    train, later = data.splits.by_time(dataset.ratings, test=settings.later)
+    base, aside = data.splits.random(train, test=0.2, rng=settings.seed)
+    content, *_ = films.content(dataset)
+    regions = retrieve_and_rank.regions_of(dataset)
+    towers = TwoTower(layers=tuple(settings.layers), dropout=settings.dropout)
+    params = train_towers(towers, content, base, settings.temperature, settings=settings)
+    head = Head(tuple(settings.hidden), dropout=settings.head_dropout)
+
+    liked = lambda ratings: ratings.take(np.flatnonzero(ratings.value >= settings.liked))
+
+    def lists(known: Ratings, users: np.ndarray, after: Ratings, *, forget: bool = False) -> Lists:
+        catalogue = build(towers, params, content, known, regions, settings)
+        requests = retrieve_and_rank.requests_of(content, known, users, regions, settings)
+        if forget:
+            none = jnp.zeros_like
+            requests = requests._replace(where=none(requests.where), last_where=none(requests.last_where))
+        return _lists(towers, catalogue, requests, liked(known), _pairs(users, liked(after)), settings)
+
+    def both(users: np.ndarray) -> Lists:
+        twice = lists(base, users, aside), lists(base, users, aside, forget=True)
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *twice)
+
+    users = np.random.default_rng(settings.seed).permutation(np.unique(liked(aside).user))
+    fit_on, choose_on = np.sort(users[len(users) // 5 :]), np.sort(users[: len(users) // 5])
+    to_choose, measured = both(choose_on), partial(_measure, settings=settings)
+    answer = harness.lists(liked(aside), np.tile(choose_on, 2))
+    by_heads = jax.jit(partial(_by_heads, head))
+    trained = _train(head, both(fit_on), settings)
+    tried = {epochs: measured(by_heads(each, to_choose), to_choose, answer)["ndcg"] for epochs, each in trained.items()}
+    best = max(tried, key=tried.__getitem__)
+    tried[0] = measured(_by_product(to_choose), to_choose, answer)["ndcg"]
+    print("validation NDCG at 10 by epochs: " + ", ".join(f"{e}: {tried[e]:.4f}" for e in sorted(tried)))
+
+    asking = np.unique(liked(later).user)
+    known = np.isin(asking, train.user)
+    test = lists(train, asking, later)
+    scores = {
+        "by the heads": by_heads(trained[best], test),
+        "by the product": _by_product(test),
+        "by popularity": test.more[..., -1],
+    }
+    rows: list[dict[str, Any]] = []
+    values: dict[str, Any] = {"epochs": best, "users": len(asking), "known_users": int(known.sum())}
+    for name, score in scores.items():
+        row: dict[str, Any] = {"candidates ranked": name}
+        for who, among in (("known", known), ("new", ~known)):
+            if among.any():
+                of = jax.tree.map(lambda leaf, among=among: leaf[among], test)
+                found = measured(score[among], of, harness.lists(liked(later), asking[among]))
+                row |= {f"{metric}, {who}": value for metric, value in found.items()}
+                values |= {f"{m}_{who}_{name.replace(' ', '_')}": value for m, value in found.items()}
+        rows.append(row)
+    harness.table(rows)
+    harness.plot("ranking_head", settings, lambda axes: _draw(axes, rows))
+    return harness.report("ranking_head", settings, values, time.perf_counter() - start)
+
+
+def _lists(
+    towers: TwoTower, catalogue: Any, requests: Request, liked: Ratings, after: np.ndarray, settings: Settings
+) -> Lists:
+    _, _, found = jax.jit(jax.vmap(partial(respond, towers, catalogue, settings=settings)))(requests)
+    popularity = jnp.log1p(jnp.bincount(jnp.asarray(liked.item), length=liked.n_items))
+    more = [found.named.astype(jnp.float32), (popularity - popularity.mean())[found.ids][..., None]]
+    vectors = request_vectors(towers, catalogue, requests)
+    was_liked = np.take_along_axis(after, np.asarray(found.ids), axis=1) & np.asarray(found.where)
+    return Lists(
+        vectors,
+        catalogue.items[found.ids],
+        jnp.concatenate(more, axis=-1),
+        found.ids,
+        found.where,
+        jnp.asarray(was_liked, jnp.float32),
+    )
+
+
+def _pairs(users: np.ndarray, ratings: Ratings) -> np.ndarray:
+    """[users, n_items], True where there is a rating."""
+    there = np.zeros((ratings.n_users, ratings.n_items), bool)
+    there[ratings.user, ratings.item] = True
+    return there[users]
+
+
+def _train(head: Head, lists: Lists, settings: Settings) -> dict[int, Any]:
+    """Epochs -> the parameters of one head per seed, [seeds, ...], after as many, along one path."""
+
+    def cost(params: Any, lists: Lists, *, key: Array) -> Any:
+        given = lists.v_user, lists.v_item, lists.more
+        score: Any = head.apply(params, *given, train=True, rngs={"dropout": key})
+        return losses.ranking.softmax(score, lists.liked, where=lists.where)
+
+    optimizer = optax.adamw(settings.head_rate, weight_decay=settings.head_decay)
+    first = lambda key: training.init(head.init(key, lists.v_user[:1], lists.v_item[:1], lists.more[:1]), optimizer)
+
+    def run(states: Any, keys: Array, epochs: int) -> Any:
+        whole = partial(training.epochs, training.make_step(cost, optimizer), batch_size=settings.head_batch)
+        return jax.lax.map(lambda of: whole(of[0], lists, key=of[1], epochs=epochs)[0], (states, keys))
+
+    keys = jax.random.split(jax.random.key(settings.seed), settings.seeds)
+    states, done, out = jax.vmap(first)(keys), 0, {}
+    for total in sorted(settings.head_epochs):
+        of = jax.vmap(partial(jax.random.fold_in, data=total))(keys)
+        states = jax.jit(run, static_argnums=2)(states, of, total - done)
+        done, out[total] = total, states.params
+    return out
+
+
+def _by_heads(head: Head, params: Any, lists: Lists) -> Array:
+    """The mean of the heads' scores."""
+    score = lambda params: head.apply(params, lists.v_user, lists.v_item, lists.more)
+    return jnp.mean(jax.lax.map(score, params), axis=0)
+
+
+def _by_product(lists: Lists) -> Array:
+    return jnp.sum(lists.v_user[:, None, :] * lists.v_item, axis=-1)
+
+
+def _measure(scores: Array, lists: Lists, liked: tuple[np.ndarray, np.ndarray], settings: Settings) -> dict[str, float]:
+    best, ids = jax.vmap(partial(ranking.order, k=settings.k))(scores, lists.ids, lists.where)
+    relevant, where = map(jnp.asarray, liked)
+    measure = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
+    given = {"where": where, "filled": best > -jnp.inf}
+    return {name: float(jnp.mean(metric(ids, relevant, **given))) for name, metric in measure.items()}
+
+
+def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
+    shown = [key for key in rows[0] if key.startswith("ndcg")]
+    for offset, row in enumerate(rows):
+        axes.bar(
+            np.arange(len(shown)) + 0.25 * offset, [row[key] for key in shown], 0.22, label=row["candidates ranked"]
+        )
+    axes.set_xticks(np.arange(len(shown)) + 0.25, shown)
+    axes.set(ylabel="NDCG at 10, of what users later liked")
+    axes.legend(frameon=False)
+
+
+if __name__ == "__main__":
+    harness.run(main, Settings)
