@@ -1,0 +1,147 @@
+"""What does a request over a catalogue of a million items cost, with its vectors and tables computed in advance?
+
+A request, for one user, in one compiled function: the lists of her last ten items' nearest, of three groups, of her
+region, the most popular, her own; merged without doubles or what she has seen; scored by their vectors; the ten best.
+It reads some hundreds of rows, so a larger catalogue costs nothing but cache misses. Beside it the exact search of
+the whole catalogue (`top_k`) for one query and for many, and the memory that it takes over the catalogue itself. Each
+cell in a fresh process; answers are checked against NumPy before they are timed.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from benchmarks import harness
+from experiments import harness as experiment
+from jaxrec.lookup import lookup
+from jaxrec.retrieval import candidates, ranking, top_k
+from jaxrec.retrieval.candidates import Table
+
+GROUPS = 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes."""
+
+    items: tuple[int, ...] = (10_000, 1_000_000)
+    searched: tuple[int, ...] = (1_000_000, 10_000_000)
+    queries: tuple[int, ...] = (1, 64)
+    dim: int = 32
+    k: int = 100  # of a search; a request's list has 10
+    repeats: int = 20
+    timeout: float = 600.0
+    seed: int = 0
+    out: str = "results"
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Measures every cell, prints the table; returns what it wrote to OUT/request.json."""
+    start = time.perf_counter()
+    cells = [{"what": "request", "items": n, "queries": 1} for n in settings.items]
+    cells += [{"what": "search", "items": n, "queries": q} for n in settings.searched for q in settings.queries]
+    shared = {"dim": settings.dim, "k": settings.k, "repeats": settings.repeats, "seed": settings.seed}
+    rows = [c | harness.in_fresh_process(__spec__.name, c | shared, timeout=settings.timeout) for c in cells]
+    if wrong := [row for row in rows if row.get("wrong")]:
+        raise RuntimeError(f"cells that failed for another reason than memory or time: {wrong}")
+    for row in rows:
+        row.setdefault("ms", row.get("failed"))
+    columns = ("what", "items", "queries", "ms", "slowest ms", "catalogue MB", "extra / catalogue")
+    experiment.table([{c: row.get(c, "-") for c in columns} for row in rows])
+    return experiment.report("request", settings, {"rows": rows}, time.perf_counter() - start)
+
+
+def measure(cell: dict[str, Any]) -> dict[str, Any]:
+    """One cell, in its own process: checked, weighed, timed."""
+    rng = np.random.default_rng(cell["seed"])
+    items = rng.standard_normal((cell["items"], cell["dim"]), np.float32)
+    return (of_request if cell["what"] == "request" else of_search)(cell, rng, items)
+
+
+def of_request(cell: dict[str, Any], rng: np.random.Generator, items: np.ndarray) -> dict[str, Any]:
+    """Milliseconds of a request on drawn lists."""
+    n = len(items)
+    draw = lambda *shape: jnp.asarray(rng.integers(0, n, shape, np.int32))
+    lists = lambda rows, k: Table(draw(rows, k), jnp.ones((rows, k), bool))
+    catalogue = {
+        "items": jnp.asarray(items),
+        "similar": lists(n, 10),
+        "group": lists(GROUPS, 10),
+        "region": lists(10, 20),
+        "popular": lists(1, 20),
+    }
+    asked = {
+        "query": jnp.asarray(rng.standard_normal(cell["dim"], np.float32)),
+        "seen": draw(200),
+        "groups": jnp.asarray(rng.choice(GROUPS, 3, replace=False), jnp.int32),
+        "region": jnp.ones(1, jnp.int32),
+        "own": draw(30),
+    }
+    run = jax.jit(respond)
+    _check_request(catalogue, asked, run(catalogue, asked))
+    timings = harness.seconds(run, catalogue, asked, repeats=cell["repeats"])
+    return {"ms": 1e3 * timings["seconds"], "slowest ms": 1e3 * timings["slowest"]}
+
+
+def respond(catalogue: dict[str, Any], asked: dict[str, Array]) -> tuple[Array, Array]:
+    """(scores, ids) of the ten best candidates."""
+    everywhere = lambda ids: jnp.ones(ids.shape, bool)
+    sources = [
+        candidates.look_up(catalogue["similar"], asked["seen"][:10]),
+        candidates.look_up(catalogue["group"], asked["groups"]),
+        candidates.look_up(catalogue["region"], asked["region"]),
+        candidates.look_up(catalogue["popular"], jnp.zeros(1, jnp.int32)),
+        (asked["own"], everywhere(asked["own"])),
+    ]
+    found = candidates.merge(sources, size=256, exclude=(asked["seen"], everywhere(asked["seen"])))
+    return ranking.rank(asked["query"], catalogue["items"], found.ids, found.where, k=10)
+
+
+def _check_request(catalogue: dict[str, Any], asked: dict[str, Array], answer: tuple[Array, Array]) -> None:
+    """The ten best of the lists' union less what was seen, by NumPy."""
+    host = {name: np.asarray(value) for name, value in asked.items()}
+    rows = lambda name, keys: np.asarray(catalogue[name].ids)[keys].ravel()
+    union = [
+        rows("similar", host["seen"][:10]),
+        rows("group", host["groups"]),
+        rows("region", [1]),
+        rows("popular", [0]),
+    ]
+    left = np.setdiff1d(np.concatenate([*union, host["own"]]), host["seen"])
+    score = np.asarray(lookup(catalogue["items"], jnp.asarray(left))).astype(np.float64) @ host["query"]
+    np.testing.assert_allclose(answer[0], np.sort(score)[::-1][:10], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(answer[1], left[np.argsort(-score, kind="stable")[:10]])
+
+
+def of_search(cell: dict[str, Any], rng: np.random.Generator, items: np.ndarray) -> dict[str, Any]:
+    """Milliseconds of an exact search, and its memory over the catalogue's own."""
+    queries = rng.standard_normal((cell["queries"], cell["dim"]), np.float32)
+    best = []  # by parts, in float64, from the definition
+    for k in range(0, len(items), 500_000):
+        score = queries.astype(np.float64) @ items[k : k + 500_000].T.astype(np.float64)
+        best.append(np.partition(score, -min(cell["k"], score.shape[1]), axis=1)[:, -cell["k"] :])
+    right = -np.sort(-np.concatenate(best, axis=1), axis=1)[:, : cell["k"]]
+    size = items.nbytes
+    given = jnp.asarray(queries), jnp.asarray(items)
+    del items
+    search = lambda queries, items: top_k(queries, items, cell["k"])
+    compiled, weights = harness.compile_and_weigh(search, *given)
+    np.testing.assert_allclose(compiled(*given)[0], right, rtol=1e-4, atol=1e-4)
+    timings = harness.seconds(compiled, *given, repeats=min(cell["repeats"], 5))
+    extra = weights["temporary_bytes"] + weights["output_bytes"]
+    return {
+        "ms": 1e3 * timings["seconds"],
+        "slowest ms": 1e3 * timings["slowest"],
+        "catalogue MB": round(size / 1e6),
+        "extra / catalogue": extra / size,
+    }
+
+
+if __name__ == "__main__":
+    if not harness.serve(measure):
+        experiment.run(main, Settings)
