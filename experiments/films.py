@@ -1,4 +1,4 @@
-"""What is known of MovieLens' users and films beside the ratings, as features: shared by the content experiments."""
+"""What is known of users and films (or jokes) beside the ratings, as features: shared by the content experiments."""
 
 from typing import Any
 
@@ -15,9 +15,10 @@ def region(zip_code: Any) -> str:
 
 
 def content(dataset: Dataset) -> tuple[Content, features.Encoder, features.Encoder]:
-    """(features, the users' encoder, the items' encoder) of a MovieLens dataset; what a dataset lacks is left out.
+    """(features, the users' encoder, the items' encoder) of a dataset; what it lacks is left out.
 
-    No rating is looked at. The tables are whole, so that nothing in them is unknown.
+    Films have years and genres; jester's jokes, which have neither, the words of their texts by TF-IDF. No rating is
+    looked at. The tables are whole, so that nothing in them is unknown.
     """
     n_users, n_items = dataset.ratings.n_users, dataset.ratings.n_items
     users: dict[str, Any] = {"user": [1] * n_users}  # where nothing is known: one column, the same for all
@@ -27,15 +28,19 @@ def content(dataset: Dataset) -> tuple[Content, features.Encoder, features.Encod
         users["region"] = [region(code) for code in users.pop("zip_code")]
     if dataset.items is not None and "genres" in dataset.items.columns:
         items = {name: dataset.items[name].to_list() for name in ("year", "genres")}
-    declare = lambda values: (
-        features.Tags()
+    elif dataset.titles is not None and dataset.name == "jester5k":  # its titles are the jokes
+        items = {"text": dataset.titles.tolist()}
+    declare = lambda name, values: (
+        features.Text()
+        if name == "text"
+        else features.Tags()
         if isinstance(values[0], list)
         else features.Category()
         if any(isinstance(value, str) for value in values)
         else features.Numeric()
     )
     of_users, of_items = (
-        features.fit(table, {name: declare(values) for name, values in table.items()}) for table in (users, items)
+        features.fit(table, {name: declare(name, values) for name, values in table.items()}) for table in (users, items)
     )
     tags = jnp.ones((n_items, 1))  # one tag that every film has
     if "genres" in items:

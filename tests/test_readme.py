@@ -1,7 +1,14 @@
-"""The README's code runs as it stands, on synthetic ratings of ml-100k's ids. (Its doctests run by pytest's glob.)"""
+"""The README's code runs as it stands, on synthetic ratings of ml-100k's ids. (Its doctests run by pytest's glob.)
 
+The trainings are cut to two epochs: here they are to run, not to learn.
+"""
+
+import dataclasses
 import re
 from pathlib import Path
+
+import numpy as np
+import polars as pl
 
 from jaxrec import data
 
@@ -12,10 +19,21 @@ def test_the_readmes_code_runs(as_users_run, monkeypatch, tmp_path, capsys):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     code = "\n".join(block for block in blocks if ">>>" not in block)
     assert "jaxrec.data.load" in code
+    code, trainings = re.subn(r"epochs=\d+", "epochs=2", code)
+    assert trainings == 2
     films = data.synthetic.low_rank(943, 1682, 20_000, rng=0)
+    rng = np.random.default_rng(0)
+    jobs = [*rng.choice(["programmer", "artist"], 942), "programmer"]
+    users = {"user_id": films.ratings.user_ids, "age": rng.integers(10, 70, 943), "occupation": jobs}
+    genres = [["Comedy"], ["Drama", "Crime"], []]
+    items = {"item_id": films.ratings.item_ids, "year": rng.integers(1930, 1999, 1682)}
+    items["genres"] = [genres[n % 3] for n in range(1682)]
+    films = dataclasses.replace(films, scale=(1.0, 5.0), users=pl.DataFrame(users), items=pl.DataFrame(items))
     monkeypatch.setattr(data, "load", lambda name: films)
-    object.__setattr__(films, "scale", (1.0, 5.0))
     monkeypatch.chdir(tmp_path)  # it saves a model
     exec(code, {})
     assert (tmp_path / "films.jaxrec").exists()
-    assert len(capsys.readouterr().out.splitlines()) == 5 + 1  # five films and an error
+    assert (tmp_path / "request.jaxrec").exists()
+    shown = capsys.readouterr().out.split("[", 1)
+    assert len(shown[0].splitlines()) == 5 + 1 + 1  # five films, two errors
+    assert len(shown[1].split("' '")) == 5  # five more
