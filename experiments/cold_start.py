@@ -39,7 +39,7 @@ class Settings(harness.Settings):
     als_l2_bias: float = 3.0
     sweeps: int = 30
     layers: tuple[int, ...] = (256, 128, 32)
-    dropout: float = 0.2
+    dropout: float = 0.0
     rank: int = 8
     width: int = 32
     held: float = 0.3

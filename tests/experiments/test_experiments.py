@@ -12,6 +12,7 @@ from experiments import (
     als,
     binary_labels,
     cold_start,
+    films,
     fold_in,
     gradient_descent,
     grid_search,
@@ -374,12 +375,24 @@ NETWORKS = {"layers": (16, 8), "width": 4, "rank": 2, "steps": 60, "rate": 0.01}
 
 
 def test_hybrid(tmp_path):
-    settings = hybrid.Settings(**TINY, **NETWORKS, out=str(tmp_path), dropouts=(0.1,), l2=2.0, l2_bias=1.0, seeds=2)
+    settings = hybrid.Settings(
+        **TINY, **NETWORKS, out=str(tmp_path), dropouts=(0.1,), l2=2.0, l2_bias=1.0, seeds=2, seeds_to_choose=2
+    )
     hybrid.main(settings)
     values = read(tmp_path, "hybrid")["metrics"]
     assert values["hybrid_together_rmse"] <= values["hybrid_rmse"]  # the mean of two is no worse than their mean error
     assert values["hybrid_rmse"] < values["damped_biases_rmse"] * 1.1
     assert values["hybrid_dropout"] == 0.1
+
+
+def test_jesters_jokes_have_the_words_of_their_texts_as_features():
+    jokes = np.array(["A duck walks in", "The duck pays", "Two nuns walk"])
+    dataset = data.Dataset("jester5k", data.Ratings([0], [0], [1.0], 2, 3), titles=jokes)
+    content, of_users, of_items = films.content(dataset)
+    assert of_items.names == ("text:duck",)  # the only word in two of them
+    np.testing.assert_allclose(content.items[:, 0], [1, 1, 0])
+    assert content.users.shape == (2, 1)
+    assert of_users.names == ("user",)
 
 
 def test_cold_start(tmp_path):
