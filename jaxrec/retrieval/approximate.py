@@ -21,8 +21,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from jaxrec.kernels.topk import Exclude
 from jaxrec.retrieval import ranking
-from jaxrec.retrieval.topk import Exclude, top_k
+from jaxrec.retrieval.topk import top_k
 
 __all__ = ["Index", "build", "recall"]
 

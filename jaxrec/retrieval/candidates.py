@@ -33,8 +33,9 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
+from jaxrec.kernels.topk import Score, two_pass
 from jaxrec.lookup import lookup
-from jaxrec.retrieval.topk import Score, by_blocks, dot
+from jaxrec.retrieval.topk import dot
 
 __all__ = ["Candidates", "Table", "favorites", "look_up", "merge", "nearest", "top_of_groups"]
 
@@ -101,7 +102,7 @@ def nearest(
             first = min(begin, n - rows)  # the last part overlaps, so that there is one shape to compile
             asked = jnp.arange(first, first + rows, dtype=jnp.int32)
             itself = asked[:, None], jnp.ones((rows, 1), bool)
-            scores, ids = by_blocks(
+            scores, ids = two_pass(
                 items[first : first + rows], items, itself, allowed, score=score, k=wanted, block=block
             )
             found[first : first + rows, :wanted] = ids

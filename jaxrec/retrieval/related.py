@@ -7,8 +7,9 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxrec import check
+from jaxrec.kernels.topk import two_pass
 from jaxrec.lookup import lookup
-from jaxrec.retrieval.topk import by_blocks, negative_squared_distance
+from jaxrec.retrieval.topk import negative_squared_distance
 
 __all__ = ["related"]
 
@@ -44,6 +45,6 @@ def related(
     asked = jnp.atleast_1d(jnp.asarray(item))
     itself = asked[:, None], jnp.ones((len(asked), 1), bool)
     block = max(1, min(len(x), DIFFERENCES // max(1, len(asked) * x.shape[1])))
-    scores, ids = by_blocks(lookup(x, asked), x, itself, None, score=negative_squared_distance, k=k, block=block)
+    scores, ids = two_pass(lookup(x, asked), x, itself, None, score=negative_squared_distance, k=k, block=block)
     distances = jnp.abs(scores)  # -scores would make a distance of 0 a -0
     return (distances, ids) if np.ndim(item) else (distances[0], ids[0])

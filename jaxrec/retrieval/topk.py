@@ -10,20 +10,16 @@
 [[0, 1]]
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Int
 
-__all__ = ["by_blocks", "cosine", "dot", "negative_squared_distance", "top_k"]
+from jaxrec.kernels.topk import Exclude, Score, two_pass
 
-Exclude = tuple[Integer[Array, "*n e"], Bool[Array, "*n e"]]
-# score(queries [n, d], a block of items [m, d]) -> [n, m], more is better
-Score = Callable[[Array, Array], Array]
+__all__ = ["cosine", "dot", "negative_squared_distance", "top_k"]
 
 
 @runtime_checkable
@@ -80,7 +76,7 @@ def top_k(
         allowed: [m], False for items that nobody gets.
         score: `dot`, `cosine` or `negative_squared_distance` of this module, or a function like them; the last
             holds differences [n, block, d]: take a small block.
-        block: items scored at once; memory is n * block numbers.
+        block: items scored at once; memory is 64 * (block + m / 32) numbers: queries go in parts of 64.
 
     Raises:
         ValueError: k or block out of range; queries and items of different dimensions; `exclude` or `allowed` of
@@ -96,52 +92,7 @@ def top_k(
         _check(queries, items.items, k, exclude, allowed, block)
         return items.top_k(queries, k, exclude=exclude, allowed=allowed)
     _check(queries, items, k, exclude, allowed, block)
-    return by_blocks(queries, items, exclude, allowed, score=score, k=k, block=block)
-
-
-@partial(jax.jit, static_argnames=("score", "k", "block"))
-def by_blocks(
-    queries: Float[Array, "n d"],
-    items: Float[Array, "m d"],
-    exclude: Exclude | None,
-    allowed: Bool[Array, " m"] | None,
-    *,
-    score: Score,
-    k: int,
-    block: int,
-) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
-    """The k best by any score: scan the blocks, keep the k best so far. The ids of exclusions are trusted."""
-    n, m = queries.shape[0], items.shape[0]  # n may be symbolic (jax.export): no len
-    # at least float32: sums in half precision lose ranks, and lax.top_k on the CPU sorts everything in other types
-    dtype = queries.dtype if queries.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
-    queries = queries.astype(dtype)
-    block = min(block, m)
-
-    def merge(best: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
-        # Slices, and no padded copy: the catalogue stays alone in memory. The last block begins early where the size
-        # asks for it; what the block before has had is closed in it.
-        begin = number * block
-        first = jnp.minimum(begin, m - block)
-        here_too = first + jnp.arange(block, dtype=jnp.int32) >= begin
-        if allowed is not None:
-            here_too &= jax.lax.dynamic_slice_in_dim(allowed, first, block)
-        scores = score(queries, jax.lax.dynamic_slice_in_dim(items, first, block).astype(dtype))
-        scores = jnp.where(scores == 0, 0, scores)  # lax.top_k ranks -0 below 0; for us they tie
-        scores = jnp.where(here_too[None, :], scores, -jnp.inf)
-        if exclude is not None:
-            ids, where = exclude[0].astype(jnp.int32), exclude[1]
-            here = jnp.where(where & (ids >= first) & (ids < first + block), ids - first, block)  # block: dropped
-            scores = scores.at[jnp.arange(n)[:, None], here].set(-jnp.inf, mode="drop")
-        top, place = jax.lax.top_k(scores, min(k, block))
-        # what came before has lower ids and stands first, so that lax.top_k's ties go to the lowest id
-        joined = jnp.concatenate([best[0], top], axis=1)
-        scores, kept = jax.lax.top_k(joined, k)
-        ids = jnp.take_along_axis(jnp.concatenate([best[1], place + first], axis=1), kept, axis=1)
-        return (scores, ids), None
-
-    # -inf with id 0 stands first from the start, so what is excluded never shows its id
-    nothing = jnp.full((n, k), -jnp.inf, dtype), jnp.zeros((n, k), jnp.int32)
-    return jax.lax.scan(merge, nothing, jnp.arange(-(-m // block), dtype=jnp.int32))[0]
+    return two_pass(queries, items, exclude, allowed, score=score, k=k, block=block)
 
 
 def _check(queries: Array, items: Array, k: int, exclude: Exclude | None, allowed: Array | None, block: int) -> None:

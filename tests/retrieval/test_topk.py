@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec import retrieval
+from jaxrec.kernels.topk import two_pass
 from jaxrec.retrieval import top_k, topk
 
 M = 23
@@ -301,5 +302,5 @@ def test_by_other_scores(block, score):
 def test_the_catalogue_is_not_copied():
     """What the compiled search holds beside its arguments is a block's scores, whatever the catalogue's size."""
     queries, items = jnp.ones((4, 8)), jnp.ones((100_003, 8))
-    compiled = topk.by_blocks.lower(queries, items, None, None, score=topk.dot, k=10, block=1024).compile()
+    compiled = two_pass.lower(queries, items, None, None, score=topk.dot, k=10, block=1024).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * items.nbytes
