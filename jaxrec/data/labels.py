@@ -1,6 +1,6 @@
-"""Binary labels: 1 engaged, 0 shown and not engaged; what was not shown is not in the ratings.
+"""Labels from ratings: binary ones, 1 engaged, 0 shown and not engaged; and confidences of implicit feedback.
 
-For `losses.logistic`, `metrics.log_loss` and `metrics.auc`.
+Binary ones are for `losses.logistic`, `metrics.log_loss` and `metrics.auc`; what was not shown is not in the ratings.
 
 >>> ratings = Ratings(user=[0, 0, 1, 1], item=[0, 1, 0, 2], value=[5, 3, 1, 4], n_users=2, n_items=3)
 >>> by_threshold(ratings, positive=4).value
@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxrec.types import Ratings
 
-__all__ = ["by_threshold", "with_sampled_negatives"]
+__all__ = ["by_threshold", "confidence", "with_sampled_negatives"]
 
 
 def by_threshold(ratings: Ratings, *, positive: float, negative: float | None = None) -> Ratings:
@@ -45,6 +45,31 @@ def by_threshold(ratings: Ratings, *, positive: float, negative: float | None = 
             "Expected some of each: take thresholds inside the scale."
         )
     return labels
+
+
+def confidence(ratings: Ratings, *, alpha: float = 40.0) -> Ratings:
+    """Hu, Koren and Volinsky's confidences c = 1 + alpha r in 1, as `solvers.implicit_als` takes them (unobserved=1).
+
+    Their sum over all pairs of c (p - s)^2, p = 1 and c = 1 + alpha r where observed, p = 0 and c = 1 elsewhere, is, up
+    to a constant, the sum over observed of alpha r (s - (1 + alpha r) / (alpha r))^2 and that over all pairs of s^2:
+    what is returned has the values (1 + alpha r) / (alpha r) and the weights alpha r.
+
+    Args:
+        ratings: values are amounts r > 0, of clicks, plays; other weights are not read.
+        alpha: > 0; theirs was 40.
+
+    Raises:
+        ValueError: alpha or an amount that is not positive.
+
+    >>> hu = confidence(Ratings(user=[0], item=[0], value=[2.0], n_users=1, n_items=1), alpha=4.0)
+    >>> hu.value.tolist(), hu.weights.tolist()
+    ([1.125], [8.0])
+    """
+    if not (0 < alpha < np.inf) or (len(ratings) and ratings.value.min() <= 0):
+        low = ratings.value.min() if len(ratings) else "none"
+        raise ValueError(f"confidence: expected alpha > 0 and amounts > 0, got {alpha} and a smallest amount of {low}.")
+    weights = np.float32(alpha) * ratings.value
+    return dataclasses.replace(ratings, value=(1 + weights) / weights, weights=weights)
 
 
 def with_sampled_negatives(ratings: Ratings, *, per_positive: int, rng: np.random.Generator | int) -> Ratings:

@@ -5,28 +5,26 @@ each row's regression predicts what it did not see, without fitting again.
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxrec.kernels.chunks import by_chunks
+from jaxrec.kernels.least_squares import CHUNK, Lists
 from jaxrec.lookup import lookup
 from jaxrec.losses.penalty import L2, pair
 from jaxrec.losses.pointwise import PointwiseLoss, squared_error
-from jaxrec.solvers import ridge
+from jaxrec.solvers import regressions, ridge
+from jaxrec.solvers.regressions import Side
 from jaxrec.types import Bucket, Factors, Rows, Total
 
-__all__ = ["fold_in", "leave_one_out"]
-
-# Floats of gathered features held at once, [rows, length, d]: 4 MiB stays near the cache and bounds the memory.
-GATHERED = 2**20
+__all__ = ["fold_in", "leave_one_out", "solved"]
 
 
-@jax.jit
-def fold_in(rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0) -> Factors:
+@partial(jax.jit, static_argnames="cg_steps")
+def fold_in(rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, cg_steps: int | None = None) -> Factors:
     """Every row of one side solved in closed form, given the other side: half a sweep, and how new rows come in.
 
     For users: her (w, b) minimize the squared error of her ratings + l2/2 ‖w‖^2 + l2_bias/2 b^2, given x, c and mu; a
@@ -40,12 +38,15 @@ def fold_in(rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0) -> Facto
             per row, and the model's having c or not says whether the rows get one.
         l2: as in training: a number, or a pair (users', items') of numbers or of one number per row.
         l2_bias: the same for b and c.
+        cg_steps: None solves exactly. A number takes as many steps of conjugate gradients from the rows' own
+            parameters: for sweeps of training.
 
     Returns:
         The factors, with the side's table replaced by one of as many rows as `rows` has.
 
     Raises:
-        ValueError: `rows` names other users or items than the other side's table has; mu of another length.
+        ValueError: `rows` names other users or items than the other side's table has; mu of another length; cg_steps
+            below 1, or for other rows than the factors have.
 
     >>> from jaxrec import Ratings, data, models, solvers
     >>> ratings = data.synthetic.low_rank(50, 40, 600, rng=0).ratings
@@ -56,13 +57,20 @@ def fold_in(rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0) -> Facto
     >>> models.predict_all(fold_in(data.rows(newcomer, "user"), factors, l2=2.0)).shape
     (1, 40)
     """
+    return solved(rows, factors, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps)[0]
+
+
+def solved(
+    rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, cg_steps: int | None = None
+) -> tuple[Factors, Array]:
+    """(what `fold_in` returns, the squared error and the rows' own penalty at it): a solution knows what it leaves."""
     side = _side(rows, factors, l2, l2_bias)
-    equations = rows.gather([_map(_equations, bucket, bucket, side) for bucket in rows.buckets])
-    v = ridge.solve(ridge.factorize(equations, side.precision))
-    if rows.side == "item" and factors.c is None:
-        return dataclasses.replace(factors, x=v)
+    v, left = regressions.solve(rows, side, cg_steps)
+    if not side.intercept:
+        return dataclasses.replace(factors, x=v), left
     names = ("w", "b") if rows.side == "user" else ("x", "c")
-    return dataclasses.replace(factors, **dict(zip(names, (v[:, :-1], v[:, -1]), strict=True)))
+    parts = dict(zip(names, (v[:, :-1], v[:, -1]), strict=True))
+    return dataclasses.replace(factors, **parts), left
 
 
 @partial(jax.jit, static_argnames="loss")
@@ -87,30 +95,12 @@ def leave_one_out(
     side = _side(rows, factors, l2, l2_bias)
     parts = []
     for bucket in rows.buckets:
-        equations = _map(_equations, bucket, bucket, side)
-        factor = ridge.factorize(equations, lookup(side.precision, bucket.row))
-        error = _map(_left_out, bucket, (bucket, factor), side)  # in the regression's units: y less what is given
+        error = _left_out(bucket, side)  # in the regression's units: y less what is given
         parts.append(loss(error + bucket.value, bucket.value, where=bucket.where, weights=bucket.weights))
     return sum(parts[1:], start=parts[0])
 
 
-class _Side(NamedTuple):
-    """What the regressions of one side's rows share.
-
-    Attributes:
-        features: [n_others, k], a column of ones included where the rows have a bias.
-        others: [n_others], what the other side adds to a prediction.
-        own: [n_rows], what a row itself adds and does not solve for.
-        precision: [n_rows, k], the penalties.
-    """
-
-    features: Array
-    others: Array
-    own: Array
-    precision: Array
-
-
-def _side(rows: Rows, factors: Factors, l2: L2, l2_bias: L2) -> _Side:
+def _side(rows: Rows, factors: Factors, l2: L2, l2_bias: L2) -> Side:
     """The users' regressions of y - c - mu on (x, 1), or the items' of y - b - mu on (w, 1), or on w without c."""
     by_user = rows.side == "user"
     theirs, dtype = (factors.x if by_user else factors.w), factors.x.dtype
@@ -129,33 +119,24 @@ def _side(rows: Rows, factors: Factors, l2: L2, l2_bias: L2) -> _Side:
     each = lambda strength: jnp.broadcast_to(jnp.asarray(strength, dtype), (n_rows,))
     precision = jnp.broadcast_to(each(strength)[:, None], (n_rows, theirs.shape[1]))
     with_bias = jnp.concatenate([precision, each(strength_bias)[:, None]], axis=1)
+    beside = lambda table, bias: jnp.concatenate([table, bias[:, None]], axis=1)
     if by_user:
         others = mu if factors.c is None else factors.c + mu
-        return _Side(ridge.with_one(theirs), others, jnp.zeros(n_rows, dtype), with_bias)
+        return Side(theirs, beside(factors.w, factors.b), with_bias, True, others)
     if factors.c is None:
-        return _Side(theirs, factors.b, mu, precision)
-    return _Side(ridge.with_one(theirs), factors.b, mu, with_bias)
+        return Side(theirs, factors.x, precision, False, factors.b, mu)
+    return Side(theirs, beside(factors.x, factors.c), with_bias, True, factors.b, mu)
 
 
-def _regression(row: Bucket, side: _Side) -> tuple[Array, Array]:
-    """(x, y) of one row: the others' features, and what they and the row do not explain yet."""
-    y = row.value - lookup(side.others, row.other) - lookup(side.own, row.row)
-    return lookup(side.features, row.other), y
+def _left_out(bucket: Bucket, side: Side) -> Array:
+    """The errors prediction - y of each row's ratings, each predicted without it."""
 
+    def one(row: Lists, precision: Array) -> Array:
+        x = lookup(side.features, row.other)
+        x = ridge.with_one(x) if side.intercept else x
+        given = x, row.y, row.where, row.weights
+        return ridge.leave_one_out(ridge.factorize(ridge.normal(*given), precision), *given) - row.y
 
-def _equations(row: Bucket, side: _Side) -> ridge.Normal:
-    return ridge.normal(*_regression(row, side), row.where, row.weights)
-
-
-def _left_out(row_and_factor: tuple[Bucket, ridge.Factor], side: _Side) -> Array:
-    """The errors prediction - y of a row's ratings, each predicted without it."""
-    row, factor = row_and_factor
-    x, y = _regression(row, side)
-    return ridge.leave_one_out(factor, x, y, row.where, row.weights) - y
-
-
-def _map(f: Callable[[Any, _Side], Any], bucket: Bucket, rows: Any, side: _Side) -> Any:
-    """Apply f to every row of a bucket, as many at once as `GATHERED` allows."""
-    length, k = bucket.other.shape[1], side.features.shape[1]
-    at_once = min(max(1, GATHERED // max(1, length * k)), len(bucket.row))
-    return jax.lax.map(lambda row: f(row, side), rows, batch_size=at_once)
+    length, k = bucket.other.shape[1], side.precision.shape[1]
+    rows = regressions.lists(bucket, side), lookup(side.precision, bucket.row)
+    return by_chunks(lambda part: jax.vmap(one)(*part), rows, max(1, CHUNK // max(1, length * k)))

@@ -41,6 +41,8 @@ CASES = {
     "l2_bias": {"l2_bias": 1.0},
     "l2_bias pair": {"l2_bias": (0.3, np.linspace(0.1, 1.0, 9))},
     "rank 0": {"rank": 0, "l2_bias": 1.0},
+    "conjugate gradients": {"cg_steps": 2},
+    "conjugate gradients, weights, the notes' model": {"cg_steps": 3, "weights": True, "item_bias": False},
 }
 
 
@@ -51,8 +53,9 @@ def test_converges_to_a_stationary_point_and_never_rises(x64, case):
     penalties = {"l2": options.pop("l2", 0.7), "l2_bias": options.pop("l2_bias", 0.0)}
     as_jax = lambda s: tuple(map(jnp.asarray, s)) if isinstance(s, tuple) else s
     penalties = {name: as_jax(s) for name, s in penalties.items()}
+    until = {"sweeps": 3000, "tol": 1e-15, "cg_steps": options.pop("cg_steps", None)}
     init = start(ratings, dtype=jnp.float64, **options)
-    factors, how = als(*rows(ratings, jnp.float64), init, sweeps=3000, tol=1e-15, progress=False, **penalties)
+    factors, how = als(*rows(ratings, jnp.float64), init, **until, progress=False, **penalties)
     assert (np.diff(how.trace) <= 1e-12 * how.trace[0]).all()
     assert how.converged
     assert how.steps == len(how.trace) - 1

@@ -1,0 +1,188 @@
+"""Implicit feedback by alternating least squares: what was not observed counts as 0, with a weight of its own.
+
+For a user j, an item i and the product s(i,j) = w(j) . x(i), without biases, minimized is
+
+    1/2 sum over observed of weight(i,j) (s(i,j) - value(i,j))^2  +  unobserved/2 sum over all pairs of s(i,j)^2
+    + 1/2 sum over j of l2(j) ‖w(j)‖^2  +  1/2 sum over i of l2(i) ‖x(i)‖^2
+
+The sum over all pairs costs nothing: it is w(j)' G w(j) with one matrix G = X' X that all users share, so a sweep is
+that of explicit ALS. `data.labels.confidence` gives the values and weights of Hu, Koren and Volinsky (confidence
+1 + alpha r, with unobserved = 1), `frequency_scaled` the strengths of Rendle et al.
+
+>>> import jax
+>>> from jaxrec import Ratings, data, models
+>>> clicks = Ratings(user=[0, 0, 1, 1, 2], item=[0, 1, 0, 1, 2], value=[1, 1, 1, 1, 1], n_users=3, n_items=3)
+>>> rows = data.rows(clicks, "user"), data.rows(clicks, "item")
+>>> init = models.init(3, 3, 2, key=jax.random.key(0), item_bias=False)
+>>> factors, how = implicit_als(*rows, init, l2=0.01, unobserved=0.1, progress=False)
+>>> (models.predict_all(factors) > 0.5).astype(int).tolist()
+[[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+Sources: Hu, Koren, Volinsky 2008, Collaborative filtering for implicit feedback datasets; Rendle et al. 2022,
+Revisiting the performance of iALS on item recommendation benchmarks.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from jaxrec.losses.penalty import L2, pair
+from jaxrec.ratings import Ratings
+from jaxrec.solvers import regressions
+from jaxrec.solvers.als import alternate, check_sides, check_strengths
+from jaxrec.solvers.regressions import Side
+from jaxrec.types import Factors, Rows, Solution
+
+__all__ = ["frequency_scaled", "implicit_als", "implicit_cost", "implicit_fold_in", "implicit_sweep"]
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def implicit_als(
+    by_user: Rows,
+    by_item: Rows,
+    init: Factors,
+    *,
+    l2: L2,
+    unobserved: float | Float[Array, ""] = 1.0,
+    sweeps: int = 20,
+    tol: float = 1e-4,
+    cg_steps: int | None = None,
+    callback: Callable[[int, Factors], bool | None] | None = None,
+    progress: bool = True,
+) -> tuple[Factors, Solution]:
+    """Minimizes the module's objective by sweeps of closed-form solutions.
+
+    Args:
+        by_user: the observations as Rows of side 'user'; values are what products are pulled to, 1 for clicks.
+        by_item: the same as Rows of side 'item'.
+        init: where to start, from `models.init(..., item_bias=False)`: only x counts, w too with cg_steps.
+        l2: a number > 0, or a pair (users', items') of numbers or of one number per row.
+        unobserved: the weight of every pair's square, > 0.
+        sweeps: at most.
+        tol: stop when a sweep lowers the objective by less than this share of it.
+        cg_steps: None solves every row exactly; 3 takes so many steps of conjugate gradients from what the row was.
+        callback: called after every sweep with its number and the factors; a true answer stops.
+        progress: show a bar.
+
+    Returns:
+        The factors (b is 0), and how it ended: `trace` is the objective before the first and after each sweep.
+
+    Raises:
+        ValueError: as `als`; a model with item biases or means; unobserved that is not positive.
+        FloatingPointError: the objective is no longer finite.
+    """
+    check_sides(by_user, by_item, init, sweeps)
+    check_strengths(l2)
+    if init.c is not None or init.mu is not None:
+        raise ValueError("init: expected a model of products alone, models.init(..., item_bias=False) without mu.")
+    if not (np.ndim(unobserved) == 0 and 0 < unobserved < np.inf):
+        raise ValueError(f"unobserved: expected a finite number > 0, got {unobserved}.")
+    init = dataclasses.replace(init, b=jnp.zeros_like(init.b))
+    step = lambda factors: _sweep(factors, by_user, by_item, l2=l2, unobserved=unobserved, cg_steps=cg_steps)
+    before = _cost(init, by_user, l2=l2, unobserved=unobserved)
+    return alternate(step, init, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress)
+
+
+@partial(jax.jit, static_argnames="cg_steps")
+def implicit_fold_in(
+    rows: Rows, factors: Factors, *, l2: L2, unobserved: float | Float[Array, ""] = 1.0, cg_steps: int | None = None
+) -> Factors:
+    """Every row of one side solved, given the other side: half a sweep, and how new users or items come in.
+
+    A row without observations gets 0.
+
+    Args:
+        rows: the observations of these rows; of new users, over the items that the model knows.
+        factors: the model; only the other side's table is read, with cg_steps the rows' own too.
+        l2: as in training.
+        unobserved: as in training.
+        cg_steps: as in `implicit_als`; for rows that are in the model.
+
+    Raises:
+        ValueError: rows over another number of items (users) than the factors have; cg_steps for new rows.
+    """
+    return _solved(rows, factors, l2=l2, unobserved=unobserved, cg_steps=cg_steps)[0]
+
+
+def implicit_sweep(
+    factors: Factors,
+    by_user: Rows,
+    by_item: Rows,
+    *,
+    l2: L2,
+    unobserved: float | Float[Array, ""] = 1.0,
+    cg_steps: int | None = None,
+) -> tuple[Factors, Array]:
+    """One sweep, (new factors, objective after it): pure, to be jitted, vmapped over l2 and unobserved."""
+    factors, _ = _solved(by_user, factors, l2=l2, unobserved=unobserved, cg_steps=cg_steps)
+    factors, left = _solved(by_item, factors, l2=l2, unobserved=unobserved, cg_steps=cg_steps)
+    return factors, left + jnp.sum(jnp.asarray(pair(l2)[0]) * jnp.sum(factors.w**2, axis=1)) / 2
+
+
+def implicit_cost(
+    factors: Factors, rows: Rows, *, l2: L2, unobserved: float | Float[Array, ""] = 1.0
+) -> Float[Array, ""]:
+    """The module's objective; rows may be of either side."""
+    of_users, of_items = pair(l2)
+    by_user = rows.side == "user"
+    own, theirs = (factors.w, factors.x) if by_user else (factors.x, factors.w)
+    everywhere = jnp.sum(_gram(factors.w) * _gram(factors.x))  # sum over all pairs of (w . x)^2
+    total = unobserved * everywhere / 2
+    for strength, table in ((of_users, factors.w), (of_items, factors.x)):
+        total = total + jnp.sum(jnp.asarray(strength) * jnp.sum(table**2, axis=1)) / 2
+    none = jnp.zeros(own.shape, own.dtype)  # no penalty beside the observed errors
+    return total + regressions.left(rows, Side(theirs, own, none, intercept=False))
+
+
+def frequency_scaled(
+    ratings: Ratings, l2: float, *, unobserved: float = 1.0, exponent: float = 1.0
+) -> tuple[Float[Array, " n_users"], Float[Array, " n_items"]]:
+    """Strengths that grow with how much is known: l2 (count(row) + unobserved n_others)^exponent, (users', items').
+
+    Raises:
+        ValueError: l2 or unobserved that is not positive.
+
+    Source: Rendle et al. 2022, where an exponent of 1 is best.
+    """
+    if not (l2 > 0 and unobserved > 0):
+        raise ValueError(f"expected l2 and unobserved > 0, got {l2} and {unobserved}.")
+    strength = lambda ids, n, others: jnp.asarray(
+        l2 * (np.bincount(ids, minlength=n) + unobserved * others) ** exponent, jnp.float32
+    )
+    n_users, n_items = ratings.n_users, ratings.n_items
+    return strength(ratings.user, n_users, n_items), strength(ratings.item, n_items, n_users)
+
+
+_sweep = jax.jit(implicit_sweep, static_argnames="cg_steps")
+_cost = jax.jit(implicit_cost)
+
+
+def _solved(
+    rows: Rows, factors: Factors, *, l2: L2, unobserved: float | Array, cg_steps: int | None
+) -> tuple[Factors, Array]:
+    by_user = rows.side == "user"
+    own, theirs = (factors.w, factors.x) if by_user else (factors.x, factors.w)
+    if rows.n_others != len(theirs):
+        raise ValueError(
+            f"rows: expected observations over the {len(theirs)} {'items' if by_user else 'users'} of the factors, "
+            f"got {rows.n_others}. Give Ratings.from_columns the ids that the model was trained with."
+        )
+    strength = jnp.asarray(pair(l2)[0 if by_user else 1], own.dtype)
+    shape = len(rows.place), own.shape[1]
+    precision = jnp.broadcast_to(strength[:, None] if strength.ndim else strength, shape)
+    shared = jnp.asarray(unobserved, own.dtype) * _gram(theirs)
+    v, left = regressions.solve(rows, Side(theirs, own, precision, intercept=False, shared=shared), cg_steps)
+    if by_user:
+        return dataclasses.replace(factors, w=v, b=jnp.zeros(len(v), v.dtype)), left
+    return dataclasses.replace(factors, x=v), left
+
+
+def _gram(table: Array) -> Array:
+    return jnp.matmul(table.T, table, precision=HIGHEST)

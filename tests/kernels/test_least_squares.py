@@ -1,0 +1,110 @@
+"""Normal equations and conjugate gradients of many rows, against one row at a time in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.kernels import chunks, least_squares
+from jaxrec.kernels.least_squares import Lists
+
+ROWS, LENGTH, TABLE, D = 7, 5, 11, 3
+
+
+def draw(*, weights, seed=0, dtype=np.float64):
+    """A table and padded rows: one empty, one full, NaN and huge numbers under the mask, weights of 0 too."""
+    rng = np.random.default_rng(seed)
+    where = rng.random((ROWS, LENGTH)) < 0.6
+    where[0], where[1] = False, True
+    y = np.where(where, rng.normal(size=(ROWS, LENGTH)), np.nan)
+    weight = np.where(where, rng.uniform(0, 2, (ROWS, LENGTH)) * (rng.random((ROWS, LENGTH)) < 0.8), np.inf)
+    other = jnp.asarray(rng.integers(0, TABLE, (ROWS, LENGTH)), jnp.int32)
+    lists = Lists(other, jnp.asarray(y, dtype), jnp.asarray(where), jnp.asarray(weight, dtype) if weights else None)
+    return jnp.asarray(rng.normal(size=(TABLE, D)), dtype), lists
+
+
+def rows_of(table, lists, intercept):
+    """(x, y, weights) of every row's entries, by NumPy."""
+    for other, y, where, weight in zip(
+        lists.other, lists.y, lists.where, lists.y * 0 + 1 if lists.weights is None else lists.weights, strict=True
+    ):
+        x = np.asarray(table)[np.asarray(other)[np.asarray(where)]]
+        x = np.concatenate([x, np.ones((len(x), 1))], axis=1) if intercept else x
+        yield x, np.asarray(y)[np.asarray(where)], np.asarray(weight)[np.asarray(where)]
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_normal_equations_are_the_sums(x64, monkeypatch, intercept, weights, at_once):
+    monkeypatch.setattr(least_squares, "CHUNK", at_once * LENGTH * D)
+    table, lists = draw(weights=weights)
+    found = least_squares.normal_equations(table, lists, intercept=intercept)
+    for n, (x, y, w) in enumerate(rows_of(table, lists, intercept)):
+        right = x.T @ (w[:, None] * x), x.T @ (w * y), (w * y * y).sum(), w.sum()
+        for ours, theirs in zip(found, right, strict=True):
+            np.testing.assert_allclose(ours[n], theirs, atol=1e-12)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("at_once", [2, 100])
+def test_conjugate_gradients_end_at_the_solution(x64, monkeypatch, intercept, weights, shared, at_once):
+    monkeypatch.setattr(least_squares, "CHUNK", at_once * LENGTH * D)
+    table, lists = draw(weights=weights)
+    k = D + intercept
+    rng = np.random.default_rng(3)
+    start, precision = jnp.asarray(rng.normal(size=(ROWS, k))), jnp.asarray(rng.uniform(0.5, 2, (ROWS, k)))
+    root = rng.normal(size=(k, k))
+    form = jnp.asarray(root @ root.T) if shared else None
+    solve = lambda steps: least_squares.conjugate_gradient(
+        table, lists, start, precision, form, intercept=intercept, steps=steps
+    )
+    done, trace = solve(3 * k), [solve(steps).objective for steps in range(k + 1)]
+    assert (np.diff(np.array(trace), axis=0) <= 1e-9).all()
+    for n, (x, y, w) in enumerate(rows_of(table, lists, intercept)):
+        a = x.T @ (w[:, None] * x) + np.diag(precision[n]) + (root @ root.T if shared else 0)
+        v = np.linalg.solve(a, x.T @ (w * y))
+        np.testing.assert_allclose(done.v[n], v, atol=1e-8)
+        right = ((w * (x @ v - y) ** 2).sum() + v @ (a - x.T @ (w[:, None] * x)) @ v) / 2
+        np.testing.assert_allclose(done.objective[n], right, atol=1e-9)
+        s = np.asarray(start[n])
+        before = ((w * (x @ s - y) ** 2).sum() + s @ (a - x.T @ (w[:, None] * x)) @ s) / 2
+        np.testing.assert_allclose(trace[0][n], before, rtol=1e-10)
+
+
+def test_rows_without_anything_stay_where_they_are_when_nothing_pulls():
+    table, lists = draw(weights=False, dtype=np.float32)
+    start = jnp.ones((ROWS, D))
+    found = least_squares.conjugate_gradient(table, lists, start, jnp.zeros((ROWS, D)), intercept=False, steps=3)
+    np.testing.assert_array_equal(found.v[0], 1)
+    assert np.isfinite(found.v).all()
+
+
+def test_the_derivative_in_a_weight(x64):
+    table, lists = draw(weights=True)
+    objective = lambda weights: jnp.sum(
+        jnp.sin(least_squares.normal_equations(table, lists._replace(weights=weights), intercept=True)[0])
+    )
+    weights = jnp.where(lists.where, lists.weights, 1.0)
+    by_jax, step = jax.grad(objective)(weights), 1e-6
+    at = tuple(np.argwhere(np.asarray(lists.where & (weights > 0)))[2])
+    difference = (objective(weights.at[at].add(step)) - objective(weights.at[at].add(-step))) / (2 * step)
+    np.testing.assert_allclose(by_jax[at], difference, rtol=1e-6)
+    assert np.isfinite(by_jax).all()
+
+
+@pytest.mark.parametrize(("n", "size"), [(1, 4), (4, 4), (5, 4), (8, 4), (9, 4), (7, 1)])
+def test_chunks_are_the_whole(n, size):
+    rows = {"a": jnp.arange(n), "b": jnp.arange(2.0 * n).reshape(n, 2)}
+    seen = []
+
+    def f(part):
+        seen.append(len(part["a"]))
+        return part["a"] * 2, part["b"].sum(axis=1)
+
+    doubled, sums = chunks.by_chunks(f, rows, size)
+    np.testing.assert_array_equal(doubled, 2 * np.arange(n))
+    np.testing.assert_array_equal(sums, np.arange(2.0 * n).reshape(n, 2).sum(axis=1))
+    assert seen == [min(n, size)]  # traced once
