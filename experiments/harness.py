@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import data, metrics, models, retrieval
+from jaxrec import data, evaluation, metrics, models
 from jaxrec.group import group
 from jaxrec.types import Dataset, Factors, Ratings
 
@@ -77,31 +77,14 @@ def errors(factors: Factors, ratings: Ratings, scale: tuple[float, float] | None
     return {"rmse": float(metrics.rmse(prediction, y)), "mae": float(metrics.mae(prediction, y))}
 
 
-def lists(ratings: Ratings, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, where) [users, longest]: the items of each of these users' ratings, padded."""
-    start, order = group(ratings.user, ratings.n_users)
-    count = np.diff(start)[users]
-    at = np.arange(max(1, int(count.max(initial=0))))[None, :]
-    where = at < count[:, None]
-    rows = np.where(where, start[users][:, None] + at, 0)
-    items = ratings.item[order] if len(ratings) else np.zeros(1, np.int32)
-    return np.where(where, items[rows], 0).astype(np.int32), where
-
-
 def ranking(
     factors: Factors, seen: Ratings, liked: Ratings, *, k: int = 10, allowed: np.ndarray | None = None
 ) -> dict[str, float]:
     """Means over the users with something liked: of the k best of the whole catalogue less what they have seen."""
-    users = np.unique(liked.user)
-    w, x = models.as_vectors(factors)
-    exclude, among = map(jnp.asarray, lists(seen, users))
-    scores, ids = retrieval.top_k(
-        w[users], x, k, exclude=(exclude, among), allowed=None if allowed is None else jnp.asarray(allowed)
-    )
-    relevant, where = map(jnp.asarray, lists(liked, users))
-    given = {"where": where, "filled": scores > -jnp.inf}
+    among = None if allowed is None else jnp.asarray(allowed)
     measure = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
-    return {name: float(jnp.nanmean(metric(ids, relevant, **given))) for name, metric in measure.items()}
+    found = evaluation.ranking(*models.as_vectors(factors), seen, liked, k=k, metrics=measure, allowed=among)
+    return {name: float(np.nanmean(each)) for name, each in found.items()}
 
 
 def place(ids: np.ndarray) -> np.ndarray:

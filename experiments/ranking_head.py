@@ -83,7 +83,7 @@ def main(settings: Settings) -> dict[str, Any]:
     users = np.random.default_rng(settings.seed).permutation(np.unique(liked(aside).user))
     fit_on, choose_on = np.sort(users[len(users) // 5 :]), np.sort(users[: len(users) // 5])
     to_choose, measured = both(choose_on), partial(_measure, settings=settings)
-    answer = harness.lists(liked(aside), np.tile(choose_on, 2))
+    answer = data.lists(liked(aside), np.tile(choose_on, 2))
     by_heads = jax.jit(partial(_by_heads, head))
     trained = _train(head, both(fit_on), settings)
     tried = {epochs: measured(by_heads(each, to_choose), to_choose, answer)["ndcg"] for epochs, each in trained.items()}
@@ -106,7 +106,7 @@ def main(settings: Settings) -> dict[str, Any]:
         for who, among in (("known", known), ("new", ~known)):
             if among.any():
                 of = jax.tree.map(lambda leaf, among=among: leaf[among], test)
-                found = measured(score[among], of, harness.lists(liked(later), asking[among]))
+                found = measured(score[among], of, data.lists(liked(later), asking[among]))
                 row |= {f"{metric}, {who}": value for metric, value in found.items()}
                 values |= {f"{m}_{who}_{name.replace(' ', '_')}": value for m, value in found.items()}
         rows.append(row)

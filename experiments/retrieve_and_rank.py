@@ -108,7 +108,7 @@ def main(settings: Settings) -> dict[str, Any]:
     answer = jax.jit(partial(respond, towers, settings=settings))
     scores, ids, found = jax.vmap(partial(answer, catalogue))(requests)
 
-    relevant, where = map(jnp.asarray, harness.lists(liked(later), asking))
+    relevant, where = map(jnp.asarray, data.lists(liked(later), asking))
     known = np.isin(asking, train.user)
     values: dict[str, Any] = {"users": len(asking), "known_users": int(known.sum()), "temperature": temperature}
     rows = []
@@ -277,7 +277,7 @@ def _whole(towers: TwoTower, params: hybrid.Hybrid, content: Any, train: Ratings
 
 
 def _top(items: Array, users: Array, seen: Ratings, asking: np.ndarray) -> tuple[Array, Array]:
-    exclude, among = map(jnp.asarray, harness.lists(seen, asking))
+    exclude, among = map(jnp.asarray, data.lists(seen, asking))
     scores, ids = top_k(users, items, 10, exclude=(exclude, among))
     return ids, scores > -jnp.inf
 
@@ -290,7 +290,7 @@ def _top_of(factors: Any, seen: Ratings, asking: np.ndarray) -> tuple[Array, Arr
 def requests_of(content: Any, train: Ratings, users: np.ndarray, regions: np.ndarray, settings: Settings) -> Request:
     """One request per user, from train: her ratings, the last first."""
     newest = train.take(np.argsort(-train.time, kind="stable"))  # type: ignore[operator]
-    item, where = harness.lists(newest, users)
+    item, where = data.lists(newest, users)
     row = {(u, i): y for u, i, y in zip(newest.user.tolist(), newest.item.tolist(), newest.value.tolist(), strict=True)}
     value = np.array(
         [[row.get((u, i), 0.0) for i in mine] for u, mine in zip(users.tolist(), item.tolist(), strict=True)]

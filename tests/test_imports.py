@@ -30,6 +30,7 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "training": {"types", "check", "lookup", "losses"},
     "artifact": BOTTOM,
     "serving": BOTTOM | {"artifact"},
+    "evaluation": BOTTOM | {"data", "kernels"},
     "catalog": BOTTOM | {"models", "retrieval"},
 }
 

@@ -16,7 +16,7 @@ from jaxrec.data.formats import (
     write_csv,
     write_parquet,
 )
-from jaxrec.data.layouts import dense, linked, memory, observed, rows
+from jaxrec.data.layouts import dense, linked, lists, memory, observed, rows
 from jaxrec.types import Dataset, Ratings
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "from_frame",
     "labels",
     "linked",
+    "lists",
     "load",
     "memory",
     "minibatches",

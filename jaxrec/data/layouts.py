@@ -17,7 +17,7 @@ from jaxrec import check
 from jaxrec.group import counts_of, group
 from jaxrec.types import Bucket, Dense, Linked, Observed, Ratings, Rows
 
-__all__ = ["dense", "linked", "memory", "observed", "rows"]
+__all__ = ["dense", "linked", "lists", "memory", "observed", "rows"]
 
 ID, VALUE, WHERE = 4, 4, 1  # bytes
 
@@ -146,6 +146,26 @@ def rows(ratings: Ratings, side: str, *, growth: float = 1.5, shortest: int = 8,
             )
         )
     return Rows(tuple(buckets), jnp.asarray(place), side, n_others)
+
+
+def lists(ratings: Ratings, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, where) [len(users), longest]: the items of each of these users' ratings, in their order, padded with 0.
+
+    Host arrays, such as `exclude` of `retrieval.top_k` and `relevant` of the ranking metrics want them.
+
+    >>> ids, where = lists(Ratings(user=[0, 1, 1], item=[2, 0, 2], value=[5, 4, 0], n_users=3, n_items=3), [1, 2])
+    >>> ids.tolist(), where.tolist()
+    ([[0, 2], [0, 0]], [[True, True], [False, False]])
+    """
+    users = check.ids("users", users, size=ratings.n_users)
+    start, order = group(ratings.user, ratings.n_users)
+    count = np.diff(start)[users]
+    at = np.arange(max(1, int(count.max(initial=0))))[None, :]
+    where = at < count[:, None]
+    ids = np.zeros(where.shape, np.int32)
+    if len(ratings):
+        ids[where] = ratings.item[order][(start[users][:, None] + at)[where]]
+    return ids, where
 
 
 def memory(ratings: Ratings, *, growth: float = 1.5, shortest: int = 8, multiple: int = 1) -> dict[str, int]:
