@@ -23,8 +23,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
-from jaxrec.data.layouts import lists
+from jaxrec.data.layouts import cut
+from jaxrec.group import group
 from jaxrec.kernels.chunks import by_chunks
+from jaxrec.kernels.rank import ranks
 from jaxrec.lookup import lookup
 from jaxrec.types import Ratings
 
@@ -66,17 +68,26 @@ def ranking(
     """
     _check(users, items, seen, relevant, k, allowed, at_once)
     out = {name: np.full(relevant.n_users, np.nan, np.float32) for name in metrics}
-    count = np.bincount(relevant.user, minlength=relevant.n_users)
+    answers, known = _by_user(relevant), None if seen is None else _by_user(seen)
+    count = np.diff(answers[0])
     some = np.flatnonzero(count)
     which = np.ceil(np.log2(count[some])).astype(int)  # users with about as many are padded to one length, and compiled
     for each in np.unique(which):
-        group = some[which == each]
-        answers, excluded = lists(relevant, group), None if seen is None else lists(seen, group)
-        asked = lookup(users, jnp.asarray(group)), jax.tree.map(jnp.asarray, (answers, excluded))
-        found = _measure(*asked, items, allowed, k=k, metrics=tuple(metrics.values()), at_once=min(at_once, len(group)))
+        asking = some[which == each]
+        lists = cut(*answers, asking), None if known is None else cut(*known, asking)
+        asked = lookup(users, jnp.asarray(asking)), jax.tree.map(jnp.asarray, lists)
+        found = _measure(
+            *asked, items, allowed, k=k, metrics=tuple(metrics.values()), at_once=min(at_once, len(asking))
+        )
         for name, values in zip(metrics, found, strict=True):
-            out[name][group] = values
+            out[name][asking] = values
     return out
+
+
+def _by_user(ratings: Ratings) -> tuple[np.ndarray, np.ndarray]:
+    """(where each user's begin, the items in the users' order)."""
+    start, order = group(ratings.user, ratings.n_users)
+    return start, ratings.item[order]
 
 
 @partial(jax.jit, static_argnames=("k", "metrics", "at_once"))
@@ -100,9 +111,7 @@ def _measure(
         if seen is not None:
             scores = scores.at[row, jnp.where(seen[1], seen[0], m)].set(-jnp.inf, mode="drop")
         mine = jnp.take_along_axis(scores, relevant, axis=1, mode="promise_in_bounds")
-        above = scores[:, None, :] > mine[:, :, None]
-        tied = (scores[:, None, :] == mine[:, :, None]) & (jnp.arange(m)[None, None, :] < relevant[:, :, None])
-        rank = jnp.sum(above | tied, axis=2, dtype=jnp.int32)
+        rank = ranks(scores, relevant)
         there = where & (mine > -jnp.inf) & (rank < k)
         # a list of which only the relevant places are named; -1 is nobody's id
         ids = jnp.full((n, k), -1, jnp.int32).at[row, jnp.where(there, rank, k)].set(relevant, mode="drop")

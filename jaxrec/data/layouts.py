@@ -17,7 +17,7 @@ from jaxrec import check
 from jaxrec.group import counts_of, group
 from jaxrec.types import Bucket, Dense, Linked, Observed, Ratings, Rows
 
-__all__ = ["dense", "linked", "lists", "memory", "observed", "rows"]
+__all__ = ["cut", "dense", "linked", "lists", "memory", "observed", "rows"]
 
 ID, VALUE, WHERE = 4, 4, 1  # bytes
 
@@ -159,12 +159,16 @@ def lists(ratings: Ratings, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     users = check.ids("users", users, size=ratings.n_users)
     start, order = group(ratings.user, ratings.n_users)
-    count = np.diff(start)[users]
+    return cut(start, ratings.item[order], users)
+
+
+def cut(start: np.ndarray, items: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, where) of `lists`, from items sorted by user: user j's stand at start[j] : start[j + 1]."""
+    first, count = start[users], start[users + 1] - start[users]
     at = np.arange(max(1, int(count.max(initial=0))))[None, :]
     where = at < count[:, None]
     ids = np.zeros(where.shape, np.int32)
-    if len(ratings):
-        ids[where] = ratings.item[order][(start[users][:, None] + at)[where]]
+    ids[where] = items[(first[:, None] + at)[where]]
     return ids, where
 
 
