@@ -15,16 +15,25 @@ import psutil
 __all__ = ["compile_and_weigh", "fits", "in_fresh_process", "peak_resident", "seconds", "serve"]
 
 
-def in_fresh_process(module: str, cell: dict[str, Any], *, timeout: float) -> dict[str, Any]:
+def in_fresh_process(
+    module: str,
+    cell: dict[str, Any],
+    *,
+    timeout: float,
+    python: str = sys.executable,
+    env: dict[str, str] | None = None,
+) -> dict[str, Any]:
     """What `python -m MODULE --cell JSON` prints as its last line, or {'failed': why}: one cell cannot harm the next.
 
     'wrong' is set beside 'failed' where it was neither time nor memory: an answer that is not right, or a mistake.
 
     A process of its own because a peak resident size never goes down, and because the kernel kills what takes too much.
     """
-    command = [sys.executable, "-m", module, "--cell", json.dumps(cell)]
+    command = [python, "-m", module, "--cell", json.dumps(cell)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=env)
+    except FileNotFoundError:
+        return {"failed": f"no {python}"}
     except subprocess.TimeoutExpired:
         return {"failed": f"not done after {timeout:.0f} s"}
     if done.returncode == 0:

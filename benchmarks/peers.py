@@ -1,0 +1,201 @@
+"""What the peers take for the suite's operations, each in its own process, in an environment that has them.
+
+Imports NumPy and the one peer that is asked for; neither jax nor jaxrec need be there. Every function takes a cell (a
+dict of numbers and paths), checks nothing, and returns seconds with what the suite needs to check the answer. Iterative
+peers are timed by the difference of two fits, so that what they prepare does not count.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+__all__ = ["cmfrec_als", "faiss_search", "implicit_als", "implicit_evaluation", "surprise_grid", "torch_gradient"]
+
+
+def torch_gradient(cell: dict[str, Any]) -> dict[str, Any]:
+    """Value and gradient of J by autograd, all ratings at once or in chunks whose gradients add up: the better one."""
+    import torch
+
+    torch.set_num_threads(cell["threads"])
+    given = np.load(cell["path"])
+    user, item, y = (torch.from_numpy(given[name]) for name in ("user", "item", "value"))
+    user, item = user.long(), item.long()
+    leaves = [torch.from_numpy(given[name]).requires_grad_() for name in ("w", "b", "x", "c")]
+    w, b, x, c = leaves
+
+    def run(chunk: int) -> float:
+        for leaf in leaves:
+            leaf.grad = None
+        penalty = cell["l2"] / 2 * ((w**2).sum() + (x**2).sum())
+        penalty.backward()
+        value = float(penalty.detach())
+        for first in range(0, len(y), chunk):
+            j, i = user[first : first + chunk], item[first : first + chunk]
+            error = (w[j] * x[i]).sum(1) + b[j] + c[i] + float(given["mu"]) - y[first : first + chunk]
+            part = 0.5 * (error**2).sum()
+            part.backward()
+            value += float(part.detach())
+        return value
+
+    found = {chunk: _seconds(partial(run, chunk), cell["repeats"]) for chunk in (len(y), 2**18)}
+    chunk = min(found, key=lambda chunk: found[chunk])
+    value = run(chunk)
+    return {"seconds": found[chunk], "value": value, "w": _some(w.grad.numpy()), "x": _some(x.grad.numpy())}
+
+
+def cmfrec_als(cell: dict[str, Any]) -> dict[str, Any]:
+    """A sweep of explicit ALS with biases; its factors after `sweeps` are written to cell['out']."""
+    import scipy.sparse as sp
+    from cmfrec import CMF
+
+    given = np.load(cell["path"])
+    n_users, n_items = int(given["n_users"]), int(given["n_items"])
+    ratings = sp.coo_matrix((given["value"], (given["user"], given["item"])), shape=(n_users, n_items))
+
+    def fit(sweeps: int) -> Any:
+        model = CMF(
+            k=cell["rank"],
+            lambda_=cell["l2"],
+            method="als",
+            use_cg=cell["cg"],
+            finalize_chol=False,
+            niter=sweeps,
+            nthreads=cell["threads"],
+            use_float=True,
+            verbose=False,
+            random_state=0,
+        )
+        return model.fit(ratings)
+
+    seconds, model = _per_sweep(fit, cell["sweeps"])
+    tables = {"w": model.A_, "b": model.user_bias_, "x": model.B_, "c": model.item_bias_, "mu": model.glob_mean_}
+    np.savez(cell["out"], **tables)
+    return {"seconds": seconds}
+
+
+def implicit_als(cell: dict[str, Any]) -> dict[str, Any]:
+    """A sweep of implicit ALS; its factors after `sweeps` are written to cell['out']."""
+    import scipy.sparse as sp
+    from implicit.cpu.als import AlternatingLeastSquares
+
+    given = np.load(cell["path"])
+    n_users, n_items = int(given["n_users"]), int(given["n_items"])
+    confidence = np.full(len(given["user"]), cell["confidence"], np.float32)
+    clicks = sp.csr_matrix((confidence, (given["user"], given["item"])), shape=(n_users, n_items))
+
+    def fit(sweeps: int) -> Any:
+        model = AlternatingLeastSquares(
+            factors=cell["rank"],
+            regularization=cell["l2"],
+            alpha=1.0,
+            use_cg=cell["cg"],
+            iterations=sweeps,
+            num_threads=cell["threads"],
+            random_state=0,
+        )
+        model.fit(clicks, show_progress=False)
+        return model
+
+    seconds, model = _per_sweep(fit, cell["sweeps"])
+    np.savez(cell["out"], w=model.user_factors, x=model.item_factors)
+    return {"seconds": seconds}
+
+
+def faiss_search(cell: dict[str, Any]) -> dict[str, Any]:
+    """Exact search by inner product (IndexFlatIP)."""
+    import faiss
+
+    faiss.omp_set_num_threads(cell["threads"])
+    items, queries = draw_vectors(cell)
+    index = faiss.IndexFlatIP(items.shape[1])
+    index.add(items)
+    seconds = _seconds(lambda: index.search(queries, cell["k"]), cell["repeats"])
+    scores, _ = index.search(queries, cell["k"])
+    return {"seconds": seconds, "scores": float(scores.astype(np.float64).sum())}
+
+
+def implicit_evaluation(cell: dict[str, Any]) -> dict[str, Any]:
+    """Ranking metrics of given vectors for every user."""
+    import scipy.sparse as sp
+    from implicit.cpu.als import AlternatingLeastSquares
+    from implicit.evaluation import ranking_metrics_at_k
+
+    given = np.load(cell["path"])
+    shape = len(given["w"]), len(given["x"])
+    matrix = lambda part: sp.csr_matrix(
+        (np.ones(len(given[f"{part}_user"]), np.float32), (given[f"{part}_user"], given[f"{part}_item"])), shape=shape
+    )
+    model = AlternatingLeastSquares(factors=given["w"].shape[1], random_state=0)
+    model.user_factors, model.item_factors = given["w"], given["x"]
+    train, test = matrix("train"), matrix("test")
+    run = lambda: ranking_metrics_at_k(
+        model, train, test, K=cell["k"], show_progress=False, num_threads=cell["threads"]
+    )
+    return {"seconds": _seconds(run, cell["repeats"]), **{name: float(v) for name, v in run().items()}}
+
+
+def surprise_grid(cell: dict[str, Any]) -> dict[str, Any]:
+    """GridSearchCV of SVD: 32 settings on 5 folds, a process per thread."""
+    import pandas as pd
+    from surprise import SVD, Dataset, Reader
+    from surprise.model_selection import GridSearchCV
+
+    given = np.load(cell["path"])
+    frame = pd.DataFrame({"user": given["user"], "item": given["item"], "rating": given["value"]})
+    data = Dataset.load_from_df(frame, Reader(rating_scale=(1, 5)))
+    settings = {
+        "n_factors": [50, 100],
+        "n_epochs": [20, 40],
+        "lr_all": [0.005, 0.01],
+        "reg_all": [0.02, 0.05, 0.1, 0.15],
+    }
+    search = GridSearchCV(SVD, settings, measures=["rmse"], cv=5, n_jobs=cell["threads"])
+    began = time.perf_counter()
+    search.fit(data)
+    return {"seconds": time.perf_counter() - began, "rmse": float(search.best_score["rmse"])}
+
+
+def draw_vectors(cell: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(items, queries) of a search, the same for everybody."""
+    rng = np.random.default_rng(cell["seed"])
+    items = rng.standard_normal((cell["items"], cell["dim"]), np.float32)
+    return items, rng.standard_normal((cell["queries"], cell["dim"]), np.float32)
+
+
+def _seconds(run: Callable[[], Any], repeats: int) -> float:
+    """Median seconds, the first run not counted."""
+    run()
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - began)
+    return float(np.median(taken))
+
+
+def _per_sweep(fit: Callable[[int], Any], sweeps: int) -> tuple[float, Any]:
+    """(seconds of a sweep, the model after `sweeps`), by the difference of that fit and one of a single sweep."""
+    taken = []
+    for n in (1, sweeps):
+        began = time.perf_counter()
+        model = fit(n)
+        taken.append(time.perf_counter() - began)
+    return (taken[1] - taken[0]) / (sweeps - 1), model
+
+
+def _some(table: np.ndarray) -> list[float]:
+    return table[:: max(1, len(table) // 20), 0].astype(float).tolist()
+
+
+def _main() -> None:
+    cell = json.loads(sys.argv[sys.argv.index("--cell") + 1])
+    print(json.dumps(globals()[cell["what"]](cell)))
+
+
+if __name__ == "__main__":
+    _main()

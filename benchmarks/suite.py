@@ -1,0 +1,393 @@
+"""The project, its peers and the machine's own bound, in one table: `make bench`.
+
+Every operation is run in fresh processes, the project's and the peers' in turn, some rounds over; a row has medians.
+All use the same threads on the same data. Answers are checked before a row is written: against a peer's where the two
+compute the same number, against float64 NumPy where not (`benchmarks.gradients`, `benchmarks.request`, the tests). For
+iterative peers a sweep is the difference of two fits; the objectives after as many sweeps stand beside the times.
+
+The bound is what the operation cannot be faster than on this machine: its flops over the rate of a large matrix
+product, or its bytes (gathered ones counted) over the rate of a sum of a large array, both measured in this run,
+whichever takes longer. The peers live in an environment of their own (extra `peers`); one that is missing
+or fails is named.
+"""
+
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import gradients, harness
+from benchmarks.peers import draw_vectors
+from experiments import grid_search
+from experiments import harness as experiment
+from jaxrec import data, evaluation, losses, metrics, models, solvers, training
+from jaxrec.retrieval import top_k
+from jaxrec.types import Ratings
+
+OPERATIONS = ("gradient", "explicit", "implicit", "search", "evaluation", "grid")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which operations, how large; small numbers for a quick look."""
+
+    what: tuple[str, ...] = OPERATIONS
+    n_users: int = 138_493
+    n_items: int = 26_744
+    ratings: int = 20_000_000
+    gradient_rank: int = 32
+    explicit_rank: int = 64
+    implicit_ranks: tuple[int, ...] = (64, 128)
+    searched: tuple[int, ...] = (1_000_000, 10_000_000)
+    queries: tuple[int, ...] = (64, 1)
+    evaluated: str = "ml-1m"  # a name that data.load knows, or 'synthetic'
+    grid: str = "ml-100k"
+    path: str = ""  # where the two are; '' looks in the usual places
+    peers: str = ".venv-peers/bin/python"
+    threads: int = 0  # 0: all cores
+    sweeps: int = 3
+    repeats: int = 5
+    rounds: int = 2
+    timeout: float = 900.0
+    seed: int = 0
+    out: str = "results"
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Measures, prints the table, plots; returns what it wrote to OUT/suite.json."""
+    start = time.perf_counter()
+    if unknown := set(settings.what) - set(OPERATIONS):
+        raise ValueError(f"what: expected some of {', '.join(OPERATIONS)}, got {', '.join(sorted(unknown))}.")
+    machine = measure_machine(small=settings.ratings < 1_000_000)
+    print(f"{machine['flops'] / 1e9:.0f} GFLOP/s in products, {machine['bytes'] / 1e9:.0f} GB/s in sums")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for what in settings.what:
+            for row in globals()[f"_{what}"](settings, Path(folder)):
+                rows.append(row | {"bound s": max(row["flops"] / machine["flops"], row["bytes"] / machine["bytes"])})
+                print(_line(rows[-1]), flush=True)
+    columns = ("operation", "jaxrec s", "peer", "peer s", "ratio", "bound s", "jaxrec", "theirs")
+    experiment.table([{name: row[name] for name in columns} for row in rows])
+    experiment.plot("suite", settings, lambda axes: _draw(axes, rows))
+    return experiment.report("suite", settings, {"machine": machine, "rows": rows}, time.perf_counter() - start)
+
+
+def measure_machine(*, small: bool = False) -> dict[str, float]:
+    """Flops and bytes in a second: a product of 2048 x 2048 matrices, the sum of 256 MB."""
+    n, length = (256, 2**20) if small else (2048, 2**26)
+    square, line = jnp.ones((n, n)), jnp.ones(length)
+    product = harness.seconds(jax.jit(jnp.matmul), square, square, repeats=5)["seconds"]
+    total = harness.seconds(jax.jit(jnp.sum), line, repeats=5)["seconds"]
+    return {"flops": 2 * n**3 / product, "bytes": 4 * length / total}
+
+
+def _gradient(settings: Settings, folder: Path) -> list[dict[str, Any]]:
+    path, d = _ratings(settings, folder), settings.gradient_rank
+    cell = {"what": "gradient", "path": str(path), "rank": d, "l2": gradients.L2}
+    found = _run(settings, cell, {"PyTorch autograd": {"what": "torch_gradient", "l2": gradients.L2, "rank": d}})
+    bytes_ = settings.ratings * (4 * d * 4 + 24)  # two rows for the product, two for the gradients; ids, value, error
+    return _rows(
+        f"value and gradient, {_size(settings.ratings)}, d = {d}", found, "value", 6 * settings.ratings * d, bytes_
+    )
+
+
+def _explicit(settings: Settings, folder: Path) -> list[dict[str, Any]]:
+    path, d, rows = _ratings(settings, folder), settings.explicit_rank, []
+    for cg in (True, False):
+        cell = {"what": "explicit", "path": str(path), "rank": d, "l2": 12.0, "cg": cg, "out": str(folder / "als.npz")}
+        found = _run(settings, cell, {"cmfrec": cell | {"what": "cmfrec_als"}})
+        name = f"explicit ALS sweep, {_size(settings.ratings)}, d = {d}, {'3 CG steps' if cg else 'exact'}"
+        rows += _rows(name, found, "objective", *_of_sweep(settings, d, cg))
+    return rows
+
+
+def _implicit(settings: Settings, folder: Path) -> list[dict[str, Any]]:
+    path, rows = _ratings(settings, folder), []
+    for d in settings.implicit_ranks:
+        for cg in (True, False):
+            cell = {"what": "implicit", "path": str(path), "rank": d, "l2": 1.0, "confidence": 40.0, "cg": cg}
+            cell["out"] = str(folder / "ials.npz")
+            found = _run(settings, cell, {"implicit": cell | {"what": "implicit_als"}})
+            name = f"implicit ALS sweep, {_size(settings.ratings)}, d = {d}, {'3 CG steps' if cg else 'exact'}"
+            rows += _rows(name, found, "objective", *_of_sweep(settings, d, cg))
+    return rows
+
+
+def _of_sweep(settings: Settings, d: int, cg: bool) -> tuple[float, float]:
+    """(flops, bytes): every rating's features gathered for both sides; products of 4 passes, or Grams and factors."""
+    n, rows = settings.ratings, settings.n_users + settings.n_items
+    exact = 4 * n * d**2 + rows * d**3 / 3
+    return (2 * 16 * n * d if cg else exact), 2 * n * (4 * d + 8)
+
+
+def _search(settings: Settings, folder: Path) -> list[dict[str, Any]]:
+    rows, d = [], 32
+    for n in settings.searched:
+        for queries in settings.queries:
+            cell = {"what": "search", "items": n, "dim": d, "queries": queries, "k": min(100, n), "seed": settings.seed}
+            found = _run(settings, cell, {"FAISS IndexFlatIP": cell | {"what": "faiss_search"}})
+            name = f"exact top-100, {_size(n)} x {d}, {queries} {'queries' if queries > 1 else 'query'}"
+            rows += _rows(name, found, "scores", 2 * n * d * queries, 4 * n * d)
+    return rows
+
+
+def _evaluation(settings: Settings, folder: Path) -> list[dict[str, Any]]:
+    dataset = _load(settings.evaluated, settings)
+    train, test = data.splits.random(dataset.ratings, test=0.2, rng=settings.seed)
+    clicks = Ratings(train.user, train.item, np.ones(len(train)), train.n_users, train.n_items)
+    init = models.init(train.n_users, train.n_items, 64, key=jax.random.key(0), item_bias=False)
+    sides = data.rows(clicks, "user", growth=2.0), data.rows(clicks, "item", growth=2.0)
+    factors, _ = solvers.implicit_als(*sides, init, l2=10.0, unobserved=0.1, sweeps=5, progress=False)
+    path = folder / "evaluation.npz"
+    parts = {
+        f"{name}_{side}": getattr(part, side)
+        for name, part in (("train", train), ("test", test))
+        for side in ("user", "item")
+    }
+    np.savez(path, w=factors.w, x=factors.x, **parts)
+    k = min(100, train.n_items // 4)
+    cell = {"what": "evaluation", "path": str(path), "k": k}
+    found = _run(settings, cell, {"implicit.evaluation": {"what": "implicit_evaluation", "k": k}})
+    flops = 2 * train.n_users * train.n_items * 64
+    name = f"metrics at {k}, all {_size(train.n_users)} users of {settings.evaluated}"
+    return _rows(name, found, "ndcg", flops, 4.0 * (train.n_users + train.n_items) * 64)
+
+
+def _grid(settings: Settings, folder: Path) -> list[dict[str, Any]]:
+    ratings = _load(settings.grid, settings).ratings
+    path = folder / "grid.npz"
+    np.savez(
+        path,
+        user=ratings.user,
+        item=ratings.item,
+        value=ratings.value,
+        n_users=ratings.n_users,
+        n_items=ratings.n_items,
+    )
+    l2s = (8.0, 12.0) if settings.ratings < 1_000_000 else (5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 14.0)
+    cell: dict[str, Any] = {"what": "grid", "path": str(path), "l2s": l2s}
+    found = _run(settings, cell, {"Surprise GridSearchCV": {"what": "surprise_grid"}}, rounds=1)
+    trainings, d, sweeps = 5 * 4 * len(l2s), 9, 20
+    flops = trainings * sweeps * (4 * len(ratings) * d**2 + (ratings.n_users + ratings.n_items) * d**3 / 3)
+    name = f"grid of {4 * len(l2s)} settings x 5 folds, {settings.grid}, compilation included"
+    return _rows(name, found, "rmse", flops, trainings * sweeps * 2.0 * len(ratings) * (4 * d + 8))
+
+
+def measure(cell: dict[str, Any]) -> dict[str, Any]:
+    """The project's part of a row, in its own process."""
+    return globals()[f"_of_{cell['what']}"](cell)
+
+
+def _of_gradient(cell: dict[str, Any]) -> dict[str, Any]:
+    given = np.load(cell["path"])
+    ratings = _from(given)
+    factors = gradients._factors(ratings, cell["rank"], 0)
+    linked = data.linked(ratings)
+    run = jax.jit(lambda factors, ratings: losses.closed_form.value_and_gradient(factors, ratings, l2=cell["l2"]))
+    answer = run(factors, linked)
+    gradients.check(ratings, factors, answer)
+    seconds = harness.seconds(run, factors, linked, repeats=cell["repeats"])["seconds"]
+    return {"seconds": seconds, "value": float(answer[0])}
+
+
+def _of_explicit(cell: dict[str, Any]) -> dict[str, Any]:
+    ratings = _from(np.load(cell["path"]))
+    mu = float(ratings.value.mean())
+    init = models.init(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0), mu=mu)
+    sides = data.rows(ratings, "user"), data.rows(ratings, "item")
+    given: dict[str, Any] = {"l2": cell["l2"], "l2_bias": cell["l2"], "cg_steps": 3 if cell["cg"] else None}
+    run = jax.jit(lambda factors, *sides: solvers.sweep(factors, *sides, **given))
+    return _sweeps(run, init, sides, cell) | {"theirs": _objective(ratings, cell)}
+
+
+def _of_implicit(cell: dict[str, Any]) -> dict[str, Any]:
+    ratings, c = _from(np.load(cell["path"])), cell["confidence"]
+    one = np.ones(len(ratings), np.float32)
+    clicks = Ratings(
+        ratings.user, ratings.item, c / (c - 1) * one, ratings.n_users, ratings.n_items, weights=(c - 1) * one
+    )
+    init = models.init(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0), item_bias=False)
+    sides = data.rows(clicks, "user"), data.rows(clicks, "item")
+    given: dict[str, Any] = {"l2": cell["l2"], "cg_steps": 3 if cell["cg"] else None}
+    run = jax.jit(lambda factors, *sides: solvers.implicit_sweep(factors, *sides, **given))
+    found = _sweeps(run, init, sides, cell)
+    if (theirs := _theirs(cell)) is not None:
+        factors = models.init(ratings.n_users, ratings.n_items, 0, key=jax.random.key(0), item_bias=False)
+        factors = type(factors)(w=jnp.asarray(theirs["w"]), b=factors.b, x=jnp.asarray(theirs["x"]))
+        found["theirs"] = float(
+            jax.jit(lambda f, rows: solvers.implicit_cost(f, rows, l2=cell["l2"]))(factors, sides[0])
+        )
+    return found
+
+
+def _sweeps(run: Any, factors: Any, sides: Any, cell: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of a compiled sweep, and the objective after cell['sweeps']."""
+    jax.block_until_ready(run(factors, *sides))
+    taken, objective = [], 0.0
+    for _ in range(cell["sweeps"]):
+        began = time.perf_counter()
+        factors, left = jax.block_until_ready(run(factors, *sides))
+        taken.append(time.perf_counter() - began)
+        objective = float(left)
+    return {"seconds": median(taken), "objective": objective}
+
+
+def _theirs(cell: dict[str, Any]) -> Any:
+    return np.load(cell["out"]) if Path(cell["out"]).exists() else None
+
+
+def _objective(ratings: Ratings, cell: dict[str, Any]) -> float | None:
+    """J at a peer's factors, in float64."""
+    if (theirs := _theirs(cell)) is None:
+        return None
+    w, b, x, c = (np.asarray(theirs[name], np.float64) for name in ("w", "b", "x", "c"))
+    total = cell["l2"] / 2 * sum((table**2).sum() for table in (w, b, x, c))
+    for first in range(0, len(ratings), 1_000_000):
+        part = ratings.take(slice(first, first + 1_000_000))
+        product = np.einsum("nd,nd->n", w[part.user], x[part.item])
+        total += ((product + b[part.user] + c[part.item] + theirs["mu"] - part.value) ** 2).sum() / 2
+    return float(total)
+
+
+def _of_search(cell: dict[str, Any]) -> dict[str, Any]:
+    items, queries = map(jnp.asarray, draw_vectors(cell))
+    run = jax.jit(lambda queries, items: top_k(queries, items, cell["k"]))
+    scores, _ = run(queries, items)
+    seconds = harness.seconds(run, queries, items, repeats=cell["repeats"])["seconds"]
+    return {"seconds": seconds, "scores": float(np.asarray(scores, np.float64).sum())}
+
+
+def _of_evaluation(cell: dict[str, Any]) -> dict[str, Any]:
+    given = np.load(cell["path"])
+    w, x = jnp.asarray(given["w"]), jnp.asarray(given["x"])
+    of = lambda part: Ratings(
+        given[f"{part}_user"], given[f"{part}_item"], np.ones(len(given[f"{part}_user"])), len(w), len(x)
+    )
+    train, test = of("train"), of("test")
+    measured = {"ndcg": metrics.ndcg, "map": metrics.average_precision, "precision": metrics.precision}
+    run = lambda: evaluation.ranking(w, x, train, test, k=cell["k"], metrics=measured)
+    seconds = harness.seconds(run, repeats=cell["repeats"])["seconds"]
+    return {"seconds": seconds, **{name: float(np.nanmean(each)) for name, each in run().items()}}
+
+
+def _of_grid(cell: dict[str, Any]) -> dict[str, Any]:
+    ratings = _from(np.load(cell["path"]))
+    began = time.perf_counter()
+    fold = np.arange(len(ratings)) % 5
+    np.random.default_rng(0).shuffle(fold)
+    tagged = Ratings(ratings.user, ratings.item, ratings.value, ratings.n_users, ratings.n_items, weights=fold)
+    sides = data.rows(tagged, "user", growth=2.0), data.rows(tagged, "item", growth=2.0)
+    members = training.product(
+        l2=cell["l2s"], l2_bias=(1.0, 2.0, 3.0, 4.0), fold=tuple(map(float, range(5))), seed=(0,)
+    )
+    settings = grid_search.Settings()
+    error = lambda member, *arrays: grid_search.als(member, *arrays, settings=settings)[1]
+    errors = training.grid(error, members, *sides, jnp.asarray(ratings.value.mean()), (1.0, 5.0), progress=False)
+    by_setting = np.asarray(errors).reshape(-1, 5).mean(axis=1)
+    return {"seconds": time.perf_counter() - began, "rmse": float(by_setting.min())}
+
+
+def _run(
+    settings: Settings, cell: dict[str, Any], peers: dict[str, dict[str, Any]], *, rounds: int = 0
+) -> dict[str, Any]:
+    """Who -> the answers of every round; the peers go first in each, for what they write is looked at by us."""
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    shared = {"threads": threads, "repeats": settings.repeats, "sweeps": settings.sweeps} | {
+        name: cell[name] for name in ("path",) if name in cell
+    }
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in (*peers, "jaxrec")}
+    # BLAS libraries choose their own kernels; implicit wants its threads outside BLAS
+    own = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+    if "out" in cell:
+        Path(cell["out"]).unlink(missing_ok=True)
+    for _ in range(rounds or settings.rounds):
+        for name, peer in peers.items():
+            env = own | {"OPENBLAS_NUM_THREADS": "1" if name.startswith("implicit") else str(threads)}
+            in_theirs = partial(harness.in_fresh_process, python=settings.peers, env=env, timeout=settings.timeout)
+            found[name].append(in_theirs("benchmarks.peers", shared | peer))
+        found["jaxrec"].append(harness.in_fresh_process(__spec__.name, shared | cell, timeout=settings.timeout))
+    for name, answers in found.items():
+        if why := [answer["failed"] for answer in answers if "failed" in answer]:
+            print(f"  {name}: {why[0]}")
+    return found
+
+
+def _rows(name: str, found: dict[str, Any], checked: str, flops: float, bytes_: float) -> list[dict[str, Any]]:
+    """One row a peer. What both compute must agree where it is the same number; objectives and errors stand beside."""
+    ours = [answer for answer in found["jaxrec"] if "failed" not in answer]
+    if not ours:
+        raise RuntimeError(f"{name}: {found['jaxrec'][0]['failed']}")
+    rows = []
+    for peer, answers in found.items():
+        if peer == "jaxrec":
+            continue
+        theirs = [answer for answer in answers if "failed" not in answer]
+        seconds = median(answer["seconds"] for answer in ours)
+        row: dict[str, Any] = {"operation": name, "jaxrec s": seconds, "peer": peer, "peer s": "failed", "ratio": "-"}
+        row |= {"flops": flops, "bytes": bytes_, "jaxrec": f"{checked} {ours[-1][checked]:.6g}", "theirs": "-"}
+        if theirs:
+            other = ours[-1].get("theirs") or theirs[-1].get(checked)
+            if checked in ("value", "scores", "ndcg"):
+                np.testing.assert_allclose(
+                    ours[-1][checked], other, rtol=2e-3 if checked == "ndcg" else 1e-4, err_msg=name
+                )
+            row |= {"peer s": median(answer["seconds"] for answer in theirs), "theirs": f"{other:.6g}"}
+            row["ratio"] = row["peer s"] / seconds
+        rows.append(row)
+    return rows
+
+
+def _ratings(settings: Settings, folder: Path) -> Path:
+    """Drawn once: the ratings, and factors to differentiate at."""
+    path = folder / "ratings.npz"
+    if not path.exists():
+        sizes = settings.n_users, settings.n_items, settings.ratings
+        ratings = data.synthetic.low_rank(*sizes, rng=settings.seed).ratings
+        factors = gradients._factors(ratings, settings.gradient_rank, 0)
+        columns: dict[str, Any] = {"user": ratings.user, "item": ratings.item, "value": ratings.value}
+        columns |= {name: np.asarray(getattr(factors, name)) for name in ("w", "b", "x", "c", "mu")}
+        np.savez(path, **columns, n_users=ratings.n_users, n_items=ratings.n_items)
+    return path
+
+
+def _from(given: Any) -> Ratings:
+    tables = int(given["n_users"]), int(given["n_items"])
+    return Ratings(given["user"], given["item"], given["value"], *tables)
+
+
+def _load(name: str, settings: Settings) -> Any:
+    if name == "synthetic":
+        return data.synthetic.low_rank(60, 40, 800, rng=settings.seed)
+    return data.load(name, path=settings.path or None)
+
+
+def _size(n: int) -> str:
+    return f"{n // 1_000_000}M" if n >= 1_000_000 else f"{n:,}"
+
+
+def _line(row: dict[str, Any]) -> str:
+    peer = f"{row['peer s']:.4g} s: {row['ratio']:.2f} times" if row["ratio"] != "-" else "failed"
+    return f"  {row['operation']}: {row['jaxrec s']:.4g} s; {row['peer']} {peer}; bound {row['bound s']:.2g} s"
+
+
+def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
+    some = [row for row in rows if row["ratio"] != "-"]
+    names = [f"{row['operation']}\n{row['peer']}" for row in some]
+    axes.barh(names, [row["ratio"] for row in some], color="#3b5b8c")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set(xlabel="times faster than the peer", xscale="log")
+    axes.tick_params(axis="y", labelsize=6)
+    axes.invert_yaxis()
+
+
+if __name__ == "__main__":
+    if not harness.serve(measure):
+        experiment.run(main, Settings)
