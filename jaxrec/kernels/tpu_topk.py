@@ -25,8 +25,8 @@ __all__ = ["group_maxima"]
 
 # Items and queries scored at once: 1 MiB of scores in VMEM. Multiples of 8 groups and of 128 queries, to fill tiles.
 ITEMS, QUERIES = 1024, 256
-# Of rows longer than 512 numbers fewer items, so that two blocks of them fit as well (to rows of 4096).
-ITEMS_OF_LONG_ROWS = 256
+# The same for rows of more than LONG numbers, so that they too fit in a v5e's 16 MiB, to rows of 2048.
+LONG, ITEMS_IF_LONG, QUERIES_IF_LONG = 512, 256, 128
 
 
 def group_maxima(
@@ -56,7 +56,8 @@ def group_maxima(
         return jnp.broadcast_to(jnp.max(top.reshape(-1, GROUP), axis=1)[:, None], (groups, n))
     by_column = d % 128 != 0
     table = items.T if by_column else items
-    block, size = (ITEMS if d <= 512 else ITEMS_OF_LONG_ROWS), min(QUERIES, n)
+    block, size = (ITEMS, QUERIES) if d <= LONG else (ITEMS_IF_LONG, QUERIES_IF_LONG)
+    size = min(size, n)
     along_items = lambda step, _: (0, step) if by_column else (step, 0)
     operands: list[Array] = [queries, table]
     specs = [
