@@ -57,7 +57,7 @@ def group_maxima(
     by_column = d % 128 != 0
     table = items.T if by_column else items
     block, size = (ITEMS, QUERIES) if d <= LONG else (ITEMS_IF_LONG, QUERIES_IF_LONG)
-    size = min(size, n)
+    size = min(size, n) if isinstance(n, int) else size  # n may be symbolic (jax.export)
     along_items = lambda step, _: (0, step) if by_column else (step, 0)
     operands: list[Array] = [queries, table]
     specs = [

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxrec.kernels.topk import GROUP
@@ -78,3 +79,10 @@ def test_it_lowers_for_a_tpu_and_pads_no_catalogue(n, m, d, filtered):
     text = jax.jit(group_maxima).trace(f32(n, d), f32(m, d), *allowed).lower(lowering_platforms=("tpu",)).as_text()
     assert "tpu_custom_call" in text
     assert "stablehlo.pad" not in text
+
+
+def test_it_is_exported_for_any_number_of_queries():
+    (n,) = export.symbolic_shape("n")
+    f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    exported = export.export(jax.jit(group_maxima), platforms=["tpu"])(f32(n, 4), f32(100, 4))
+    assert str(exported.out_avals[0].shape) == "(4, n)"
