@@ -124,7 +124,7 @@ def _kernel(
     (items, users), k = value.shape, w1.shape[1]
 
     @pl.when(inner == 0)
-    def _() -> None:
+    def clear() -> None:
         out[:] = jnp.zeros(out.shape, out.dtype)
 
     # What a ragged last block has beyond its array is anything, NaN too, and 0 times NaN is NaN.

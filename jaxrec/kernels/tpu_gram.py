@@ -44,7 +44,8 @@ def normal_equations(
 
     Args:
         table: the other side's features; d up to 256 fits in a v5e. Where d is no multiple of 128, XLA first copies it
-            to rows that are, which the copies of single rows need.
+            to rows that are, which the copies of single rows need; and gram then leaves as such rows: 128 / d times its
+            size, until XLA has laid it out anew.
         other: ids, int32.
         value: the targets.
         where: True, or not 0, where an entry counts.
@@ -106,7 +107,7 @@ def _kernel(
     chunks = block // chunk
 
     @pl.when(pl.program_id(1) == 0)
-    def _() -> None:
+    def clear() -> None:
         gram[:] = jnp.zeros(gram.shape, gram.dtype)
         rhs[:] = jnp.zeros(rhs.shape, rhs.dtype)
 
@@ -127,14 +128,14 @@ def _kernel(
 
     def add(step: Any, _: None) -> None:
         @pl.when(step + 1 < ROWS * chunks)
-        def _() -> None:
+        def start_next() -> None:
             start(step + 1)
 
         row, first, used, half = place(step)
         jax.lax.fori_loop(0, used, lambda entry, _: copy(step, entry).wait(), None)
 
         @pl.when(used > 0)
-        def _() -> None:
+        def accumulate() -> None:
             entries = pl.ds(pl.multiple_of(first, chunk), chunk)
             of_row = jax.lax.broadcasted_iota(jnp.int32, (ROWS, chunk), 0) == row  # there is no read of one sublane
             here = jnp.sum(jnp.where(of_row, weight[:, entries], 0), axis=0, keepdims=True)  # [1, chunk]
