@@ -3,8 +3,8 @@
 XLA fuses prediction, loss and slope, but must write the errors E [n_items, n_users], for the two products E W and E' X
 need all of it. Here a tile of E lives in VMEM and goes into its product there. Two passes over the ratings, for a
 TPU's results must be done one block after the other: the first sums along users, E W, and the loss; the second makes
-the tiles again and sums along items, E' X. Twice the ratings and masks (10 bytes per entry) in place of once these
-and three times E (17); 4 products of a tile in place of 3.
+the tiles again and sums along items, E' X. Twice the ratings and masks, and the masks once more to be copied to bytes
+(12 bytes per entry in all), in place of once these and three times E (17); 4 products of a tile in place of 3.
 
 Biases are two more columns: with x1 = (x, c, 1) and w1 = (w, 1, b) a tile's predictions are x1 w1', and E w1 holds E's
 row sums, E' x1 its column sums. E w1's last column, E b, nobody needs: the items' losses go there.

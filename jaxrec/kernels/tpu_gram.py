@@ -68,7 +68,7 @@ def normal_equations(
     other, weight, target = fill(other.astype(jnp.int32)), fill(weight), fill(target)
     count = jnp.pad(count, (0, -r % ROWS)).reshape(-1, 1, ROWS)
     of_step = lambda memory: pl.BlockSpec((ROWS, block), lambda row, part: (row, part), memory_space=memory)
-    return pl.pallas_call(
+    call = pl.pallas_call(
         partial(_kernel, chunk=chunk, block=block),
         out_shape=(jax.ShapeDtypeStruct((r, d, d), jnp.float32), jax.ShapeDtypeStruct((r, d), jnp.float32)),
         grid=(pl.cdiv(r, ROWS), other.shape[1] // block),
@@ -87,7 +87,10 @@ def normal_equations(
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
         interpret=interpret,
         name="normal_equations",
-    )(count, other, weight, target, table.astype(jnp.float32))  # of half a word one row cannot be copied
+    )
+    # Under vmap one after the other: its own rule would cut the table in HBM into blocks, which Mosaic refuses.
+    each: Any = jax.custom_batching.sequential_vmap(call)
+    return each(count, other, weight, target, table.astype(jnp.float32))  # of half a word one row cannot be copied
 
 
 def _kernel(

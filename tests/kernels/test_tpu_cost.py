@@ -103,3 +103,10 @@ def test_it_lowers_for_a_tpu_and_holds_no_errors(n_items, n_users, d, loss):
     text = traced.lower(lowering_platforms=("tpu",)).as_text()
     assert text.count("tpu_custom_call") >= 2
     assert "stablehlo.dot" not in text
+
+
+def test_it_lowers_under_vmap():
+    w, b, x, c, y, r = map(jnp.asarray, draw(6, 5, 2))
+    twice = jax.jit(jax.vmap(lambda w: cost_and_sums(w, b, x, c, y, r)))
+    text = twice.trace(jnp.stack([w, w])).lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" in text

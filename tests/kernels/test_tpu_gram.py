@@ -103,6 +103,18 @@ def test_a_mask_of_numbers_and_a_table_in_half_precision():
     assert gram.dtype == jnp.float32
 
 
+@pytest.mark.usefixtures("small")
+def test_vmap_is_one_after_the_other():
+    table, other, value, where, _ = map(jnp.asarray, draw(2, 5, 8, 3))
+    tables = jnp.stack([table, 2 * table])
+    of_table = lambda table, interpret=False: normal_equations(table, other, value, where, interpret=interpret)
+    gram, rhs = jax.vmap(lambda table: of_table(table, STRICT))(tables)
+    right = by_loop(*map(np.asarray, (table, other, value, where)), None)
+    np.testing.assert_allclose(gram, [right[0], 4 * right[0]], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(rhs, [right[1], 2 * right[1]], rtol=1e-5, atol=1e-5)
+    assert "tpu_custom_call" in jax.jit(jax.vmap(of_table)).trace(tables).lower(lowering_platforms=("tpu",)).as_text()
+
+
 @pytest.mark.parametrize(("r", "length", "d"), [(0, 3, 2), (2, 0, 2), (2, 3, 0)])
 def test_nothing_to_add(r, length, d):
     zeros = jnp.zeros((r, length))
