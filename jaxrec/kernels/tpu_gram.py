@@ -117,9 +117,9 @@ def _kernel(
     def place(step: Any) -> tuple[Any, Any, Any, Any]:
         """A step's row, its first entry, how many it copies, and its half of the buffer."""
         # div and rem, not // and %: these ask for a number's sign, which cannot be lowered where no TPU is known of
-        row, first = jax.lax.div(step, chunks), jax.lax.rem(step, chunks) * chunk
+        row, first = jax.lax.div(step, jnp.int32(chunks)), jax.lax.rem(step, jnp.int32(chunks)) * chunk
         used = jnp.clip(count[0, 0, row] - pl.program_id(1) * block - first, 0, chunk)
-        return row, first, used, jax.lax.rem(step, 2)
+        return row, first, used, jax.lax.rem(step, jnp.int32(2))
 
     def copy(step: Any, entry: Any) -> Any:
         row, first, _, half = place(step)
@@ -127,7 +127,7 @@ def _kernel(
         return pltpu.make_async_copy(source, features.at[half, pl.ds(entry, 1)], arrived.at[half])
 
     def start(step: Any) -> None:
-        jax.lax.fori_loop(0, place(step)[2], lambda entry, _: copy(step, entry).start(), None)
+        jax.lax.fori_loop(jnp.int32(0), place(step)[2], lambda entry, _: copy(step, entry).start(), None)
 
     def add(step: Any, _: None) -> None:
         @pl.when(step + 1 < ROWS * chunks)
@@ -135,7 +135,7 @@ def _kernel(
             start(step + 1)
 
         row, first, used, half = place(step)
-        jax.lax.fori_loop(0, used, lambda entry, _: copy(step, entry).wait(), None)
+        jax.lax.fori_loop(jnp.int32(0), used, lambda entry, _: copy(step, entry).wait(), None)
 
         @pl.when(used > 0)
         def accumulate() -> None:
@@ -149,7 +149,7 @@ def _kernel(
             rhs[pl.ds(row, 1)] += _product(wanted, x)
 
     start(jnp.int32(0))
-    jax.lax.fori_loop(0, ROWS * chunks, add, None)
+    jax.lax.fori_loop(jnp.int32(0), jnp.int32(ROWS * chunks), add, None)  # int32 with x64 enabled too
 
 
 def _product(a: Array, b: Array) -> Array:

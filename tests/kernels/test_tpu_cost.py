@@ -105,8 +105,21 @@ def test_it_lowers_for_a_tpu_and_holds_no_errors(n_items, n_users, d, loss):
     assert "stablehlo.dot" not in text
 
 
-def test_it_lowers_under_vmap():
-    w, b, x, c, y, r = map(jnp.asarray, draw(6, 5, 2))
-    twice = jax.jit(jax.vmap(lambda w: cost_and_sums(w, b, x, c, y, r)))
-    text = twice.trace(jnp.stack([w, w])).lower(lowering_platforms=("tpu",)).as_text()
+def test_vmap_is_a_loop():
+    w, *others = given = draw(9, 5, 2)
+    b, x, c, y, r = map(jnp.asarray, others)
+    of_w = lambda w, interpret=False: cost_and_sums(w, b, x, c, y, r, interpret=interpret)
+    batch = jnp.asarray([w, 2 * w])
+    # plain interpretation: the TPU's interpreter has no vmap of a grid that says which steps are parallel
+    found = jax.vmap(lambda w: of_w(w, True))(batch)
+    for ours, right in zip(found, by_formula(2 * w, *given[1:], half_squared_error), strict=True):
+        np.testing.assert_allclose(ours[1], right, rtol=1e-5, atol=1e-5)
+    assert "tpu_custom_call" in jax.jit(jax.vmap(of_w)).trace(batch).lower(lowering_platforms=("tpu",)).as_text()
+
+
+@pytest.mark.usefixtures("x64")
+def test_it_lowers_where_numbers_are_64_bits_by_default():
+    f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    structs = f32(5, 2), f32(5), f32(6, 2), f32(6), f32(6, 5), jax.ShapeDtypeStruct((6, 5), bool)
+    text = jax.jit(cost_and_sums).trace(*structs).lower(lowering_platforms=("tpu",)).as_text()
     assert "tpu_custom_call" in text

@@ -130,3 +130,11 @@ def test_it_lowers_for_a_tpu_and_holds_no_gathered_features(r, length, d):
     text = jax.jit(normal_equations).trace(*structs).lower(lowering_platforms=("tpu",)).as_text()
     assert "tpu_custom_call" in text
     assert "stablehlo.gather" not in text
+
+
+@pytest.mark.usefixtures("x64")
+def test_it_lowers_where_numbers_are_64_bits_by_default():
+    of = lambda dtype: jax.ShapeDtypeStruct((9, 300), dtype)
+    structs = jax.ShapeDtypeStruct((50, 4), jnp.float32), of(jnp.int32), of(jnp.float32), of(bool)
+    text = jax.jit(normal_equations).trace(*structs).lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" in text

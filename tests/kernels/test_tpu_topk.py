@@ -88,6 +88,18 @@ def test_it_is_exported_for_any_number_of_queries():
     assert str(exported.out_avals[0].shape) == "(4, n)"
 
 
-def test_it_lowers_under_vmap():  # the interpreter has no vmap of a grid that says which steps are parallel
-    traced = jax.jit(jax.vmap(group_maxima, in_axes=(0, None))).trace(jnp.ones((2, 5, 4)), jnp.ones((100, 4)))
+def test_vmap_is_a_loop():
+    queries, items = draw(6, 100, 4)
+    batch = queries.reshape(2, 3, 4)
+    # plain interpretation: the TPU's interpreter has no vmap of a grid that says which steps are parallel
+    found = jax.vmap(lambda queries: group_maxima(queries, items, interpret=True))(batch)
+    np.testing.assert_array_equal(found, [maxima_of_all(queries, items, None) for queries in batch])
+    traced = jax.jit(jax.vmap(group_maxima, in_axes=(0, None))).trace(batch, items)
+    assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
+
+
+@pytest.mark.usefixtures("x64")
+def test_it_lowers_where_numbers_are_64_bits_by_default():
+    f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    traced = jax.jit(group_maxima).trace(f32(5, 4), f32(1000, 4), jax.ShapeDtypeStruct((1000,), bool))
     assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
