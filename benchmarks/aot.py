@@ -2,7 +2,7 @@
 
 `make aot` runs it where libtpu is installed: that holds the TPU's compiler, which refuses what does not fit in VMEM and
 what Mosaic has not. Every kernel is compiled at sizes that take each of its paths. Temporaries are what is held in HBM
-beside arguments and results. On the first chip the same is compiled written plainly, for comparison: all at once, where
+beside arguments and results. On the first chip the same is also compiled written plainly, for comparison: all at once, where
 the library's own XLA forms go in blocks and hold less. Exit status 1 where a kernel does not compile.
 """
 
@@ -27,26 +27,27 @@ from jaxrec.kernels.tpu_gram import normal_equations
 from jaxrec.kernels.tpu_topk import group_maxima
 from jaxrec.solvers import ridge
 
-CHIPS = ("v5e:2x2", "v6e:2x2")
+RUNS = [("v5e:2x2", False), ("v5e:2x2", True), ("v6e:2x2", False)]  # (chip, with x64 enabled)
 Struct = Callable[..., jax.ShapeDtypeStruct]  # (*shape, dtype=float32), placed on the chip
 
 
 def main() -> int:
     """Compiles everything, prints a line each, returns how many kernels did not compile."""
     failed = 0
-    for chip in CHIPS:
+    for chip, x64 in RUNS:
         try:
             device: Any = topologies.get_topology_desc(platform="tpu", topology_name=chip).devices[0]
         except Exception as error:  # libtpu is not installed, or does not know the chip: whatever it raises
             sys.exit(f"{chip}: no compiler for it ({str(error).splitlines()[0]}). Try: make aot")
         sharding = SingleDeviceSharding(device)
         struct = lambda *shape, dtype=jnp.float32, to=sharding: jax.ShapeDtypeStruct(shape, dtype, sharding=to)
-        print(f"\n{device.device_kind} ({chip})")
+        print(f"\n{device.device_kind} ({chip}){', x64 enabled' if x64 else ''}")
         for name, kernel, plain, arguments in _cases(struct):
-            said, compiles = _compiled(kernel, arguments)
+            with jax.enable_x64(x64):  # what is int32 by default is then int64, which Mosaic often refuses
+                said, compiles = _compiled(kernel, arguments)
             failed += not compiles
             print(f"  {name:<58} {said}", flush=True)
-            if chip == CHIPS[0]:
+            if (chip, x64) == RUNS[0]:
                 print(f"  {'  plainly, by XLA':<58} {_compiled(plain, arguments)[0]}", flush=True)
     return failed
 

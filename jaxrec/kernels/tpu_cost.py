@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -26,6 +27,8 @@ __all__ = ["Pointwise", "cost_and_sums", "half_squared_error", "logistic"]
 # (value, slope) of every entry, from (prediction, target): what a loss is here.
 Pointwise = Callable[[Array, Array], tuple[Array, Array]]
 
+# The place of a block that fills its dimension. With x64 enabled a plain 0 is an int64, which Mosaic refuses.
+FIRST = np.int32(0)
 # Items and users of a tile: 1 MiB of errors in VMEM. Multiples of a mask's tile, 32 by 128.
 ITEMS, USERS = 512, 512
 
@@ -101,8 +104,8 @@ def _summed(
     blocks = pl.cdiv(n_items, tile[0]), pl.cdiv(n_users, tile[1])
     # What is summed over is the inner dimension of the grid, so that a block of sums is finished before the next.
     place = (lambda outer, inner: (outer, inner)) if by_item else (lambda outer, inner: (inner, outer))
-    of_users = pl.BlockSpec((tile[1], k), lambda *step: (place(*step)[1], 0))
-    of_items = pl.BlockSpec((tile[0], k), lambda *step: (place(*step)[0], 0))
+    of_users = pl.BlockSpec((tile[1], k), lambda *step: (place(*step)[1], FIRST))
+    of_items = pl.BlockSpec((tile[0], k), lambda *step: (place(*step)[0], FIRST))
     of_both = pl.BlockSpec(tile, place)
     return pl.pallas_call(
         partial(_kernel, n_items=n_items, n_users=n_users, by_item=by_item, loss=loss),

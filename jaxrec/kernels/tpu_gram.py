@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -19,6 +20,8 @@ from jaxtyping import Bool, Float, Int
 
 __all__ = ["normal_equations"]
 
+# The place of a block that fills its dimension. With x64 enabled a plain 0 is an int64, which Mosaic refuses.
+FIRST = np.int32(0)
 # Regressions per step of the grid: a tile's sublanes.
 ROWS = 8
 # Features in one half of the double buffer: a tile's lanes, along which their weights lie.
@@ -73,15 +76,15 @@ def normal_equations(
         out_shape=(jax.ShapeDtypeStruct((r, d, d), jnp.float32), jax.ShapeDtypeStruct((r, d), jnp.float32)),
         grid=(pl.cdiv(r, ROWS), other.shape[1] // block),
         in_specs=[
-            pl.BlockSpec((1, 1, ROWS), lambda row, _: (row, 0, 0), memory_space=pltpu.SMEM),
+            pl.BlockSpec((1, 1, ROWS), lambda row, _: (row, FIRST, FIRST), memory_space=pltpu.SMEM),
             of_step(pltpu.SMEM),
             of_step(pltpu.VMEM),
             of_step(pltpu.VMEM),
             pl.BlockSpec(memory_space=pl.ANY),
         ],
         out_specs=(
-            pl.BlockSpec((ROWS, d, d), lambda row, _: (row, 0, 0)),
-            pl.BlockSpec((ROWS, d), lambda row, _: (row, 0)),
+            pl.BlockSpec((ROWS, d, d), lambda row, _: (row, FIRST, FIRST)),
+            pl.BlockSpec((ROWS, d), lambda row, _: (row, FIRST)),
         ),
         scratch_shapes=[pltpu.VMEM((2, chunk, d), jnp.float32), pltpu.SemaphoreType.DMA((2,))],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),

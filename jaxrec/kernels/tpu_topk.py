@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -25,6 +26,8 @@ __all__ = ["group_maxima"]
 
 # Items and queries scored at once: 1 MiB of scores in VMEM. Multiples of 8 groups and of 128 queries, to fill tiles.
 ITEMS, QUERIES = 1024, 256
+# The place of a block that fills its dimension. With x64 enabled a plain 0 is an int64, which Mosaic refuses.
+FIRST = np.int32(0)
 # The same for rows of more than LONG numbers, so that they too fit in a v5e's 16 MiB, to rows of 2048.
 LONG, ITEMS_IF_LONG, QUERIES_IF_LONG = 512, 256, 128
 
@@ -58,15 +61,15 @@ def group_maxima(
     table = items.T if by_column else items
     block, size = (ITEMS, QUERIES) if d <= LONG else (ITEMS_IF_LONG, QUERIES_IF_LONG)
     size = min(size, n) if isinstance(n, int) else size  # n may be symbolic (jax.export)
-    along_items = lambda step, _: (0, step) if by_column else (step, 0)
+    along_items = lambda step, _: (FIRST, step) if by_column else (step, FIRST)
     operands: list[Array] = [queries, table]
     specs = [
-        pl.BlockSpec((size, d), lambda _, part: (part, 0)),
+        pl.BlockSpec((size, d), lambda _, part: (part, FIRST)),
         pl.BlockSpec((d, block) if by_column else (block, d), along_items),
     ]
     if allowed is not None:
         operands.append(allowed.astype(jnp.float32)[None, :])
-        specs.append(pl.BlockSpec((1, block), lambda step, _: (0, step)))
+        specs.append(pl.BlockSpec((1, block), lambda step, _: (FIRST, step)))
     kernel: Callable[..., None] = partial(_kernel, m=m, by_column=by_column)
     return pl.pallas_call(
         kernel,
