@@ -2,8 +2,8 @@
 
 `make aot` runs it where libtpu is installed: that holds the TPU's compiler, which refuses what does not fit in VMEM and
 what Mosaic has not. Every kernel is compiled at sizes that take each of its paths. Temporaries are what is held in HBM
-beside arguments and results. On the first chip the same is also compiled written plainly, for comparison: all at once, where
-the library's own XLA forms go in blocks and hold less. Exit status 1 where a kernel does not compile.
+beside arguments and results. First the same is also compiled written plainly, for comparison: all at once, where the
+library's own XLA forms go in blocks and hold less. Exit status 1 where a kernel does not compile.
 """
 
 import os
