@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+AOT ?= .venv-aot
 
-.PHONY: setup demo test lint types clean
+.PHONY: setup demo test lint types aot clean
 
 setup: $(READY)
 
@@ -28,5 +29,14 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# The TPU kernels compiled for real chips, with no TPU: libtpu holds the compiler, 1.3 GB in an environment of its own.
+aot: $(AOT)/.ready
+	$(AOT)/bin/python -m benchmarks.aot
+
+$(AOT)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(AOT)
+	$(AOT)/bin/python -m pip install --quiet --constraint constraints.txt --editable . 'jax[tpu]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) results build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(AOT) results build *.egg-info .mypy_cache .ruff_cache .pytest_cache

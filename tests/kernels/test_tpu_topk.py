@@ -1,0 +1,105 @@
+"""The TPU's group maxima, interpreted on the CPU, are the maxima of a matrix of scores; and they lower for a TPU."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxrec.kernels.topk import GROUP
+from jaxrec.kernels.tpu_topk import ITEMS, QUERIES, group_maxima
+
+STRICT = pltpu.InterpretParams(detect_races=True, out_of_bounds_reads="raise", uninitialized_memory="nan")
+
+
+@pytest.fixture(autouse=True)
+def _no_races(capfd):
+    """The interpreter prints the races that it finds; an exception leaves its simulated memory behind."""
+    yield
+    pltpu.reset_tpu_interpret_mode_state()
+    assert "RACE" not in capfd.readouterr().out
+
+
+def draw(n, m, d, seed=0):
+    """Small integers: no sum rounds, and many scores tie."""
+    rng = np.random.default_rng(seed)
+    return (jnp.asarray(rng.integers(-3, 4, (rows, d)), jnp.float32) for rows in (n, m))
+
+
+def maxima_of_all(queries, items, allowed):
+    scores = np.asarray(items) @ np.asarray(queries).T
+    if allowed is not None:
+        scores = np.where(np.asarray(allowed)[:, None], scores, -np.inf)
+    filled = np.full((-(-len(items) // GROUP) * GROUP, len(queries)), -np.inf, np.float32)
+    filled[: len(items)] = scores
+    return filled.reshape(-1, GROUP, len(queries)).max(axis=1)
+
+
+# one item; ragged groups in a ragged block; one whole block; rows of whole tiles; long rows; many queries
+@pytest.mark.parametrize(
+    ("n", "m", "d"),
+    [(1, 1, 1), (3, 45, 4), (2, ITEMS, 8), (5, ITEMS + 77, 3), (2, 700, 128), (2, 300, 520), (QUERIES + 3, 70, 4)],
+)
+@pytest.mark.parametrize("filtered", [False, True])
+def test_maxima_are_those_of_all_scores(n, m, d, filtered):
+    queries, items = draw(n, m, d)
+    allowed = jnp.asarray(np.random.default_rng(1).random(m) < 0.7) if filtered else None
+    found = group_maxima(queries, items, allowed, interpret=STRICT)
+    np.testing.assert_array_equal(found, maxima_of_all(queries, items, allowed))
+    assert found.dtype == jnp.float32
+
+
+def test_a_group_of_which_nothing_is_allowed_has_minus_infinity_and_nan_there_is_inert():
+    queries, items = draw(3, 3 * GROUP, 4)
+    allowed = jnp.ones(3 * GROUP, bool).at[GROUP : 2 * GROUP].set(False).at[5].set(False)
+    garbage = jnp.where(allowed[:, None], items, jnp.nan)
+    found = group_maxima(queries, garbage, allowed, interpret=STRICT)
+    assert (found[1] == -jnp.inf).all()
+    np.testing.assert_array_equal(found, maxima_of_all(queries, items, allowed))
+
+
+def test_items_in_half_precision_are_scored_in_float32():
+    queries, items = draw(3, 50, 4)
+    found = group_maxima(queries + 0.001, items.astype(jnp.bfloat16), interpret=STRICT)
+    np.testing.assert_allclose(found, maxima_of_all(queries + 0.001, items, None), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(0, 5, 2), (2, 0, 2), (2, 40, 0)])
+def test_nothing_to_score(n, m, d):
+    found = group_maxima(jnp.ones((n, d)), jnp.ones((m, d)), jnp.arange(m) < 35)
+    np.testing.assert_array_equal(found, np.where(np.arange(-(-m // GROUP))[:, None] < 2, np.zeros((1, n)), -np.inf))
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(64, 100_001, 32), (1000, 5000, 128), (1, 40, 3)])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_it_lowers_for_a_tpu_and_pads_no_catalogue(n, m, d, filtered):
+    f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    allowed = [jax.ShapeDtypeStruct((m,), bool)] if filtered else []
+    text = jax.jit(group_maxima).trace(f32(n, d), f32(m, d), *allowed).lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" in text
+    assert "stablehlo.pad" not in text
+
+
+def test_it_is_exported_for_any_number_of_queries():
+    (n,) = export.symbolic_shape("n")
+    f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    exported = export.export(jax.jit(group_maxima), platforms=["tpu"])(f32(n, 4), f32(100, 4))
+    assert str(exported.out_avals[0].shape) == "(4, n)"
+
+
+def test_vmap_is_a_loop():
+    queries, items = draw(6, 100, 4)
+    batch = queries.reshape(2, 3, 4)
+    # plain interpretation: the TPU's interpreter has no vmap of a grid that says which steps are parallel
+    found = jax.vmap(lambda queries: group_maxima(queries, items, interpret=True))(batch)
+    np.testing.assert_array_equal(found, [maxima_of_all(queries, items, None) for queries in batch])
+    traced = jax.jit(jax.vmap(group_maxima, in_axes=(0, None))).trace(batch, items)
+    assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
+
+
+@pytest.mark.usefixtures("x64")
+def test_it_lowers_where_numbers_are_64_bits_by_default():
+    f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    traced = jax.jit(group_maxima).trace(f32(5, 4), f32(1000, 4), jax.ShapeDtypeStruct((1000,), bool))
+    assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
