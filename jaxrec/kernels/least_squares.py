@@ -10,6 +10,7 @@ products of the conjugate gradients 9 to 11, the Gram matrices 77. A weight that
 makes that 172 (another buffer), so both sides get its square root, in the gather.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxrec.kernels.chunks import by_chunks
+from jaxrec.kernels.platform import by_platform
 from jaxrec.lookup import lookup
 
 __all__ = ["Lists", "Solved", "conjugate_gradient", "normal_equations"]
@@ -68,8 +70,30 @@ def normal_equations(
         lists: the rows.
         intercept: whether there is one.
     """
-    d = table.shape[1]
-    return by_chunks(lambda part: _equations(table, part, intercept), lists, _rows_at_once(lists, d))
+    if table.dtype != jnp.float32 or table.shape[1] > 255:  # more does not fit in a TPU's VMEM
+        return _by_xla(table, *lists, intercept=intercept)
+    given = (table, *lists) if lists.weights is not None else (table, *lists[:3])
+    return by_platform(*given, tpu=partial(_on_tpu, intercept=intercept), default=partial(_by_xla, intercept=intercept))
+
+
+def _by_xla(
+    table: Array, other: Array, y: Array, where: Array, weights: Array | None = None, *, intercept: bool
+) -> tuple[Array, Array, Array, Array]:
+    lists = Lists(other, y, where, weights)
+    return by_chunks(lambda part: _equations(table, part, intercept), lists, _rows_at_once(lists, table.shape[1]))
+
+
+def _on_tpu(
+    table: Array, other: Array, y: Array, where: Array, weights: Array | None = None, *, intercept: bool
+) -> tuple[Array, Array, Array, Array]:
+    """The Gram matrices from rows copied into VMEM one by one, no [r, l, d] in HBM; the other sums are small."""
+    from jaxrec.kernels import tpu_gram  # Pallas, where a program is lowered for a TPU only
+
+    table = jnp.concatenate([table, jnp.ones((len(table), 1), table.dtype)], axis=1) if intercept else table
+    gram, rhs = tpu_gram.normal_equations(table, other, y, where, weights)
+    weight = jnp.where(where, 1.0 if weights is None else weights, 0.0).astype(table.dtype)
+    y = jnp.where(where, y, 0)
+    return gram, rhs, jnp.sum(weight * y * y, axis=1), jnp.sum(weight, axis=1)
 
 
 def _equations(table: Array, lists: Lists, intercept: bool) -> tuple[Array, Array, Array, Array]:

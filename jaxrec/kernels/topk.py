@@ -10,7 +10,8 @@ Items with score -inf (excluded, not allowed) never come back: places that canno
 | form | for | |
 | --- | --- | --- |
 | `reference` | tests | all scores, one stable sort |
-| `two_pass` | CPU, GPU, any score | what this file is about |
+| `two_pass` | any score, any platform | what this file is about |
+| `tpu_topk.group_maxima` | its first pass on a TPU, for dot products without exclusions | no scores in HBM |
 """
 
 from collections.abc import Callable
@@ -21,9 +22,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Integer
 
+from jaxrec.kernels.platform import by_platform
 from jaxrec.lookup import lookup
 
-__all__ = ["Exclude", "Score", "largest", "reference", "two_pass"]
+__all__ = ["GROUP", "Exclude", "Score", "dot", "largest", "reference", "two_pass"]
 
 Exclude = tuple[Integer[Array, "*n e"], Bool[Array, "*n e"]]
 # score(queries [n, d], a block of items [m, d]) -> [n, m], more is better
@@ -36,6 +38,11 @@ GROUP = 32
 FEW = 16
 # Queries asked at once: their group maxima are 1/8 of the catalogue's bytes at d = 16, 1/16 at d = 32.
 QUERIES = 64
+
+
+def dot(queries: Float[Array, "n d"], items: Float[Array, "m d"]) -> Float[Array, "n m"]:
+    """Query . item."""
+    return jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def reference(
@@ -107,49 +114,24 @@ def _search(
     row = jnp.arange(n, dtype=jnp.int32)[:, None]
     block = min(block, m)
 
-    def scored(first: Array | int, size: int) -> Array:
-        """Scores [size, n] of the items from `first` on: slices, and no padded copy of the catalogue."""
-        part = lambda array: jax.lax.dynamic_slice_in_dim(array, first, size)
-        scores = score(queries, part(items).astype(queries.dtype)).T
-        if allowed is not None:
-            scores = jnp.where(part(allowed)[:, None], scores, -jnp.inf)
-        if ids is not None:
-            here = jnp.where((ids >= first) & (ids < first + size), ids - first, size)  # size: dropped
-            scores = scores.at[here, row].set(-jnp.inf, mode="drop")
-        return scores
-
     if block < GROUP or m <= 2 * GROUP * k:  # else most groups would be scored twice
-        return _by_merging(scored, n, m, k, block, queries.dtype)
-
-    # Whole blocks of whole groups, then the rest, which begins up to GROUP - 1 items early to be whole groups too;
-    # there what the blocks have had is closed.
-    block -= block % GROUP
-    whole = m - m % block
-    rest = -(-(m - whole) // GROUP) * GROUP
-    maxima = lambda scores: jnp.max(scores.reshape(-1, GROUP, n), axis=1)
-    tops = jax.lax.map(lambda first: maxima(scored(first, block)), jnp.arange(0, whole, block, dtype=jnp.int32))
-    tops = tops.reshape(-1, n)
-    if rest:
-        again = jnp.arange(m - rest, m) < whole
-        tops = jnp.concatenate([tops, maxima(jnp.where(again[:, None], -jnp.inf, scored(m - rest, rest)))])
-
+        return _by_merging(queries, items, allowed, ids, score=score, k=k, block=block)
+    xla = partial(_group_maxima, score=score, size=block - block % GROUP)
+    if score is dot and ids is None and queries.dtype == jnp.float32:
+        filtered = () if allowed is None else (allowed,)
+        tops = by_platform(queries, items, *filtered, tpu=_group_maxima_on_tpu, default=xla)
+    else:
+        tops = xla(queries, items, allowed, ids)
     _, groups = largest(_without_minus_zero(tops), k)
     groups = jnp.sort(groups, axis=1)  # in the order of ids, for the ties
-    in_rest = groups >= whole // GROUP
-    start = groups * GROUP - jnp.where(in_rest, whole - (m - rest), 0)  # [n, k], the groups' first ids
-    each = start[:, :, None] + jnp.arange(GROUP, dtype=jnp.int32)[None, None, :]
-    open_ = each >= jnp.where(in_rest, whole, 0)[:, :, None]
+    each = groups[:, :, None] * GROUP + jnp.arange(GROUP, dtype=jnp.int32)[None, None, :]
+    each = each.reshape(n, -1)
+    open_, each = each < m, jnp.minimum(each, m - 1)
     if allowed is not None:
         open_ &= lookup(allowed, each)
-    each, open_ = each.reshape(n, -1), open_.reshape(n, -1)
-    if ids is not None:
-        # The place of each exclusion, where it has one: in the group that starts at most GROUP - 1 before. An id in two
-        # groups is closed in the rest's already.
-        ahead = ids[:, :, None] - start[:, None, :]  # [n, e, k]
-        inside = (ahead >= 0) & (ahead < GROUP)
-        which = jnp.argmax(inside, axis=2)
-        offset = jnp.take_along_axis(ahead, which[:, :, None], axis=2)[:, :, 0]
-        place = jnp.where(jnp.any(inside, axis=2), which * GROUP + offset, k * GROUP)
+    if ids is not None:  # close the places of those that have one
+        mine = (ids // GROUP)[:, :, None] == groups[:, None, :]  # [n, e, k]
+        place = jnp.where(jnp.any(mine, axis=2), jnp.argmax(mine, axis=2) * GROUP + ids % GROUP, k * GROUP)
         open_ = open_.at[row, place].set(False, mode="drop")
     of_query = jax.vmap(lambda query, rows: score(query[None], rows)[0])
     scores = of_query(queries, lookup(items, each).astype(queries.dtype))
@@ -158,10 +140,55 @@ def _search(
     return best, jnp.where(best > -jnp.inf, found, 0)
 
 
+def _group_maxima(
+    queries: Array, items: Array, allowed: Array | None = None, ids: Array | None = None, *, score: Score, size: int
+) -> Float[Array, "groups n"]:
+    """The largest score of each GROUP of items; the last group may be short. Whole blocks, then the rest."""
+    n, m = queries.shape[0], items.shape[0]
+    scored = partial(_scores, queries, items, allowed, ids, score=score)
+    maxima = lambda scores: jnp.max(scores.reshape(-1, GROUP, n), axis=1)
+    whole = m - m % size
+    firsts = jnp.arange(0, whole, size, dtype=jnp.int32)
+    tops = jax.lax.map(lambda first: maxima(scored(first, size)), firsts).reshape(-1, n)
+    if whole == m:
+        return tops
+    rest = jnp.pad(scored(whole, m - whole), ((0, (whole - m) % GROUP), (0, 0)), constant_values=-jnp.inf)
+    return jnp.concatenate([tops, maxima(rest)])
+
+
+def _group_maxima_on_tpu(queries: Array, items: Array, allowed: Array | None = None) -> Array:
+    from jaxrec.kernels.tpu_topk import group_maxima  # Pallas, where a program is lowered for a TPU only
+
+    return group_maxima(queries, items, allowed)
+
+
+def _scores(
+    queries: Array,
+    items: Array,
+    allowed: Array | None,
+    ids: Array | None,
+    first: Array | int,
+    size: int,
+    *,
+    score: Score,
+) -> Float[Array, "size n"]:
+    """Scores of the items from `first` on: slices, and no padded copy of the catalogue."""
+    part = lambda array: jax.lax.dynamic_slice_in_dim(array, first, size)
+    scores = score(queries, part(items).astype(queries.dtype)).T
+    if allowed is not None:
+        scores = jnp.where(part(allowed)[:, None], scores, -jnp.inf)
+    if ids is not None:
+        here = jnp.where((ids >= first) & (ids < first + size), ids - first, size)  # size: dropped
+        scores = scores.at[here, jnp.arange(queries.shape[0], dtype=jnp.int32)[:, None]].set(-jnp.inf, mode="drop")
+    return scores
+
+
 def _by_merging(
-    scored: Callable[[Array | int, int], Array], n: int, m: int, k: int, block: int, dtype: jnp.dtype
+    queries: Array, items: Array, allowed: Array | None, ids: Array | None, *, score: Score, k: int, block: int
 ) -> tuple[Array, Array]:
     """Where k is so large that the groups would be most of the catalogue: the best of each block, merged."""
+    n, m = queries.shape[0], items.shape[0]
+    scored = partial(_scores, queries, items, allowed, ids, score=score)
 
     def merge(best: tuple[Array, Array], first: Array | int, size: int) -> tuple[Array, Array]:
         top, place = largest(_without_minus_zero(scored(first, size)), min(k, size))
@@ -171,7 +198,7 @@ def _by_merging(
         return scores, jnp.take_along_axis(ids, kept, axis=1, mode="promise_in_bounds")
 
     # -inf with id 0 stands first from the start, so what is excluded never shows its id
-    best = jnp.full((n, k), -jnp.inf, dtype), jnp.zeros((n, k), jnp.int32)
+    best = jnp.full((n, k), -jnp.inf, queries.dtype), jnp.zeros((n, k), jnp.int32)
     whole = m - m % block
     firsts = jnp.arange(0, whole, block, dtype=jnp.int32)
     best, _ = jax.lax.scan(lambda best, first: (merge(best, first, block), None), best, firsts)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from jaxrec.kernels.topk import Exclude, Score, two_pass
+from jaxrec.kernels.topk import Exclude, Score, dot, two_pass
 
 __all__ = ["cosine", "dot", "negative_squared_distance", "top_k"]
 
@@ -30,11 +30,6 @@ class Searchable(Protocol):
 
     def top_k(self, queries: Array, k: int, *, exclude: Exclude | None, allowed: Array | None) -> tuple[Array, Array]:
         """(scores, ids), as `top_k`."""
-
-
-def dot(queries: Float[Array, "n d"], items: Float[Array, "m d"]) -> Float[Array, "n m"]:
-    """Query . item."""
-    return jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def cosine(queries: Float[Array, "n d"], items: Float[Array, "m d"]) -> Float[Array, "n m"]:

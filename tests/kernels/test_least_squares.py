@@ -108,3 +108,27 @@ def test_chunks_are_the_whole(n, size):
     np.testing.assert_array_equal(doubled, 2 * np.arange(n))
     np.testing.assert_array_equal(sums, np.arange(2.0 * n).reshape(n, 2).sum(axis=1))
     assert seen == [min(n, size)]  # traced once
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("weights", [True, False])
+def test_the_tpus_form_is_the_same(monkeypatch, intercept, weights):
+    from jax.experimental.pallas import tpu as pltpu
+
+    from jaxrec.kernels import tpu_gram
+
+    kernel = tpu_gram.normal_equations
+    interpreted = lambda *given: kernel(*given, interpret=pltpu.InterpretParams(out_of_bounds_reads="raise"))
+    monkeypatch.setattr(tpu_gram, "normal_equations", interpreted)
+    table, lists = draw(weights=weights, dtype=np.float32)
+    found = least_squares._on_tpu(table, *lists, intercept=intercept)
+    right = least_squares._by_xla(table, *lists, intercept=intercept)
+    for ours, theirs in zip(found, right, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_sweep_lowered_for_a_tpu_holds_the_kernel():
+    table, lists = draw(weights=True, dtype=np.float32)
+    run = jax.jit(lambda table, lists: least_squares.normal_equations(table, lists, intercept=True))
+    assert "tpu_custom_call" in run.trace(table, lists).lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" not in run.lower(table, lists).as_text()
