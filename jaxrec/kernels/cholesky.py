@@ -11,6 +11,7 @@ Blocks of 16: 74, 86, 65.)
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jaxtyping import Float
 
 from jaxrec.kernels.chunks import by_chunks
 
-__all__ = ["cho_solve", "cholesky", "solve_transposed"]
+__all__ = ["cho_solve", "cholesky", "solve", "solve_transposed"]
 
 BLOCK = 8
 # Floats of matrices worked on at once: 2 MiB; 4 times as many take twice as long at d = 128.
@@ -40,6 +41,39 @@ def cho_solve(lower: Float[Array, "*batch d d"], rhs: Float[Array, "*batch d"]) 
 def solve_transposed(lower: Float[Array, "*batch d d"], rhs: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     """Z with L' z = rhs, by back substitution."""
     return _over_batch(_backward, rhs.shape, lower, rhs)
+
+
+def solve(matrix: Float[Array, "b d d"], rhs: tuple[Float[Array, "b d"], ...]) -> tuple[Float[Array, "b d"], ...]:
+    """The z with matrix z = rhs of each, by a Cholesky factor that is not kept: twice as fast as `cho_solve` of one.
+
+    The inverses of the diagonal's blocks serve the panels and both substitutions, and the factor is never laid out.
+    Each right-hand side has products of its own, for a matrix of two columns is multiplied far slower than two vectors.
+    """
+    d = matrix.shape[-1]
+    if matrix.size == 0:
+        return rhs
+    return by_chunks(lambda part: _solve(*part), (matrix, rhs), max(1, CHUNK // (d * d)))
+
+
+def _solve(a: Array, rhs: tuple[Array, ...]) -> tuple[Array, ...]:
+    product = partial(jnp.einsum, precision=HIGHEST)
+    steps: list[tuple[Array, Array, list[Array]]] = []  # of each block: its inverse, the panel below, L^-1 rhs there
+    while a.shape[-1] > 0:
+        size = min(BLOCK, a.shape[-1])
+        inverse = _inverse(_eliminate(a[:, :size, :size]))
+        panel = product("bij,bkj->bik", a[:, size:, :size], inverse)
+        forward = [product("bij,bj->bi", inverse, each[:, :size]) for each in rhs]
+        steps.append((inverse, panel, forward))
+        a = a[:, size:, size:] - product("bij,bkj->bik", panel, panel)
+        rhs = tuple(
+            each[:, size:] - product("bij,bj->bi", panel, done) for each, done in zip(rhs, forward, strict=True)
+        )
+    solved = rhs  # nothing is left
+    for inverse, panel, forward in reversed(steps):
+        left = [done - product("bij,bi->bj", panel, z) for done, z in zip(forward, solved, strict=True)]
+        mine = [product("bji,bj->bi", inverse, each) for each in left]
+        solved = tuple(jnp.concatenate(pair, axis=1) for pair in zip(mine, solved, strict=True))
+    return solved
 
 
 def _over_batch(f: Callable[..., Array], shape: tuple[int, ...], matrix: Array, *rhs: Array) -> Array:

@@ -18,11 +18,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from jaxrec.kernels import cholesky
 from jaxrec.kernels.chunks import by_chunks
 from jaxrec.kernels.platform import by_platform
 from jaxrec.lookup import lookup
 
-__all__ = ["Lists", "Solved", "conjugate_gradient", "normal_equations"]
+__all__ = ["Equations", "Lists", "Solved", "conjugate_gradient", "dual_least_squares", "normal_equations"]
 
 # Floats of features gathered at once: 2 MiB. 1/4 and 4 times as many were up to a fifth slower.
 CHUNK = 2**19
@@ -45,6 +46,20 @@ class Lists(NamedTuple):
     weights: Array | None
 
 
+class Equations(NamedTuple):
+    """Sums over rows' entries, D the weights.
+
+    Attributes:
+        gram: [r, d, d], X' D X.
+        rhs: [r, d] each: X' D y and, with an intercept, X' D 1.
+        sums: [r, 3], of D y^2, D y and D.
+    """
+
+    gram: Array
+    rhs: tuple[Array, ...]
+    sums: Array
+
+
 class Solved(NamedTuple):
     """Rows' coefficients and what they leave.
 
@@ -57,18 +72,15 @@ class Solved(NamedTuple):
     objective: Array
 
 
-def normal_equations(
-    table: Float[Array, "m d"], lists: Lists, *, intercept: bool
-) -> tuple[Float[Array, "r k k"], Float[Array, "r k"], Float[Array, " r"], Float[Array, " r"]]:
-    """(X' D X, X' D y, y' D y, sum of D) of every row, X its features, with a last column of ones for an intercept.
+def normal_equations(table: Float[Array, "m d"], lists: Lists, *, intercept: bool) -> Equations:
+    """The sums over every row's entries that its regression needs.
 
-    k = d, or d + 1 with an intercept: its border is summed beside the Gram matrix, for d + 1 columns are no multiple of
-    the vectors' width. A weight's derivative is right where it is > 0, and 0 where it is 0.
+    A weight's derivative is right where it is > 0, and 0 where it is 0.
 
     Args:
         table: features of all.
         lists: the rows.
-        intercept: whether there is one.
+        intercept: whether the rows have one: then the features' own sums are beside the targets'.
     """
     if table.dtype != jnp.float32 or table.shape[1] > 255:  # more does not fit in a TPU's VMEM
         return _by_xla(table, *lists, intercept=intercept)
@@ -78,41 +90,81 @@ def normal_equations(
 
 def _by_xla(
     table: Array, other: Array, y: Array, where: Array, weights: Array | None = None, *, intercept: bool
-) -> tuple[Array, Array, Array, Array]:
+) -> Equations:
     lists = Lists(other, y, where, weights)
     return by_chunks(lambda part: _equations(table, part, intercept), lists, _rows_at_once(lists, table.shape[1]))
 
 
 def _on_tpu(
     table: Array, other: Array, y: Array, where: Array, weights: Array | None = None, *, intercept: bool
-) -> tuple[Array, Array, Array, Array]:
+) -> Equations:
     """The Gram matrices from rows copied into VMEM one by one, no [r, l, d] in HBM; the other sums are small."""
     from jaxrec.kernels import tpu_gram  # Pallas, where a program is lowered for a TPU only
 
+    d = table.shape[1]
     table = jnp.concatenate([table, jnp.ones((len(table), 1), table.dtype)], axis=1) if intercept else table
     gram, rhs = tpu_gram.normal_equations(table, other, y, where, weights)
+    sides = (rhs[:, :d], gram[:, :d, d]) if intercept else (rhs,)
     weight = jnp.where(where, 1.0 if weights is None else weights, 0.0).astype(table.dtype)
     y = jnp.where(where, y, 0)
-    return gram, rhs, jnp.sum(weight * y * y, axis=1), jnp.sum(weight, axis=1)
+    sums = jnp.stack([weight * y * y, weight * y, weight], axis=2)
+    return Equations(gram[:, :d, :d], sides, jnp.sum(sums, axis=1))
 
 
-def _equations(table: Array, lists: Lists, intercept: bool) -> tuple[Array, Array, Array, Array]:
+def _scaled(table: Array, lists: Lists) -> tuple[Array, Array, Array]:
+    """(the weights' roots, features and targets times them), 0 where masked."""
     where = lists.where
     root = where.astype(table.dtype)
     if lists.weights is not None:
         positive = where & (lists.weights > 0)
         root = jnp.where(positive, jnp.sqrt(jnp.where(positive, lists.weights, 1)), 0)
     x = jnp.where(where[:, :, None], lookup(table, lists.other) * root[:, :, None], 0)
-    y = jnp.where(where, lists.y, 0) * root
+    return root, x, jnp.where(where, lists.y, 0) * root
+
+
+def _equations(table: Array, lists: Lists, intercept: bool) -> Equations:
+    root, x, y = _scaled(table, lists)
     gram = jnp.einsum("rld,rle->rde", x, x, precision=HIGHEST)
-    rhs = jnp.einsum("rld,rl->rd", x, y, precision=HIGHEST)
-    count = jnp.sum(root * root, axis=1)
+    # one product a side: both at once are no matrix-vector product, and take five times as long
+    rhs = tuple(jnp.einsum("rld,rl->rd", x, side, precision=HIGHEST) for side in ((y, root) if intercept else (y,)))
+    sums = [jnp.sum(each, axis=1) for each in (y * y, root * y, root * root)]
+    return Equations(gram, rhs, jnp.stack(sums, axis=1))
+
+
+def dual_least_squares(
+    table: Float[Array, "m d"], lists: Lists, precision: Float[Array, "r k"], *, intercept: bool
+) -> Solved:
+    """The rows' solutions from l x l equations in place of k x k ones: for rows with fewer entries than features.
+
+    With X and y multiplied by the weights' roots, r those roots, P the penalties of all but the intercept b, beta its:
+
+        (X P^-1 X' + 1) e = y - b r        r' e = beta b        v = P^-1 X' e
+
+    and e is what the solution leaves of y, so that the objective at it is y' e / 2.
+
+    Args:
+        table: features of all.
+        lists: the rows.
+        precision: > 0 but for the intercept's.
+        intercept: whether the last coefficient is one.
+    """
+    size = _rows_at_once(lists, table.shape[1])
+    return by_chunks(lambda part: _dual(table, part[0], part[1], intercept), (lists, precision), size)
+
+
+def _dual(table: Array, lists: Lists, precision: Array, intercept: bool) -> Solved:
+    d = table.shape[1]
+    root, x, y = _scaled(table, lists)
+    weak = x / precision[:, None, :d]
+    kernel = jnp.einsum("rld,rmd->rlm", x, weak, precision=HIGHEST) + jnp.eye(x.shape[1], dtype=x.dtype)[None]
+    left, *bent = cholesky.solve(kernel, (y, root) if intercept else (y,))
     if intercept:
-        edge = jnp.einsum("rld,rl->rd", x, root, precision=HIGHEST)
-        corner = jnp.concatenate([edge, count[:, None]], axis=1)
-        gram = jnp.concatenate([jnp.concatenate([gram, edge[:, :, None]], axis=2), corner[:, None, :]], axis=1)
-        rhs = jnp.concatenate([rhs, jnp.sum(root * y, axis=1, keepdims=True)], axis=1)
-    return gram, rhs, jnp.sum(y * y, axis=1), count
+        count = precision[:, d] + jnp.sum(root * bent[0], axis=1)
+        bias = jnp.where(count > 0, jnp.sum(root * left, axis=1) / jnp.where(count > 0, count, 1), 0)
+        left = left - bias[:, None] * bent[0]
+    v = jnp.einsum("rld,rl->rd", weak, left, precision=HIGHEST)
+    v = jnp.concatenate([v, bias[:, None]], axis=1) if intercept else v
+    return Solved(v, jnp.sum(y * left, axis=1) / 2)
 
 
 def conjugate_gradient(

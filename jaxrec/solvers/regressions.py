@@ -10,9 +10,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrec.kernels.least_squares import Lists, conjugate_gradient, normal_equations
+from jaxrec.kernels import cholesky
+from jaxrec.kernels.chunks import by_chunks
+from jaxrec.kernels.least_squares import (
+    Equations,
+    Lists,
+    Solved,
+    conjugate_gradient,
+    dual_least_squares,
+    normal_equations,
+)
 from jaxrec.lookup import lookup
-from jaxrec.solvers import ridge
 from jaxrec.types import Bucket, Rows
 
 __all__ = ["Side", "left", "lists", "solve"]
@@ -62,7 +70,7 @@ def solve(rows: Rows, side: Side, cg_steps: int | None) -> tuple[Array, Array]:
 def left(rows: Rows, side: Side) -> Array:
     """The sum of the rows' objectives at their parameters as they are."""
 
-    def one(bucket: Bucket) -> tuple[Array, Array]:
+    def one(bucket: Bucket) -> Solved:
         given = side.features, lists(bucket, side), lookup(side.now, bucket.row), lookup(side.precision, bucket.row)
         return conjugate_gradient(*given, side.shared, intercept=side.intercept, steps=0)
 
@@ -80,36 +88,51 @@ def lists(bucket: Bucket, side: Side) -> Lists:
     return Lists(bucket.other, y, bucket.where, None if bucket.weights is None else bucket.weights.astype(dtype))
 
 
-def _exactly(buckets: tuple[Bucket, ...], side: Side) -> list[tuple[Array, Array]]:
-    """(coefficients, objective) of every row, from its normal equations.
+def _exactly(buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:
+    """(coefficients, objective) of every row, from its normal equations; of rows much shorter than k, in the dual.
 
     Buckets are solved together, for each solve is compiled (2 s at d = 64): as many as `SLAB` allows.
     """
 
-    def equations(bucket: Bucket) -> tuple[Array, ...]:
+    def equations(bucket: Bucket) -> tuple[Equations, Array]:
         found = normal_equations(side.features, lists(bucket, side), intercept=side.intercept)
-        return *found, lookup(side.precision, bucket.row)
+        return found, lookup(side.precision, bucket.row)
 
-    def solve(equations: tuple[Array, ...]) -> tuple[Array, Array]:
-        gram, rhs, square, count, precision = equations
+    def solve(equations: tuple[Equations, Array]) -> Solved:
+        (gram, rhs, sums), precision = equations
+        square, total, count = sums.T
         gram = gram if side.shared is None else gram + side.shared[None]
-        v = ridge.solve(ridge.factorize(ridge.Normal(gram, rhs, count), precision))
-        return v, (square - jnp.sum(v * rhs, axis=1)) / 2
+        gram = gram + jnp.eye(gram.shape[1], dtype=gram.dtype)[None] * precision[:, : gram.shape[1], None]
+        v, *bent = cholesky.solve(gram, rhs)
+        fit = jnp.sum(v * rhs[0], axis=1)  # v' X' D y
+        if side.intercept:  # the bias by elimination, so that the matrices stay d x d
+            weight = count + precision[:, -1]
+            weight = jnp.where(weight > 0, weight, 1)  # nothing is known and nothing pulls: 0, as all else
+            bias = (total - jnp.sum(rhs[1] * v, axis=1)) / (weight - jnp.sum(rhs[1] * bent[0], axis=1))
+            v = v - bias[:, None] * bent[0]
+            fit = jnp.sum(v * rhs[0], axis=1) + bias * total
+            v = jnp.concatenate([v, bias[:, None]], axis=1)
+        return Solved(v, (square - fit) / 2)
 
-    size = SLAB // side.precision.shape[1] ** 2
+    k = side.precision.shape[1]
+    short = [bucket for bucket in buckets if side.shared is None and 2 * bucket.other.shape[1] <= k]
     groups: list[list[Bucket]] = [[]]
-    for bucket in buckets:
-        if groups[-1] and sum(len(b.row) for b in (*groups[-1], bucket)) > size:
+    for bucket in buckets[len(short) :]:  # they come shortest first
+        if groups[-1] and sum(len(b.row) for b in (*groups[-1], bucket)) > SLAB // k**2:
             groups.append([])
         groups[-1].append(bucket)
-    join = lambda *parts: jnp.concatenate(parts)
-    return [solve(jax.tree.map(join, *map(equations, group))) for group in groups]
+    together = lambda group: jax.tree.map(lambda *parts: jnp.concatenate(parts), *map(equations, group))
+    some = max(1, cholesky.CHUNK // k**2)
+    dual = lambda bucket: dual_least_squares(
+        side.features, lists(bucket, side), lookup(side.precision, bucket.row), intercept=side.intercept
+    )
+    return [*map(dual, short), *(by_chunks(solve, together(group), some) for group in groups if group)]
 
 
-def _by_steps(steps: int, buckets: tuple[Bucket, ...], side: Side) -> list[tuple[Array, Array]]:
+def _by_steps(steps: int, buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:
     """The same, some steps of conjugate gradients on; 0 for rows without ratings."""
 
-    def solve(bucket: Bucket) -> tuple[Array, Array]:
+    def solve(bucket: Bucket) -> Solved:
         start, precision = lookup(side.now, bucket.row), lookup(side.precision, bucket.row)
         start = jnp.where(jnp.any(bucket.where, axis=1, keepdims=True), start, 0)
         given = side.features, lists(bucket, side), start, precision

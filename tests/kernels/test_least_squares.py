@@ -39,11 +39,31 @@ def rows_of(table, lists, intercept):
 def test_normal_equations_are_the_sums(x64, monkeypatch, intercept, weights, at_once):
     monkeypatch.setattr(least_squares, "CHUNK", at_once * LENGTH * D)
     table, lists = draw(weights=weights)
-    found = least_squares.normal_equations(table, lists, intercept=intercept)
+    gram, rhs, sums = least_squares.normal_equations(table, lists, intercept=intercept)
+    assert len(rhs) == 1 + intercept
+    for n, (x, y, w) in enumerate(rows_of(table, lists, intercept=False)):
+        np.testing.assert_allclose(gram[n], x.T @ (w[:, None] * x), atol=1e-12)
+        np.testing.assert_allclose(rhs[0][n], x.T @ (w * y), atol=1e-12)
+        np.testing.assert_allclose(sums[n], [(w * y * y).sum(), (w * y).sum(), w.sum()], atol=1e-12)
+        if intercept:
+            np.testing.assert_allclose(rhs[1][n], x.T @ w, atol=1e-12)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("free", [True, False])
+def test_the_dual_is_the_same_solution(x64, intercept, weights, free):
+    table, lists = draw(weights=weights)
+    k = D + intercept
+    precision = jnp.asarray(np.random.default_rng(4).uniform(0.5, 2, (ROWS, k)))
+    precision = precision.at[:, D:].set(0.0) if free else precision  # an unpenalized intercept
+    found = least_squares.dual_least_squares(table, lists, precision, intercept=intercept)
     for n, (x, y, w) in enumerate(rows_of(table, lists, intercept)):
-        right = x.T @ (w[:, None] * x), x.T @ (w * y), (w * y * y).sum(), w.sum()
-        for ours, theirs in zip(found, right, strict=True):
-            np.testing.assert_allclose(ours[n], theirs, atol=1e-12)
+        a = x.T @ (w[:, None] * x) + np.diag(precision[n])
+        v = np.linalg.lstsq(a, x.T @ (w * y), rcond=None)[0]
+        np.testing.assert_allclose(found.v[n], v, atol=1e-9)
+        right = ((w * (x @ v - y) ** 2).sum() + v @ np.diag(precision[n]) @ v) / 2
+        np.testing.assert_allclose(found.objective[n], right, atol=1e-9)
 
 
 @pytest.mark.parametrize("intercept", [True, False])
@@ -123,7 +143,7 @@ def test_the_tpus_form_is_the_same(monkeypatch, intercept, weights):
     table, lists = draw(weights=weights, dtype=np.float32)
     found = least_squares._on_tpu(table, *lists, intercept=intercept)
     right = least_squares._by_xla(table, *lists, intercept=intercept)
-    for ours, theirs in zip(found, right, strict=True):
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
