@@ -1,0 +1,83 @@
+"""The suite on small sizes: answers are checked, peers that are missing are named, wrong ones are not reported."""
+
+import json
+
+import pytest
+
+from benchmarks import harness, peers, suite
+
+SMALL = {
+    "n_users": 60,
+    "n_items": 40,
+    "ratings": 900,
+    "gradient_rank": 4,
+    "explicit_rank": 4,
+    "implicit_ranks": (4,),
+    "searched": (500,),
+    "queries": (3, 1),
+    "evaluated": "synthetic",
+    "grid": "synthetic",
+    "sweeps": 2,
+    "repeats": 1,
+    "rounds": 1,
+}
+
+
+def stand_in(monkeypatch, peer):
+    """The project's cells in this process; a peer's answer is peer(cell)."""
+
+    def run(module, cell, **_):
+        cell = json.loads(json.dumps(cell))
+        return peer(cell) if module == "benchmarks.peers" else json.loads(json.dumps(suite.measure(cell)))
+
+    monkeypatch.setattr(harness, "in_fresh_process", run)
+
+
+def test_every_operation_is_measured_beside_a_peer_that_is_missing(tmp_path, monkeypatch, capsys):
+    stand_in(monkeypatch, lambda cell: {"failed": "no such module"})
+    result = suite.main(suite.Settings(**SMALL, out=str(tmp_path)))["metrics"]
+    names = [row["operation"] for row in result["rows"]]
+    assert len(names) == 1 + 2 + 2 + 2 + 1 + 1
+    assert all(row["jaxrec s"] > 0 and row["bound s"] > 0 and row["peer s"] == "failed" for row in result["rows"])
+    assert "PyTorch autograd: no such module" in capsys.readouterr().out
+    assert json.loads((tmp_path / "suite.json").read_text())["experiment"] == "suite"
+
+
+def test_a_peer_that_agrees_is_compared_and_one_that_does_not_is_an_error(tmp_path, monkeypatch):
+    ours = suite.measure({"what": "search", "items": 500, "dim": 32, "queries": 3, "k": 100, "seed": 0, "repeats": 1})
+    stand_in(monkeypatch, lambda cell: {"seconds": 1.0, "scores": ours["scores"]})
+    settings = suite.Settings(**SMALL | {"queries": (3,)}, what=("search",), out=str(tmp_path))
+    row = suite.main(settings)["metrics"]["rows"][0]
+    assert row["ratio"] == pytest.approx(1 / row["jaxrec s"])
+    stand_in(monkeypatch, lambda cell: {"seconds": 1.0, "scores": ours["scores"] * 1.01})
+    with pytest.raises(AssertionError, match="exact top-100"):
+        suite.main(settings)
+
+
+def test_an_unknown_operation_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="what: expected some of gradient"):
+        suite.main(suite.Settings(what=("sorting",), out=str(tmp_path)))
+
+
+def test_a_peers_factors_are_looked_at(tmp_path, monkeypatch):
+    """Objectives after as many sweeps: cmfrec's, in float64, from what it wrote."""
+    import numpy as np
+
+    def peer(cell):
+        tables = {"w": (60, 4), "b": (60,), "x": (40, 4), "c": (40,)}
+        np.savez(cell["out"], **{name: np.zeros(shape) for name, shape in tables.items()}, mu=3.5)
+        return {"seconds": 1.0}
+
+    stand_in(monkeypatch, peer)
+    rows = suite.main(suite.Settings(**SMALL, what=("explicit",), out=str(tmp_path)))["metrics"]["rows"]
+    given = suite.data.synthetic.low_rank(60, 40, 900, rng=0).ratings
+    right = ((given.value - 3.5) ** 2).sum() / 2
+    assert float(rows[0]["theirs"]) == pytest.approx(right, rel=1e-4)
+    assert float(rows[0]["jaxrec"].split()[1]) < right
+
+
+def test_peers_need_neither_jax_nor_the_project():
+    assert not any(name in peers.__dict__ for name in ("jax", "jnp", "jaxrec"))
+    seconds, model = peers._per_sweep(lambda sweeps: sweeps, 3)
+    assert model == 3
+    assert abs(seconds) < 1
