@@ -35,5 +35,5 @@ def test_the_readmes_code_runs(as_users_run, monkeypatch, tmp_path, capsys):
     assert (tmp_path / "films.jaxrec").exists()
     assert (tmp_path / "request.jaxrec").exists()
     shown = capsys.readouterr().out.split("[", 1)
-    assert len(shown[0].splitlines()) == 5 + 1 + 1  # five films, two errors
+    assert len(shown[0].splitlines()) == 5 + 3  # five films, two errors, one NDCG
     assert len(shown[1].split("' '")) == 5  # five more
