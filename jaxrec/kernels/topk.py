@@ -159,7 +159,7 @@ def _group_maxima(
 def _group_maxima_on_tpu(queries: Array, items: Array, allowed: Array | None = None) -> Array:
     from jaxrec.kernels.tpu_topk import group_maxima  # Pallas, where a program is lowered for a TPU only
 
-    return group_maxima(queries, items, allowed)
+    return group_maxima(queries, items, allowed, group=GROUP)
 
 
 def _scores(

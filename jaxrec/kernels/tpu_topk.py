@@ -1,7 +1,7 @@
 """The first pass of `kernels.topk` for TPUs: each group's largest score, and no matrix of scores in HBM.
 
 XLA writes the scores of a block to HBM and reads them again to take the maxima. Here a block of items comes to VMEM,
-the MXU scores it, the maximum of every GROUP consecutive items is taken there, and that alone goes back: n / GROUP
+the MXU scores it, the maximum of every 32 consecutive items is taken there, and that alone goes back: n / 32
 numbers per item where the scores are n.
 
 A table with few columns lies column by column in a TPU's HBM (rows would be filled up to 128 numbers), so its transpose
@@ -20,8 +20,6 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Bool, Float
 
-from jaxrec.kernels.topk import GROUP
-
 __all__ = ["group_maxima"]
 
 # Items and queries scored at once: 1 MiB of scores in VMEM. Multiples of 8 groups and of 128 queries, to fill tiles.
@@ -37,9 +35,10 @@ def group_maxima(
     items: Float[Array, "m d"],
     allowed: Bool[Array, " m"] | None = None,
     *,
+    group: int = 32,
     interpret: Any = False,
 ) -> Float[Array, "groups n"]:
-    """out[g, q] = max over GROUP g <= i < GROUP (g + 1), i < m, allowed[i] of queries[q] . items[i]; -inf over none.
+    """out[g, q] = max over group g <= i < group (g + 1), i < m, allowed[i] of queries[q] . items[i]; -inf over none.
 
     Products are of float32 and summed in it (precision HIGHEST: bfloat16 products would lose ranks).
 
@@ -47,16 +46,17 @@ def group_maxima(
         queries: one per row.
         items: the catalogue, read in place; the last group may be short.
         allowed: False for items that nobody gets; NaN in these is inert.
+        group: items of which the maximum is kept; a power of 2, at most 32.
         interpret: for tests, `pltpu.InterpretParams(...)`: what a TPU would do, on the CPU.
 
     Returns:
-        [ceil(m / GROUP), n], float32.
+        [ceil(m / group), n], float32.
     """
     (n, d), m = queries.shape, items.shape[0]
-    groups = pl.cdiv(m, GROUP)
+    groups = pl.cdiv(m, group)
     if n == 0 or m == 0 or d == 0:  # there is no empty grid, and no empty block
-        top = jnp.full(groups * GROUP, -jnp.inf).at[:m].set(0.0 if allowed is None else jnp.where(allowed, 0, -jnp.inf))
-        return jnp.broadcast_to(jnp.max(top.reshape(-1, GROUP), axis=1)[:, None], (groups, n))
+        top = jnp.full(groups * group, -jnp.inf).at[:m].set(0.0 if allowed is None else jnp.where(allowed, 0, -jnp.inf))
+        return jnp.broadcast_to(jnp.max(top.reshape(-1, group), axis=1)[:, None], (groups, n))
     by_column = d % 128 != 0
     table = items.T if by_column else items
     block, size = (ITEMS, QUERIES) if d <= LONG else (ITEMS_IF_LONG, QUERIES_IF_LONG)
@@ -70,20 +70,20 @@ def group_maxima(
     if allowed is not None:
         operands.append(allowed.astype(jnp.float32)[None, :])
         specs.append(pl.BlockSpec((1, block), lambda step, _: (FIRST, step)))
-    kernel: Callable[..., None] = partial(_kernel, m=m, by_column=by_column)
+    kernel: Callable[..., None] = partial(_kernel, m=m, group=group, by_column=by_column)
     return pl.pallas_call(
         kernel,
         out_shape=jax.ShapeDtypeStruct((groups, n), jnp.float32),
         grid=(pl.cdiv(m, block), pl.cdiv(n, size)),  # the queries' parts within: a block of items comes once
         in_specs=specs,
-        out_specs=pl.BlockSpec((block // GROUP, size), lambda step, part: (step, part)),
+        out_specs=pl.BlockSpec((block // group, size), lambda step, part: (step, part)),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         interpret=interpret,
         name="group_maxima",
     )(*operands)
 
 
-def _kernel(queries: Any, table: Any, *rest: Any, m: int, by_column: bool) -> None:
+def _kernel(queries: Any, table: Any, *rest: Any, m: int, group: int, by_column: bool) -> None:
     *allowed, out = rest
     scores = jax.lax.dot_general(
         table[:].astype(jnp.float32),
@@ -99,4 +99,4 @@ def _kernel(queries: Any, table: Any, *rest: Any, m: int, by_column: bool) -> No
     if allowed:
         open_ &= allowed[0][:].T > 0
     scores = jnp.where(open_, scores, -jnp.inf)
-    out[:] = jnp.max(scores.reshape(block // GROUP, GROUP, -1), axis=1)
+    out[:] = jnp.max(scores.reshape(block // group, group, -1), axis=1)
