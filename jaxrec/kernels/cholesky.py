@@ -5,9 +5,9 @@ waits there. Two at once (two buckets of rows, say) on a 2-core machine wait for
 both workers in CholeskyFactorization::Kernel -> BlockingCounter::Wait, at d = 16 in most runs of an ALS sweep.
 
 A block of the diagonal is factorized and inverted with the batch as the last axis, where every operation is one of long
-vectors; the rest, d^3 / 3 of it, is products of panels. Factor and solve, 2 cores, against LAPACK's factor alone:
-8192 x 32 34 against 26 ms, 4096 x 64 49 against 56, 1024 x 128 65 against 54. (All columns batch-last: 361, 549, 947.
-Blocks of 16: 74, 86, 65.)
+vectors; the rest, d^3 / 3 of it, is products of panels. `solve`, 2 cores, against LAPACK's factor alone: 8192 x 32 34
+against 26 ms, 4096 x 64 49 against 56, 1024 x 128 65 against 54. All columns batch-last took 361, 549, 947 (with other
+work beside them), blocks of 16 columns 74, 86, 65.
 """
 
 from collections.abc import Callable
