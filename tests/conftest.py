@@ -15,9 +15,11 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# The two test processes compile the same small programs over and over: what one has compiled, the other reads. All of
-# the tests took 6:00 without and 4:05 with an empty folder to begin with. The keys know versions and flags.
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+# Each test process compiles the same small programs over and over, and reads again what it has compiled, in this run or
+# an earlier one. A folder each: JAX writes entries in place, and a process that read one half written by the other has
+# crashed in loading it, once in some dozens of runs. The keys know versions and flags.
+worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "jax" / worker))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
