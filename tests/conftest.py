@@ -17,7 +17,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Each test process compiles the same small programs over and over, and reads again what it has compiled, in this run or
 # an earlier one. A folder each: JAX writes entries in place, and a process that read one half written by the other has
-# crashed in loading it, once in some dozens of runs. The keys know versions and flags.
+# crashed in loading it (seen once). The keys know versions and flags.
 worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "jax" / worker))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
