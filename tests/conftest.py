@@ -15,13 +15,22 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Each test process compiles the same small programs over and over, and reads again what it has compiled, in this run or
-# an earlier one. A folder each: JAX writes entries in place, and a process that read one half written by the other has
-# crashed in loading it (seen once). The keys know versions and flags.
-worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "jax" / worker))
+# The test processes compile the same small programs over and over, and read again what either has compiled, in this run
+# or an earlier one. The keys know versions and flags; an entry that the other process has half written is a miss.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+MAPPINGS = Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+    """Frees all programs before a file of tests when they are many. Each holds some ten memory mappings, and Linux
+    gives a process 65,530: workers that kept all they had compiled crashed near the end, where JAX loads a program."""
+    if MAPPINGS.exists() and MAPPINGS.read_text().count("\n") > 15_000:  # one file of tests adds up to 33,000
+        jax.clear_caches()
 
 
 @pytest.fixture
