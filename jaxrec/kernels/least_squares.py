@@ -5,7 +5,7 @@ a time, so that they are read from the cache by all that follows: two batched pr
 per step of conjugate gradients, which never forms a Gram matrix.
 
 What a sweep of ALS moves, with n ratings: 2 n d floats gathered; the Gram matrices take 4 n d^2 flops, s steps of
-conjugate gradients 8 (s + 1) n d. On 2 cores (d = 64, per 2M entries) the gather takes 17 ms (23 GB/s), a pair of
+conjugate gradients 4 (2 s + 1) n d. On 2 cores (d = 64, per 2M entries) the gather takes 17 ms (23 GB/s), a pair of
 products of the conjugate gradients 9 to 11, the Gram matrices 77. A weight that multiplies one of the Gram's two sides
 makes that 172 (another buffer), so both sides get its square root, in the gather.
 """
@@ -231,12 +231,11 @@ def _conjugate_gradient(
     residual = backward(weight * error) - prior(v)
     direction, square = residual, dot(residual, residual)
     for step in range(steps):
-        ahead = forward(direction)
-        image = backward(weight * ahead) + prior(direction)
-        length = over(square, dot(direction, image))
+        ahead, pull = forward(direction), prior(direction)
+        length = over(square, dot(weight * ahead, ahead) + dot(direction, pull))
         v, error = v + length * direction, error - length * ahead
-        if step + 1 < steps:
-            residual = residual - length * image
+        if step + 1 < steps:  # the last step needs no X' e
+            residual = residual - length * (backward(weight * ahead) + pull)
             square, before = dot(residual, residual), square
             direction = residual + over(square, before) * direction
     objective = jnp.sum(weight * error * error, axis=1) / 2 + jnp.sum(v * prior(v), axis=1) / 2
