@@ -14,7 +14,7 @@ or fails is named.
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -26,7 +26,6 @@ import numpy as np
 
 from benchmarks import gradients, harness
 from benchmarks.peers import draw_vectors
-from experiments import grid_search
 from experiments import harness as experiment
 from jaxrec import data, evaluation, losses, metrics, models, solvers, training
 from jaxrec.retrieval import top_k
@@ -122,10 +121,10 @@ def _implicit(settings: Settings, folder: Path) -> list[dict[str, Any]]:
 
 
 def _of_sweep(settings: Settings, d: int, cg: bool) -> tuple[float, float]:
-    """(flops, bytes): every rating's features gathered for both sides; products of 4 passes, or Grams and factors."""
+    """(flops, bytes): every rating's features gathered for both sides; products of 3 steps (7 a side), or Grams and factors."""
     n, rows = settings.ratings, settings.n_users + settings.n_items
     exact = 4 * n * d**2 + rows * d**3 / 3
-    return (2 * 16 * n * d if cg else exact), 2 * n * (4 * d + 8)
+    return (4 * 7 * n * d if cg else exact), 2 * n * (4 * d + 8)
 
 
 def _search(settings: Settings, folder: Path) -> list[dict[str, Any]]:
@@ -173,12 +172,13 @@ def _grid(settings: Settings, folder: Path) -> list[dict[str, Any]]:
         n_items=ratings.n_items,
     )
     l2s = (8.0, 12.0) if settings.ratings < 1_000_000 else (5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 14.0)
-    cell: dict[str, Any] = {"what": "grid", "path": str(path), "l2s": l2s}
+    cell: dict[str, Any] = {"what": "grid", "path": str(path), "l2s": l2s, "rank": 8, "als_sweeps": 10, "at_once": 8}
     found = _run(settings, cell, {"Surprise GridSearchCV": {"what": "surprise_grid"}}, rounds=1)
-    trainings, d, sweeps = 5 * 4 * len(l2s), 9, 20
-    flops = trainings * sweeps * (4 * len(ratings) * d**2 + (ratings.n_users + ratings.n_items) * d**3 / 3)
+    trainings, k = 5 * 4 * len(l2s), cell["rank"] + 1
+    normal = 2 * ratings.n_users * ratings.n_items * k * (k + 1)  # both sides, dense: what is done, not what is needed
+    flops = trainings * cell["als_sweeps"] * normal
     name = f"grid of {4 * len(l2s)} settings x 5 folds, {settings.grid}, compilation included"
-    return _rows(name, found, "rmse", flops, trainings * sweeps * 2.0 * len(ratings) * (4 * d + 8))
+    return _rows(name, found, "rmse", flops, 0.0)
 
 
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
@@ -283,15 +283,22 @@ def _of_grid(cell: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     fold = np.arange(len(ratings)) % 5
     np.random.default_rng(0).shuffle(fold)
-    tagged = Ratings(ratings.user, ratings.item, ratings.value, ratings.n_users, ratings.n_items, weights=fold)
-    sides = data.rows(tagged, "user", growth=2.0), data.rows(tagged, "item", growth=2.0)
-    members = training.product(
-        l2=cell["l2s"], l2_bias=(1.0, 2.0, 3.0, 4.0), fold=tuple(map(float, range(5))), seed=(0,)
+    tagged = data.dense(
+        Ratings(ratings.user, ratings.item, ratings.value, ratings.n_users, ratings.n_items, weights=fold)
     )
-    settings = grid_search.Settings()
-    error = lambda member, *arrays: grid_search.als(member, *arrays, settings=settings)[1]
-    errors = training.grid(error, members, *sides, jnp.asarray(ratings.value.mean()), (1.0, 5.0), progress=False)
-    by_setting = np.asarray(errors).reshape(-1, 5).mean(axis=1)
+    members = training.product(l2=cell["l2s"], l2_bias=(1.0, 2.0, 3.0, 4.0))
+
+    def error(member: dict[str, Any], tagged: Any, fold: Any, mu: Any) -> Any:
+        part = replace(tagged, where=tagged.where & (tagged.weights != fold), weights=None)
+        step = lambda factors, _: solvers.dense_sweep(factors, part, l2=member["l2"], l2_bias=member["l2_bias"])
+        init = models.init(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0), mu=mu)
+        factors, _ = jax.lax.scan(step, init, length=cell["als_sweeps"])
+        predicted = jnp.clip(models.predict_all(factors).T, 1.0, 5.0)
+        return metrics.rmse(predicted, tagged.value, where=tagged.where & (tagged.weights == fold))
+
+    mu = jnp.asarray(ratings.value.mean())
+    run = lambda k: training.grid(error, members, tagged, jnp.float32(k), mu, at_once=cell["at_once"], progress=False)
+    by_setting = np.mean([np.asarray(run(k)) for k in range(5)], axis=0)
     return {"seconds": time.perf_counter() - began, "rmse": float(by_setting.min())}
 
 

@@ -32,6 +32,9 @@ from jaxrec.types import Ratings
 
 __all__ = ["ranking"]
 
+# Scores made at once. ml-1m: 104 ms with a MiB of them, 115 with a quarter, 128 with four times as many.
+SCORES = 2**20
+
 # metric(ids [n, k], relevant [n, e], *, where [n, e]) -> [n], as those of `metrics.ranking`
 Metric = Callable[..., Array]
 
@@ -45,7 +48,7 @@ def ranking(
     k: int,
     metrics: Mapping[str, Metric],
     allowed: Bool[Array, " n_items"] | None = None,
-    at_once: int = 64,
+    at_once: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Name -> the metric of each user, float32 [n_users]; NaN for users with nothing relevant: np.nanmean is the mean.
 
@@ -60,12 +63,14 @@ def ranking(
         k: the lists' length; places beyond the catalogue stand empty.
         metrics: name -> a function of (ids, relevant, where=), `metrics.ndcg` or your own.
         allowed: items that may be ranked.
-        at_once: users scored at once; memory is at_once * n_items numbers.
+        at_once: users scored at once; memory is at_once * n_items numbers. None: as many as 4 MiB of scores are, but
+            at least 64.
 
     Raises:
         ValueError: tables of other sizes than the ratings; vectors that are not finite or of different dimensions; k or
             at_once below 1.
     """
+    at_once = max(64, SCORES // max(1, len(items))) if at_once is None else at_once
     _check(users, items, seen, relevant, k, allowed, at_once)
     out = {name: np.full(relevant.n_users, np.nan, np.float32) for name in metrics}
     answers, known = _by_user(relevant), None if seen is None else _by_user(seen)

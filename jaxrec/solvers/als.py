@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from jaxrec.losses.collaborative import cost
 from jaxrec.losses.penalty import L2, of_factors, pair
-from jaxrec.solvers.one_side import solved
-from jaxrec.types import Factors, Rows, Solution
+from jaxrec.solvers.one_side import solved, solved_densely
+from jaxrec.types import Dense, Factors, Rows, Solution
 
-__all__ = ["als", "alternate", "check_sides", "check_strengths", "sweep"]
+__all__ = ["als", "alternate", "check_sides", "check_strengths", "dense_sweep", "sweep"]
 
 
 def als(
@@ -109,6 +109,23 @@ def sweep(
     """
     factors, _ = solved(by_user, factors, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps)
     factors, left = solved(by_item, factors, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps)
+    return factors, left + of_factors(factors, l2=(pair(l2)[0], 0.0), l2_bias=(pair(l2_bias)[0], 0.0))
+
+
+def dense_sweep(factors: Factors, ratings: Dense, *, l2: L2, l2_bias: L2 = 0.0) -> tuple[Factors, Array]:
+    """`sweep` on a dense matrix: the same numbers, for small data. vmapped over members of a grid that share the
+    ratings, it makes all their normal equations by one matrix product a side: with 8 members several times faster.
+
+    >>> from jaxrec import data, models
+    >>> ratings = data.synthetic.low_rank(50, 40, 600, rng=0).ratings
+    >>> init = models.init(50, 40, 2, key=jax.random.key(0), mu=3.5)
+    >>> strengths = jnp.array([1.0, 2.0, 4.0])
+    >>> factors, costs = jax.vmap(lambda l2: dense_sweep(init, data.dense(ratings), l2=l2))(strengths)
+    >>> factors.w.shape
+    (3, 50, 2)
+    """
+    factors, _ = solved_densely("user", ratings, factors, l2=l2, l2_bias=l2_bias)
+    factors, left = solved_densely("item", ratings, factors, l2=l2, l2_bias=l2_bias)
     return factors, left + of_factors(factors, l2=(pair(l2)[0], 0.0), l2_bias=(pair(l2_bias)[0], 0.0))
 
 

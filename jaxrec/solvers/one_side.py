@@ -18,9 +18,9 @@ from jaxrec.losses.penalty import L2, pair
 from jaxrec.losses.pointwise import PointwiseLoss, squared_error
 from jaxrec.solvers import regressions, ridge
 from jaxrec.solvers.regressions import Side
-from jaxrec.types import Bucket, Factors, Rows, Total
+from jaxrec.types import Bucket, Dense, Factors, Rows, Total
 
-__all__ = ["fold_in", "leave_one_out", "solved"]
+__all__ = ["fold_in", "leave_one_out", "solved", "solved_densely"]
 
 
 @partial(jax.jit, static_argnames="cg_steps")
@@ -64,13 +64,17 @@ def solved(
     rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, cg_steps: int | None = None
 ) -> tuple[Factors, Array]:
     """(what `fold_in` returns, the squared error and the rows' own penalty at it): a solution knows what it leaves."""
-    side = _side(rows, factors, l2, l2_bias)
+    side = _side(rows.side, (len(rows.place), rows.n_others), factors, l2, l2_bias)
     v, left = regressions.solve(rows, side, cg_steps)
-    if not side.intercept:
-        return dataclasses.replace(factors, x=v), left
-    names = ("w", "b") if rows.side == "user" else ("x", "c")
-    parts = dict(zip(names, (v[:, :-1], v[:, -1]), strict=True))
-    return dataclasses.replace(factors, **parts), left
+    return _replace(factors, rows.side, v, side.intercept), left
+
+
+def solved_densely(which: str, ratings: Dense, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0) -> tuple[Factors, Array]:
+    """The same for every 'user' or 'item' of a dense matrix: all rows' normal equations are one matrix product."""
+    n_items, n_users = ratings.where.shape
+    side = _side(which, (n_users, n_items) if which == "user" else (n_items, n_users), factors, l2, l2_bias)
+    v, left = regressions.solve_densely(ratings if which == "user" else ratings.T, side)
+    return _replace(factors, which, v, side.intercept), left
 
 
 @partial(jax.jit, static_argnames="loss")
@@ -92,7 +96,7 @@ def leave_one_out(
     Raises:
         ValueError: as `fold_in`.
     """
-    side = _side(rows, factors, l2, l2_bias)
+    side = _side(rows.side, (len(rows.place), rows.n_others), factors, l2, l2_bias)
     parts = []
     for bucket in rows.buckets:
         error = _left_out(bucket, side)  # in the regression's units: y less what is given
@@ -100,17 +104,24 @@ def leave_one_out(
     return sum(parts[1:], start=parts[0])
 
 
-def _side(rows: Rows, factors: Factors, l2: L2, l2_bias: L2) -> Side:
+def _replace(factors: Factors, which: str, v: Array, intercept: bool) -> Factors:
+    if not intercept:
+        return dataclasses.replace(factors, x=v)
+    names = ("w", "b") if which == "user" else ("x", "c")
+    return dataclasses.replace(factors, **dict(zip(names, (v[:, :-1], v[:, -1]), strict=True)))
+
+
+def _side(which: str, sizes: tuple[int, int], factors: Factors, l2: L2, l2_bias: L2) -> Side:
     """The users' regressions of y - c - mu on (x, 1), or the items' of y - b - mu on (w, 1), or on w without c."""
-    by_user = rows.side == "user"
+    by_user = which == "user"
+    n_rows, n_others = sizes
     theirs, dtype = (factors.x if by_user else factors.w), factors.x.dtype
-    if rows.n_others != len(theirs):
+    if n_others != len(theirs):
         raise ValueError(
             f"rows: expected ratings over the {len(theirs)} {'items' if by_user else 'users'} of the factors, got "
-            f"{rows.n_others}. Give Ratings.from_columns the ids that the model was trained with."
+            f"{n_others}. Give Ratings.from_columns the ids that the model was trained with."
         )
-    n_rows = len(rows.place)
-    n_items = rows.n_others if by_user else n_rows
+    n_items = n_others if by_user else n_rows
     mu = jnp.asarray(0.0 if factors.mu is None else factors.mu, dtype)
     if mu.ndim and len(mu) != n_items:
         raise ValueError(f"mu: expected a number or one per item ({n_items}), got {len(mu)}.")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrec.kernels import cholesky
+from jaxrec.kernels import cholesky, dense
 from jaxrec.kernels.chunks import by_chunks
 from jaxrec.kernels.least_squares import (
     Equations,
@@ -21,9 +21,9 @@ from jaxrec.kernels.least_squares import (
     normal_equations,
 )
 from jaxrec.lookup import lookup
-from jaxrec.types import Bucket, Rows
+from jaxrec.types import Bucket, Dense, Rows
 
-__all__ = ["Side", "left", "lists", "solve"]
+__all__ = ["Side", "left", "lists", "solve", "solve_densely"]
 
 # Floats of Gram matrices held at once: 1 GiB, those of 64k rows at d = 64. (A bucket alone may have more.)
 SLAB = 2**28
@@ -65,6 +65,32 @@ def solve(rows: Rows, side: Side, cg_steps: int | None) -> tuple[Array, Array]:
     solve = _exactly if cg_steps is None else partial(_by_steps, cg_steps)
     v, objective = rows.gather(solve(rows.buckets, side))
     return v, jnp.sum(objective)
+
+
+def solve_densely(ratings: Dense, side: Side) -> tuple[Array, Array]:
+    """The same from a matrix [n_others, n_rows], exactly: for small data, and for many members of a grid at once.
+
+    What the others add is a column of the table with coefficient 1, and what the row adds is its coefficient of the
+    column of ones: so that members of a grid differ in the table alone, and share the matrix.
+    """
+    x, d = side.features, side.features.shape[1]
+    others = jnp.zeros(len(x), x.dtype) if side.others is None else side.others
+    table = jnp.concatenate([x, jnp.ones((len(x), 1), x.dtype), others[:, None]], axis=1)
+    weight = ratings.where.astype(x.dtype)
+    if ratings.weights is not None:
+        weight = jnp.where(ratings.where, ratings.weights.astype(x.dtype), 0)
+    y = jnp.where(ratings.where, ratings.value.astype(x.dtype), 0)
+    gram, rhs = dense.normal_equations(table, weight, y)
+
+    k = d + side.intercept
+    own = jnp.zeros(y.shape[1], x.dtype) if side.own is None else side.own
+    rest = rhs - gram[:, d + 1] - own[None] * gram[:, d]  # X' D (y - others - own)
+    square = jnp.sum(weight * y * y) - jnp.sum(rhs[d + 1] + rest[d + 1] + own * (rhs[d] + rest[d]))
+    penalty = side.precision.T
+    if side.intercept:  # nothing is known and nothing pulls: 0, as all else
+        penalty = penalty.at[d].add(jnp.where(gram[d, d] + penalty[d] > 0, 0, 1))
+    v = dense.solve(gram[:k, :k] + jnp.eye(k, dtype=x.dtype)[:, :, None] * penalty[None], rest[:k])
+    return v.T, (square - jnp.sum(v * rest[:k])) / 2
 
 
 def left(rows: Rows, side: Side) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrec import Ratings, data, losses, models
-from jaxrec.solvers.als import als, sweep
+from jaxrec.solvers.als import als, dense_sweep, sweep
 
 
 def toy(seed=0, n_users=12, n_items=9, share=0.5, weights=False):
@@ -176,3 +176,38 @@ def test_a_start_that_fits_exactly_is_converged():
     assert how.converged
     np.testing.assert_array_equal(how.trace, [0.0, 0.0])
     np.testing.assert_allclose(models.predict_all(factors), np.full((2, 2), 3.0))
+
+
+DENSE = {name: case for name, case in CASES.items() if "cg_steps" not in case}
+
+
+@pytest.mark.parametrize("case", DENSE)
+def test_a_dense_sweep_is_the_sweep(x64, case):
+    options = dict(DENSE[case])
+    ratings = toy(weights=options.pop("weights", False))
+    penalties = {"l2": options.pop("l2", 0.7), "l2_bias": options.pop("l2_bias", 0.0)}
+    as_jax = lambda s: tuple(map(jnp.asarray, s)) if isinstance(s, tuple) else s
+    penalties = {name: as_jax(s) for name, s in penalties.items()}
+    init = start(ratings, dtype=jnp.float64, **options)
+    expected = sweep(init, *rows(ratings, jnp.float64), **penalties)
+    spoiled = data.dense(ratings)  # what is not observed may be anything
+    nan = lambda a: None if a is None else jnp.where(spoiled.where, a.astype(jnp.float64), jnp.nan)
+    spoiled = dataclasses.replace(spoiled, value=nan(spoiled.value), weights=nan(spoiled.weights))
+    chex.assert_trees_all_close(dense_sweep(init, spoiled, **penalties), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_dense_grid_over_one_matrix_is_its_members_alone():
+    ratings = toy(share=0.8)
+    init, layout = start(ratings), data.dense(ratings)
+    run = jax.jit(lambda l2: dense_sweep(init, layout, l2=l2, l2_bias=1.0)[1])
+    l2 = jnp.array([0.5, 1.0, 4.0])
+    np.testing.assert_allclose(jax.vmap(run)(l2), [run(each) for each in l2], rtol=1e-4)
+    step = 1e-2
+    finite = (run(l2[1] + step) - run(l2[1] - step)) / (2 * step)
+    np.testing.assert_allclose(jax.grad(run)(l2[1]), finite, rtol=2e-2)
+
+
+def test_a_dense_sweep_wants_the_factors_tables():
+    ratings = toy()
+    with pytest.raises(ValueError, match="9 items"):
+        dense_sweep(start(ratings), data.dense(ratings).T, l2=1.0)

@@ -1,0 +1,23 @@
+"""The dense normal equations and solves are NumPy's, row by row."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrec.kernels import dense
+
+
+@pytest.mark.parametrize("sizes", [(5, 1, 3), (7, 4, 6), (3, 5, 2), (4, 2, 0)], ids=str)
+def test_equations_and_solutions_are_numpys(x64, sizes):
+    m, k, n = sizes
+    rng = np.random.default_rng(0)
+    table, y = rng.normal(size=(m, k)), rng.normal(size=(m, n))
+    weight = rng.integers(0, 3, (m, n)).astype(float)
+    gram, rhs = jax.jit(dense.normal_equations)(table, weight, y)
+    z = jax.jit(dense.solve)(gram + np.eye(k)[:, :, None], rhs)
+    assert gram.shape == (k, k, n) and rhs.shape == z.shape == (k, n)
+    for r in range(n):
+        expected = table.T @ np.diag(weight[:, r]) @ table
+        np.testing.assert_allclose(gram[:, :, r], expected, atol=1e-12)
+        np.testing.assert_allclose(rhs[:, r], table.T @ (weight[:, r] * y[:, r]), atol=1e-12)
+        np.testing.assert_allclose(z[:, r], np.linalg.solve(expected + np.eye(k), rhs[:, r]), atol=1e-10)
