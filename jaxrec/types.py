@@ -36,7 +36,7 @@ class Dense:
     weights: Array | None = None
 
     @property
-    def T(self) -> "Dense":  # noqa: N802, as of an array
+    def T(self) -> Dense:  # noqa: N802, as of an array
         """Users first."""
         return Dense(self.value.T, self.where.T, None if self.weights is None else self.weights.T)
 

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 __all__ = ["ranks"]
 
 # Columns to a turn of the loop. 6,080 rows of 3,706 scores, 40 items of each, 64 rows at once, 2 cores: 44 ms with 4,
-# 53 with 16, 43 with 32 (31 where ties would not matter); the fused sum takes 161, lax.top_k with k = 100 170. The users
-# of ml-1m in `evaluation.ranking`, a power of two of items each: 154 ms with 4, 115 with 16; 256 rows at once 154, 104.
+# 53 with 16, 43 with 32 (31 where ties would not matter); the fused sum takes 161, lax.top_k with k = 100 170. The
+# users of ml-1m in `evaluation.ranking`: 154 ms with 4, 115 with 16; of 256 rows at once 154, 104.
 UNROLL = 16
 
 

@@ -15,7 +15,8 @@ def test_equations_and_solutions_are_numpys(x64, sizes):
     weight = rng.integers(0, 3, (m, n)).astype(float)
     gram, rhs = jax.jit(dense.normal_equations)(table, weight, y)
     z = jax.jit(dense.solve)(gram + np.eye(k)[:, :, None], rhs)
-    assert gram.shape == (k, k, n) and rhs.shape == z.shape == (k, n)
+    assert gram.shape == (k, k, n)
+    assert rhs.shape == z.shape == (k, n)
     for r in range(n):
         expected = table.T @ np.diag(weight[:, r]) @ table
         np.testing.assert_allclose(gram[:, :, r], expected, atol=1e-12)
