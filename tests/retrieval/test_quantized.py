@@ -1,0 +1,88 @@
+"""The eight-bit search answers what the full one does, ties and all, and its bounds are bounds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.retrieval import quantized, top_k
+
+rng = np.random.default_rng(0)
+M, D = 1000, 6
+CATALOGUES = {
+    "normal": rng.normal(size=(M, D)),
+    "many ties": rng.integers(-1, 2, size=(M, D)),
+    "one item repeated": np.ones((M, D)),  # no bound can tell these apart: the full search answers
+    "zeros": np.zeros((M, D)),
+    "lengths apart": rng.normal(size=(M, D)) * 10.0 ** rng.integers(-6, 6, size=(M, 1)),
+    "one long component": rng.normal(size=(M, D)) * np.array([1e4, 1, 1, 1, 1, 1]),
+}
+
+
+def both(queries, items, k, **filters):
+    """Ids alike; two near scores may have changed places, for the two forms round sums differently."""
+    items = jnp.asarray(items, jnp.float32)
+    got = top_k(queries, quantized.build(items), k, **filters)
+    expected = top_k(queries, items, k, **filters)
+    near = {"rtol": 1e-5, "atol": 1e-6 * np.abs(items).max()}
+    np.testing.assert_allclose(got[0], expected[0], **near)
+    swapped = np.asarray(got[1] != expected[1])
+    assert swapped.mean() < 0.01
+    found = np.take_along_axis(np.float64(queries) @ np.float64(items).T, np.asarray(got[1]), axis=-1)
+    np.testing.assert_allclose(found[swapped], np.asarray(expected[0])[swapped], **near)
+
+
+@pytest.mark.parametrize("k", [1, 7, M])
+@pytest.mark.parametrize("name", CATALOGUES)
+def test_answers_as_the_full_search(name, k):
+    queries = jnp.asarray(np.vstack([rng.integers(-2, 3, size=(2, D)), np.zeros(D)]), jnp.float32)
+    both(queries, CATALOGUES[name], k)
+
+
+@pytest.mark.parametrize("open_", [M, 5, 0])
+def test_nothing_that_is_closed_comes_back(open_):
+    items = jnp.asarray(CATALOGUES["normal"], jnp.float32)
+    queries = jnp.asarray(rng.normal(size=(2, D)), jnp.float32)
+    best = top_k(queries, items, 6)[1]
+    exclude = best, jnp.ones(best.shape, bool).at[0, 0].set(False)
+    both(queries, items, 4, exclude=exclude, allowed=jnp.arange(M) < open_)
+    both(queries[0], items, 4, exclude=(exclude[0][0], exclude[1][0]))
+
+
+def test_under_jit_and_in_a_catalogue_of_an_odd_size():
+    items = jnp.asarray(rng.normal(size=(777, 3)), jnp.float32)
+    queries = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
+    index = quantized.build(items)
+    assert len(index) == 777
+    scores, ids = jax.jit(lambda queries, index: top_k(queries, index, 5))(queries, index)
+    np.testing.assert_array_equal(ids, top_k(queries, items, 5)[1])
+
+
+@pytest.mark.parametrize("d", [1, 6, 300])
+def test_no_score_exceeds_its_bound_and_few_bounds_are_far(d):
+    items = rng.normal(size=(500, d)) * 10.0 ** rng.integers(-3, 4, size=(500, 1))
+    index = quantized.build(jnp.asarray(items, jnp.float32))
+    items = np.asarray(index.items, np.float64)
+    for query in np.float32([rng.normal(size=d), np.eye(d)[0], 1e6 * rng.normal(size=d)]):
+        bounds = np.asarray(quantized._bounds(jnp.asarray(query), index), np.float64)[:500]
+        scores = items @ np.float64(query)
+        assert (bounds >= scores).all()
+        widest = np.abs(items).max(axis=1) / 127 * np.abs(np.float64(query)).sum()  # twice half a step
+        assert (bounds - scores <= 1.02 * widest).all()
+
+
+def test_the_full_search_was_not_needed(monkeypatch):
+    """Else all of the above would say nothing about the bounds."""
+    broken = lambda *_, k, **__: (jnp.zeros((1, k)), jnp.full((1, k), -1, jnp.int32))
+    monkeypatch.setattr(quantized, "two_pass", broken)
+    quantized._search.clear_cache()
+    items = jnp.asarray(rng.normal(size=(20_000, 8)), jnp.float32)
+    queries = jnp.asarray(rng.normal(size=(3, 8)), jnp.float32)
+    np.testing.assert_array_equal(top_k(queries, quantized.build(items), 10)[1], top_k(queries, items, 10)[1])
+    quantized._search.clear_cache()
+
+
+def test_it_has_a_score_of_its_own():
+    items = jnp.ones((40, 2))
+    with pytest.raises(ValueError, match="an index has its own"):
+        top_k(items[:1], quantized.build(items), 1, score=lambda q, x: q @ x.T)
