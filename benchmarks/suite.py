@@ -121,7 +121,7 @@ def _implicit(settings: Settings, folder: Path) -> list[dict[str, Any]]:
 
 
 def _of_sweep(settings: Settings, d: int, cg: bool) -> tuple[float, float]:
-    """(flops, bytes): every rating's features gathered for both sides; 7 products a side for 3 steps, or Grams, factors."""
+    """(flops, bytes): every rating's features gathered for both sides; 7 products a side, or Grams and factors."""
     n, rows = settings.ratings, settings.n_users + settings.n_items
     exact = 4 * n * d**2 + rows * d**3 / 3
     return (4 * 7 * n * d if cg else exact), 2 * n * (4 * d + 8)

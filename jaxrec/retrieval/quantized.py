@@ -5,9 +5,9 @@ within s(i) / 2. The query is rounded to whole numbers z times a step t, finer b
 
     |q . x(i) - s(i) t z . low(i)|  <=  s(i) B,      B = ‖q‖_1 / 2 + 127 ‖q - t z‖_1
 
-bounds every item's score from above without its vector. The groups of items with the largest bounds are scored by their
-vectors; where the k-th best score found exceeds all other groups' bounds, nothing was missed. Where it does not, which
-is seen, the whole catalogue is searched. So the answer is `top_k`'s always, and the time is a third for most catalogues.
+bounds every item's score from above without its vector. The groups of items with the largest bounds are scored by
+their vectors; where the k-th best score found exceeds all other groups' bounds, nothing was missed. Where it does not,
+which is seen, the whole catalogue is searched: the answer is `top_k`'s always, up to the rounding of sums.
 
 >>> import jax, jax.numpy as jnp
 >>> from jaxrec.retrieval import top_k
@@ -119,6 +119,8 @@ def _bounds(query: Array, index: Quantized) -> Float[Array, " m_filled"]:
     finest = min(2**15, (2**31 - 1) // (MOST * d))
     t = jnp.max(jnp.abs(query)) / finest
     z = jnp.round(query / jnp.where(t > 0, t, 1)).astype(jnp.int32)
-    product = sum(index.low[j].astype(jnp.int32) * z[j] for j in range(d))
+    product = index.low[0].astype(jnp.int32) * z[0]
+    for j in range(1, d):  # one fused loop over the items
+        product = product + index.low[j].astype(jnp.int32) * z[j]
     b = jnp.sum(jnp.abs(query)) / 2 + MOST * jnp.sum(jnp.abs(query - t * z.astype(query.dtype)))
     return index.step * (product.astype(query.dtype) * t + b * (1 + d * 2**-15))

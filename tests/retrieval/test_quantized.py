@@ -54,7 +54,7 @@ def test_under_jit_and_in_a_catalogue_of_an_odd_size():
     queries = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
     index = quantized.build(items)
     assert len(index) == 777
-    scores, ids = jax.jit(lambda queries, index: top_k(queries, index, 5))(queries, index)
+    _, ids = jax.jit(lambda queries, index: top_k(queries, index, 5))(queries, index)
     np.testing.assert_array_equal(ids, top_k(queries, items, 5)[1])
 
 
