@@ -30,9 +30,10 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# Beside the peers, which live in an environment of their own (1.5 GB): half an hour on 2 cores.
+# Beside the peers, which live in an environment of their own (1.5 GB): an hour on 2 cores.
 bench: setup $(PEERS)/.ready
 	$(BIN)/python -m benchmarks.suite --peers $(PEERS)/bin/python --out results
+	$(BIN)/python -m benchmarks.reports --peers $(PEERS)/bin/python --out results
 
 $(PEERS)/.ready: pyproject.toml constraints-peers.txt
 	$(PYTHON) -m venv $(PEERS)

@@ -14,7 +14,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["cmfrec_als", "faiss_search", "implicit_als", "implicit_evaluation", "surprise_grid", "torch_gradient"]
+__all__ = [
+    "cmfrec_als",
+    "faiss_approximate",
+    "faiss_search",
+    "implicit_als",
+    "implicit_evaluation",
+    "lenskit_als",
+    "surprise_grid",
+    "torch_gradient",
+    "torch_towers",
+]
 
 
 def torch_gradient(cell: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +116,85 @@ def implicit_als(cell: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds}
 
 
+def lenskit_als(cell: dict[str, Any]) -> dict[str, Any]:
+    """A sweep of LensKit's BiasedMF, whose ALS solves exactly and takes its biases from damped means beforehand."""
+    import os
+
+    os.environ["OMP_NUM_THREADS"] = os.environ["LK_NUM_THREADS"] = str(cell["threads"])
+    import pandas as pd
+    from lenskit.als import BiasedMFScorer
+    from lenskit.data import from_interactions_df
+
+    given = np.load(cell["path"])
+    frame = pd.DataFrame({"user_id": given["user"], "item_id": given["item"], "rating": given["value"]})
+    ratings = from_interactions_df(frame)
+
+    def fit(sweeps: int) -> Any:
+        model = BiasedMFScorer(features=cell["rank"], epochs=sweeps, regularization=cell["l2"])
+        model.train(ratings)
+        return model
+
+    return {"seconds": _per_sweep(fit, cell["sweeps"])[0]}
+
+
+def torch_towers(cell: dict[str, Any]) -> dict[str, Any]:
+    """A step of two towers by Adam on one batch, eager or by torch.compile."""
+    import torch
+
+    torch.set_num_threads(cell["threads"])
+    torch.manual_seed(0)
+    tower = lambda wide: torch.nn.Sequential(
+        torch.nn.Linear(wide, 256),
+        torch.nn.ReLU(),
+        torch.nn.Linear(256, 128),
+        torch.nn.ReLU(),
+        torch.nn.Linear(128, 32),
+    )
+    towers = tower(cell["user_features"]), tower(cell["item_features"])
+    optimizer = torch.optim.Adam([each for tower in towers for each in tower.parameters()], lr=1e-3)
+    x_user, x_item = (torch.randn(cell["batch"], cell[f"{side}_features"]) for side in ("user", "item"))
+    y = torch.rand(cell["batch"]) * 2 - 1
+
+    def loss() -> Any:
+        unit = torch.nn.functional.normalize
+        return ((unit(towers[0](x_user)) * unit(towers[1](x_item))).sum(1) - y).square().mean()
+
+    forward = torch.compile(loss) if cell["compiled"] else loss
+
+    def step() -> None:
+        optimizer.zero_grad()
+        forward().backward()
+        optimizer.step()
+
+    def steps() -> None:
+        for _ in range(20):
+            step()
+
+    return {"seconds": _seconds(steps, cell["repeats"]) / 20}
+
+
+def faiss_approximate(cell: dict[str, Any]) -> dict[str, Any]:
+    """An approximate index: seconds to build, seconds to search, and its share of the exact k best."""
+    import faiss
+
+    faiss.omp_set_num_threads(cell["threads"])
+    items, queries = draw_vectors(cell)
+    exact = faiss.IndexFlatIP(items.shape[1])
+    exact.add(items)
+    _, right = exact.search(queries, cell["k"])
+    del exact
+    began = time.perf_counter()
+    index = faiss.index_factory(items.shape[1], cell["index"], faiss.METRIC_INNER_PRODUCT)
+    index.train(items[:: max(1, len(items) // 500_000)])
+    index.add(items)
+    built = time.perf_counter() - began
+    faiss.ParameterSpace().set_index_parameters(index, cell["effort"])
+    _, found = index.search(queries, cell["k"])
+    recall = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), right.tolist(), strict=True)])
+    seconds = _seconds(lambda: index.search(queries, cell["k"]), cell["repeats"])
+    return {"seconds": seconds, "build": built, "recall": float(recall)}
+
+
 def faiss_search(cell: dict[str, Any]) -> dict[str, Any]:
     """Exact search by inner product (IndexFlatIP)."""
     import faiss
@@ -193,8 +282,12 @@ def _some(table: np.ndarray) -> list[float]:
 
 
 def _main() -> None:
+    import resource
+
     cell = json.loads(sys.argv[sys.argv.index("--cell") + 1])
-    print(json.dumps(globals()[cell["what"]](cell)))
+    found = globals()[cell["what"]](cell)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps(found | {"peak": peak}))
 
 
 if __name__ == "__main__":

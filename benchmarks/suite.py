@@ -28,7 +28,7 @@ from benchmarks import gradients, harness
 from benchmarks.peers import draw_vectors
 from experiments import harness as experiment
 from jaxrec import data, evaluation, losses, metrics, models, solvers, training
-from jaxrec.retrieval import top_k
+from jaxrec.retrieval import quantized, top_k
 from jaxrec.types import Ratings
 
 OPERATIONS = ("gradient", "explicit", "implicit", "search", "evaluation", "grid")
@@ -47,7 +47,7 @@ class Settings:
     implicit_ranks: tuple[int, ...] = (64, 128)
     searched: tuple[int, ...] = (1_000_000, 10_000_000)
     queries: tuple[int, ...] = (64, 1)
-    evaluated: str = "ml-1m"  # a name that data.load knows, or 'synthetic'
+    evaluated: tuple[str, ...] = ("ml-1m", "gowalla")  # names that data.load knows, or 'synthetic'
     grid: str = "ml-100k"
     path: str = ""  # where the two are; '' looks in the usual places
     peers: str = ".venv-peers/bin/python"
@@ -73,7 +73,7 @@ def main(settings: Settings) -> dict[str, Any]:
             for row in globals()[f"_{what}"](settings, Path(folder)):
                 rows.append(row | {"bound s": max(row["flops"] / machine["flops"], row["bytes"] / machine["bytes"])})
                 print(_line(rows[-1]), flush=True)
-    columns = ("operation", "jaxrec s", "peer", "peer s", "ratio", "bound s", "jaxrec", "theirs")
+    columns = ("operation", "jaxrec s", "peer", "peer s", "ratio", "bound s", "jaxrec", "theirs", "MiB", "peer MiB")
     experiment.table([{name: row[name] for name in columns} for row in rows])
     experiment.plot("suite", settings, lambda axes: _draw(axes, rows))
     return experiment.report("suite", settings, {"machine": machine, "rows": rows}, time.perf_counter() - start)
@@ -102,7 +102,8 @@ def _explicit(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     path, d, rows = _ratings(settings, folder), settings.explicit_rank, []
     for cg in (True, False):
         cell = {"what": "explicit", "path": str(path), "rank": d, "l2": 12.0, "cg": cg, "out": str(folder / "als.npz")}
-        found = _run(settings, cell, {"cmfrec": cell | {"what": "cmfrec_als"}})
+        others = {} if cg else {"LensKit BiasedMF": cell | {"what": "lenskit_als"}}  # its own objective: shrunk biases
+        found = _run(settings, cell, {"cmfrec": cell | {"what": "cmfrec_als"}} | others)
         name = f"explicit ALS sweep, {_size(settings.ratings)}, d = {d}, {'3 CG steps' if cg else 'exact'}"
         rows += _rows(name, found, "objective", *_of_sweep(settings, d, cg))
     return rows
@@ -131,21 +132,28 @@ def _search(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     rows, d = [], 32
     for n in settings.searched:
         for queries in settings.queries:
-            cell = {"what": "search", "items": n, "dim": d, "queries": queries, "k": min(100, n), "seed": settings.seed}
-            found = _run(settings, cell, {"FAISS IndexFlatIP": cell | {"what": "faiss_search"}})
-            name = f"exact top-100, {_size(n)} x {d}, {queries} {'queries' if queries > 1 else 'query'}"
-            rows += _rows(name, found, "scores", 2 * n * d * queries, 4 * n * d)
+            for bits in (32, 8) if queries == 1 else (32,):
+                cell = {"what": "search", "items": n, "dim": d, "queries": queries, "bits": bits}
+                cell |= {"k": min(100, n), "seed": settings.seed}
+                found = _run(settings, cell, {"FAISS IndexFlatIP": cell | {"what": "faiss_search"}})
+                name = f"exact top-100, {_size(n)} x {d}, {queries} {'queries' if queries > 1 else 'query'}"
+                name += ", 8 bits first" if bits == 8 else ""
+                rows += _rows(name, found, "scores", 2 * n * d * queries, n * d * bits / 8)
     return rows
 
 
 def _evaluation(settings: Settings, folder: Path) -> list[dict[str, Any]]:
-    dataset = _load(settings.evaluated, settings)
-    train, test = data.splits.random(dataset.ratings, test=0.2, rng=settings.seed)
+    return [row for name in settings.evaluated for row in _evaluated(name, settings, folder)]
+
+
+def _evaluated(dataset: str, settings: Settings, folder: Path) -> list[dict[str, Any]]:
+    ratings = _load(dataset, settings).ratings
+    train, test = data.splits.random(ratings, test=0.2, rng=settings.seed)
     clicks = Ratings(train.user, train.item, np.ones(len(train)), train.n_users, train.n_items)
     init = models.init(train.n_users, train.n_items, 64, key=jax.random.key(0), item_bias=False)
     sides = data.rows(clicks, "user", growth=2.0), data.rows(clicks, "item", growth=2.0)
     factors, _ = solvers.implicit_als(*sides, init, l2=10.0, unobserved=0.1, sweeps=5, progress=False)
-    path = folder / "evaluation.npz"
+    path = folder / f"evaluation-{dataset}.npz"
     parts = {
         f"{name}_{side}": getattr(part, side)
         for name, part in (("train", train), ("test", test))
@@ -156,7 +164,7 @@ def _evaluation(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     cell = {"what": "evaluation", "path": str(path), "k": k}
     found = _run(settings, cell, {"implicit.evaluation": {"what": "implicit_evaluation", "k": k}})
     flops = 2 * train.n_users * train.n_items * 64
-    name = f"metrics at {k}, all {_size(train.n_users)} users of {settings.evaluated}"
+    name = f"metrics at {k}, all {_size(train.n_users)} users of {dataset}"
     return _rows(name, found, "ndcg", flops, 4.0 * (train.n_users + train.n_items) * 64)
 
 
@@ -183,7 +191,7 @@ def _grid(settings: Settings, folder: Path) -> list[dict[str, Any]]:
 
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
     """The project's part of a row, in its own process."""
-    return globals()[f"_of_{cell['what']}"](cell)
+    return globals()[f"_of_{cell['what']}"](cell) | {"peak": harness.peak_resident()}
 
 
 def _of_gradient(cell: dict[str, Any]) -> dict[str, Any]:
@@ -259,6 +267,7 @@ def _objective(ratings: Ratings, cell: dict[str, Any]) -> float | None:
 
 def _of_search(cell: dict[str, Any]) -> dict[str, Any]:
     items, queries = map(jnp.asarray, draw_vectors(cell))
+    items = quantized.build(items) if cell["bits"] == 8 else items
     run = jax.jit(lambda queries, items: top_k(queries, items, cell["k"]))
     scores, _ = run(queries, items)
     seconds = harness.seconds(run, queries, items, repeats=cell["repeats"])["seconds"]
@@ -339,6 +348,7 @@ def _rows(name: str, found: dict[str, Any], checked: str, flops: float, bytes_: 
         theirs = [answer for answer in answers if "failed" not in answer]
         seconds = median(answer["seconds"] for answer in ours)
         row: dict[str, Any] = {"operation": name, "jaxrec s": seconds, "peer": peer, "peer s": "failed", "ratio": "-"}
+        row |= {"MiB": max(each["peak"] for each in ours) // 2**20, "peer MiB": "-"}
         row |= {"flops": flops, "bytes": bytes_, "jaxrec": f"{checked} {ours[-1][checked]:.6g}", "theirs": "-"}
         if theirs:
             other = ours[-1].get("theirs") or theirs[-1].get(checked)
@@ -347,7 +357,7 @@ def _rows(name: str, found: dict[str, Any], checked: str, flops: float, bytes_: 
                     ours[-1][checked], other, rtol=2e-3 if checked == "ndcg" else 1e-4, err_msg=name
                 )
             row |= {"peer s": median(answer["seconds"] for answer in theirs), "theirs": f"{other:.6g}"}
-            row["ratio"] = row["peer s"] / seconds
+            row |= {"ratio": row["peer s"] / seconds, "peer MiB": max(each["peak"] for each in theirs) // 2**20}
         rows.append(row)
     return rows
 

@@ -15,7 +15,7 @@ SMALL = {
     "implicit_ranks": (4,),
     "searched": (500,),
     "queries": (3, 1),
-    "evaluated": "synthetic",
+    "evaluated": ("synthetic",),
     "grid": "synthetic",
     "sweeps": 2,
     "repeats": 1,
@@ -37,19 +37,21 @@ def test_every_operation_is_measured_beside_a_peer_that_is_missing(tmp_path, mon
     stand_in(monkeypatch, lambda cell: {"failed": "no such module"})
     result = suite.main(suite.Settings(**SMALL, out=str(tmp_path)))["metrics"]
     names = [row["operation"] for row in result["rows"]]
-    assert len(names) == 1 + 2 + 2 + 2 + 1 + 1
+    assert len(names) == 1 + 3 + 2 + 3 + 1 + 1
     assert all(row["jaxrec s"] > 0 and row["bound s"] > 0 and row["peer s"] == "failed" for row in result["rows"])
     assert "PyTorch autograd: no such module" in capsys.readouterr().out
     assert json.loads((tmp_path / "suite.json").read_text())["experiment"] == "suite"
 
 
 def test_a_peer_that_agrees_is_compared_and_one_that_does_not_is_an_error(tmp_path, monkeypatch):
-    ours = suite.measure({"what": "search", "items": 500, "dim": 32, "queries": 3, "k": 100, "seed": 0, "repeats": 1})
-    stand_in(monkeypatch, lambda cell: {"seconds": 1.0, "scores": ours["scores"]})
+    ours = suite.measure(
+        {"what": "search", "items": 500, "dim": 32, "queries": 3, "k": 100, "bits": 32, "seed": 0, "repeats": 1}
+    )
+    stand_in(monkeypatch, lambda cell: {"seconds": 1.0, "scores": ours["scores"], "peak": 0})
     settings = suite.Settings(**SMALL | {"queries": (3,)}, what=("search",), out=str(tmp_path))
     row = suite.main(settings)["metrics"]["rows"][0]
     assert row["ratio"] == pytest.approx(1 / row["jaxrec s"])
-    stand_in(monkeypatch, lambda cell: {"seconds": 1.0, "scores": ours["scores"] * 1.01})
+    stand_in(monkeypatch, lambda cell: {"seconds": 1.0, "scores": ours["scores"] * 1.01, "peak": 0})
     with pytest.raises(AssertionError, match="exact top-100"):
         suite.main(settings)
 
@@ -66,7 +68,7 @@ def test_a_peers_factors_are_looked_at(tmp_path, monkeypatch):
     def peer(cell):
         tables = {"w": (60, 4), "b": (60,), "x": (40, 4), "c": (40,)}
         np.savez(cell["out"], **{name: np.zeros(shape) for name, shape in tables.items()}, mu=3.5)
-        return {"seconds": 1.0}
+        return {"seconds": 1.0, "peak": 0}
 
     stand_in(monkeypatch, peer)
     rows = suite.main(suite.Settings(**SMALL, what=("explicit",), out=str(tmp_path)))["metrics"]["rows"]

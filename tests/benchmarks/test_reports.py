@@ -1,0 +1,58 @@
+"""The reports on small sizes: a peer that is missing is named, a table a report."""
+
+import json
+
+import pytest
+
+from benchmarks import harness, reports, suite
+
+SMALL = {
+    "batches": (8,),
+    "searched": (300,),
+    "n_users": 60,
+    "n_items": 40,
+    "ratings": 900,
+    "tenths": (5, 10),
+    "until": "synthetic",
+    "rmse": 2.0,
+    "repeats": 1,
+}
+
+
+def stand_in(monkeypatch, peer):
+    """The project's cells in this process; a peer's answer is peer(cell)."""
+
+    def run(module, cell, **_):
+        cell = json.loads(json.dumps(cell))
+        ours = suite if module == "benchmarks.suite" else reports
+        return peer(cell) if module == "benchmarks.peers" else json.loads(json.dumps(ours.measure(cell)))
+
+    monkeypatch.setattr(harness, "in_fresh_process", run)
+
+
+def test_every_report_is_a_table(tmp_path, monkeypatch, capsys):
+    stand_in(monkeypatch, lambda cell: {"failed": "no such module"})
+    tables = reports.main(reports.Settings(**SMALL, out=str(tmp_path)))["metrics"]
+    assert {name: len(table) for name, table in tables.items()} == {
+        "towers": 1,
+        "approximate": 3,
+        "growth": 2,
+        "until": 2,
+    }
+    assert tables["towers"][0]["PyTorch ms"] == "failed"
+    assert tables["towers"][0]["jaxrec ms"] > 0
+    assert tables["until"][0]["rmse"] <= 2.0
+    assert "torch_towers: no such module" in capsys.readouterr().out
+    assert json.loads((tmp_path / "reports.json").read_text())["experiment"] == "reports"
+
+
+def test_a_peers_figures_stand_in_the_table(tmp_path, monkeypatch):
+    stand_in(monkeypatch, lambda cell: {"seconds": 2.0, "build": 3.0, "recall": 0.5})
+    settings = reports.Settings(**SMALL, what=("approximate",), indexes=("IVF",), out=str(tmp_path))
+    row = reports.main(settings)["metrics"]["approximate"][1]
+    assert (row["build s"], row["64 queries ms"], row["recall"]) == (3.0, 2000.0, 0.5)
+
+
+def test_an_unknown_report_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="what: expected some of towers"):
+        reports.main(reports.Settings(what=("weather",), out=str(tmp_path)))
