@@ -105,7 +105,7 @@ def _growth(settings: Settings, folder: Path) -> list[dict[str, Any]]:
         sizes = suite.Settings(n_users=settings.n_users, n_items=settings.n_items, ratings=n, seed=settings.seed)
         path = str(suite._ratings(sizes, part))
         row: dict[str, Any] = {"ratings": n}
-        als = {"what": "explicit", "path": path, "rank": 64, "l2": 12.0, "out": "", "sweeps": 3}
+        als = {"what": "explicit", "path": path, "rank": 64, "l2": 12.0, "out": str(part / "none"), "sweeps": 3}
         cells = {
             "gradient, d = 32": {"what": "gradient", "path": path, "rank": 32, "l2": gradients.L2},
             "sweep, d = 64, 3 CG steps": als | {"cg": True},
