@@ -40,13 +40,14 @@ $(PEERS)/.ready: pyproject.toml constraints-peers.txt
 	$(PEERS)/bin/python -m pip install --quiet --constraint constraints-peers.txt --editable '.[peers]'
 	@touch $@
 
-# The TPU kernels compiled for real chips, with no TPU: libtpu holds the compiler, 1.3 GB in an environment of its own.
+# Compiled for TPUs and an H100, which need not be there: their compilers take 2 GB in an environment of their own.
 aot: $(AOT)/.ready
 	$(AOT)/bin/python -m benchmarks.aot
 
 $(AOT)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(AOT)
-	$(AOT)/bin/python -m pip install --quiet --constraint constraints.txt --editable . 'jax[tpu]'
+	$(AOT)/bin/python -m pip install --quiet --constraint constraints.txt --editable . 'jax[tpu]' \
+	  jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12 nvidia-cuda-runtime-cu12
 	@touch $@
 
 clean:

@@ -18,18 +18,19 @@ __all__ = ["by_platform"]
 Function = Callable[..., Any]
 
 
-def by_platform(*arrays: Array, tpu: Function, default: Function) -> Any:
-    """default(*arrays), or on a TPU tpu(*arrays), which is the same; where it is differentiated, `default`.
+def by_platform(*given: Any, tpu: Function, default: Function) -> Any:
+    """default(*given), or on a TPU tpu(*given), which is the same; where it is differentiated, `default`.
 
     Args:
-        arrays: what both are given.
+        given: arrays, or pytrees of them.
         tpu: -> an array or a pytree of arrays; it imports its kernel when it is called, so that only a program for a
             TPU needs Pallas.
         default: plain JAX, -> a pytree of the same structure, shapes and dtypes.
     """
-    leaves = lambda function: lambda *arrays: jax.tree.leaves(function(*arrays))
-    tree = jax.tree.structure(jax.eval_shape(default, *arrays))
-    return jax.tree.unflatten(tree, _either.bind(*arrays, tpu=leaves(tpu), default=leaves(default)))
+    arrays, taken = jax.tree.flatten(given)
+    leaves = lambda function: lambda *arrays: jax.tree.leaves(function(*jax.tree.unflatten(taken, arrays)))
+    returned = jax.tree.structure(jax.eval_shape(default, *given))
+    return jax.tree.unflatten(returned, _either.bind(*arrays, tpu=leaves(tpu), default=leaves(default)))
 
 
 _either = Primitive("by_platform")

@@ -20,8 +20,9 @@ With e(i,j) = weight * slope(prediction(i,j), y(i,j)) where r(i,j)=1, and 0 else
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +31,20 @@ from jaxtyping import Bool, Float
 
 from jaxrec import check
 from jaxrec.kernels.csr import csr_matmul
+from jaxrec.kernels.platform import by_platform
 from jaxrec.kernels.sampled_dot import sampled_dot
 from jaxrec.lookup import lookup
 from jaxrec.losses import collaborative
 from jaxrec.losses.penalty import L2, Strength, of_factors
-from jaxrec.losses.pointwise import PointwiseLoss, Slope, half_squared_error, half_squared_error_slope
-from jaxrec.models.factors import biases, check_tables, predict_layout
+from jaxrec.losses.pointwise import (
+    PointwiseLoss,
+    Slope,
+    half_squared_error,
+    half_squared_error_slope,
+    logistic,
+    logistic_slope,
+)
+from jaxrec.models.factors import biases, check_tables, item_term, predict_layout
 from jaxrec.types import Dense, Factors, Linked, Observed
 
 __all__ = ["cost", "gradient", "item_gradient", "user_gradient", "value_and_gradient"]
@@ -95,7 +104,7 @@ def gradient(
     """
     _refuse_rows(ratings)
     e = _errors(_predict(factors, ratings), ratings.value, ratings.where, ratings.weights, slope)
-    return _assemble(factors, ratings, e, l2, l2_bias)
+    return _gradient(factors, ratings, _sums(factors, ratings, e), l2, l2_bias)
 
 
 def value_and_gradient(
@@ -110,15 +119,25 @@ def value_and_gradient(
     """(`losses.cost`, its gradient) from one evaluation of the predictions.
 
     `slope` is the `loss`'s own; None takes it from the loss by (element-wise) autodiff, so that they cannot disagree.
+    On a TPU the squared and the logistic loss of Dense have a kernel that keeps the errors out of memory.
     """
     _refuse_rows(ratings)
+    check_tables(factors, ratings)
+    kernel = _kernel(factors, ratings, loss, slope)
     slope = partial(_slope_of, loss) if slope is None else slope
-    prediction = _predict(factors, ratings)
+
+    def by_xla(factors: Factors, ratings: Any) -> tuple[Array, _Sums]:
+        prediction = _predict(factors, ratings)
+        value = loss(prediction, ratings.value, where=ratings.where, weights=ratings.weights).sum
+        e = _errors(prediction, ratings.value, ratings.where, ratings.weights, slope)
+        return value, _sums(factors, ratings, e)
+
+    value, sums = (
+        by_xla(factors, ratings) if kernel is None else by_platform(factors, ratings, tpu=kernel, default=by_xla)
+    )
     batch = ratings if isinstance(ratings, Observed) else None
-    value = loss(prediction, ratings.value, where=ratings.where, weights=ratings.weights).sum
-    e = _errors(prediction, ratings.value, ratings.where, ratings.weights, slope)
     penalty = of_factors(factors, l2=l2, l2_bias=l2_bias, batch=batch)
-    return value + penalty, _assemble(factors, ratings, e, l2, l2_bias)
+    return value + penalty, _gradient(factors, ratings, sums, l2, l2_bias)
 
 
 def cost(
@@ -196,14 +215,20 @@ def _errors(prediction: Array, target: Array, where: Array, weights: Array | Non
     return zero(e) if weights is None else zero(e) * zero(weights)
 
 
-def _assemble(factors: Factors, ratings: Dense | Observed | Linked, e: Array, l2: L2, l2_bias: L2) -> Factors:
-    """The four sums of the module's docstring, plus the penalty's gradient."""
-    batch = ratings if isinstance(ratings, Observed) else None
-    # The penalty is element-wise in the tables (a minibatch's touches only its rows), so its gradient is autodiff's.
-    by_penalty = jax.grad(of_factors)(factors, l2=l2, l2_bias=l2_bias, batch=batch)
+class _Sums(NamedTuple):
+    """The data term's derivatives in w, b, x and c."""
+
+    w: Array
+    b: Array
+    x: Array
+    c: Array
+
+
+def _sums(factors: Factors, ratings: Dense | Observed | Linked, e: Array) -> _Sums:
+    """The four sums of the module's docstring."""
     match ratings:
         case Dense():
-            w, x, b, c = e.T @ factors.x, e @ factors.w, jnp.sum(e, axis=0), jnp.sum(e, axis=1)
+            return _Sums(e.T @ factors.x, jnp.sum(e, axis=0), e @ factors.w, jnp.sum(e, axis=1))
         case Linked():
             e_by_item = lookup(e, ratings.by_item)
             one = lambda table: jnp.ones((len(table), 1), table.dtype)  # a row's sum of e is its product with ones
@@ -218,6 +243,35 @@ def _assemble(factors: Factors, ratings: Dense | Observed | Linked, e: Array, l2
             c = jnp.zeros(factors.x.shape[:1], e.dtype).at[ratings.item].add(e)
         case _:
             raise TypeError(f"expected ratings as Dense, Observed or Linked, got {type(ratings).__name__}.")
-    data = dataclasses.replace(factors, w=w, b=b, x=x, c=None if factors.c is None else c)
+    return _Sums(w, b, x, c)
+
+
+def _kernel(
+    factors: Factors, ratings: Any, loss: PointwiseLoss, slope: Slope | None
+) -> Callable[[Factors, Any], tuple[Array, _Sums]] | None:
+    """The same on a TPU, where there is a kernel for it."""
+    losses = {half_squared_error: half_squared_error_slope, logistic: logistic_slope}
+    known = loss in losses and slope in (None, losses[loss])
+    fits = factors.w.dtype == jnp.float32 and factors.w.shape[1] <= 510  # more does not in VMEM
+    if not (isinstance(ratings, Dense) and ratings.weights is None and known and fits):
+        return None
+
+    def on_tpu(factors: Factors, ratings: Dense) -> tuple[Array, _Sums]:
+        from jaxrec.kernels import tpu_cost  # Pallas, where a program is lowered for a TPU only
+
+        tables = factors.w, factors.b, factors.x, item_term(factors)
+        pointwise = tpu_cost.logistic if loss is logistic else tpu_cost.half_squared_error
+        value, *sums = tpu_cost.cost_and_sums(*tables, ratings.value, ratings.where, loss=pointwise)
+        return value, _Sums(*sums)
+
+    return on_tpu
+
+
+def _gradient(factors: Factors, ratings: Dense | Observed | Linked, sums: _Sums, l2: L2, l2_bias: L2) -> Factors:
+    """The sums, plus the penalty's gradient."""
+    batch = ratings if isinstance(ratings, Observed) else None
+    # The penalty is element-wise in the tables (a minibatch's touches only its rows), so its gradient is autodiff's.
+    by_penalty = jax.grad(of_factors)(factors, l2=l2, l2_bias=l2_bias, batch=batch)
+    data = dataclasses.replace(factors, w=sums.w, b=sums.b, x=sums.x, c=None if factors.c is None else sums.c)
     data = dataclasses.replace(data, mu=None if factors.mu is None else jnp.zeros_like(factors.mu))
     return jax.tree.map(jnp.add, data, by_penalty)

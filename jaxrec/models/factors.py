@@ -13,7 +13,17 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from jaxrec.lookup import lookup
 from jaxrec.types import Dense, Factors, Linked, Observed, Rows
 
-__all__ = ["as_vectors", "biases", "check_tables", "init", "learned", "predict", "predict_all", "predict_layout"]
+__all__ = [
+    "as_vectors",
+    "biases",
+    "check_tables",
+    "init",
+    "item_term",
+    "learned",
+    "predict",
+    "predict_all",
+    "predict_layout",
+]
 
 
 def init(
@@ -74,12 +84,12 @@ def learned(factors: Factors) -> Factors:
 
 def biases(factors: Factors, user: Int[Array, "*n"], item: Int[Array, "*n"]) -> Float[Array, "*n"]:
     """b(j) + c(i) + mu(i) for pairs (user[k], item[k]): the prediction without its product."""
-    return lookup(factors.b, user) + lookup(_item_term(factors), item)
+    return lookup(factors.b, user) + lookup(item_term(factors), item)
 
 
 def predict_all(factors: Factors) -> Float[Array, "n_users n_items"]:
     """Every user's prediction for every item: small data only. Large catalogues go through `retrieval.top_k`."""
-    return factors.w @ factors.x.T + factors.b[:, None] + _item_term(factors)[None, :]
+    return factors.w @ factors.x.T + factors.b[:, None] + item_term(factors)[None, :]
 
 
 def predict_layout(factors: Factors, ratings: Dense | Observed | Linked | Rows) -> Any:
@@ -125,11 +135,11 @@ def as_vectors(factors: Factors) -> tuple[Float[Array, "n_users k"], Float[Array
     """
     one = lambda table: jnp.ones((len(table), 1), table.dtype)
     users = jnp.concatenate([factors.w, factors.b[:, None], one(factors.w)], axis=1)
-    items = jnp.concatenate([factors.x, one(factors.x), _item_term(factors)[:, None]], axis=1)
+    items = jnp.concatenate([factors.x, one(factors.x), item_term(factors)[:, None]], axis=1)
     return users, items
 
 
-def _item_term(factors: Factors) -> Float[Array, " n_items"]:
+def item_term(factors: Factors) -> Float[Array, " n_items"]:
     """c(i) + mu(i); mu is data, so no gradient reaches it."""
     term = jnp.zeros(factors.x.shape[:1], factors.x.dtype) if factors.c is None else factors.c
     return term if factors.mu is None else term + jax.lax.stop_gradient(factors.mu)

@@ -531,3 +531,20 @@ def test_rows_are_refused(as_users_run, function):
     ratings = data.rows(Ratings([0, 1], [0, 1], [1.0, 2.0], 2, 2), "user")
     with pytest.raises(TypeError, match="expected ratings as Dense, Observed or Linked, got Rows"):
         function(models.init(2, 2, 2, key=jax.random.key(0)), ratings, l2=0.1)
+
+
+def test_on_a_tpu_dense_ratings_have_a_kernel():
+    """For the two losses it knows; its numbers are tests/kernels/test_tpu_cost.py's."""
+    factors = models.init(12, 9, 3, key=jax.random.key(0), mu=3.5)
+    dense = Dense(value=jnp.ones((9, 12)), where=jnp.ones((9, 12), bool))
+    weighted = dataclasses.replace(dense, weights=jnp.ones((9, 12)))
+
+    def holds_it(ratings, **options):
+        run = jax.jit(lambda factors, ratings: closed_form.value_and_gradient(factors, ratings, l2=1.0, **options))
+        return "tpu_custom_call" in run.trace(factors, ratings).lower(lowering_platforms=("tpu",)).as_text()
+
+    assert holds_it(dense)
+    assert holds_it(dense, loss=losses.logistic, slope=losses.logistic_slope)
+    assert not holds_it(weighted)
+    assert not holds_it(dense, loss=losses.squared_error)
+    assert not holds_it(dense, loss=losses.logistic, slope=losses.half_squared_error_slope)
