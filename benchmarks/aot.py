@@ -3,8 +3,8 @@
 `make aot` runs it where libtpu and CUDA's compiler are installed. For TPUs it compiles the kernels: libtpu refuses what
 does not fit in VMEM and what Mosaic has not. Every kernel is compiled at sizes that take each of its paths. Temporaries
 are what is held in HBM beside arguments and results. First the same is also compiled written plainly, for comparison:
-all at once, where the library's own XLA forms go in blocks and hold less. For an H100 it compiles what users call, whose
-programs there are plain XLA. Nothing is run. Exit status 1 where something does not compile.
+all at once, where the library's own XLA forms go in blocks and hold less. For an H100 it compiles what users call,
+plain XLA there. Nothing is run. Exit status 1 where something does not compile.
 """
 
 import os

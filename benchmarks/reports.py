@@ -108,8 +108,8 @@ def _growth(settings: Settings, folder: Path) -> list[dict[str, Any]]:
         als = {"what": "explicit", "path": path, "rank": 64, "l2": 12.0, "out": str(part / "none"), "sweeps": 3}
         cells = {
             "gradient, d = 32": {"what": "gradient", "path": path, "rank": 32, "l2": gradients.L2},
-            "sweep, d = 64, 3 CG steps": als | {"cg": True},
-            "sweep, d = 64, exact": als | {"cg": False},
+            "sweep, d = 64, 3 CG steps": als | {"cg_steps": 3},
+            "sweep, d = 64, exact": als | {"cg_steps": None},
         }
         for name, cell in cells.items():
             found = _ours(settings, cell, module="benchmarks.suite")

@@ -37,7 +37,7 @@ def test_every_operation_is_measured_beside_a_peer_that_is_missing(tmp_path, mon
     stand_in(monkeypatch, lambda cell: {"failed": "no such module"})
     result = suite.main(suite.Settings(**SMALL, out=str(tmp_path)))["metrics"]
     names = [row["operation"] for row in result["rows"]]
-    assert len(names) == 1 + 3 + 2 + 3 + 1 + 1
+    assert len(names) == 1 + 4 + 3 + 3 + 1 + 1
     assert all(row["jaxrec s"] > 0 and row["bound s"] > 0 and row["peer s"] == "failed" for row in result["rows"])
     assert "PyTorch autograd: no such module" in capsys.readouterr().out
     assert json.loads((tmp_path / "suite.json").read_text())["experiment"] == "suite"
