@@ -1,6 +1,6 @@
-"""Solvers: closed forms and alternations that minimize the costs of `jaxrec.losses`, and that of implicit feedback."""
+"""Solvers: closed forms, alternations and a Gibbs sampler for the costs of `jaxrec.losses` and implicit feedback."""
 
-from jaxrec.solvers import ridge
+from jaxrec.solvers import gibbs, hierarchy, ridge
 from jaxrec.solvers.als import als, sweep
 from jaxrec.solvers.implicit import frequency_scaled, implicit_als, implicit_cost, implicit_fold_in, implicit_sweep
 from jaxrec.solvers.one_side import fold_in, leave_one_out
@@ -10,6 +10,8 @@ __all__ = [
     "als",
     "fold_in",
     "frequency_scaled",
+    "gibbs",
+    "hierarchy",
     "implicit_als",
     "implicit_cost",
     "implicit_fold_in",
