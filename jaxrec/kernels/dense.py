@@ -23,13 +23,18 @@ HIGHEST = jax.lax.Precision.HIGHEST  # accelerators would otherwise round to bfl
 
 
 def normal_equations(
-    table: Float[Array, "m d"], others: Float[Array, " m"], where: Float[Array, "n m"], y: Float[Array, "n m"]
+    table: Float[Array, "m d"],
+    others: Float[Array, " m"],
+    weights: Float[Array, " m"],
+    where: Float[Array, "n m"],
+    y: Float[Array, "n m"],
 ) -> Equations:
     """The sums of `least_squares.normal_equations` with an intercept, for targets y - others, from a table's cells.
 
     Args:
         table: the features.
         others: what the features' owners add to a prediction, taken off the targets.
+        weights: of every entry that the owner is in.
         where: 1 where a row has a target, 0 elsewhere.
         y: targets less what does not change; 0 where there are none.
     """
@@ -37,12 +42,13 @@ def normal_equations(
     first, second = np.triu_indices(d)
     place = np.zeros((d, d), np.int32)
     place[first, second] = place[second, first] = np.arange(len(first))
+    weigh = lambda columns: columns * weights[:, None]
     bare = jnp.concatenate([table, others[:, None], jnp.ones_like(others)[:, None]], axis=1)  # x, c, 1
     pairs = jnp.concatenate([table[:, first] * table[:, second], bare, others[:, None] * bare[:, : d + 1]], axis=1)
-    known, told = (jnp.matmul(cells, each, precision=HIGHEST) for cells, each in ((where, pairs), (y, bare)))
-    p = len(first)
+    product = lambda cells, columns: jnp.matmul(cells, weigh(columns), precision=HIGHEST)
+    known, told, p = product(where, pairs), product(y, bare), len(first)
     packed, x, c, one = known[:, :p], known[:, p : p + d], known[:, p + d], known[:, p + d + 1]
     cx, cc = known[:, p + d + 2 : -1], known[:, -1]
-    square = jnp.sum(y * y, axis=1) - 2 * told[:, d] + cc
+    square = jnp.matmul(y * y, weights, precision=HIGHEST) - 2 * told[:, d] + cc
     sums = jnp.stack([square, told[:, d + 1] - c, one], axis=1)
     return Equations(packed[:, place], (told[:, :d] - cx, x), sums)

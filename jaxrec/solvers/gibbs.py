@@ -2,12 +2,12 @@ r"""Bayesian matrix factorization with side information by Gibbs sampling: not o
 
 The model of a rating of item j by user i, with a hierarchical prior for each side's rows (`hierarchy`)::
 
-    y(i,j) ~ normal(mu + w(i) . x(j) + b(i) + c(j), 1/alpha)       alpha ~ gamma
+    y(i,j) ~ normal(mu + w(i) . x(j) + b(i) + c(j), 1 / (alpha τ(i) τ(j)))        alpha ~ gamma
 
-Given the items, a user's (w, b) regresses y - c - mu on (x, 1), with noise of precision alpha and a normal prior: her
-posterior is the ridge of `solvers.ridge` with a matrix as penalty, and is drawn from exactly, all users at once. An
-item's (x, c) regresses y - b - mu on (w, 1). A sweep draws each side's prior and rows, and alpha. A prediction is the
-mean over sweeps of predictions clipped to the scale; its spread over sweeps, with the noise, says how sure it is.
+Given the items, a user's (w, b) regresses y - c - mu on (x, 1), with weights alpha τ and a normal prior: her posterior
+is the ridge of `solvers.ridge` with a matrix as penalty, and is drawn from exactly, all users at once. An item's (x, c)
+regresses y - b - mu on (w, 1). A sweep draws each side's τ, prior and rows, and alpha. A prediction is the mean over
+sweeps of predictions clipped to the scale; its spread over sweeps, with the noise, says how sure it is.
 
 >>> from jaxrec import data
 >>> ratings = data.synthetic.low_rank(50, 40, 900, rng=0).ratings
@@ -29,21 +29,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.tree_util import register_dataclass
-from jaxtyping import Float, Int, PRNGKeyArray
+from jaxtyping import Int, PRNGKeyArray
 from tqdm import tqdm
 
 from jaxrec import check
-from jaxrec.kernels import dense
-from jaxrec.kernels.least_squares import Equations, Lists, normal_equations
 from jaxrec.lookup import lookup
-from jaxrec.solvers import hierarchy, ridge
+from jaxrec.solvers import hierarchy
 from jaxrec.solvers.als import check_sides
+from jaxrec.solvers.conditionals import Known, Side, draw_rows, equations, errors
 from jaxrec.solvers.hierarchy import Basis, Level, Priors
-from jaxrec.types import Bucket, Dense, Factors, Ratings, Rows
+from jaxrec.types import Dense, Factors, Ratings
 
 __all__ = ["Posterior", "State", "factors", "gibbs", "pooled", "start", "sweep"]
 
-Known = Dense | tuple[Rows, Rows]
 Features = tuple[tuple[Basis, ...], tuple[Basis, ...]]
 
 
@@ -75,7 +73,7 @@ class Posterior:
         mean: [n], the mean of clipped predictions: what to predict.
         center: [n], the mean of predictions as they are.
         spread: [n], their variance: how little is known.
-        noise: [], the mean of 1 / alpha: what no rating would tell. A new rating has variance spread + noise.
+        noise: [n], the mean of 1 / (alpha τ τ): what no rating would tell. A new rating has variance spread + noise.
     """
 
     count: Array
@@ -103,7 +101,8 @@ def start(
         rows = 0.3 * jax.random.normal(key, (n, rank + 1))
         links = tuple(jnp.zeros((b.z.shape[1], rank + 1), rows.dtype) for b in bases)
         ones = tuple(jnp.ones((), rows.dtype) for _ in bases)
-        return Level(rows, jnp.zeros(rank + 1, rows.dtype), 10 * jnp.eye(rank + 1, dtype=rows.dtype), links, ones)
+        mean, precision = jnp.zeros(rank + 1, rows.dtype), 10 * jnp.eye(rank + 1, dtype=rows.dtype)
+        return Level(rows, mean, precision, jnp.ones(n, rows.dtype), jnp.full((), 5.0, rows.dtype), links, ones)
 
     def one(key: Array) -> State:
         of_users, of_items = jax.random.split(key)
@@ -132,47 +131,24 @@ def sweep(
         groups: (users', items') groups of features.
         priors: of the unknowns.
     """
-    keys = jax.random.split(key, 5)
-    users = hierarchy.draw(state.users, groups[0], priors, key=keys[0])
-    users, _ = _rows(users, groups[0], _equations(known, "user", state.items.rows, mu), state.alpha, key=keys[1])
-    items = hierarchy.draw(state.items, groups[1], priors, key=keys[2])
-    equations = _equations(known, "item", users.rows, mu)
-    items, error = _rows(items, groups[1], equations, state.alpha, key=keys[3])
+    key_users, key_items, key_alpha = jax.random.split(key, 3)
+
+    def of(side: Side, level: Level, others: Level, key: Array) -> tuple[Level, Array, Array]:
+        """The side's sureness, prior and rows; how many ratings there are, and their squared errors, weighted by τ."""
+        key_sureness, key_prior, key_rows = jax.random.split(key, 3)
+        bases, given = groups[side == "item"], equations(known, side, others, mu)
+        if priors.uneven:
+            error = state.alpha * errors(given, level.rows)
+            level = hierarchy.draw_sureness(level, given.known, error, key=key_sureness)
+        level = hierarchy.draw(level, bases, priors, key=key_prior)
+        level = draw_rows(level, bases, given, state.alpha, key=key_rows)
+        return level, jnp.sum(given.known), jnp.sum(level.sureness * errors(given, level.rows))
+
+    users, _, _ = of("user", state.users, state.items, key_users)
+    items, n, error = of("item", state.items, users, key_items)
     shape, rate = priors.noise
-    n = jnp.sum(equations.sums[:, 2])
-    alpha = hierarchy.gamma(keys[4], shape + n / 2, rate + error / 2)
+    alpha = hierarchy.gamma(key_alpha, shape + n / 2, rate + error / 2)
     return State(users, items, alpha, state.step + 1)
-
-
-def _equations(known: Known, side: str, others: Float[Array, "m k"], mu: float | Array) -> Equations:
-    """The normal equations of y - mu - (the others' biases) on the others' factors and 1, of all rows of a side."""
-    table, bias = others[:, :-1], others[:, -1]
-    if isinstance(known, Dense):
-        where, y = known.where.astype(table.dtype), jnp.where(known.where, known.value.astype(table.dtype) - mu, 0)
-        return dense.normal_equations(table, bias, *((where.T, y.T) if side == "user" else (where, y)))
-
-    def of(bucket: Bucket) -> Equations:
-        y = bucket.value.astype(table.dtype) - mu - lookup(bias, bucket.other)
-        return normal_equations(table, Lists(bucket.other, y, bucket.where, None), intercept=True)
-
-    rows = known[0 if side == "user" else 1]
-    return rows.gather([of(bucket) for bucket in rows.buckets])
-
-
-def _rows(
-    level: Level, bases: tuple[Basis, ...], equations: Equations, alpha: Array, *, key: PRNGKeyArray
-) -> tuple[Level, Array]:
-    """(all rows drawn, the squared error they leave): precision alpha X'X + Λ, mean by the ridge's solve."""
-    (gram, (told, ones), sums) = equations
-    square, total, count = sums.T
-    last = jnp.concatenate([ones, count[:, None]], axis=1)
-    gram = jnp.concatenate([jnp.concatenate([gram, ones[:, :, None]], axis=2), last[:, None]], axis=1)
-    rhs = jnp.concatenate([told, total[:, None]], axis=1)
-    factor = ridge.factorize_matrix(ridge.Normal(alpha * gram, alpha * rhs, alpha * count), level.precision)
-    rows = ridge.sample(key, factor, hierarchy.prior_mean(level, bases))
-    fit = jnp.einsum("nkl,nl->nk", gram, rows, precision=jax.lax.Precision.HIGHEST) - 2 * rhs
-    error = jnp.sum(square + jnp.sum(rows * fit, axis=1))
-    return Level(rows, level.mean, level.precision, level.links, level.strengths), error
 
 
 def factors(state: State, mu: float | Array = 0.0) -> Factors:
@@ -230,7 +206,7 @@ def gibbs(
     chains, n = len(state.alpha), len(test)
     if posterior is None:
         zero, per_pair = jnp.zeros(chains, state.alpha.dtype), jnp.zeros((chains, n), state.alpha.dtype)
-        posterior = Posterior(zero, per_pair, per_pair, per_pair, zero)
+        posterior = Posterior(zero, per_pair, per_pair, per_pair, per_pair)
     if posterior.mean.shape != (chains, n):
         raise ValueError(f"posterior: expected {chains} chains of {n} pairs, got shape {posterior.mean.shape}.")
     pairs, y, trace = (jnp.asarray(test.user), jnp.asarray(test.item)), np.asarray(test.value), []
@@ -275,7 +251,8 @@ def _block(
         state = sweep(state, known, key=jax.random.fold_in(key, state.step), mu=mu, groups=groups, priors=priors)
         u, v = lookup(state.users.rows, pairs[0]), lookup(state.items.rows, pairs[1])
         prediction = mu + jnp.sum(u[:, :-1] * v[:, :-1], axis=1) + u[:, -1] + v[:, -1]
-        more = _with(posterior, prediction, 1 / state.alpha, scale)
+        sureness = lookup(state.users.sureness, pairs[0]) * lookup(state.items.sureness, pairs[1])
+        more = _with(posterior, prediction, 1 / (state.alpha * sureness), scale)
         keep = lambda new, old: jnp.where(state.step > burn, new, old)
         return (state, jax.tree.map(keep, more, posterior)), 1 / jnp.sqrt(state.alpha)
 

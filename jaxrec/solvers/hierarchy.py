@@ -5,17 +5,21 @@ r"""The prior of one side's rows with its own unknowns, and their conditional dr
     row(i) ~ normal(m + sum over groups of L' z(i), Λ^-1)       z(i): the row's features, centered and rotated
     m | Λ  ~ normal(0, (β Λ)^-1)           Λ ~ Wishart(ν, (s I)^-1)            the Normal-Wishart of BPMF
     L | Λ  ~ matrix normal(0, λ^-1 I, Λ^-1)    λ ~ gamma(shape, rate)           the link matrices of Macau
+    τ(i)   ~ gamma(a, rate a)              a: uniform over `EVENNESS`           how sure the row's ratings are
 
 A link matrix has one row per feature, which are more than there are rows where the features are the set of what was
 rated. Its prior does not care how features are rotated, so `basis` turns them, once and on the host, to where they are
 orthogonal: Z'Z is diagonal, every (Z'Z + λ I)^-1 a division, and directions that no row has are left out. They are
 centered, which makes L and m independent given Λ.
 
+A rating's noise has precision alpha τ(i) τ(j): some users rate as their factors say and some at random, and nothing
+helps a prediction on ml-100k more than to know which. τ is 1 on average; the larger a, the more even.
+
 Sources: Salakhutdinov, Mnih 2008, Bayesian probabilistic matrix factorization using MCMC; Simm et al. 2017, Macau:
 scalable Bayesian factorization with high-dimensional side information using MCMC.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +27,18 @@ import numpy as np
 from jax import Array
 from jax.tree_util import register_dataclass
 from jaxtyping import Float, PRNGKeyArray
+from scipy.special import gammaln
 
 from jaxrec.kernels.cholesky import cholesky, solve_transposed
 
-__all__ = ["Basis", "Level", "Priors", "basis", "draw", "gamma", "prior_mean", "wishart"]
+__all__ = ["Basis", "Level", "Priors", "basis", "draw", "draw_sureness", "gamma", "prior_mean", "wishart"]
 
 HIGHEST = jax.lax.Precision.HIGHEST
 Number = int | float | Array
+
+# What a is drawn from: from ratings of very different sureness to nearly equal ones.
+EVENNESS = np.geomspace(0.5, 200.0, 61)
+NORMALIZER = EVENNESS * np.log(EVENNESS) - EVENNESS - gammaln(EVENNESS)
 
 
 @register_dataclass
@@ -43,6 +52,7 @@ class Priors:
         scatter: s, the squared rows that are known beforehand.
         noise: (shape, rate) of the noise precision's gamma.
         strength: (shape, rate) of every λ's gamma; or a number, and λ is that and is not drawn.
+        uneven: whether every row has a τ of its own; otherwise all are 1. Static.
     """
 
     beta: Number = 1.0
@@ -50,6 +60,7 @@ class Priors:
     scatter: Number = 1.0
     noise: tuple[Number, Number] = (1.0, 1.0)
     strength: tuple[Number, Number] | Number = (1.0, 1.0)
+    uneven: bool = field(default=True, metadata={"static": True})
 
 
 @register_dataclass
@@ -79,6 +90,8 @@ class Level:
         rows: [n, k], (w, b) of every user or (x, c) of every item.
         mean: [k], m.
         precision: [k, k], Λ.
+        sureness: [n], τ.
+        evenness: [], a.
         links: [r, k] for every group of features, L in the group's basis.
         strengths: [], λ for every group.
     """
@@ -86,6 +99,8 @@ class Level:
     rows: Array
     mean: Array
     precision: Array
+    sureness: Array
+    evenness: Array
     links: tuple[Array, ...] = ()
     strengths: tuple[Array, ...] = ()
 
@@ -154,7 +169,25 @@ def draw(level: Level, bases: tuple[Basis, ...], priors: Priors, *, key: PRNGKey
             strengths[g] = gamma(keys[2 * g + 1], shape + links[g].size / 2, rate + size / 2)
         else:
             strengths[g] = jnp.full_like(strengths[g], priors.strength)
-    return Level(level.rows, mean, precision, tuple(links), tuple(strengths))
+    return replace(level, mean=mean, precision=precision, links=tuple(links), strengths=tuple(strengths))
+
+
+def draw_sureness(level: Level, count: Float[Array, " n"], error: Float[Array, " n"], *, key: PRNGKeyArray) -> Level:
+    """Every τ given a, then a given every τ.
+
+    Args:
+        level: the side.
+        count: how many ratings a row has.
+        error: their squared errors, each times all that the rating's precision has beside τ.
+        key: of the draw.
+    """
+    key_sureness, key_evenness = jax.random.split(key)
+    a = level.evenness
+    sureness = gamma(key_sureness, a + count / 2, a + error / 2)
+    # The log density of every candidate, n a log(a) - n log Γ(a) + sum of a (log τ - τ), without large numbers.
+    normalizer, candidates = (jnp.asarray(each, a.dtype) for each in (NORMALIZER, EVENNESS))
+    log_density = len(sureness) * (normalizer + candidates * jnp.mean(jnp.log(sureness) - sureness + 1))
+    return replace(level, sureness=sureness, evenness=candidates[jax.random.categorical(key_evenness, log_density)])
 
 
 def wishart(

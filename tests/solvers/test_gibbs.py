@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxrec import Ratings, data
+from jaxrec.solvers import conditionals, hierarchy
 from jaxrec.solvers import gibbs as sampler
-from jaxrec.solvers import hierarchy
 from jaxrec.solvers.gibbs import State, gibbs, pooled, start, sweep
 from jaxrec.solvers.hierarchy import Level, Priors, basis
 from jaxrec.types import Dense
@@ -45,6 +45,12 @@ def groups():
 def alone(state):
     """Of the first chain."""
     return jax.tree.map(lambda a: a[0], state)
+
+
+def level_of(rows, mean, precision, sure, links, strengths=None):
+    strengths = np.ones(len(links)) if strengths is None else strengths
+    given = rows, mean, precision, sure, np.array(5.0), tuple(links), tuple(map(np.array, strengths))
+    return Level(*jax.tree.map(jnp.asarray, given))
 
 
 def spd(k, seed):
@@ -96,7 +102,7 @@ def test_links_are_drawn_from_their_ridge_regressions(x64):
     bases = in_float64((basis(f), basis(g)))
     rows, other = rng.normal(size=(N_USERS, k)), jnp.asarray(rng.normal(size=(bases[1].z.shape[1], k)))
     links = jnp.zeros((3, k)), other
-    level = Level(jnp.asarray(rows), jnp.zeros(k), jnp.eye(k), links, (jnp.asarray(strength), jnp.asarray(2.0)))
+    level = level_of(rows, np.zeros(k), np.eye(k), np.ones(N_USERS), links, (strength, 2.0))
     draw = jax.jit(jax.vmap(lambda key: hierarchy.draw(level, bases, Priors(strength=strength), key=key)))
     out = draw(jax.random.split(jax.random.key(1), n))
     f, left = f - f.mean(axis=0), rows - np.asarray(bases[1].z @ other)
@@ -123,11 +129,12 @@ def test_rows_are_drawn_from_their_posterior(x64, side, form):
     bases = in_float64(groups()[0 if side == "user" else 1])
     links = tuple(jnp.asarray(rng.normal(size=(len(b.square), rank + 1))) * 0.3 for b in bases)
     mean, precision, others = rng.normal(size=rank + 1), spd(rank + 1, 4), rng.normal(size=(n_other, rank + 1))
-    one = (jnp.ones(()),) * len(bases)
-    level = Level(jnp.zeros((n_own, rank + 1)), jnp.asarray(mean), jnp.asarray(precision), links, one)
-    equations = sampler._equations(forms(known)[form], side, jnp.asarray(others), MU)
-    draw = jax.jit(jax.vmap(lambda key: sampler._rows(level, bases, equations, jnp.asarray(alpha), key=key)))
-    drawn, left = draw(jax.random.split(jax.random.key(5), n))
+    sure, others_sure = rng.uniform(0.5, 2, n_own), rng.uniform(0.5, 2, n_other)
+    of = lambda rows, sure, links: level_of(rows, mean, precision, sure, links)
+    level = of(np.zeros((n_own, rank + 1)), sure, links)
+    given = conditionals.equations(forms(known)[form], side, of(others, others_sure, ()), MU)
+    draw = jax.jit(jax.vmap(lambda key: conditionals.draw_rows(level, bases, given, jnp.asarray(alpha), key=key)))
+    drawn = draw(jax.random.split(jax.random.key(5), n))
     prior = mean + sum(np.asarray(b.z @ link) for b, link in zip(bases, links, strict=True))
     x, target = (
         np.c_[others[other][:, :-1], np.ones(len(known))],
@@ -135,11 +142,13 @@ def test_rows_are_drawn_from_their_posterior(x64, side, form):
     )
     for row in (1, 4 if side == "user" else 6):
         mine = own == row
-        covariance = np.linalg.inv(alpha * x[mine].T @ x[mine] + precision)
-        expected = covariance @ (alpha * x[mine].T @ target[mine] + precision @ prior[row])
+        weight = alpha * sure[row] * others_sure[other[mine]]
+        covariance = np.linalg.inv(x[mine].T @ (weight[:, None] * x[mine]) + precision)
+        expected = covariance @ (x[mine].T @ (weight * target[mine]) + precision @ prior[row])
         near(np.asarray(drawn.rows[:, row]), expected, covariance)
     error = target - np.sum(x * np.asarray(drawn.rows[0])[own], axis=1)
-    np.testing.assert_allclose(left[0], (error**2).sum(), rtol=1e-10)
+    left = np.bincount(own, others_sure[other] * error**2, minlength=n_own)
+    np.testing.assert_allclose(conditionals.errors(given, drawn.rows[0]), left, atol=1e-9)
 
 
 def test_dense_and_rows_give_the_same_draws(x64):
@@ -167,7 +176,10 @@ def from_the_prior(rng, n, sizes, bases, priors):
         strengths = [rng.gamma(priors.strength[0], 1 / priors.strength[1], n) for _ in groups]
         links = [normal(len(b.square)) / np.sqrt(s)[:, None, None] for b, s in zip(groups, strengths, strict=True)]
         rows = normal(size) + mean[:, None] + sum(np.asarray(b.z) @ link for b, link in zip(groups, links, strict=True))
-        return Level(*jax.tree.map(jnp.asarray, (rows, mean, precision, tuple(links), tuple(strengths))))
+        even = rng.choice(hierarchy.EVENNESS, n)
+        sure = rng.gamma(even[:, None], 1 / even[:, None], (n, size)) if priors.uneven else np.ones((n, size))
+        given = rows, mean, precision, sure, even, tuple(links), tuple(strengths)
+        return Level(*jax.tree.map(jnp.asarray, given))
 
     alpha = rng.gamma(priors.noise[0], 1 / priors.noise[1], n)
     users, items = (level(size, groups) for size, groups in zip(sizes, bases, strict=True))
@@ -182,6 +194,10 @@ def statistics(state, values, where):
     out["error"] = jnp.log(jnp.sum((values - predicted) ** 2 * where, axis=(1, 2)))
     out["told"] = jnp.arcsinh(jnp.sum((values - MU) * (predicted - MU) * where, axis=(1, 2)))
     for name, level in (("users", state.users), ("items", state.items)):
+        out[f"{name} evenness"] = jnp.log(level.evenness)
+        for row in (0, -1):
+            out[f"{name} sureness {row}"] = jnp.log(level.sureness[:, row])
+            out[f"{name} sureness, evenness {row}"] = jnp.abs(jnp.log(level.sureness[:, row])) * jnp.log(level.evenness)
         k = level.precision
         out[f"{name} det"] = jnp.log(k[:, 0, 0] * k[:, 1, 1] - k[:, 0, 1] ** 2)
         out[f"{name} correlation"] = k[:, 0, 1] / jnp.sqrt(k[:, 0, 0] * k[:, 1, 1])
@@ -199,19 +215,21 @@ def statistics(state, values, where):
     return {name: np.asarray(value) for name, value in out.items()}
 
 
-def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64):
+@pytest.mark.parametrize("uneven", [True, False])
+def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, uneven):
     """Unknowns from the prior, ratings given them, then sweeps given the ratings: the unknowns are from the prior
     again, jointly with the ratings. One conditional that is wrong moves it. (After Geweke 2004, Getting it right; with
     independent repetitions, so that a standard error is one.)"""
     n, sizes = 20_000, (4, 3)
-    priors = Priors(beta=2.0, dof=6, scatter=2.0, noise=(4.0, 2.0), strength=(5.0, 3.0))
+    priors = Priors(beta=2.0, dof=6, scatter=2.0, noise=(4.0, 2.0), strength=(5.0, 3.0), uneven=uneven)
     rng = np.random.default_rng(0)
     bases = in_float64(((basis(features(4, 2)), basis(features(4, 7, 1))), (basis(features(3, 1)),)))
     state = from_the_prior(rng, n, sizes, bases, priors)
     where = np.array([[[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 1, 0]]], float)  # items x users; user 3 has none
     factors = sampler.factors(state, MU)
     predicted = jnp.einsum("nud,nid->niu", factors.w, factors.x) + factors.b[:, None] + factors.c[:, :, None] + MU
-    values = predicted + rng.normal(size=predicted.shape) / np.sqrt(np.asarray(state.alpha))[:, None, None]
+    precision = state.alpha[:, None, None] * state.items.sureness[:, :, None] * state.users.sureness[:, None, :]
+    values = predicted + rng.normal(size=predicted.shape) / np.sqrt(np.asarray(precision))
 
     def one(state, value, key):
         known = Dense(value, jnp.asarray(where[0] > 0))
@@ -222,7 +240,8 @@ def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64):
 
     after = jax.jit(jax.vmap(one))(state, values, jax.random.split(jax.random.key(0), n))
     now, then = statistics(after, values, where), statistics(state, values, where)
-    z = {name: (now[name] - then[name]).mean() / ((now[name] - then[name]).std() / np.sqrt(n)) for name in now}
+    moved = {name: now[name] - then[name] for name in now}
+    z = {name: each.mean() / max(each.std() / np.sqrt(n), 1e-9) for name, each in moved.items()}
     assert max(map(abs, z.values())) < 4.5, z
 
 
@@ -275,8 +294,10 @@ def test_the_posterior_is_the_draws_mean_and_variance(x64):
     known, test, kept = data.dense(ratings()), ratings(1), []
     scale = (2.0, 4.0)
     _, posterior, trace = run(known, 9, block=1, scale=scale, callback=lambda state, _: kept.append(state))
-    draws = []
+    draws, noise = [], []
     for state in kept[2:]:
+        sure = [np.asarray(level.sureness) for level in (state.users, state.items)]
+        noise.append(1 / (np.asarray(state.alpha)[:, None] * sure[0][:, test.user] * sure[1][:, test.item]))
         f = sampler.factors(state, MU)
         w, x = np.asarray(f.w)[:, test.user], np.asarray(f.x)[:, test.item]
         draws.append((w * x).sum(-1) + np.asarray(f.b)[:, test.user] + np.asarray(f.c)[:, test.item] + MU)
@@ -286,7 +307,7 @@ def test_the_posterior_is_the_draws_mean_and_variance(x64):
     np.testing.assert_allclose(posterior.center, draws.mean(0), rtol=1e-5)
     np.testing.assert_allclose(posterior.spread, draws.var(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(trace[2:], [1 / np.sqrt(state.alpha) for state in kept[2:]], rtol=1e-6)
-    np.testing.assert_allclose(posterior.noise, (trace[2:] ** 2).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(posterior.noise, np.mean(noise, axis=0), rtol=1e-5)
     both = pooled(posterior)
     np.testing.assert_allclose(both.spread, draws.var(axis=(0, 1)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(both.mean, np.clip(draws, *scale).mean(axis=(0, 1)), rtol=1e-5)
