@@ -1,6 +1,6 @@
 """Solvers: closed forms, alternations and a Gibbs sampler for the costs of `jaxrec.losses` and implicit feedback."""
 
-from jaxrec.solvers import gibbs, hierarchy, ridge
+from jaxrec.solvers import diagnostics, gibbs, hierarchy, ridge
 from jaxrec.solvers.als import als, sweep
 from jaxrec.solvers.implicit import frequency_scaled, implicit_als, implicit_cost, implicit_fold_in, implicit_sweep
 from jaxrec.solvers.one_side import fold_in, leave_one_out
@@ -8,6 +8,7 @@ from jaxrec.solvers.ridge import solve_item, solve_user
 
 __all__ = [
     "als",
+    "diagnostics",
     "fold_in",
     "frequency_scaled",
     "gibbs",
