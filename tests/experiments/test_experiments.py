@@ -479,6 +479,7 @@ def test_gibbs_chooses_on_validation_and_reads_test_once(tmp_path, monkeypatch, 
     asked = []
     rmse = gibbs.rmse
     monkeypatch.setattr(gibbs, "rmse", lambda mean, ratings: asked.append(len(ratings)) or rmse(mean, ratings))
+    monkeypatch.setattr(gibbs, "DENSE", 60 * 50 - 1)  # the lists of large data
     settings = gibbs.Settings(
         **TINY, out=str(tmp_path), models=("rated, one noise",), ranks=(1, 2), sweeps=(20, 40), burn=10, chains=2
     )
