@@ -18,7 +18,10 @@ HIGHEST = jax.lax.Precision.HIGHEST  # accelerators would otherwise round to bfl
 
 
 def normal_equations(
-    table: Float[Array, "m k"], weight: Float[Array, "m n"], y: Float[Array, "m n"]
+    table: Float[Array, "m k"],
+    weight: Float[Array, "m n"],
+    y: Float[Array, "m n"],
+    of_other: Float[Array, " m"] | None = None,
 ) -> tuple[Float[Array, "k k n"], Float[Array, "k n"]]:
     """(X' D X, X' D y) of every row, the rows last.
 
@@ -26,14 +29,16 @@ def normal_equations(
         table: X, the features of all.
         weight: D's diagonal for each row, 0 where nothing was observed.
         y: the targets, finite also there.
+        of_other: another factor of D, the same in every row; None: ones.
     """
     k = table.shape[1]
     first, second = np.tril_indices(k)
     place = np.zeros((k, k), np.int32)
     place[first, second] = place[second, first] = np.arange(len(first))
-    products = table[:, first] * table[:, second]
+    weighted = table if of_other is None else table * of_other[:, None]
+    products = table[:, first] * weighted[:, second]
     gram = jnp.matmul(products.T, weight, precision=HIGHEST)
-    return gram[place], jnp.matmul(table.T, weight * y, precision=HIGHEST)
+    return gram[place], jnp.matmul(weighted.T, weight * y, precision=HIGHEST)
 
 
 def solve(matrix: Float[Array, "k k n"], rhs: Float[Array, "k n"]) -> Float[Array, "k n"]:

@@ -14,6 +14,7 @@ from experiments import (
     cold_start,
     films,
     fold_in,
+    gibbs,
     gradient_descent,
     grid_search,
     harness,
@@ -472,3 +473,33 @@ def test_ranking_head(tmp_path, capsys, monkeypatch):
     # they rank the same candidates, in other orders
     assert len({values[f"ndcg_known_{name}"] for name in names}) == 3
     assert "validation NDCG at 10 by epochs: 0: " in capsys.readouterr().out
+
+
+def test_gibbs_chooses_on_validation_and_reads_test_once(tmp_path, monkeypatch, capsys):
+    asked = []
+    rmse = gibbs.rmse
+    monkeypatch.setattr(gibbs, "rmse", lambda mean, ratings: asked.append(len(ratings)) or rmse(mean, ratings))
+    monkeypatch.setattr(gibbs, "DENSE", 60 * 50 - 1)  # the lists of large data
+    settings = gibbs.Settings(
+        **TINY, out=str(tmp_path), models=("rated, one noise",), ranks=(1, 2), sweeps=(20, 40), burn=10, chains=2
+    )
+    gibbs.main(settings)
+    metrics = read(tmp_path, "gibbs")["metrics"]
+    validation, test = round(0.1 * (1200 - 240)), 240
+    assert asked == [validation] * 4 + [test] * 3  # ranks x sweeps; two chains, and both together
+    assert metrics["rated_one_noise_rank"] in (1, 2)
+    assert metrics["rated_one_noise_sweeps"] in (20, 40)
+    assert 0.45 < metrics["rated_one_noise_together"] < metrics["damped_biases_rmse"]
+    assert 0.85 < metrics["rated_one_noise_95"] <= 1
+    assert "rated, one noise, one error" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="synthetic has no side information"):
+        gibbs.main(dataclasses.replace(settings, models=("side",)))
+
+
+def test_gibbs_features_are_declared_or_of_train_alone():
+    ratings = data.synthetic.low_rank(rng=0).ratings
+    (of_users,), (of_items,) = gibbs.rated(ratings)
+    assert (of_users.shape, of_items.shape) == ((60, 50), (50, 60))
+    np.testing.assert_allclose((of_users**2).sum(axis=1), 1)
+    np.testing.assert_array_equal(of_users.T > 0, of_items > 0)
+    assert of_users[ratings.user[0], ratings.item[0]] > 0

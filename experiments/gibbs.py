@@ -1,0 +1,231 @@
+"""How good is Bayesian factorization, what do features add to it, and what are its error bars worth?
+
+Gibbs sampling with links to features: side information (users' age band, sex, occupation, region; films' year and
+genres), the sets of what a user rated and of who rated an item (rows of length 1, from the training part alone), or
+both; with a noise precision for each user and item, or (`one noise`) the same for all ratings.
+
+Rank and number of sweeps are chosen for each model on a validation part cut from train (a tenth, by seed), by the
+lowest RMSE of one chain; the choice is run on all of train with several chains, and test is read once: the mean of
+single chains with its standard deviation, and all chains together. Predictions are means of clipped ones.
+
+The intervals are normal ones about all chains' mean, of the variance over sweeps and chains with the noise's; beside
+them those of the same predictions with one error for all, the RMSE on validation. `log density` is the mean of what
+each says of the test ratings: the higher, the better.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.stats import norm
+
+from experiments import harness
+from experiments.films import region
+from jaxrec import check, data, models
+from jaxrec.data import features
+from jaxrec.solvers import gibbs
+from jaxrec.solvers.hierarchy import Basis, Priors, basis
+from jaxrec.types import Dataset, Ratings
+
+MODELS = {  # name -> (groups of features, whether every user and item has a noise of its own)
+    "none, one noise": ((), False),
+    "side, one noise": (("side",), False),
+    "rated, one noise": (("rated",), False),
+    "all, one noise": (("side", "rated"), False),
+    "none": ((), True),
+    "side": (("side",), True),
+    "rated": (("rated",), True),
+    "all": (("side", "rated"), True),
+}
+SHARES = (0.5, 0.8, 0.95)
+DENSE = 4_000_000  # cells up to which the mask's product is the faster form; beyond it lists of what was rated
+AGES = (18, 25, 35, 45, 50, 56)  # ml-1m's bands
+
+
+@dataclass(frozen=True)
+class Settings(harness.Settings):
+    """The grid, and the chains."""
+
+    models: tuple[str, ...] = tuple(MODELS)
+    ranks: tuple[int, ...] = (8, 15, 23)
+    sweeps: tuple[int, ...] = (100, 200, 400)
+    burn: int = 40
+    scatter: float = 1.0
+    chains: int = 3
+    held: float = 0.2  # test's share where split is 'random'
+
+
+def side(dataset: Dataset) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """(users', items') features that a dataset declares; an empty list where it has none. No rating is looked at."""
+    found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    if dataset.users is not None and "zip_code" in dataset.users.columns:
+        column = {name: dataset.users[name].to_list() for name in ("age", "sex", "occupation", "zip_code")}
+        bands = [str(np.searchsorted(AGES, age, side="right")) for age in column["age"]]
+        table = {"age": bands, "sex": column["sex"], "occupation": [str(each) for each in column["occupation"]]}
+        table["region"] = [region(code) for code in column["zip_code"]]
+        found[0].append(features.fit(table, {name: features.Category() for name in table})(table))
+    if dataset.items is not None and "genres" in dataset.items.columns:
+        year = dataset.items["year"].to_list()
+        # by decades, and the nineties by years, for most films are theirs
+        since = [None if y is None else str(y if y >= 1990 else max(1930, y // 10 * 10)) for y in year]
+        films = {"year": year, "since": since, "genres": dataset.items["genres"].to_list()}
+        declared: dict[str, features.Column] = {
+            "year": features.Numeric(),
+            "since": features.Category(),
+            "genres": features.Tags(),
+        }
+        found[1].append(features.fit(films, declared)(films))
+    return found
+
+
+def rated(train: Ratings) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """(which items a user rated, which users rated an item), each row of length 1: 1 / sqrt(count) where rated."""
+    there = np.zeros((train.n_users, train.n_items))
+    there[train.user, train.item] = 1
+    of_length_1 = lambda rows: rows / np.sqrt(np.maximum(rows.sum(axis=1, keepdims=True), 1))
+    return [of_length_1(there)], [of_length_1(there.T)]
+
+
+def groups(kinds: tuple[str, ...], dataset: Dataset, train: Ratings) -> gibbs.Features:
+    """The groups of features of a model, as `gibbs` takes them."""
+    found: tuple[list[Basis], list[Basis]] = ([], [])
+    for kind in kinds:
+        tables = side(dataset) if kind == "side" else rated(train)
+        if not any(tables):
+            raise ValueError(f"{dataset.name} has no side information: leave the models 'side' and 'all' out.")
+        for mine, theirs in zip(found, tables, strict=True):
+            mine.extend(basis(each) for each in theirs)
+    return tuple(found[0]), tuple(found[1])
+
+
+def sample(
+    known: Ratings,
+    test: Ratings,
+    dataset: Dataset,
+    name: str,
+    rank: int,
+    sweeps: int,
+    settings: Any,
+    *,
+    chains: int,
+    callback: Any = None,
+) -> gibbs.Posterior:
+    """The posterior of test's pairs."""
+    kinds, uneven = MODELS[name]
+    bases = groups(kinds, dataset, known)
+    keys = jax.random.split(jax.random.key(settings.seed))
+    state = gibbs.start(known.n_users, known.n_items, rank, key=keys[0], chains=chains, groups=bases)
+    small = known.n_users * known.n_items <= DENSE
+    rows = partial(data.rows, known, growth=2.0)
+    layout: gibbs.Known = data.dense(known) if small else (rows("user"), rows("item"))
+    return gibbs.gibbs(
+        layout,
+        state,
+        test,
+        key=keys[1],
+        mu=float(known.value.mean()),
+        sweeps=sweeps,
+        burn=settings.burn,
+        scale=dataset.scale,
+        groups=bases,
+        priors=Priors(scatter=settings.scatter, uneven=uneven),
+        callback=callback,
+        progress=False,
+    )[1]
+
+
+def choose(train: Ratings, dataset: Dataset, name: str, settings: Any) -> tuple[dict[tuple[int, int], float], Any]:
+    """(validation RMSE of every rank and number of sweeps, the best of these); test is not an argument."""
+    part, validation = data.splits.random(train, test=0.1, rng=settings.seed)
+    tried: dict[tuple[int, int], float] = {}
+    for rank in settings.ranks:
+
+        def look(state: gibbs.State, posterior: gibbs.Posterior, rank: int = rank) -> None:
+            if (made := int(state.step[0])) in settings.sweeps:
+                tried[rank, made] = rmse(gibbs.pooled(posterior).mean, validation)
+
+        sample(part, validation, dataset, name, rank, max(settings.sweeps), settings, chains=1, callback=look)
+    return tried, min(tried, key=tried.__getitem__)
+
+
+def rmse(predicted: Any, test: Ratings) -> float:
+    """Of predictions of test's ratings."""
+    return float(np.sqrt(np.mean((np.asarray(predicted, np.float64) - test.value) ** 2)))
+
+
+def intervals(mean: np.ndarray, deviation: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Coverage and mean width of central normal intervals, and the mean log density of the ratings."""
+    out: dict[str, float] = {}
+    for share in SHARES:
+        half = norm.ppf(0.5 + share / 2) * deviation
+        out[f"{share:.0%}"] = float(np.mean(np.abs(y - mean) <= half))
+        out[f"width {share:.0%}"] = float(np.mean(2 * half))
+    return out | {"log density": float(np.mean(norm.logpdf(y, mean, deviation)))}
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Chooses on validation, samples given train, reports on test; returns what it wrote to OUT/gibbs.json."""
+    start = time.perf_counter()
+    for name in settings.models:
+        check.choice("models", name, tuple(MODELS))
+    dataset = harness.load(settings)
+    if settings.split == "random":
+        train, test = data.splits.random(dataset.ratings, test=settings.held, rng=settings.seed)
+    else:
+        train, test = harness.split(dataset, settings)
+    biases = harness.errors(models.baselines.damped_biases(train), test, dataset.scale)["rmse"]
+    values: dict[str, Any] = {"damped_biases_rmse": biases}
+    rows, bars, posterior = [], [], None
+    for name in settings.models:
+        tried, (rank, sweeps) = choose(train, dataset, name, settings)
+        began = time.perf_counter()
+        posterior = sample(train, test, dataset, name, rank, sweeps, settings, chains=settings.chains)
+        each, together = [rmse(mean, test) for mean in posterior.mean], gibbs.pooled(posterior)
+        row = {"model": name, "rank": rank, "sweeps": sweeps, "validation": tried[rank, sweeps]}
+        row |= {"one chain": float(np.mean(each)), "deviation": float(np.std(each))}
+        row |= {"together": rmse(together.mean, test), "seconds a chain": _seconds(began, settings.chains)}
+        rows.append(row)
+        mean, y = np.asarray(together.mean, np.float64), np.asarray(test.value, np.float64)
+        deviation = np.sqrt(np.asarray(together.spread + together.noise, np.float64))
+        one_error = np.full(len(y), tried[rank, sweeps])
+        both = {"": intervals(mean, deviation, y), ", one error": intervals(mean, one_error, y)}
+        bars += [{"intervals": f"{name}{which}"} | found for which, found in both.items()]
+        by_spread = _by_spread(deviation, mean - y)
+        flat = row | both[""] | {f"one error, {k}": v for k, v in both[", one error"].items()}
+        flat |= {"surest tenth": by_spread[0][1], "least sure tenth": by_spread[-1][1]}
+        label = lambda text: text.replace(",", "").replace(" ", "_").replace("%", "")
+        values |= {f"{label(name)}_{label(k)}": v for k, v in flat.items() if k != "model"}
+        chosen = ", ".join(f"{r}/{s}: {error:.4f}" for (r, s), error in tried.items())
+        print(f"{name}: validation RMSE by rank/sweeps {chosen}", flush=True)
+        harness.report("gibbs", settings, values, time.perf_counter() - start)
+    print(f"damped biases: test RMSE {biases:.4f}")
+    harness.table(rows)
+    harness.table(bars)
+    harness.plot("gibbs", settings, lambda axes: _draw(axes, by_spread, settings))
+    return harness.report("gibbs", settings, values, time.perf_counter() - start)
+
+
+def _seconds(began: float, chains: int) -> float:
+    return round((time.perf_counter() - began) / chains, 1)
+
+
+def _by_spread(deviation: np.ndarray, error: np.ndarray) -> list[tuple[float, float]]:
+    """(mean predicted deviation, RMSE) of each tenth of the predictions, surest first."""
+    tenths = np.array_split(np.argsort(deviation, kind="stable"), 10)
+    return [(float(deviation[t].mean()), float(np.sqrt(np.mean(error[t] ** 2)))) for t in tenths]
+
+
+def _draw(axes: Any, by_spread: list[tuple[float, float]], settings: Settings) -> None:
+    predicted, found = zip(*by_spread, strict=True)
+    axes.plot(predicted, found, marker="o", label=f"tenths of test, {settings.models[-1]}")
+    axes.plot(predicted, predicted, color="gray", linewidth=1, label="as predicted")
+    axes.set(xlabel="predicted standard deviation", ylabel="test RMSE")
+    axes.set_title(f"Which predictions to trust: {settings.data} {settings.split}")
+    axes.legend(frameon=False)
+
+
+if __name__ == "__main__":
+    harness.run(main, Settings)

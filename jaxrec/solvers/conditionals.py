@@ -1,0 +1,87 @@
+"""All rows of one side given the other side: their normal equations, the errors they leave, draws from their posterior.
+
+A row v = (its factors, its bias) regresses what the others' biases and mu leave of its ratings on the others' factors
+and 1. Its posterior is normal, of precision alpha τ X'TX + Λ, τ its own and T the others' sureness.
+"""
+
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, PRNGKeyArray
+
+from jaxrec.kernels import dense
+from jaxrec.kernels.least_squares import Equations, Lists, normal_equations
+from jaxrec.lookup import lookup
+from jaxrec.solvers import ridge
+from jaxrec.solvers.hierarchy import Basis, Level, prior_mean
+from jaxrec.types import Bucket, Dense, Rows
+
+__all__ = ["Given", "Known", "Side", "draw_rows", "equations", "errors"]
+
+Known = Dense | tuple[Rows, Rows]
+Side = Literal["user", "item"]
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Given(NamedTuple):
+    """The normal equations of rows with a bias, sums weighted by the others' sureness.
+
+    Attributes:
+        gram: [n, k, k], X'TX.
+        rhs: [n, k], X'T y, y what is left of the ratings.
+        square: [n], y'T y.
+        known: [n], how many ratings, unweighted.
+    """
+
+    gram: Array
+    rhs: Array
+    square: Array
+    known: Array
+
+
+def equations(known: Known, side: Side, others: Level, mu: float | Array) -> Given:
+    """Of every row of a side, from the ratings as Dense or as Rows."""
+    table, bias, weight = others.rows[:, :-1], others.rows[:, -1], others.sureness
+    if isinstance(known, Dense):
+        return _densely(known if side == "user" else known.T, table, bias, weight, mu)
+
+    def of(bucket: Bucket) -> tuple[Equations, Array]:
+        y = bucket.value.astype(table.dtype) - mu - lookup(bias, bucket.other)
+        lists = Lists(bucket.other, y, bucket.where, lookup(weight, bucket.other))
+        sums = normal_equations(table, lists, intercept=True)
+        return sums, jnp.sum(bucket.where, axis=1, dtype=table.dtype)
+
+    rows = known[side == "item"]
+    (gram, (told, ones), sums), count = rows.gather([of(bucket) for bucket in rows.buckets])
+    square, total, weights = sums.T
+    last = jnp.concatenate([ones, weights[:, None]], axis=1)
+    gram = jnp.concatenate([jnp.concatenate([gram, ones[:, :, None]], axis=2), last[:, None]], axis=1)
+    return Given(gram, jnp.concatenate([told, total[:, None]], axis=1), square, count)
+
+
+def _densely(known: Dense, table: Array, bias: Array, weight: Array, mu: float | Array) -> Given:
+    """The others' biases are one column more, with coefficient 1: chains differ in the table, and share the matrix."""
+    cells = known.where.astype(table.dtype)
+    y = jnp.where(known.where, known.value.astype(table.dtype) - mu, 0)
+    columns = jnp.concatenate([table, jnp.ones_like(bias)[:, None], bias[:, None]], axis=1)
+    gram, rhs = dense.normal_equations(columns, cells, y, weight)
+    square = jnp.matmul(weight, y * y, precision=HIGHEST) - 2 * rhs[-1] + gram[-1, -1]
+    left = rhs[:-1] - gram[:-1, -1]
+    return Given(jnp.moveaxis(gram[:-1, :-1], -1, 0), left.T, square, jnp.sum(cells, axis=0))
+
+
+def errors(given: Given, rows: Float[Array, "n k"]) -> Float[Array, " n"]:
+    """The squared errors that rows leave, weighted: no further pass over the ratings."""
+    bent = jnp.einsum("nkl,nl->nk", given.gram, rows, precision=HIGHEST)
+    return jnp.maximum(given.square + jnp.sum(rows * (bent - 2 * given.rhs), axis=1), 0)
+
+
+def draw_rows(level: Level, bases: tuple[Basis, ...], given: Given, alpha: Array, *, key: PRNGKeyArray) -> Level:
+    """All rows at once, each from its posterior; a row without ratings from its prior."""
+    weight = alpha * level.sureness
+    normal = ridge.Normal(weight[:, None, None] * given.gram, weight[:, None] * given.rhs, given.known)
+    factor = ridge.factorize_matrix(normal, level.precision)
+    return replace(level, rows=ridge.sample(key, factor, prior_mean(level, bases)))

@@ -1,0 +1,313 @@
+r"""Bayesian matrix factorization with side information by Gibbs sampling: not one fit, but draws from the posterior.
+
+The model of a rating of item j by user i, with a hierarchical prior for each side's rows (`hierarchy`)::
+
+    y(i,j) ~ normal(mu + w(i) . x(j) + b(i) + c(j), 1 / (alpha τ(i) τ(j)))        alpha ~ gamma
+
+Given the items, a user's (w, b) regresses y - c - mu on (x, 1), with weights alpha τ and a normal prior: her posterior
+is the ridge of `solvers.ridge` with a matrix as penalty, and is drawn from exactly, all users at once. An item's (x, c)
+regresses y - b - mu on (w, 1). A sweep draws each side's τ, prior and rows, and alpha. A prediction is the mean over
+sweeps of predictions clipped to the scale; its spread over sweeps, with the noise, says how sure it is.
+
+>>> from jaxrec import data
+>>> ratings = data.synthetic.low_rank(50, 40, 900, rng=0).ratings
+>>> train, test = data.splits.random(ratings, test=0.2, rng=0)
+>>> state = start(50, 40, 2, key=jax.random.key(0), chains=2)
+>>> known = data.dense(train)
+>>> state, posterior, _ = gibbs(known, state, test, key=jax.random.key(1), mu=3.5, burn=20, sweeps=60, progress=False)
+>>> posterior.mean.shape, pooled(posterior).mean.shape, int(state.step[0])  # two chains, both together
+((2, 180), (180,), 60)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import register_dataclass
+from jaxtyping import Int, PRNGKeyArray
+from tqdm import tqdm
+
+from jaxrec import check
+from jaxrec.lookup import lookup
+from jaxrec.solvers import hierarchy
+from jaxrec.solvers.als import check_sides
+from jaxrec.solvers.conditionals import Known, Side, draw_rows, equations, errors
+from jaxrec.solvers.hierarchy import Basis, Level, Priors
+from jaxrec.types import Dense, Factors, Ratings
+
+__all__ = ["Posterior", "State", "factors", "gibbs", "pooled", "start", "sweep"]
+
+Features = tuple[tuple[Basis, ...], tuple[Basis, ...]]
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class State:
+    """Where a chain is; several chains have a leading axis throughout.
+
+    Attributes:
+        users: their rows (w, b) and prior.
+        items: their rows (x, c) and prior.
+        alpha: [], the noise precision.
+        step: int32 [], sweeps made.
+    """
+
+    users: Level
+    items: Level
+    alpha: Array
+    step: Array
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Posterior:
+    """What the sweeps after burn-in say of n pairs; each chain for itself, with a leading axis.
+
+    Attributes:
+        count: [], how many sweeps.
+        mean: [n], the mean of clipped predictions: what to predict.
+        center: [n], the mean of predictions as they are.
+        spread: [n], their variance: how little is known.
+        noise: [n], the mean of 1 / (alpha τ τ): what no rating would tell. A new rating has variance spread + noise.
+    """
+
+    count: Array
+    mean: Array
+    center: Array
+    spread: Array
+    noise: Array
+
+
+def start(
+    n_users: int, n_items: int, rank: int, *, key: PRNGKeyArray, chains: int = 1, groups: Features = ((), ())
+) -> State:
+    """Where chains begin: small random rows, links of 0. Features are given in `groups`, as to `gibbs`.
+
+    Raises:
+        ValueError: a size or number of chains below 1; features of another number of rows.
+    """
+    for name, size in (("n_users", n_users), ("n_items", n_items), ("rank", rank), ("chains", chains)):
+        check.size_of_table(name, size)
+    for name, n, bases in (("users", n_users, groups[0]), ("items", n_items, groups[1])):
+        if wrong := [len(b.z) for b in bases if len(b.z) != n]:
+            raise ValueError(f"groups: expected features of all {n} {name} (one row each), got {wrong[0]} rows.")
+
+    def level(key: Array, n: int, bases: tuple[Basis, ...]) -> Level:
+        rows = 0.3 * jax.random.normal(key, (n, rank + 1))
+        links = tuple(jnp.zeros((b.z.shape[1], rank + 1), rows.dtype) for b in bases)
+        ones = tuple(jnp.ones((), rows.dtype) for _ in bases)
+        mean, precision = jnp.zeros(rank + 1, rows.dtype), 10 * jnp.eye(rank + 1, dtype=rows.dtype)
+        return Level(rows, mean, precision, jnp.ones(n, rows.dtype), jnp.full((), 5.0, rows.dtype), links, ones)
+
+    def one(key: Array) -> State:
+        of_users, of_items = jax.random.split(key)
+        users, items = level(of_users, n_users, groups[0]), level(of_items, n_items, groups[1])
+        return State(users, items, jnp.ones((), users.rows.dtype), jnp.zeros((), jnp.int32))
+
+    return jax.vmap(one)(jax.random.split(key, chains))
+
+
+def sweep(
+    state: State,
+    known: Known,
+    *,
+    key: PRNGKeyArray,
+    mu: float | Array = 0.0,
+    groups: Features = ((), ()),
+    priors: Priors = Priors(),  # noqa: B008 (it is frozen)
+) -> State:
+    """Every unknown drawn once given all others: the users' prior and rows, the items' prior and rows, alpha. Pure.
+
+    Args:
+        state: of one chain; vmap makes several.
+        known: the ratings, Dense for small data or Rows of both sides; the draws are the same but for rounding.
+        key: of this sweep.
+        mu: the mean rating: data, not drawn.
+        groups: (users', items') groups of features.
+        priors: of the unknowns.
+    """
+    key_users, key_items, key_alpha = jax.random.split(key, 3)
+
+    def of(side: Side, level: Level, others: Level, key: Array) -> tuple[Level, Array, Array]:
+        """The side's sureness, prior and rows; how many ratings there are, and their squared errors, weighted by τ."""
+        key_sureness, key_prior, key_rows = jax.random.split(key, 3)
+        bases, given = groups[side == "item"], equations(known, side, others, mu)
+        if priors.uneven:
+            error = state.alpha * errors(given, level.rows)
+            level = hierarchy.draw_sureness(level, given.known, error, key=key_sureness)
+        level = hierarchy.draw(level, bases, priors, key=key_prior)
+        level = draw_rows(level, bases, given, state.alpha, key=key_rows)
+        return level, jnp.sum(given.known), jnp.sum(level.sureness * errors(given, level.rows))
+
+    users, _, _ = of("user", state.users, state.items, key_users)
+    items, n, error = of("item", state.items, users, key_items)
+    shape, rate = priors.noise
+    alpha = hierarchy.gamma(key_alpha, shape + n / 2, rate + error / 2)
+    return State(users, items, alpha, state.step + 1)
+
+
+def factors(state: State, mu: float | Array = 0.0) -> Factors:
+    """One chain's present draw, as the Factors that `models.predict` and all else take."""
+    (w, b), (x, c) = ((level.rows[..., :-1], level.rows[..., -1]) for level in (state.users, state.items))
+    return Factors(w, b, x, c, jnp.asarray(mu, x.dtype))
+
+
+def gibbs(
+    known: Known,
+    state: State,
+    test: Ratings,
+    *,
+    key: PRNGKeyArray,
+    mu: float,
+    sweeps: int,
+    burn: int,
+    scale: tuple[float, float] | None = None,
+    groups: Features = ((), ()),
+    priors: Priors = Priors(),  # noqa: B008
+    posterior: Posterior | None = None,
+    block: int = 20,
+    callback: Callable[[State, Posterior], bool | None] | None = None,
+    progress: bool = True,
+) -> tuple[State, Posterior, np.ndarray]:
+    """Sweeps of all chains until each has made `sweeps`, the first `burn` of them not counted.
+
+    The keys of a sweep depend on its number alone: a state and posterior that were kept go on as if never stopped.
+
+    Args:
+        known: the ratings to learn from, Dense or (Rows of side 'user', Rows of side 'item'), without weights.
+        state: from `start`, or from an earlier call.
+        test: the pairs to predict. Their values are read by nothing but the bar, which shows the RMSE so far.
+        key: of the whole run.
+        mu: the mean rating.
+        sweeps: in all, those made before included.
+        burn: of these, how many go uncounted.
+        scale: what predictions are clipped to; None: nothing.
+        groups: (users', items') groups of features, each with its own link matrix and strength, from `basis`.
+        priors: of the unknowns.
+        posterior: from an earlier call, to go on with.
+        block: sweeps between two looks at the bar, one compilation.
+        callback: called after every block with state and posterior; a true answer stops.
+        progress: show a bar.
+
+    Returns:
+        (state, posterior, the trace of the noise's standard deviation [sweeps made here, chains]).
+
+    Raises:
+        ValueError: ratings of other tables than the state's, or with weights; features that the state was not started
+            with; test pairs out of range, or others than the posterior's; burn not in [0, sweeps); block < 1.
+        FloatingPointError: a chain is no longer finite.
+    """
+    _check(known, state, test, groups, sweeps, burn, block)
+    chains, n = len(state.alpha), len(test)
+    if posterior is None:
+        zero, per_pair = jnp.zeros(chains, state.alpha.dtype), jnp.zeros((chains, n), state.alpha.dtype)
+        posterior = Posterior(zero, per_pair, per_pair, per_pair, per_pair)
+    if posterior.mean.shape != (chains, n):
+        raise ValueError(f"posterior: expected {chains} chains of {n} pairs, got shape {posterior.mean.shape}.")
+    pairs, y, trace = (jnp.asarray(test.user), jnp.asarray(test.item)), np.asarray(test.value), []
+    keys, made = jax.random.split(key, chains), int(state.step[0])
+    with tqdm(total=sweeps, initial=made, desc="gibbs", unit="sweep", disable=not progress) as bar:
+        while made < sweeps:
+            some = min(block, sweeps - made)
+            given = {"mu": mu, "groups": groups, "priors": priors, "burn": burn, "scale": scale}
+            state, posterior, sigma = _block(state, posterior, known, pairs, keys, steps=some, **given)
+            trace.append(np.asarray(sigma).T)
+            made += some
+            if not np.isfinite(trace[-1]).all():
+                raise FloatingPointError(
+                    f"sweep {made}: a chain is no longer finite. Run in float64, or raise scatter."
+                )
+            if made > burn:
+                error = float(np.sqrt(np.mean((np.asarray(pooled(posterior).mean) - y) ** 2)))
+                bar.set_postfix(rmse=f"{error:.4f}", noise=f"{trace[-1][-1].mean():.3f}")
+            bar.update(some)
+            if callback is not None and callback(state, posterior):
+                break
+    return state, posterior, np.concatenate(trace) if trace else np.zeros((0, chains))
+
+
+@partial(jax.jit, static_argnames="steps")
+def _block(
+    state: State,
+    posterior: Posterior,
+    known: Known,
+    pairs: tuple[Int[Array, " n"], Int[Array, " n"]],
+    keys: Array,
+    *,
+    steps: int,
+    mu: float | Array,
+    groups: Features,
+    priors: Priors,
+    burn: int | Array,
+    scale: tuple[float | Array, float | Array] | None,
+) -> tuple[State, Posterior, Array]:
+    def step(carry: tuple[State, Posterior], _: None, key: Array) -> tuple[tuple[State, Posterior], Array]:
+        state, posterior = carry
+        state = sweep(state, known, key=jax.random.fold_in(key, state.step), mu=mu, groups=groups, priors=priors)
+        u, v = lookup(state.users.rows, pairs[0]), lookup(state.items.rows, pairs[1])
+        prediction = mu + jnp.sum(u[:, :-1] * v[:, :-1], axis=1) + u[:, -1] + v[:, -1]
+        sureness = lookup(state.users.sureness, pairs[0]) * lookup(state.items.sureness, pairs[1])
+        more = _with(posterior, prediction, 1 / (state.alpha * sureness), scale)
+        keep = lambda new, old: jnp.where(state.step > burn, new, old)
+        return (state, jax.tree.map(keep, more, posterior)), 1 / jnp.sqrt(state.alpha)
+
+    def chain(state: State, posterior: Posterior, key: Array) -> tuple[State, Posterior, Array]:
+        (state, posterior), sigma = jax.lax.scan(partial(step, key=key), (state, posterior), length=steps)
+        return state, posterior, sigma
+
+    return jax.vmap(chain)(state, posterior, keys)
+
+
+def _with(posterior: Posterior, prediction: Array, noise: Array, scale: Any) -> Posterior:
+    """One sweep more: running means, and the variance by Welford's update, which does not cancel."""
+    count = posterior.count + 1
+    move = prediction - posterior.center
+    center = posterior.center + move / count
+    clipped = prediction if scale is None else jnp.clip(prediction, *scale)
+    return Posterior(
+        count,
+        posterior.mean + (clipped - posterior.mean) / count,
+        center,
+        posterior.spread + (move * (prediction - center) - posterior.spread) / count,
+        posterior.noise + (noise - posterior.noise) / count,
+    )
+
+
+def pooled(posterior: Posterior) -> Posterior:
+    """All chains as one: means over them, and to the spread within them that between them is added."""
+    mean = lambda a: jnp.mean(a, axis=0)
+    spread = mean(posterior.spread) + jnp.var(posterior.center, axis=0)
+    return Posterior(
+        jnp.sum(posterior.count), mean(posterior.mean), mean(posterior.center), spread, mean(posterior.noise)
+    )
+
+
+def _check(known: Known, state: State, test: Ratings, groups: Features, sweeps: int, burn: int, block: int) -> None:
+    if state.alpha.ndim != 1:
+        raise ValueError(f"state: expected a leading axis of chains, got alpha of shape {state.alpha.shape}; `start`.")
+    sizes = state.users.rows.shape[1], state.items.rows.shape[1]
+    if isinstance(known, Dense):
+        weighted, got = known.weights is not None, known.value.shape[::-1]
+        if got != sizes:
+            raise ValueError(f"known: expected {sizes} users and items, as the state has, got {got}.")
+    else:
+        one = Factors(*(a[0] for a in (state.users.rows, state.users.rows[..., -1], state.items.rows)))
+        check_sides(*known, one, sweeps)
+        weighted = any(bucket.weights is not None for rows in known for bucket in rows.buckets)
+    if weighted:
+        raise ValueError("known: expected ratings without weights, for all have the same noise. Drop them, or use als.")
+    for name, level, bases in (("users", state.users, groups[0]), ("items", state.items, groups[1])):
+        got_z = [b.z.shape for b in bases]
+        if got_z != (wanted := [(level.rows.shape[1], link.shape[1]) for link in level.links]):
+            raise ValueError(f"groups: expected features of the {name} of shapes {wanted}, as in `start`, got {got_z}.")
+    if (test.n_users, test.n_items) != sizes:
+        raise ValueError(f"test: expected {sizes} users and items, got {(test.n_users, test.n_items)}.")
+    if not 0 <= burn < sweeps:
+        raise ValueError(f"burn: expected a number in [0, sweeps), got {burn} of {sweeps}.")
+    if block < 1:
+        raise ValueError(f"block: expected at least 1, got {block}.")

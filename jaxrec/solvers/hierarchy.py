@@ -1,0 +1,222 @@
+r"""The prior of one side's rows with its own unknowns, and their conditional draws: half of a Gibbs sampler.
+
+::
+
+    row(i) ~ normal(m + sum over groups of L' z(i), Λ^-1)       z(i): the row's features, centered and rotated
+    m | Λ  ~ normal(0, (β Λ)^-1)           Λ ~ Wishart(ν, (s I)^-1)            the Normal-Wishart of BPMF
+    L | Λ  ~ matrix normal(0, λ^-1 I, Λ^-1)    λ ~ gamma(shape, rate)           the link matrices of Macau
+    τ(i)   ~ gamma(a, rate a)              a: uniform over `EVENNESS`           how sure the row's ratings are
+
+A link matrix has one row per feature, which are more than there are rows where the features are the set of what was
+rated. Its prior does not care how features are rotated, so `basis` turns them, once and on the host, to where they are
+orthogonal: Z'Z is diagonal, every (Z'Z + λ I)^-1 a division, and directions that no row has are left out. They are
+centered, which makes L and m independent given Λ.
+
+A rating's noise has precision alpha τ(i) τ(j): some users rate as their factors say and some at random, and nothing
+helps a prediction on ml-100k more than to know which. τ is 1 on average; the larger a, the more even.
+
+Sources: Salakhutdinov, Mnih 2008, Bayesian probabilistic matrix factorization using MCMC; Simm et al. 2017, Macau:
+scalable Bayesian factorization with high-dimensional side information using MCMC.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import register_dataclass
+from jaxtyping import Float, PRNGKeyArray
+from scipy.special import gammaln
+
+from jaxrec.kernels.cholesky import cholesky, solve_transposed
+
+__all__ = ["Basis", "Level", "Priors", "basis", "draw", "draw_sureness", "gamma", "prior_mean", "wishart"]
+
+HIGHEST = jax.lax.Precision.HIGHEST
+Number = int | float | Array
+
+# What a is drawn from: from ratings of very different sureness to nearly equal ones.
+EVENNESS = np.geomspace(0.5, 200.0, 61)
+NORMALIZER = EVENNESS * np.log(EVENNESS) - EVENNESS - gammaln(EVENNESS)
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Priors:
+    """What the unknowns of the prior are drawn from; arrays, so that vmap makes a grid of them.
+
+    Attributes:
+        beta: β, in rows' worth of knowledge that m is 0.
+        dof: ν less d (k = d + 1 coefficients), > 0.
+        scatter: s, the squared rows that are known beforehand.
+        noise: (shape, rate) of the noise precision's gamma.
+        strength: (shape, rate) of every λ's gamma; or a number, and λ is that and is not drawn.
+        uneven: whether every row has a τ of its own; otherwise all are 1. Static.
+    """
+
+    beta: Number = 1.0
+    dof: Number = 1.0
+    scatter: Number = 1.0
+    noise: tuple[Number, Number] = (1.0, 1.0)
+    strength: tuple[Number, Number] | Number = (1.0, 1.0)
+    uneven: bool = field(default=True, metadata={"static": True})
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Basis:
+    """Features of one side's rows, centered and rotated to orthogonal columns: z = (f - center) @ rotation.
+
+    Attributes:
+        z: [n, r], r at most the number of rows less 1, and of features.
+        square: [r], the columns' squared lengths, largest first.
+        center: [F], the features' means.
+        rotation: [F, r], orthonormal columns: for rows that come later.
+    """
+
+    z: Array
+    square: Array
+    center: Array
+    rotation: Array
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Level:
+    """One side's rows, and what its prior is now.
+
+    Attributes:
+        rows: [n, k], (w, b) of every user or (x, c) of every item.
+        mean: [k], m.
+        precision: [k, k], Λ.
+        sureness: [n], τ.
+        evenness: [], a.
+        links: [r, k] for every group of features, L in the group's basis.
+        strengths: [], λ for every group.
+    """
+
+    rows: Array
+    mean: Array
+    precision: Array
+    sureness: Array
+    evenness: Array
+    links: tuple[Array, ...] = ()
+    strengths: tuple[Array, ...] = ()
+
+
+def basis(features: np.ndarray, *, tol: float = 1e-9) -> Basis:
+    """Features [n, F] as a Basis, by an eigendecomposition of the smaller of F'F and FF' in float64, on the host.
+
+    Args:
+        features: finite. Their common scale is λ's to find; their scales beside each other are yours to choose.
+        tol: directions with less than this share of the largest eigenvalue are left out.
+
+    Raises:
+        ValueError: not a table of finite numbers; all rows are equal.
+
+    >>> b = basis(np.array([[1.0, 0.0, 2.0], [0.0, 1.0, 2.0], [1.0, 1.0, 2.0]]))
+    >>> b.z.shape, b.rotation.shape  # the third feature is constant: nothing that m does not say
+    ((3, 2), (3, 2))
+    """
+    f = np.asarray(features, np.float64)
+    if f.ndim != 2 or not np.isfinite(f).all():
+        raise ValueError(f"features: expected a table [rows, features] of finite numbers, got shape {f.shape}.")
+    center = f.mean(axis=0)
+    f = f - center
+    wide = f.shape[1] > f.shape[0]
+    square, vectors = np.linalg.eigh(f @ f.T if wide else f.T @ f)
+    keep = np.flatnonzero(square > tol * max(square.max(initial=0), 1e-30))[::-1]
+    if len(keep) == 0:
+        raise ValueError(f"features: all {len(f)} rows are equal, so they say nothing. Leave the group out.")
+    square, vectors = square[keep], vectors[:, keep]
+    z = vectors * np.sqrt(square) if wide else f @ vectors
+    rotation = f.T @ (vectors / np.sqrt(square)) if wide else vectors
+    return Basis(*(jnp.asarray(each, jnp.float32) for each in (z, square, center, rotation)))
+
+
+def prior_mean(level: Level, bases: tuple[Basis, ...]) -> Float[Array, "n k"]:
+    """M + the sum over groups of L' z(i), of every row."""
+    linked = [jnp.matmul(b.z, link, precision=HIGHEST) for b, link in zip(bases, level.links, strict=True)]
+    return sum(linked, start=jnp.broadcast_to(level.mean, level.rows.shape))
+
+
+def draw(level: Level, bases: tuple[Basis, ...], priors: Priors, *, key: PRNGKeyArray) -> Level:
+    """(Λ, m), then every L and its λ, each from its conditional given the rows and all the others."""
+    n, k = level.rows.shape
+    key_precision, key_mean, *keys = jax.random.split(key, 2 + 2 * len(bases))
+    own = level.rows - (prior_mean(level, bases) - level.mean[None])  # what the links do not explain
+    center = jnp.mean(own, axis=0)
+    dof, scatter = k - 1 + priors.dof + n, priors.scatter * jnp.eye(k, dtype=own.dtype) + _square(own - center[None])
+    scatter = scatter + priors.beta * n / (priors.beta + n) * center[:, None] * center[None, :]
+    for link, strength in zip(level.links, level.strengths, strict=True):  # for the prior of L has Λ in it
+        dof, scatter = dof + len(link), scatter + strength * _square(link)
+    precision, root = wishart(key_precision, dof, scatter)
+    noise = lambda key, *shape: jnp.matmul(jax.random.normal(key, (*shape, k), own.dtype), root.T, precision=HIGHEST)
+    mean = n / (priors.beta + n) * center + noise(key_mean) / jnp.sqrt(priors.beta + n)
+
+    links, strengths = list(level.links), list(level.strengths)
+    left = own - mean[None]
+    for g, b in enumerate(bases):
+        left = left + jnp.matmul(b.z, links[g], precision=HIGHEST)  # all but this group's
+        sharpness = (b.square + strengths[g])[:, None]
+        links[g] = jnp.matmul(b.z.T, left, precision=HIGHEST) / sharpness
+        links[g] = links[g] + noise(keys[2 * g], len(b.square)) / jnp.sqrt(sharpness)
+        left = left - jnp.matmul(b.z, links[g], precision=HIGHEST)
+        if isinstance(priors.strength, tuple):
+            shape, rate = priors.strength
+            size = jnp.sum(jnp.matmul(links[g], precision, precision=HIGHEST) * links[g])
+            strengths[g] = gamma(keys[2 * g + 1], shape + links[g].size / 2, rate + size / 2)
+        else:
+            strengths[g] = jnp.full_like(strengths[g], priors.strength)
+    return replace(level, mean=mean, precision=precision, links=tuple(links), strengths=tuple(strengths))
+
+
+def draw_sureness(level: Level, count: Float[Array, " n"], error: Float[Array, " n"], *, key: PRNGKeyArray) -> Level:
+    """Every τ given a, then a given every τ.
+
+    Args:
+        level: the side.
+        count: how many ratings a row has.
+        error: their squared errors, each times all that the rating's precision has beside τ.
+        key: of the draw.
+    """
+    key_sureness, key_evenness = jax.random.split(key)
+    a = level.evenness
+    sureness = gamma(key_sureness, a + count / 2, a + error / 2)
+    # The log density of every candidate, n a log(a) - n log Γ(a) + sum of a (log τ - τ), without large numbers.
+    normalizer, candidates = (jnp.asarray(each, a.dtype) for each in (NORMALIZER, EVENNESS))
+    log_density = len(sureness) * (normalizer + candidates * jnp.mean(jnp.log(sureness) - sureness + 1))
+    return replace(level, sureness=sureness, evenness=candidates[jax.random.categorical(key_evenness, log_density)])
+
+
+def wishart(
+    key: PRNGKeyArray, dof: Number, scatter: Float[Array, "k k"]
+) -> tuple[Float[Array, "k k"], Float[Array, "k k"]]:
+    """(Λ ~ Wishart(dof, scatter^-1), a root R of its inverse: R R' = Λ^-1), by Bartlett's decomposition.
+
+    With scatter = K K' and A lower triangular, normal below a diagonal of roots of chi-squares of dof, dof - 1, ..,
+    Λ = (K'^-1 A) (K'^-1 A)' and R = K A'^-1. dof > k - 1; the mean of Λ is dof scatter^-1.
+
+    Source: Bartlett 1934, The vector representation of a sample.
+    """
+    k = len(scatter)
+    key_below, key_diagonal = jax.random.split(key)
+    dtype = scatter.dtype
+    chi_square = 2 * gamma(key_diagonal, (dof - jnp.arange(k, dtype=dtype)) / 2, 1.0)
+    a = jnp.tril(jax.random.normal(key_below, (k, k), dtype), -1) + jnp.diag(jnp.sqrt(chi_square))
+    lower = cholesky(scatter)
+    transposed_solve = lambda lower, columns: solve_transposed(jnp.broadcast_to(lower, (k, k, k)), columns.T).T
+    half = transposed_solve(lower, a)
+    root = jnp.matmul(lower, transposed_solve(a, jnp.eye(k, dtype=dtype)), precision=HIGHEST)
+    return jnp.matmul(half, half.T, precision=HIGHEST), root
+
+
+def gamma(key: PRNGKeyArray, shape: Number, rate: Number) -> Array:
+    """A draw of mean shape / rate."""
+    shape = jnp.asarray(shape)
+    return jax.random.gamma(key, shape, dtype=shape.dtype) / rate
+
+
+def _square(a: Float[Array, "n k"]) -> Float[Array, "k k"]:
+    return jnp.matmul(a.T, a, precision=HIGHEST)
