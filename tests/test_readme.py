@@ -21,6 +21,7 @@ def test_the_readmes_code_runs(as_users_run, monkeypatch, tmp_path, capsys):
     assert "jaxrec.data.load" in code
     code, trainings = re.subn(r"epochs=\d+", "epochs=2", code)
     assert trainings == 2
+    code = code.replace("sweeps=100", "sweeps=22")
     films = data.synthetic.low_rank(943, 1682, 20_000, rng=0)
     rng = np.random.default_rng(0)
     jobs = [*rng.choice(["programmer", "artist"], 942), "programmer"]
@@ -35,5 +36,5 @@ def test_the_readmes_code_runs(as_users_run, monkeypatch, tmp_path, capsys):
     assert (tmp_path / "films.jaxrec").exists()
     assert (tmp_path / "request.jaxrec").exists()
     shown = capsys.readouterr().out.split("[", 1)
-    assert len(shown[0].splitlines()) == 5 + 3  # five films, two errors, one NDCG
+    assert len(shown[0].splitlines()) == 5 + 4  # five films, three errors, one NDCG
     assert len(shown[1].split("' '")) == 5  # five more
