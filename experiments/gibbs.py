@@ -26,7 +26,7 @@ from experiments import harness
 from experiments.films import region
 from jaxrec import check, data, models
 from jaxrec.data import features
-from jaxrec.solvers import gibbs
+from jaxrec.solvers import diagnostics, gibbs
 from jaxrec.solvers.hierarchy import Basis, Priors, basis
 from jaxrec.types import Dataset, Ratings
 
@@ -112,8 +112,8 @@ def sample(
     *,
     chains: int,
     callback: Any = None,
-) -> gibbs.Posterior:
-    """The posterior of test's pairs."""
+) -> tuple[gibbs.Posterior, np.ndarray]:
+    """The posterior of test's pairs, and the trace of the noise's deviation after burn-in [sweeps, chains]."""
     kinds, uneven = MODELS[name]
     bases = groups(kinds, dataset, known)
     keys = jax.random.split(jax.random.key(settings.seed))
@@ -121,7 +121,7 @@ def sample(
     small = known.n_users * known.n_items <= DENSE
     rows = partial(data.rows, known, growth=2.0)
     layout: gibbs.Known = data.dense(known) if small else (rows("user"), rows("item"))
-    return gibbs.gibbs(
+    _, posterior, trace = gibbs.gibbs(
         layout,
         state,
         test,
@@ -134,7 +134,8 @@ def sample(
         priors=Priors(scatter=settings.scatter, uneven=uneven),
         callback=callback,
         progress=False,
-    )[1]
+    )
+    return posterior, trace[settings.burn :]
 
 
 def choose(train: Ratings, dataset: Dataset, name: str, settings: Any) -> tuple[dict[tuple[int, int], float], Any]:
@@ -178,11 +179,11 @@ def main(settings: Settings) -> dict[str, Any]:
         train, test = harness.split(dataset, settings)
     biases = harness.errors(models.baselines.damped_biases(train), test, dataset.scale)["rmse"]
     values: dict[str, Any] = {"damped_biases_rmse": biases}
-    rows, bars, posterior = [], [], None
+    rows, bars = [], []
     for name in settings.models:
         tried, (rank, sweeps) = choose(train, dataset, name, settings)
         began = time.perf_counter()
-        posterior = sample(train, test, dataset, name, rank, sweeps, settings, chains=settings.chains)
+        posterior, trace = sample(train, test, dataset, name, rank, sweeps, settings, chains=settings.chains)
         each, together = [rmse(mean, test) for mean in posterior.mean], gibbs.pooled(posterior)
         row = {"model": name, "rank": rank, "sweeps": sweeps, "validation": tried[rank, sweeps]}
         row |= {"one chain": float(np.mean(each)), "deviation": float(np.std(each))}
@@ -195,6 +196,7 @@ def main(settings: Settings) -> dict[str, Any]:
         bars += [{"intervals": f"{name}{which}"} | found for which, found in both.items()]
         by_spread = _by_spread(deviation, mean - y)
         flat = row | both[""] | {f"one error, {k}": v for k, v in both[", one error"].items()}
+        flat |= {"noise r hat": diagnostics.r_hat(trace), "noise ess": diagnostics.ess(trace)}
         flat |= {"surest tenth": by_spread[0][1], "least sure tenth": by_spread[-1][1]}
         label = lambda text: text.replace(",", "").replace(" ", "_").replace("%", "")
         values |= {f"{label(name)}_{label(k)}": v for k, v in flat.items() if k != "model"}

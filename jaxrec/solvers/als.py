@@ -45,7 +45,8 @@ def als(
         sweeps: at most.
         tol: stop when a sweep lowers the objective by less than this share of it.
         cg_steps: None solves every row exactly; 3 take so many steps of conjugate gradients from what the row was. At
-            20M ratings and d = 64 such a sweep takes 2.3 s in place of 6, and three bring J lower than two exact ones.
+            20M ratings and d = 64 such a sweep takes 2.2 s in place of 6, and three bring J lower than two exact ones;
+            10 steps are the exact sweep to six digits of J.
         callback: called after every sweep with its number and the factors; a true answer stops.
         progress: show a bar.
 

@@ -40,7 +40,7 @@ from jaxrec.solvers.conditionals import Known, Side, draw_rows, equations, error
 from jaxrec.solvers.hierarchy import Basis, Level, Priors
 from jaxrec.types import Dense, Factors, Ratings
 
-__all__ = ["Posterior", "State", "factors", "gibbs", "pooled", "start", "sweep"]
+__all__ = ["Features", "Posterior", "State", "factors", "gibbs", "pooled", "start", "sweep"]
 
 Features = tuple[tuple[Basis, ...], tuple[Basis, ...]]
 
@@ -121,7 +121,7 @@ def sweep(
     groups: Features = ((), ()),
     priors: Priors = Priors(),  # noqa: B008 (it is frozen)
 ) -> State:
-    """Every unknown drawn once given all others: the users' prior and rows, the items' prior and rows, alpha. Pure.
+    """Every unknown drawn once given all others: the users' sureness, prior and rows, the items', and alpha. Pure.
 
     Args:
         state: of one chain; vmap makes several.

@@ -491,6 +491,8 @@ def test_gibbs_chooses_on_validation_and_reads_test_once(tmp_path, monkeypatch, 
     assert metrics["rated_one_noise_sweeps"] in (20, 40)
     assert 0.45 < metrics["rated_one_noise_together"] < metrics["damped_biases_rmse"]
     assert 0.85 < metrics["rated_one_noise_95"] <= 1
+    assert 1 <= metrics["rated_one_noise_noise_ess"] <= 60 * 3
+    assert metrics["rated_one_noise_noise_r_hat"] > 0.9
     assert "rated, one noise, one error" in capsys.readouterr().out
     with pytest.raises(ValueError, match="synthetic has no side information"):
         gibbs.main(dataclasses.replace(settings, models=("side",)))

@@ -322,6 +322,36 @@ def test_no_retrace_for_the_same_shapes():
     assert sampler._block._cache_size() == before
 
 
+def test_what_is_masked_is_inert():
+    known = data.dense(ratings())
+    spoiled = Dense(jnp.where(known.where, known.value, jnp.nan), known.where)
+    same(run(known, 4)[:2], run(spoiled, 4)[:2])
+
+
+def test_priors_make_a_grid():
+    state, known = alone(start(N_USERS, N_ITEMS, 2, key=jax.random.key(0))), data.dense(ratings())
+    step = lambda scatter: sweep(state, known, key=jax.random.key(1), mu=MU, priors=Priors(scatter=scatter))
+    grid = jax.jit(jax.vmap(step))(jnp.array([0.1, 10.0]))
+    one = jax.jit(step)
+    for k, scatter in enumerate((0.1, 10.0)):
+        np.testing.assert_allclose(grid.users.precision[k], one(scatter).users.precision, rtol=2e-3)
+
+
+def test_features_are_taken_through_the_run_and_a_bar_is_shown(capsys):
+    """A user without ratings is predicted by her features: ratings of 5 for those who have them, of 1 for the rest."""
+    rng = np.random.default_rng(0)
+    n, f = 40, np.repeat([[0.0], [1.0]], 20, axis=0)
+    user, item = np.nonzero(rng.random((n, N_ITEMS)) < 0.8)
+    kept = (user != 3) & (user != 33)
+    known = Ratings(user[kept], item[kept], 1 + 4 * f[user[kept], 0], n, N_ITEMS)
+    test, bases = Ratings([3, 33], [0, 0], [1, 5], n, N_ITEMS), ((basis(f),), ())
+    state = start(n, N_ITEMS, 1, key=jax.random.key(0), groups=bases)
+    given = {"key": jax.random.key(1), "mu": 3.0, "sweeps": 80, "burn": 40, "scale": (1.0, 5.0), "groups": bases}
+    _, posterior, _ = gibbs(data.dense(known), state, test, **given)
+    np.testing.assert_allclose(posterior.mean[0], [1, 5], atol=0.6)
+    assert "rmse=" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------- bad input
 
 
@@ -356,3 +386,10 @@ def test_bad_input_to_the_rest():
     state, test = start(N_USERS, N_ITEMS, 2, key=jax.random.key(0)), Ratings([8], [0], [3], 9, 9)
     with pytest.raises(ValueError, match=r"test: expected \(7, 9\) users and items, got \(9, 9\)"):
         gibbs(data.dense(ratings()), state, test, key=jax.random.key(0), mu=MU, sweeps=4, burn=1)
+
+
+def test_a_chain_that_is_not_finite_is_an_error():
+    state = start(N_USERS, N_ITEMS, 2, key=jax.random.key(0), chains=2)
+    lost = dataclasses.replace(state, alpha=state.alpha.at[1].set(jnp.nan))
+    with pytest.raises(FloatingPointError, match="sweep 4: a chain is no longer finite"):
+        run(data.dense(ratings()), 4, lost)
