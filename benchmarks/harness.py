@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -87,6 +88,12 @@ def seconds(function: Callable[..., Any], *arguments: Any, repeats: int) -> dict
 
 
 def peak_resident() -> int:
-    """The most bytes this process has held in memory so far."""
+    """The most bytes this process has held in memory so far.
+
+    Not `ru_maxrss` on Linux: a process starts with what its parent held when it forked.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
