@@ -22,15 +22,26 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-MAPPINGS = Path("/proc/self/maps")
+compiled = 0
 
 
-@pytest.fixture(autouse=True, scope="module")
+def _count(event: str, duration: float, **_: object) -> None:
+    global compiled
+    compiled += event == "/jax/core/compile/backend_compile_duration"  # read from the cache, too
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+@pytest.fixture(autouse=True)
 def room_for_programs():
-    """Frees all programs before a file of tests when they are many. Each holds some ten memory mappings, and Linux
-    gives a process 65,530: workers that kept all they had compiled crashed near the end, where JAX loads a program."""
-    if MAPPINGS.exists() and MAPPINGS.read_text().count("\n") > 15_000:  # one file of tests adds up to 33,000
+    """Frees all programs when they are many. Each holds some ten memory mappings, and Linux gives a process 65,530:
+    workers that kept all they had compiled crashed near the end, where JAX loads a program (at about 4,600 of them).
+    """
+    global compiled
+    if compiled > 3_000:  # one test adds up to 500
         jax.clear_caches()
+        compiled = 0
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ SMALL = {
     "n_users": 60,
     "n_items": 40,
     "ratings": 900,
-    "tenths": (5, 10),
+    "tenths": (10,),
     "until": "synthetic",
     "rmse": 2.0,
     "repeats": 1,
@@ -36,7 +36,7 @@ def test_every_report_is_a_table(tmp_path, monkeypatch, capsys):
     assert {name: len(table) for name, table in tables.items()} == {
         "towers": 1,
         "approximate": 3,
-        "growth": 2,
+        "growth": 1,
         "until": 2,
     }
     assert tables["towers"][0]["PyTorch ms"] == "failed"
