@@ -114,8 +114,13 @@ def sweep(
 
 
 def dense_sweep(factors: Factors, ratings: Dense, *, l2: L2, l2_bias: L2 = 0.0) -> tuple[Factors, Array]:
-    """`sweep` on a dense matrix: the same numbers, for small data. vmapped over members of a grid that share the
-    ratings, it makes all their normal equations by one matrix product a side: with 8 members several times faster.
+    """`sweep` on a dense matrix: the same numbers, for small data.
+
+    vmapped over members of a grid that share the ratings, it makes all their normal equations by one matrix product a
+    side. Ten sweeps of 160 members on ml-100k at rank 8, compilation included: 5.7 s in turn, 4.4 eight at once.
+
+    Raises:
+        ValueError: ratings of other tables than the factors'.
 
     >>> from jaxrec import data, models
     >>> ratings = data.synthetic.low_rank(50, 40, 600, rng=0).ratings

@@ -71,6 +71,14 @@ def test_no_score_exceeds_its_bound_and_few_bounds_are_far(d):
         assert (bounds - scores <= 1.02 * widest).all()
 
 
+def test_bounds_hold_where_a_step_would_be_no_normal_number():
+    """CPUs take what is below float32's smallest normal number as 0: a step of 0 would bound every score by 0."""
+    items = jnp.asarray(rng.normal(size=(64, D)) * 1e-37, jnp.float32)
+    query = jnp.asarray(rng.normal(size=D) * 1e3, jnp.float32)
+    bounds = np.asarray(quantized._bounds(query, quantized.build(items)), np.float64)
+    assert (bounds >= np.asarray(items, np.float64) @ np.asarray(query, np.float64)).all()
+
+
 def test_the_full_search_was_not_needed(monkeypatch):
     """Else all of the above would say nothing about the bounds."""
     broken = lambda *_, k, **__: (jnp.zeros((1, k)), jnp.full((1, k), -1, jnp.int32))

@@ -46,13 +46,18 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_converges_to_a_stationary_point_and_never_rises(x64, case):
+def given(case):
+    """(ratings, the penalties' strengths, the other options) of a case."""
     options = dict(CASES[case])
     ratings = toy(weights=options.pop("weights", False))
     penalties = {"l2": options.pop("l2", 0.7), "l2_bias": options.pop("l2_bias", 0.0)}
     as_jax = lambda s: tuple(map(jnp.asarray, s)) if isinstance(s, tuple) else s
-    penalties = {name: as_jax(s) for name, s in penalties.items()}
+    return ratings, {name: as_jax(s) for name, s in penalties.items()}, options
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_converges_to_a_stationary_point_and_never_rises(x64, case):
+    ratings, penalties, options = given(case)
     until = {"sweeps": 3000, "tol": 1e-15, "cg_steps": options.pop("cg_steps", None)}
     init = start(ratings, dtype=jnp.float64, **options)
     factors, how = als(*rows(ratings, jnp.float64), init, **until, progress=False, **penalties)
@@ -178,16 +183,9 @@ def test_a_start_that_fits_exactly_is_converged():
     np.testing.assert_allclose(models.predict_all(factors), np.full((2, 2), 3.0))
 
 
-DENSE = {name: CASES[name] for name in ("biases", "notes' model", "mu per item", "weights", "l2_bias pair")}
-
-
-@pytest.mark.parametrize("case", DENSE)
+@pytest.mark.parametrize("case", ["biases", "notes' model", "mu per item", "weights", "l2_bias pair"])
 def test_a_dense_sweep_is_the_sweep(x64, case):
-    options = dict(DENSE[case])
-    ratings = toy(weights=options.pop("weights", False))
-    penalties = {"l2": options.pop("l2", 0.7), "l2_bias": options.pop("l2_bias", 0.0)}
-    as_jax = lambda s: tuple(map(jnp.asarray, s)) if isinstance(s, tuple) else s
-    penalties = {name: as_jax(s) for name, s in penalties.items()}
+    ratings, penalties, options = given(case)
     init = start(ratings, dtype=jnp.float64, **options)
     expected = sweep(init, *rows(ratings, jnp.float64), **penalties)
     spoiled = data.dense(ratings)  # what is not observed may be anything
