@@ -1,4 +1,5 @@
-"""What is reported without a target: towers beside PyTorch, approximate search, growth, and seconds to a test RMSE.
+"""What is reported without a target: towers beside PyTorch, approximate search, growth, seconds to a test RMSE, and
+a sweep of the Gibbs sampler.
 
 Everything runs in fresh processes, as in `benchmarks.suite`, with peers from the same environment. `make bench` runs
 both.
@@ -9,6 +10,8 @@ both.
 - growth: the gradient, a sweep of ALS and a search where the data are 1, 2, 5 and 10 tenths of the whole, tables fixed.
 - until: seconds from the ratings in memory to a test RMSE on one random 90/10 split of ml-1m, with an empty compilation
   cache and a full one. Strengths and rank are those chosen for `experiments.published` on validation parts of train.
+- sampler: a sweep of one chain without features (`solvers.gibbs`), and the memory it takes. The ratings were made with
+  noise of deviation .5: what the chain says of it stands beside.
 """
 
 import os
@@ -29,7 +32,7 @@ from jaxrec import data, models, solvers, training
 from jaxrec.losses.content import two_tower
 from jaxrec.models.two_tower import TwoTower
 
-REPORTS = ("towers", "approximate", "growth", "until")
+REPORTS = ("towers", "approximate", "growth", "until", "sampler")
 FEATURES = {"user_features": 48, "item_features": 24}
 # name -> FAISS's words for the index and for the effort of a search
 INDEXES = {"HNSW": ("HNSW16", "efSearch=128"), "IVF": ("IVF4096,Flat", "nprobe=32")}
@@ -47,6 +50,7 @@ class Settings:
     n_items: int = 26_744
     ratings: int = 20_000_000
     tenths: tuple[int, ...] = (1, 2, 5, 10)
+    sampler_rank: int = 16
     until: str = "ml-1m"
     rmse: float = 0.86
     path: str = ""
@@ -139,9 +143,19 @@ def _until(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _sampler(settings: Settings, folder: Path) -> list[dict[str, Any]]:
+    sizes = suite.Settings(
+        n_users=settings.n_users, n_items=settings.n_items, ratings=settings.ratings, seed=settings.seed
+    )
+    rank = settings.sampler_rank
+    found = _ours(settings, {"what": "sampler", "path": str(suite._ratings(sizes, folder)), "rank": rank})
+    row = {"sampler, ratings": settings.ratings, "rank": rank, "s a sweep": found["seconds"]}
+    return [row | {"noise": found["noise"], "MiB": found["peak"] // 2**20}]
+
+
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
     """The project's part of a report, in its own process."""
-    return {"towers": _of_towers, "until": _of_until}[cell["what"]](cell)
+    return {"towers": _of_towers, "until": _of_until, "sampler": _of_sampler}[cell["what"]](cell)
 
 
 def _of_towers(cell: dict[str, Any]) -> dict[str, Any]:
@@ -184,6 +198,23 @@ def _of_until(cell: dict[str, Any]) -> dict[str, Any]:
 
     solvers.als(*sides, init, l2=l2, l2_bias=3.0, sweeps=50, callback=look, progress=False)
     return reached or {"seconds": float("inf"), "sweeps": 50, "rmse": "not reached"}
+
+
+def _of_sampler(cell: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of a sweep once compiled, by the clock between two looks of the callback."""
+    ratings, block, clock = suite._from(np.load(cell["path"])), 2, []
+    known = data.rows(ratings, "user", growth=2.0), data.rows(ratings, "item", growth=2.0)
+    state = solvers.gibbs.start(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0))
+    few = ratings.take(np.arange(min(1000, len(ratings))))
+    _, _, trace = solvers.gibbs.gibbs(
+        known, state, few, key=jax.random.key(1), mu=float(ratings.value.mean()), sweeps=block * (cell["repeats"] + 1),
+        burn=0, block=block, callback=lambda *_: clock.append(time.perf_counter()), progress=False,
+    )  # fmt: skip
+    return {
+        "seconds": float(np.median(np.diff(clock))) / block,
+        "noise": float(trace[-1, 0]),
+        "peak": harness.peak_resident(),
+    }
 
 
 def _ours(settings: Settings, cell: dict[str, Any], module: str = "") -> dict[str, Any]:

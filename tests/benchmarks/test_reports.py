@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks import harness, reports, suite
 
+pytestmark = pytest.mark.usefixtures("one_bucket")
+
 SMALL = {
     "batches": (8,),
     "searched": (300,),
@@ -13,6 +15,7 @@ SMALL = {
     "n_items": 40,
     "ratings": 900,
     "tenths": (10,),
+    "sampler_rank": 2,
     "until": "synthetic",
     "rmse": 2.0,
     "repeats": 1,
@@ -38,7 +41,9 @@ def test_every_report_is_a_table(tmp_path, monkeypatch, capsys):
         "approximate": 3,
         "growth": 1,
         "until": 2,
+        "sampler": 1,
     }
+    assert 0.2 < tables["sampler"][0]["noise"] < 1
     assert tables["towers"][0]["PyTorch ms"] == "failed"
     assert tables["towers"][0]["jaxrec ms"] > 0
     assert tables["until"][0]["rmse"] <= 2.0

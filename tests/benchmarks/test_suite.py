@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks import harness, peers, suite
 
+pytestmark = pytest.mark.usefixtures("one_bucket")
+
 SMALL = {
     "n_users": 60,
     "n_items": 40,

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,7 +36,7 @@ TINY = {"data": "synthetic", "split": "random"}
 
 
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch):
+def tiny(monkeypatch, one_bucket):
     """The experiments' synthetic data in miniature."""
     low_rank = data.synthetic.low_rank
     monkeypatch.setattr(data.synthetic, "low_rank", lambda *_, rng: low_rank(60, 50, 1200, noise=0.5, rng=rng))
@@ -246,55 +248,79 @@ def small_ml_100k(monkeypatch, tmp_path):
     monkeypatch.setattr(published, "CHOICES", tmp_path / "choices.json")
     biases = published.models.baselines.damped_biases  # in place of ALS, which would compile for each of the ten folds
     monkeypatch.setattr(published, "fit", lambda train, choice, *_: biases(train, damping=choice["l2"]))
+    # Of the sampler, which has tests of its own, what the tables ask: it chooses by validation, and predicts by chains.
+    tried = {"none": {(1, 20): 0.9, (2, 20): 0.8}, "rated": {(1, 20): 0.7, (2, 20): 0.75}}
+    found = {name: (errors, min(errors, key=errors.get)) for name, errors in tried.items()}
+    monkeypatch.setattr(published.gibbs, "choose", lambda train, dataset, name, settings: found[name])
+
+    def sample(train, test, dataset, name, rank, sweeps, settings, *, chains):
+        assert (name, rank, sweeps, chains) == ("rated", 1, 20, 2)
+        mean = jnp.full((2, len(test)), jnp.array([[3.0], [4.0]]))
+        return published.solvers.gibbs.Posterior(jnp.full(2, 9.0), mean, mean, mean, mean), None
+
+    monkeypatch.setattr(published.gibbs, "sample", sample)
+    chains = published.Chains(tuple(tried), (1, 2), 2, (20,))
+    monkeypatch.setattr(published, "SAMPLERS", {"ml-100k 5-fold": chains})
     grid = {"ranks": (1,), "l2s": (2.0, 5.0), "exponents": (0.0,), "sweeps": 3}
     return published.Settings(tables=("ml-100k u1-u5", "ml-100k 5-fold"), out=str(tmp_path / "out"), **grid)
 
 
 def test_published_chooses_without_test_then_reads_it_once_and_resumes(small_ml_100k, tmp_path, monkeypatch, capsys):
     settings = small_ml_100k
-    with pytest.raises(ValueError, match="ml-100k u1: no settings chosen.*--stage choose"):
+    with pytest.raises(ValueError, match="ml-100k u1, ALS: no settings chosen.*--stage choose"):
         published.main(settings)
-    asked = []
-    choose = published.choose
-    monkeypatch.setattr(published, "choose", lambda train, *rest: asked.append(train) or choose(train, *rest))
+    asked, fitted = [], []
+    choose, fit = published.METHODS["ALS"]
+    spy = lambda train, *rest: asked.append(train) or choose(train, *rest)
+    monkeypatch.setitem(published.METHODS, "ALS", (spy, fit))
     choices = published.main(dataclasses.replace(settings, stage="choose"))
     assert len(choices) == len(asked) == 10
-    tests = {name: test for table in settings.tables for name, _, _, test in published.folds(table, 0)}
-    for name, train in zip(tests, asked, strict=True):
-        pairs = lambda r: set(zip(r.user.tolist(), r.item.tolist(), strict=True))
-        assert not pairs(train) & pairs(tests[name])
+    assert choices["ml-100k 5-fold 3"]["Gibbs"] == {"model": "rated", "rank": 1, "sweeps": 20, "validation_rmse": 0.7}
+    assert "Gibbs" not in choices["ml-100k u1"]  # a table without a sampler
+    folds = {name: (train, test) for table in settings.tables for name, _, train, test in published.folds(table, 0)}
+    pairs = lambda r: set(zip(r.user.tolist(), r.item.tolist(), strict=True))
+    for (_, test), train in zip(folds.values(), asked, strict=True):
+        assert not pairs(train) & pairs(test)
     published.main(dataclasses.replace(settings, stage="choose"))
     assert len(asked) == 10  # nothing is chosen twice
 
-    fitted = []
-    fit = published.fit
-
-    def interrupted(train, *rest):
+    def interrupted(*given):
         if len(fitted) == 4:
             raise KeyboardInterrupt
-        fitted.append(train)
-        return fit(train, *rest)
+        fitted.append(given)
+        return fit(*given)
 
-    monkeypatch.setattr(published, "fit", interrupted)
+    monkeypatch.setitem(published.METHODS, "ALS", (spy, interrupted))
     with pytest.raises(KeyboardInterrupt):
         published.main(settings)
-    monkeypatch.setattr(published, "fit", lambda *a: fitted.append(a) or fit(*a))
+    monkeypatch.setitem(published.METHODS, "ALS", (spy, lambda *given: fitted.append(given) or fit(*given)))
     result = published.main(settings)["metrics"]["rows"]
     assert len(fitted) == 10  # the four that were done stayed done
-    assert list(result) == list(tests)
-    mean = np.mean([result[f"ml-100k 5-fold {k}"]["rmse"] for k in range(5)])
-    assert f"{mean:.4f}" in capsys.readouterr().out.split("jaxrec: ALS with biases")[-1]
+    assert len(result) == 10 + 10 + 5
+    printed = capsys.readouterr().out.split("results:")[-1]
+    mean = np.mean([result[f"ml-100k 5-fold {k}, ALS"]["rmse"] for k in range(5)])
+    assert f"{mean:.4f}" in printed
+    y = folds["ml-100k 5-fold 2"][1].value.astype(np.float64)
+    row = result["ml-100k 5-fold 2, Gibbs"]
+    each = [np.sqrt(np.mean((y - value) ** 2)) for value in (3, 4)]
+    np.testing.assert_allclose(row["rmse"], np.mean(each), rtol=1e-6)
+    np.testing.assert_allclose(row["rmse_deviation"], np.std(each, ddof=1), rtol=1e-6)
+    np.testing.assert_allclose(row["rmse_together"], np.sqrt(np.mean((y - 3.5) ** 2)), rtol=1e-6)
+    np.testing.assert_allclose(row["mae"], np.mean([np.abs(y - value).mean() for value in (3, 4)]), rtol=1e-6)
+    np.testing.assert_allclose(row["mae_together"], np.abs(y - 3.5).mean(), rtol=1e-6)
+    assert "jaxrec: Gibbs, 2 chains together" in printed
     assert (tmp_path / "out" / "published.png").exists()
 
 
 def test_published_choices_that_are_committed_are_complete():
-    import json
-    from pathlib import Path
-
     choices = json.loads(Path(published.__file__).with_name("published_choices.json").read_text())
-    assert {"ml-100k u1", "ml-100k 5-fold 4"} <= set(choices)
-    for choice in choices.values():
-        assert set(choice) == {"rank", "l2", "l2_bias", "exponent", "validation_rmse"}
+    sampled = [f"ml-100k u{k + 1}" for k in range(5)] + [f"ml-1m 90/10 {k}" for k in range(3)]
+    sampled += [f"{name} 5-fold {k}" for name in ("ml-100k", "jester5k") for k in range(5)]
+    assert set(choices) == {*sampled, *(f"ml-1m 5-fold {k}" for k in range(5))}
+    for fold, by_method in choices.items():
+        assert set(by_method["ALS"]) == {"rank", "l2", "l2_bias", "exponent", "validation_rmse"}
+        if fold in sampled:
+            assert set(by_method["Gibbs"]) == {"model", "rank", "sweeps", "validation_rmse"}
 
 
 def test_l2_grows_with_the_rating_count_by_the_exponent(monkeypatch):
