@@ -266,7 +266,7 @@ def next_question(
     return by_chunks(reduction, candidates, block)
 
 
-def lower_bound(mean: Float[Array, " n"], deviation: Float[Array, " n"], share: float) -> Float[Array, " n"]:
+def lower_bound(mean: Float[Array, "..."], deviation: Float[Array, "..."], share: float) -> Float[Array, "..."]:
     """What a prediction exceeds with probability `share`, if it is normal: mean - z(share) deviation, to rank by.
 
     A list ranked by it prefers, of two items of one mean, the one that is known better. .5 is the mean itself.
