@@ -129,8 +129,13 @@ def main(settings: Settings) -> dict[str, Any]:
             values |= {f"{_label(policy)}_{_label(what)}_{n}": value for n, value in shown.items()}
     print("RMSE less that of random questions, ± its standard error over users:")
     harness.table(_differences(outcome, together, scale, settings, values))
-    print(f"The {settings.top} picks among her test films: mean rating, share of ratings <= {settings.bad:g}")
-    harness.table(rank(outcome["random"], together, settings, rng, values))
+    for what, rows in zip(
+        ("mean rating", f"share <= {settings.bad:g}"),
+        rank(outcome["random"], together, settings, rng, values),
+        strict=True,
+    ):
+        print(f"{what} of the {settings.top} picks among a user's test films (less that of the mean's):")
+        harness.table(rows)
     harness.plot("ask", settings, lambda axes: _draw(axes, measured, settings))
     return harness.report("ask", settings, values, time.perf_counter() - start)
 
@@ -215,25 +220,21 @@ def _say(known: newcomer.Draws, hers: Newcomers, asked: Array) -> tuple[newcomer
 
 def measure(said: Said, new: Newcomers, scale: tuple[float, float], settings: Settings) -> dict[str, dict[int, float]]:
     """What -> number of answers -> over all test ratings."""
-    out: dict[str, dict[int, float]] = {
-        "RMSE": {},
-        "predicted RMSE": {},
-        "mean spread": {},
-        "coverage of 80 %": {},
-        "coverage of 95 %": {},
-        "draws that count": {},
-    }
+    out: dict[str, dict[int, float]] = {}
     for n in settings.asked:
-        at = min(n, said.mean.shape[1] - 1)
-        error = (np.clip(said.mean[:, at], *scale) - new.truth)[new.there]
-        variance = (said.spread + said.noise)[:, at][new.there]
-        inside = lambda share, error=error, variance=variance: float(
-            np.mean(np.abs(error) <= ndtri(0.5 + share / 2) * np.sqrt(variance))
-        )
-        found = np.sqrt(np.mean(error**2)), np.sqrt(np.mean(variance)), np.mean(said.spread[:, at][new.there])
-        found = *found, inside(0.8), inside(0.95), np.mean(said.ess[:, at])
-        for by_n, value in zip(out.values(), found, strict=True):
-            by_n[n] = float(value)
+        mean, spread, noise, ess = (leaf[:, min(n, leaf.shape[1] - 1)] for leaf in said)
+        error, variance = (np.clip(mean, *scale) - new.truth)[new.there], (spread + noise)[new.there]
+        away = np.abs(error) / np.sqrt(variance)
+        found = {
+            "RMSE": np.sqrt(np.mean(error**2)),
+            "predicted RMSE": np.sqrt(np.mean(variance)),
+            "mean spread": np.mean(spread[new.there]),
+            "coverage of 80 %": np.mean(away <= ndtri(0.9)),
+            "coverage of 95 %": np.mean(away <= ndtri(0.975)),
+            "draws that count": np.mean(ess),
+        }
+        for what, value in found.items():
+            out.setdefault(what, {})[n] = float(value)
     return out
 
 
@@ -268,47 +269,56 @@ def _differences(
 
 def rank(
     said: Said, new: Newcomers, settings: Settings, rng: np.random.Generator, values: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Rows of (answers, ranked by): what is picked for the users of the second half, shares chosen on the first."""
-    half = rng.permutation(len(new.there)) < len(new.there) // 2
-    rows = []
-    for n in settings.asked:
-        mean, spread, noise = (leaf[:, n] for leaf in (said.mean, said.spread, said.noise))
-        deviations = {"rating": np.sqrt(spread + noise), "taste": np.sqrt(spread)}
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(mean rating, share of bad ratings) of what is picked for the second half, shares chosen on the first; tables."""
+    first = rng.permutation(len(new.there)) < len(new.there) // 2
+    deviations = {"rating": np.sqrt(said.spread + said.noise), "taste": np.sqrt(said.spread)}
 
-        def of(which: np.ndarray, score: np.ndarray) -> tuple[float, float]:
-            return _picked(np.asarray(score)[which], new.truth[which], new.there[which], settings)  # noqa: B023
+    def bound(kind: str, share: float, n: int) -> np.ndarray:
+        mean, deviation = (jnp.asarray(each[:, n]) for each in (said.mean, deviations[kind]))
+        return np.asarray(newcomer.lower_bound(mean, deviation, share))
 
-        bound = lambda kind, share, mean=mean, deviations=deviations: newcomer.lower_bound(
-            jnp.asarray(mean), jnp.asarray(deviations[kind]), share
-        )
-        ranked: dict[str, tuple[str, Any]] = {"any": ("random", rng.random(mean.shape)), "mean": ("mean", mean)}
-        for kind in deviations:
-            tried = {share: of(half, bound(kind, share))[0] for share in settings.shares}
-            best = max(tried, key=tried.__getitem__)
-            ranked |= {
-                f"{kind}_90": (f"lower bound of the {kind}, .9", bound(kind, 0.9)),
-                f"{kind}_chosen": (f"lower bound of the {kind}, chosen: {best:g}", bound(kind, best)),
-            }
-            values[f"{kind}_share_given_{n}"] = best
-        ranked["truth"] = ("her own ratings", new.truth)
-        for label, (text, score) in ranked.items():
-            rating, bad = of(~half, score)
-            rows.append({"ranked by": text, "answers": n, "mean rating": rating, "bad": bad})
-            values |= {f"picks_{label}_rating_given_{n}": rating, f"picks_{label}_bad_given_{n}": bad}
-    return rows
+    ranked: dict[str, Callable[[int], np.ndarray]] = {
+        "random": lambda n: rng.random(new.truth.shape),
+        "mean": lambda n: said.mean[:, n],
+    }
+    for kind in deviations:
+        tried = {
+            share: np.mean([_picked(bound(kind, share, n), new, settings)[0][first] for n in settings.asked])
+            for share in settings.shares
+        }
+        values[f"{kind}_share"] = best = max(tried, key=tried.__getitem__)
+        print(f"lower bound of the {kind}, first half: {', '.join(f'{k:g}: {v:.4f}' for k, v in tried.items())}")
+        ranked[f"{kind}, .9"] = partial(bound, kind, 0.9)
+        ranked[f"{kind}, chosen: {best:g}"] = partial(bound, kind, best)
+    ranked["her own ratings"] = lambda n: new.truth
+
+    tables: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    picked = {name: [_picked(score(n), new, settings) for n in settings.asked] for name, score in ranked.items()}
+    for what, (of, table) in enumerate(zip(("rating", "bad"), tables, strict=True)):
+        for name, by_n in picked.items():
+            table.append({"ranked by": name})
+            for n, mine, means in zip(settings.asked, by_n, picked["mean"], strict=True):
+                value, less = float(mine[what][~first].mean()), (mine[what] - means[what])[~first]
+                error = float(less.std() / np.sqrt(len(less)))
+                more = f" ({less.mean():+.3f} ± {error:.3f})" if "." in name else ""
+                table[-1][f"{n} answers"] = f"{value:.3f}{more}"
+                label = _label(name.split(":")[0])
+                values[f"picks_{label}_{of}_given_{n}"] = value
+                values[f"picks_{label}_{of}_error_{n}"] = error
+    return tables
 
 
-def _picked(score: np.ndarray, truth: np.ndarray, there: np.ndarray, settings: Settings) -> tuple[float, float]:
-    """(mean rating, share of bad ratings) of the highest scored of every user, means over users."""
-    order = np.argsort(np.where(there, -score, np.inf), axis=1, kind="stable")[:, : settings.top]
-    rating, real = np.take_along_axis(truth, order, axis=1), np.take_along_axis(there, order, axis=1)
-    of_users = lambda each: float(np.mean(np.sum(np.where(real, each, 0), axis=1) / np.sum(real, axis=1)))
-    return of_users(rating), of_users(rating <= settings.bad)
+def _picked(score: np.ndarray, new: Newcomers, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """(mean rating, share of bad ratings) of every user's highest scored."""
+    order = np.argsort(np.where(new.there, -score, np.inf), axis=1, kind="stable")[:, : settings.top]
+    rating, real = np.take_along_axis(new.truth, order, axis=1), np.take_along_axis(new.there, order, axis=1)
+    mean = lambda each: np.sum(np.where(real, each, 0), axis=1) / np.sum(real, axis=1)
+    return mean(rating), mean(rating <= settings.bad)
 
 
 def _label(text: str) -> str:
-    return text.lower().replace(",", "").replace(" %", "").replace(" ", "_")
+    return text.lower().replace(",", "").replace(" %", "").replace(".", "").replace(" ", "_")
 
 
 def _draw(axes: Any, measured: dict[str, dict[str, dict[int, float]]], settings: Settings) -> None:
