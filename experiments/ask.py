@@ -1,4 +1,4 @@
-"""Which films should a new user be asked about, and is it worth to rank by a lower bound?
+"""Which films should a new user be asked about, and do lists ranked by a lower bound please more?
 
 A fifth of the users is new, each fifth in its turn: the Gibbs sampler (a noise of every user and item, no features)
 sees the others alone. Of each new user a third of her ratings is test; the others are what she can be asked about, for
@@ -10,8 +10,8 @@ test ratings, which choose nothing. Who asks:
 - popular: the film rated most often; spread: the one whose own prediction is least sure; random: any.
 
 Then the lists: of her test films the 3 of the highest predicted mean, or of the highest lower bound, mean - z(share)
-deviation, after answers to random questions. The share is chosen on half of the new users (the mean rating of the
-picks), for every number of answers, and reported on the other half.
+deviation, after answers to random questions; `rating`: the deviation of her next rating, `taste`: without its noise.
+The share is chosen on half of the new users, by the mean rating of the picks, and reported on the other half.
 """
 
 import time
@@ -301,7 +301,7 @@ def rank(
             for n, mine, means in zip(settings.asked, by_n, picked["mean"], strict=True):
                 value, less = float(mine[what][~first].mean()), (mine[what] - means[what])[~first]
                 error = float(less.std() / np.sqrt(len(less)))
-                more = f" ({less.mean():+.3f} ± {error:.3f})" if "." in name else ""
+                more = f" {less.mean():+.3f}±{error:.3f}" if "." in name else ""
                 table[-1][f"{n} answers"] = f"{value:.3f}{more}"
                 label = _label(name.split(":")[0])
                 values[f"picks_{label}_{of}_given_{n}"] = value
