@@ -1,0 +1,324 @@
+r"""A new user's posterior from her first ratings, and what to ask her next: what a sampler's draws are kept for.
+
+Given a draw s of the items' (x, c) and sureness τ(j), of the users' prior and of alpha, and given her own sureness τ,
+her (w, b) has the normal posterior of the ridge. With X the rows (x, 1) of what she rated, r = y - mu - c - X m::
+
+    (w, b) | s, τ, y ~ normal(m + A^-1 X' D r, A^-1)    A = X' D X + Λ,   D = τ diag(alpha τ(j)),   m + L' z her prior's
+
+τ ~ gamma(a, rate a) is integrated by Gauss-Legendre quadrature over its prior quantiles. The draws were made without
+her ratings, so (s, τ) counts by how well it foretold them, which the same Cholesky factor says, v the change above::
+
+    log p(y | s, τ) = 1/2 (log det D + log det Λ - log det A - (r - X v)' D (r - X v) - v' Λ v) + a constant
+
+Her posterior is the mixture of these normals: exact, but for the finite numbers of draws and nodes. Everything is a
+pure function of one user; vmap, or `jax.lax.map` where memory matters, makes many.
+
+>>> from jaxrec import data
+>>> from jaxrec.solvers import gibbs
+>>> ratings, kept = data.synthetic.low_rank(50, 40, 900, rng=0).ratings, []
+>>> state = gibbs.start(50, 40, 2, key=jax.random.key(0), chains=2)
+>>> keep = lambda state, _: kept.append(state) if state.step[0] > 20 else None
+>>> how = {"mu": 3.5, "burn": 20, "sweeps": 60, "block": 4, "callback": keep, "progress": False}
+>>> _ = gibbs.gibbs(data.dense(ratings), state, ratings, key=jax.random.key(1), **how)
+>>> known = draws(kept, mu=3.5)
+>>> hers = posterior(known, jnp.array([3, 7]), jnp.array([5.0, 2.0]))
+>>> predict(known, hers).mean.shape, next_question(known, hers).shape  # of every item
+((40,), (40,))
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import register_dataclass
+from jaxtyping import Bool, Float, Int, Num
+from scipy.special import gammaincinv, ndtri
+
+from jaxrec import check
+from jaxrec.kernels.cholesky import cho_solve, cholesky
+from jaxrec.kernels.chunks import by_chunks
+from jaxrec.lookup import lookup
+from jaxrec.solvers import ridge
+from jaxrec.solvers.gibbs import State
+
+__all__ = ["Draws", "Mixture", "Prediction", "draws", "lower_bound", "next_question", "posterior", "predict"]
+
+product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Draws:
+    """What S draws say of a user who was not there; items come first, for they are looked up.
+
+    Attributes:
+        x: [n_items, S, k], (x, 1).
+        offset: [n_items, S], mu + c: what an item gets from whoever rates it.
+        precision_of: [n_items, S], alpha τ(j): of its ratings by a user of sureness 1.
+        mean: [S, k], m of the users' prior.
+        precision: [S, k, k], Λ of the users' prior.
+        links: [S, r, k] for every group of the users' features.
+        node: [S, T], values of her sureness.
+        share: [T], the nodes' prior probabilities.
+    """
+
+    x: Array
+    offset: Array
+    precision_of: Array
+    mean: Array
+    precision: Array
+    links: tuple[Array, ...]
+    node: Array
+    share: Array
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Mixture:
+    """A user's posterior: a normal for every draw and node.
+
+    Attributes:
+        log_weight: [S, T]; their exponentials sum to 1.
+        mean: [S, T, k], of (w, b).
+        covariance: [S, T, k, k].
+    """
+
+    log_weight: Array
+    mean: Array
+    covariance: Array
+
+
+class Prediction(NamedTuple):
+    """Of n items; a new rating of one has variance spread + noise, as in `gibbs.Posterior`.
+
+    Attributes:
+        mean: [n].
+        spread: [n], the variance of what she thinks of it, within and between the mixture's components.
+        noise: [n], the mean of 1 / (alpha τ τ).
+    """
+
+    mean: Array
+    spread: Array
+    noise: Array
+
+
+def draws(states: Sequence[State], *, mu: float, uneven: bool = True, nodes: int = 12) -> Draws:
+    """States of a run, kept by a callback of `gibbs`, as draws; every chain of each is one.
+
+    Args:
+        states: after burn-in, and some sweeps apart, for those beside each other say nearly the same. Test RMSE of
+            189 new users of ml-100k after 10 answers, by the draws: 1 .972, 5 .960, 20 .9585, 80 .957.
+        mu: as the sampler had it.
+        uneven: as its priors were; False: a new user's sureness is 1, too.
+        nodes: T; 12 integrate her likelihood to 2 %, and the mean of 1 / τ, infinite for a <= 1, where a >= 2 to
+            5 %. (The middles of equal shares need three times as many.)
+
+    Raises:
+        ValueError: no states; states without an axis of chains, or of other tables than the first; nodes < 1.
+    """
+    if not states:
+        raise ValueError("states: expected at least one. Keep them in a callback of gibbs, after burn-in.")
+    if nodes < 1:
+        raise ValueError(f"nodes: expected at least 1, got {nodes}.")
+    for state in states:
+        got, wanted = (each.items.rows.shape for each in (state, states[0]))
+        if state.alpha.ndim != 1 or got[1:] != wanted[1:]:
+            raise ValueError(f"states: expected items' rows [chains, n_items, k] like the first's {wanted}, got {got}.")
+    together = jax.tree.map(lambda *each: jnp.concatenate(each), *states)
+    users, items, alpha = together.users, together.items, together.alpha
+    node, share = np.ones((len(alpha), 1)), np.ones(1)
+    if uneven:
+        at, weight = np.polynomial.legendre.leggauss(nodes)
+        a = np.asarray(users.evenness, np.float64)[:, None]
+        node, share = gammaincinv(a, (at + 1) / 2) / a, weight / 2
+    rows, dtype = jnp.moveaxis(items.rows, 0, 1), items.rows.dtype
+    return Draws(
+        rows.at[..., -1].set(1),
+        rows[..., -1] + jnp.asarray(mu, dtype),
+        items.sureness.T * alpha[None],
+        users.mean,
+        users.precision,
+        users.links,
+        jnp.asarray(node, dtype),
+        jnp.asarray(share, dtype),
+    )
+
+
+def posterior(
+    draws: Draws,
+    item: Int[Array, " n"],
+    value: Num[Array, " n"],
+    where: Bool[Array, " n"] | None = None,
+    *,
+    z: tuple[Float[Array, " _"], ...] = (),
+) -> Mixture:
+    """The posterior of a user's (w, b) given her ratings; of no ratings, her prior.
+
+    Args:
+        draws: from `draws`.
+        item: what she rated.
+        value: her ratings.
+        where: False where a place is empty; what stands there is not read.
+        z: her features, one row for each of the users' groups, turned as `hierarchy.Basis` says; 0: not known.
+
+    Raises:
+        ValueError: columns of different lengths; other groups of features than the draws have.
+    """
+    check.same_shape(item=item, value=value, where=where)
+    if (got := [len(each) for each in z]) != (wanted := [link.shape[1] for link in draws.links]):
+        raise ValueError(f"z: expected a user's features of lengths {wanted}, one row a group, got {got}.")
+    dtype = draws.x.dtype
+    where = jnp.ones(item.shape, bool) if where is None else where
+    item, y = jnp.where(where, item, 0), jnp.where(where, value.astype(dtype), 0)
+    x, offset, weight = (lookup(each, item) for each in (draws.x, draws.offset, draws.precision_of))
+    log_weight = jnp.sum(jnp.where(where[:, None], jnp.log(weight), 0), axis=0)
+    weight = jnp.where(where[:, None], weight, 0)
+    prior = sum((product("r,srk->sk", *each) for each in zip(z, draws.links, strict=True)), start=draws.mean)
+    left = y[:, None] - offset - product("nsk,sk->ns", x, prior)
+
+    gram, rhs = product("nsk,nsl->skl", x, weight[..., None] * x), product("nsk,ns->sk", x, weight * left)
+    count = jnp.sum(where, dtype=dtype)
+    normal = ridge.Normal(draws.node[..., None, None] * gram[:, None], draws.node[..., None] * rhs[:, None], count)
+    factor = ridge.factorize_matrix(normal, draws.precision[:, None])
+    change = ridge.solve(factor)
+    k = change.shape[-1]
+    columns = jnp.broadcast_to(jnp.eye(k, dtype=dtype)[:, None, None], (k, *change.shape))
+    covariance = jax.vmap(cho_solve, in_axes=(None, 0), out_axes=-1)(factor.cholesky, columns)
+
+    error = left[..., None] - product("nsk,stk->nst", x, change)
+    misfit = draws.node * product("ns,nst->st", weight, error**2)
+    misfit = misfit + product("stk,skl,stl->st", change, draws.precision, change)
+    log_weight = log_weight[:, None] + count * jnp.log(draws.node)  # log det D
+    log_weight = log_weight + _log_det(cholesky(draws.precision))[:, None] - _log_det(factor.cholesky) - misfit
+    log_weight = jax.nn.log_softmax(log_weight / 2 + jnp.log(draws.share)[None], axis=(0, 1))
+    return Mixture(log_weight, prior[:, None] + change, covariance)
+
+
+def predict(draws: Draws, mixture: Mixture, items: Int[Array, " n"] | None = None) -> Prediction:
+    """What she would say of items (None: of all): means and spreads by the law of total variance.
+
+    Args:
+        draws: that the mixture is of.
+        mixture: from `posterior`.
+        items: ids.
+    """
+    given = _collapse(draws, mixture)
+    x, apart, mean, noise = _of_items(draws, given, items)
+    spread = product("ns,s->n", jnp.sum(_bent(given, x) * x, axis=2) + apart**2, given.share)
+    return Prediction(mean, spread, noise)
+
+
+def next_question(
+    draws: Draws,
+    mixture: Mixture,
+    candidates: Int[Array, " c"] | None = None,
+    targets: Int[Array, " n"] | None = None,
+    *,
+    weights: Float[Array, " n"] | None = None,
+    block: int = 256,
+) -> Float[Array, " c"]:
+    """By how much the variances of her predictions, summed over the targets, are expected to fall if she rates j.
+
+    With C the mixture's covariance of the predictions and σ(j)² the expected noise of a rating::
+
+        reduction(j) = sum over targets i of weight(i) C(i,j)^2 / (C(j,j) + σ(j)^2)
+
+    For one normal that is the fall itself, whatever she answers. For a mixture it is the fall by the best predictor
+    that is linear in her answer; all that her answer says is expected to do no worse, so it is a lower bound.
+
+    C = G G' with G of S (k + 1) columns, for all nodes of a draw share its x: nothing is [targets, targets].
+
+    Args:
+        draws: that the mixture is of.
+        mixture: from `posterior`.
+        candidates: what could be asked; None: every item. An item she has rated may be asked again here: leave it out.
+        targets: what is to be known; None: every item.
+        weights: how much each target matters, such as how often it is rated; None: 1.
+        block: candidates at a time.
+
+    Raises:
+        ValueError: weights of another number than targets; block < 1.
+
+    Source: Cohn, Ghahramani, Jordan 1996, Active learning with statistical models.
+    """
+    n_targets = len(draws.x) if targets is None else len(targets)
+    if weights is not None and len(weights) != n_targets:
+        raise ValueError(f"weights: expected one for each of {n_targets} targets, got {len(weights)}.")
+    if block < 1:
+        raise ValueError(f"block: expected at least 1, got {block}.")
+    given = _collapse(draws, mixture)
+    flat = lambda x, apart: jnp.concatenate([x.reshape(len(x), -1), apart], axis=1)
+    x, apart, _, _ = _of_items(draws, given, targets)
+    known = flat(x, apart)
+    weights = jnp.ones(n_targets, known.dtype) if weights is None else weights
+
+    def reduction(asked: Array) -> Array:
+        x, apart, _, noise = _of_items(draws, given, asked)
+        bent = flat(given.share[None, :, None] * _bent(given, x), given.share[None] * apart)
+        together = product("nf,cf->nc", known, bent)
+        return product("n,nc->c", weights, together**2) / (jnp.sum(flat(x, apart) * bent, axis=1) + noise)
+
+    candidates = jnp.arange(len(draws.x)) if candidates is None else candidates
+    return by_chunks(reduction, candidates, block)
+
+
+def lower_bound(mean: Float[Array, "..."], deviation: Float[Array, "..."], share: float) -> Float[Array, "..."]:
+    """What a prediction exceeds with probability `share`, if it is normal: mean - z(share) deviation, to rank by.
+
+    A list ranked by it prefers, of two items of one mean, the one that is known better. .5 is the mean itself.
+
+    Raises:
+        ValueError: share not in (0, 1).
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share: expected a number in (0, 1), got {share}.")
+    check.same_shape(mean=mean, deviation=deviation)
+    return mean - jnp.asarray(ndtri(share), mean.dtype) * deviation
+
+
+class _Collapsed(NamedTuple):
+    """A mixture with each draw's nodes as one: that is all that second moments see.
+
+    Attributes:
+        share: [S].
+        center: [S, k].
+        covariance: [S, k, k], within and between nodes.
+        variance: [S], the share times the mean of 1 / τ.
+    """
+
+    share: Array
+    center: Array
+    covariance: Array
+    variance: Array
+
+
+def _collapse(draws: Draws, mixture: Mixture) -> _Collapsed:
+    weight, within = jnp.exp(mixture.log_weight), jax.nn.softmax(mixture.log_weight, axis=1)
+    center = product("st,stk->sk", within, mixture.mean)
+    apart = mixture.mean - center[:, None]
+    covariance = product("st,stkl->skl", within, mixture.covariance) + product("st,stk,stl->skl", within, apart, apart)
+    return _Collapsed(jnp.sum(weight, axis=1), center, covariance, jnp.sum(weight / draws.node, axis=1))
+
+
+def _of_items(draws: Draws, given: _Collapsed, items: Array | None) -> tuple[Array, Array, Array, Array]:
+    """(x [n, S, k], how far each draw's prediction is from the mean [n, S], the mean [n], the noise [n])."""
+    of = lambda table: table if items is None else lookup(table, items)
+    x = of(draws.x)
+    each = of(draws.offset) + product("nsk,sk->ns", x, given.center)
+    mean = product("ns,s->n", each, given.share)
+    return x, each - mean[:, None], mean, product("ns,s->n", 1 / of(draws.precision_of), given.variance)
+
+
+def _bent(given: _Collapsed, x: Array) -> Array:
+    """The products of x [n, S, k] with every draw's covariance."""
+    return product("nsk,skl->nsl", x, given.covariance)
+
+
+def _log_det(lower: Array) -> Array:
+    """Of the matrix, from its Cholesky factor."""
+    return 2 * jnp.sum(jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)), axis=-1)
