@@ -2,7 +2,8 @@
 
 Gibbs sampling with links to features: side information (users' age band, sex, occupation, region; films' year and
 genres), the sets of what a user rated and of who rated an item (rows of length 1, from the training part alone), or
-both; with a noise precision for each user and item, or (`one noise`) the same for all ratings.
+both; with a noise precision for each user and item, or (`one noise`) the same for all ratings. Noise is normal, or
+(`ordinal`) ratings are levels, a latent's that is cut.
 
 Rank and number of sweeps are chosen for each model on a validation part cut from train (a tenth, by seed), by the
 lowest RMSE of one chain; the choice is run on all of train with several chains, and test is read once: the mean of
@@ -20,25 +21,28 @@ from typing import Any
 
 import jax
 import numpy as np
+from arviz_stats.base import array_stats
 from scipy.stats import norm
 
 from experiments import harness
 from experiments.films import region
 from jaxrec import check, data, models
 from jaxrec.data import features
-from jaxrec.solvers import diagnostics, gibbs
+from jaxrec.solvers import gibbs
 from jaxrec.solvers.hierarchy import Basis, Priors, basis
 from jaxrec.types import Dataset, Ratings
 
-MODELS = {  # name -> (groups of features, whether every user and item has a noise of its own)
-    "none, one noise": ((), False),
-    "side, one noise": (("side",), False),
-    "rated, one noise": (("rated",), False),
-    "all, one noise": (("side", "rated"), False),
-    "none": ((), True),
-    "side": (("side",), True),
-    "rated": (("rated",), True),
-    "all": (("side", "rated"), True),
+MODELS = {  # name -> (groups of features, whether every user and item has a noise of its own, whether ordinal)
+    "none, one noise": ((), False, False),
+    "side, one noise": (("side",), False, False),
+    "rated, one noise": (("rated",), False, False),
+    "all, one noise": (("side", "rated"), False, False),
+    "none": ((), True, False),
+    "side": (("side",), True, False),
+    "rated": (("rated",), True, False),
+    "all": (("side", "rated"), True, False),
+    "all, ordinal, one noise": (("side", "rated"), False, True),
+    "all, ordinal": (("side", "rated"), True, True),
 }
 SHARES = (0.5, 0.8, 0.95)
 DENSE = 4_000_000  # cells up to which the mask's product is the faster form; beyond it lists of what was rated
@@ -114,11 +118,12 @@ def sample(
     callback: Any = None,
 ) -> tuple[gibbs.Posterior, np.ndarray]:
     """The posterior of test's pairs, and the trace of the noise's deviation after burn-in [sweeps, chains]."""
-    kinds, uneven = MODELS[name]
+    kinds, uneven, levels = MODELS[name]
     bases = groups(kinds, dataset, known)
     keys = jax.random.split(jax.random.key(settings.seed))
-    state = gibbs.start(known.n_users, known.n_items, rank, key=keys[0], chains=chains, groups=bases)
-    small = known.n_users * known.n_items <= DENSE
+    begin = partial(gibbs.start, known.n_users, known.n_items, rank, key=keys[0], chains=chains, groups=bases)
+    state = begin(levels=known.value if levels else None)
+    small = known.n_users * known.n_items <= DENSE and not levels  # a latent for every cell would take longer
     rows = partial(data.rows, known, growth=2.0)
     layout: gibbs.Known = data.dense(known) if small else (rows("user"), rows("item"))
     _, posterior, trace = gibbs.gibbs(
@@ -126,7 +131,7 @@ def sample(
         state,
         test,
         key=keys[1],
-        mu=float(known.value.mean()),
+        mu=0.0 if levels else float(known.value.mean()),
         sweeps=sweeps,
         burn=settings.burn,
         scale=dataset.scale,
@@ -196,7 +201,9 @@ def main(settings: Settings) -> dict[str, Any]:
         bars += [{"intervals": f"{name}{which}"} | found for which, found in both.items()]
         by_spread = _by_spread(deviation, mean - y)
         flat = row | both[""] | {f"one error, {k}": v for k, v in both[", one error"].items()}
-        flat |= {"noise r hat": diagnostics.r_hat(trace), "noise ess": diagnostics.ess(trace)}
+        axes = {"chain_axis": 1, "draw_axis": 0}
+        flat |= {"noise ess": float(array_stats.ess(trace, **axes))}
+        flat |= {"noise r hat": float(array_stats.rhat(trace, **axes))} if settings.chains > 1 else {}
         flat |= {"surest tenth": by_spread[0][1], "least sure tenth": by_spread[-1][1]}
         label = lambda text: text.replace(",", "").replace(" ", "_").replace("%", "")
         values |= {f"{label(name)}_{label(k)}": v for k, v in flat.items() if k != "model"}

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 # The tests compile thousands of small programs and run each once, and three quarters of their time is XLA's. Machine
-# code without LLVM's optimizations takes a quarter less in all, without its expensive passes a twentieth less again, and
-# fusions by the older emitters, which need no MLIR, two fifths less (41 -> 24 s of CPU for experiments.cold_start).
+# code without LLVM's optimizations takes a quarter less in all, without its expensive passes a twentieth less again,
+# and fusions by the older emitters, which need no MLIR, two fifths less (41 -> 24 s of CPU for experiments.cold_start).
 # XLA's own passes (fusion, layout, algebra) are those users get. An XLA_FLAGS of yours wins.
 os.environ.setdefault(
     "XLA_FLAGS",

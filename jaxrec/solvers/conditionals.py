@@ -19,7 +19,7 @@ from jaxrec.solvers import ridge
 from jaxrec.solvers.hierarchy import Basis, Level, prior_mean
 from jaxrec.types import Bucket, Dense, Rows
 
-__all__ = ["Given", "Known", "Side", "draw_rows", "equations", "errors"]
+__all__ = ["Cells", "Given", "Known", "Side", "cells", "draw_rows", "equations", "errors", "with_values"]
 
 Known = Dense | tuple[Rows, Rows]
 Side = Literal["user", "item"]
@@ -40,6 +40,49 @@ class Given(NamedTuple):
     rhs: Array
     square: Array
     known: Array
+
+
+class Cells(NamedTuple):
+    """Ratings as a side's layout has them, with what a model says of each; all of one shape.
+
+    Attributes:
+        value: the ratings.
+        where: True where there is one.
+        eta: mu + w.x + b + c.
+        sureness: τ(i) τ(j).
+    """
+
+    value: Array
+    where: Array
+    eta: Array
+    sureness: Array
+
+
+def cells(known: Known, side: Side, own: Level, others: Level, mu: float | Array) -> list[Cells]:
+    """Of a side's rows: of Dense one table [own, others], of Rows one [rows, length] for every bucket."""
+    if isinstance(known, Dense):
+        known = known if side == "item" else known.T
+        eta = jnp.matmul(own.rows[:, :-1], others.rows[:, :-1].T, precision=HIGHEST)
+        eta = eta + own.rows[:, -1:] + others.rows[:, -1][None] + mu
+        return [Cells(known.value, known.where, eta, own.sureness[:, None] * others.sureness[None])]
+
+    def of(bucket: Bucket) -> Cells:
+        u, v = lookup(own.rows, bucket.row), lookup(others.rows, bucket.other)
+        eta = jnp.einsum("rd,rld->rl", u[:, :-1], v[..., :-1], precision=HIGHEST) + u[:, -1:] + v[..., -1] + mu
+        sureness = lookup(own.sureness, bucket.row)[:, None] * lookup(others.sureness, bucket.other)
+        return Cells(bucket.value, bucket.where, eta, sureness)
+
+    return [of(bucket) for bucket in known[side == "item"].buckets]
+
+
+def with_values(known: Known, side: Side, values: list[Array]) -> Known:
+    """The same layout with other ratings, as `cells` has them; in Rows the other side's stay as they are."""
+    if isinstance(known, Dense):
+        return replace(known, value=values[0] if side == "item" else values[0].T)
+    rows = known[side == "item"]
+    buckets = tuple(replace(bucket, value=value) for bucket, value in zip(rows.buckets, values, strict=True))
+    rows = replace(rows, buckets=buckets)
+    return (known[0], rows) if side == "item" else (rows, known[1])
 
 
 def equations(known: Known, side: Side, others: Level, mu: float | Array) -> Given:

@@ -9,6 +9,10 @@ is the ridge of `solvers.ridge` with a matrix as penalty, and is drawn from exac
 regresses y - b - mu on (w, 1). A sweep draws each side's τ, prior and rows, and alpha. A prediction is the mean over
 sweeps of predictions clipped to the scale; its spread over sweeps, with the noise, says how sure it is.
 
+Or ratings are levels, and the model is of a latent z that cuts make a level of (`ordinal`): alpha is 1, for the cuts
+set the scale; before each side is drawn, z is, given all else, and takes the ratings' place; the cuts are drawn last,
+without z.
+
 >>> from jaxrec import data
 >>> ratings = data.synthetic.low_rank(50, 40, 900, rng=0).ratings
 >>> train, test = data.splits.random(ratings, test=0.2, rng=0)
@@ -19,8 +23,8 @@ sweeps of predictions clipped to the scale; its spread over sweeps, with the noi
 ((2, 180), (180,), 60)
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,10 +38,11 @@ from tqdm import tqdm
 
 from jaxrec import check
 from jaxrec.lookup import lookup
-from jaxrec.solvers import hierarchy
+from jaxrec.solvers import hierarchy, ordinal
 from jaxrec.solvers.als import check_sides
-from jaxrec.solvers.conditionals import Known, Side, draw_rows, equations, errors
+from jaxrec.solvers.conditionals import Cells, Known, Side, cells, draw_rows, equations, errors, with_values
 from jaxrec.solvers.hierarchy import Basis, Level, Priors
+from jaxrec.solvers.ordinal import Levels
 from jaxrec.types import Dense, Factors, Ratings
 
 __all__ = ["Features", "Posterior", "State", "factors", "gibbs", "pooled", "start", "sweep"]
@@ -53,14 +58,16 @@ class State:
     Attributes:
         users: their rows (w, b) and prior.
         items: their rows (x, c) and prior.
-        alpha: [], the noise precision.
+        alpha: [], the noise precision; 1 where ratings are levels.
         step: int32 [], sweeps made.
+        levels: the ratings there are and the latents' cuts; None where the ratings' noise is normal.
     """
 
     users: Level
     items: Level
     alpha: Array
     step: Array
+    levels: Levels | None = None
 
 
 @register_dataclass
@@ -74,6 +81,8 @@ class Posterior:
         center: [n], the mean of predictions as they are.
         spread: [n], their variance: how little is known.
         noise: [n], the mean of 1 / (alpha τ τ): what no rating would tell. A new rating has variance spread + noise.
+
+    Where ratings are levels a sweep's prediction is the rating's mean given the unknowns, and its noise the variance.
     """
 
     count: Array
@@ -84,18 +93,37 @@ class Posterior:
 
 
 def start(
-    n_users: int, n_items: int, rank: int, *, key: PRNGKeyArray, chains: int = 1, groups: Features = ((), ())
+    n_users: int,
+    n_items: int,
+    rank: int,
+    *,
+    key: PRNGKeyArray,
+    chains: int = 1,
+    groups: Features = ((), ()),
+    levels: Sequence[float] | np.ndarray | None = None,
 ) -> State:
     """Where chains begin: small random rows, links of 0. Features are given in `groups`, as to `gibbs`.
 
+    Args:
+        n_users: rows of the users' table.
+        n_items: rows of the items'.
+        rank: factors of each.
+        key: of the rows.
+        chains: how many, each with rows of its own.
+        groups: (users', items') groups of features.
+        levels: None: noise is normal. Otherwise the ratings there can be, such as (1, 2, 3, 4, 5), and they are levels;
+            or all ratings there are (`train.value`), and the cuts start nearer, at the quantiles of their shares.
+
     Raises:
-        ValueError: a size or number of chains below 1; features of another number of rows.
+        ValueError: a size or number of chains below 1; features of another number of rows; fewer than two levels.
     """
     for name, size in (("n_users", n_users), ("n_items", n_items), ("rank", rank), ("chains", chains)):
         check.size_of_table(name, size)
     for name, n, bases in (("users", n_users, groups[0]), ("items", n_items, groups[1])):
         if wrong := [len(b.z) for b in bases if len(b.z) != n]:
             raise ValueError(f"groups: expected features of all {n} {name} (one row each), got {wrong[0]} rows.")
+
+    scale = None if levels is None else ordinal.levels_of(levels)
 
     def level(key: Array, n: int, bases: tuple[Basis, ...]) -> Level:
         rows = 0.3 * jax.random.normal(key, (n, rank + 1))
@@ -107,7 +135,8 @@ def start(
     def one(key: Array) -> State:
         of_users, of_items = jax.random.split(key)
         users, items = level(of_users, n_users, groups[0]), level(of_items, n_items, groups[1])
-        return State(users, items, jnp.ones((), users.rows.dtype), jnp.zeros((), jnp.int32))
+        of_levels = jax.tree.map(lambda a: a.astype(users.rows.dtype), scale)
+        return State(users, items, jnp.ones((), users.rows.dtype), jnp.zeros((), jnp.int32), of_levels)
 
     return jax.vmap(one)(jax.random.split(key, chains))
 
@@ -121,22 +150,24 @@ def sweep(
     groups: Features = ((), ()),
     priors: Priors = Priors(),  # noqa: B008 (it is frozen)
 ) -> State:
-    """Every unknown drawn once given all others: the users' sureness, prior and rows, the items', and alpha. Pure.
+    """Every unknown drawn once given all others: the users' sureness, prior and rows, the items', alpha or cuts. Pure.
 
     Args:
         state: of one chain; vmap makes several.
-        known: the ratings, Dense for small data or Rows of both sides; the draws are the same but for rounding.
+        known: the ratings, Dense for small data or Rows of both sides; the draws are the same but for rounding (where
+            ratings are levels, latents are drawn in a layout's own order, and what is the same is the distribution).
         key: of this sweep.
-        mu: the mean rating: data, not drawn.
+        mu: the mean rating: data, not drawn. Of latents 0, for the cuts lie about what they lie about.
         groups: (users', items') groups of features.
         priors: of the unknowns.
     """
-    key_users, key_items, key_alpha = jax.random.split(key, 3)
+    key_users, key_items, key_last = jax.random.split(key, 3)
 
     def of(side: Side, level: Level, others: Level, key: Array) -> tuple[Level, Array, Array]:
         """The side's sureness, prior and rows; how many ratings there are, and their squared errors, weighted by τ."""
-        key_sureness, key_prior, key_rows = jax.random.split(key, 3)
-        bases, given = groups[side == "item"], equations(known, side, others, mu)
+        key_sureness, key_prior, key_rows, key_latents = jax.random.split(key, 4)
+        data = known if state.levels is None else _latents(state.levels, known, side, level, others, mu, key_latents)
+        bases, given = groups[side == "item"], equations(data, side, others, mu)
         if priors.uneven:
             error = state.alpha * errors(given, level.rows)
             level = hierarchy.draw_sureness(level, given.known, error, key=key_sureness)
@@ -146,13 +177,35 @@ def sweep(
 
     users, _, _ = of("user", state.users, state.items, key_users)
     items, n, error = of("item", state.items, users, key_items)
+    if state.levels is not None:  # now that z is of no more use
+        each = [_flat(state.levels, part) for part in cells(known, "item", items, users, mu)]
+        eta, precision, level, where = (jnp.concatenate(parts) for parts in zip(*each, strict=True))
+        cut = ordinal.draw_cuts(state.levels.cut, eta, precision, level, where, priors.cuts, key=key_last)
+        return State(users, items, state.alpha, state.step + 1, replace(state.levels, cut=cut))
     shape, rate = priors.noise
-    alpha = hierarchy.gamma(key_alpha, shape + n / 2, rate + error / 2)
+    alpha = hierarchy.gamma(key_last, shape + n / 2, rate + error / 2)
     return State(users, items, alpha, state.step + 1)
 
 
+def _latents(
+    levels: Levels, known: Known, side: Side, own: Level, others: Level, mu: float | Array, key: PRNGKeyArray
+) -> Known:
+    """The ratings with z in their place, of one side's layout: drawn for that side alone, and forgotten."""
+    parts = cells(known, side, own, others, mu)
+    draw = lambda part, key: ordinal.draw_latents(
+        levels.cut, part.eta, part.sureness, ordinal.level_of(levels, part.value), part.where, key=key
+    )
+    keys = jax.random.split(key, len(parts))
+    return with_values(known, side, [draw(part, key) for part, key in zip(parts, keys, strict=True)])
+
+
+def _flat(levels: Levels, part: Cells) -> tuple[Array, Array, Array, Array]:
+    level = ordinal.level_of(levels, part.value)
+    return part.eta.ravel(), part.sureness.ravel(), level.ravel(), part.where.ravel()
+
+
 def factors(state: State, mu: float | Array = 0.0) -> Factors:
-    """One chain's present draw, as the Factors that `models.predict` and all else take."""
+    """One chain's present draw, as the Factors that `models.predict` and all else take; of latents where there are."""
     (w, b), (x, c) = ((level.rows[..., :-1], level.rows[..., -1]) for level in (state.users, state.items))
     return Factors(w, b, x, c, jnp.asarray(mu, x.dtype))
 
@@ -179,11 +232,12 @@ def gibbs(
     The keys of a sweep depend on its number alone: a state and posterior that were kept go on as if never stopped.
 
     Args:
-        known: the ratings to learn from, Dense or (Rows of side 'user', Rows of side 'item'), without weights.
+        known: the ratings to learn from, Dense or (Rows of side 'user', Rows of side 'item'), without weights. Of
+            levels latents are drawn for every cell of Dense: where few are rated, Rows are faster.
         state: from `start`, or from an earlier call.
         test: the pairs to predict. Their values are read by nothing but the bar, which shows the RMSE so far.
         key: of the whole run.
-        mu: the mean rating.
+        mu: the mean rating; 0 where ratings are levels.
         sweeps: in all, those made before included.
         burn: of these, how many go uncounted.
         scale: what predictions are clipped to; None: nothing.
@@ -192,14 +246,16 @@ def gibbs(
         posterior: from an earlier call, to go on with.
         block: sweeps between two looks at the bar, one compilation.
         callback: called after every block with state and posterior; a true answer stops.
-        progress: show a bar.
+        progress: show a bar: the RMSE so far, and of the noise's deviation its mean, R-hat and effective sample size.
 
     Returns:
-        (state, posterior, the trace of the noise's standard deviation [sweeps made here, chains]).
+        (state, posterior, the trace of the noise's standard deviation [sweeps made here, chains]). Of levels it is
+        that of test's pairs, the root of their mean variance.
 
     Raises:
-        ValueError: ratings of other tables than the state's, or with weights; features that the state was not started
-            with; test pairs out of range, or others than the posterior's; burn not in [0, sweeps); block < 1.
+        ValueError: ratings of other tables than the state's, with weights, or none of its levels; features that the
+            state was not started with; test pairs out of range, or others than the posterior's; burn not in
+            [0, sweeps); block < 1.
         FloatingPointError: a chain is no longer finite.
     """
     _check(known, state, test, groups, sweeps, burn, block)
@@ -222,9 +278,9 @@ def gibbs(
                 raise FloatingPointError(
                     f"sweep {made}: a chain is no longer finite. Run in float64, or raise scatter."
                 )
-            if made > burn:
+            if made > burn and progress:
                 error = float(np.sqrt(np.mean((np.asarray(pooled(posterior).mean) - y) ** 2)))
-                bar.set_postfix(rmse=f"{error:.4f}", noise=f"{trace[-1][-1].mean():.3f}")
+                bar.set_postfix(rmse=f"{error:.4f}", noise=f"{trace[-1][-1].mean():.3f}", **_met(trace, made - burn))
             bar.update(some)
             if callback is not None and callback(state, posterior):
                 break
@@ -252,15 +308,31 @@ def _block(
         u, v = lookup(state.users.rows, pairs[0]), lookup(state.items.rows, pairs[1])
         prediction = mu + jnp.sum(u[:, :-1] * v[:, :-1], axis=1) + u[:, -1] + v[:, -1]
         sureness = lookup(state.users.sureness, pairs[0]) * lookup(state.items.sureness, pairs[1])
-        more = _with(posterior, prediction, 1 / (state.alpha * sureness), scale)
+        noise, sigma = 1 / (state.alpha * sureness), 1 / jnp.sqrt(state.alpha)
+        if state.levels is not None:
+            prediction, noise = ordinal.moments(state.levels, prediction, sureness)
+            sigma = jnp.sqrt(jnp.mean(noise))
+        more = _with(posterior, prediction, noise, scale)
         keep = lambda new, old: jnp.where(state.step > burn, new, old)
-        return (state, jax.tree.map(keep, more, posterior)), 1 / jnp.sqrt(state.alpha)
+        return (state, jax.tree.map(keep, more, posterior)), sigma
 
     def chain(state: State, posterior: Posterior, key: Array) -> tuple[State, Posterior, Array]:
         (state, posterior), sigma = jax.lax.scan(partial(step, key=key), (state, posterior), length=steps)
         return state, posterior, sigma
 
     return jax.vmap(chain)(state, posterior, keys)
+
+
+def _met(trace: list[np.ndarray], counted: int) -> dict[str, str]:
+    """R-hat and effective sample size of the noise's trace since burn-in, by ArviZ, where it is long enough."""
+    draws = np.concatenate(trace)[-counted:]
+    if len(draws) < 4:
+        return {}
+    from arviz_stats.base import array_stats  # a second to import: for those who watch
+
+    axes = {"chain_axis": 1, "draw_axis": 0}
+    met = {"r_hat": f"{float(array_stats.rhat(draws, **axes)):.2f}"} if draws.shape[1] > 1 else {}
+    return met | {"ess": f"{float(array_stats.ess(draws, **axes)):.0f}"}
 
 
 def _with(posterior: Posterior, prediction: Array, noise: Array, scale: Any) -> Posterior:
@@ -292,15 +364,22 @@ def _check(known: Known, state: State, test: Ratings, groups: Features, sweeps: 
         raise ValueError(f"state: expected a leading axis of chains, got alpha of shape {state.alpha.shape}; `start`.")
     sizes = state.users.rows.shape[1], state.items.rows.shape[1]
     if isinstance(known, Dense):
-        weighted, got = known.weights is not None, known.value.shape[::-1]
+        parts: list[Any] = [known]
+        got = known.value.shape[::-1]
         if got != sizes:
             raise ValueError(f"known: expected {sizes} users and items, as the state has, got {got}.")
     else:
         one = Factors(*(a[0] for a in (state.users.rows, state.users.rows[..., -1], state.items.rows)))
         check_sides(*known, one, sweeps)
-        weighted = any(bucket.weights is not None for rows in known for bucket in rows.buckets)
-    if weighted:
+        parts = [bucket for rows in known for bucket in rows.buckets]
+    if any(part.weights is not None for part in parts):
         raise ValueError("known: expected ratings without weights, for all have the same noise. Drop them, or use als.")
+    if state.levels is not None:
+        allowed = np.asarray(state.levels.value[0], np.float32)
+        for part in parts:
+            value = np.asarray(part.value, np.float32)[np.asarray(part.where)]
+            if len(other := np.setdiff1d(value, allowed)):
+                raise ValueError(f"known: expected ratings among the levels {allowed.tolist()}, got {other[0]}.")
     for name, level, bases in (("users", state.users, groups[0]), ("items", state.items, groups[1])):
         got_z = [b.z.shape for b in bases]
         if got_z != (wanted := [(level.rows.shape[1], link.shape[1]) for link in level.links]):

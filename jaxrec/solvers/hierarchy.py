@@ -52,6 +52,7 @@ class Priors:
         scatter: s, the squared rows that are known beforehand.
         noise: (shape, rate) of the noise precision's gamma.
         strength: (shape, rate) of every λ's gamma; or a number, and λ is that and is not drawn.
+        cuts: the deviation of the normals that, put in order, are the cuts of ratings that are levels.
         uneven: whether every row has a τ of its own; otherwise all are 1. Static.
     """
 
@@ -60,6 +61,7 @@ class Priors:
     scatter: Number = 1.0
     noise: tuple[Number, Number] = (1.0, 1.0)
     strength: tuple[Number, Number] | Number = (1.0, 1.0)
+    cuts: Number = 3.0
     uneven: bool = field(default=True, metadata={"static": True})
 
 

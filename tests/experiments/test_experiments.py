@@ -524,6 +524,18 @@ def test_gibbs_chooses_on_validation_and_reads_test_once(tmp_path, monkeypatch, 
         gibbs.main(dataclasses.replace(settings, models=("side",)))
 
 
+def test_gibbs_takes_ratings_as_levels(monkeypatch):
+    dataset = data.synthetic.low_rank(rng=0)
+    stars = dataclasses.replace(dataset.ratings, value=np.clip(np.round(dataset.ratings.value), 1, 5))
+    train, test = data.splits.random(stars, test=0.2, rng=0)
+    monkeypatch.setitem(gibbs.MODELS, "rated, ordinal", (("rated",), True, True))
+    settings = gibbs.Settings(burn=10)
+    posterior, _ = gibbs.sample(train, test, dataset, "rated, ordinal", 2, 40, settings, chains=1)
+    assert float(posterior.count[0]) == 30
+    biases = harness.errors(baselines.damped_biases(train), test, dataset.scale)["rmse"]
+    assert gibbs.rmse(posterior.mean[0], test) < biases
+
+
 def test_gibbs_features_are_declared_or_of_train_alone():
     ratings = data.synthetic.low_rank(rng=0).ratings
     (of_users,), (of_items,) = gibbs.rated(ratings)

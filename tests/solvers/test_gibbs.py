@@ -345,11 +345,12 @@ def test_features_are_taken_through_the_run_and_a_bar_is_shown(capsys):
     kept = (user != 3) & (user != 33)
     known = Ratings(user[kept], item[kept], 1 + 4 * f[user[kept], 0], n, N_ITEMS)
     test, bases = Ratings([3, 33], [0, 0], [1, 5], n, N_ITEMS), ((basis(f),), ())
-    state = start(n, N_ITEMS, 1, key=jax.random.key(0), groups=bases)
+    state = start(n, N_ITEMS, 1, key=jax.random.key(0), chains=2, groups=bases)
     given = {"key": jax.random.key(1), "mu": 3.0, "sweeps": 80, "burn": 40, "scale": (1.0, 5.0), "groups": bases}
     _, posterior, _ = gibbs(data.dense(known), state, test, **given)
     np.testing.assert_allclose(posterior.mean[0], [1, 5], atol=0.6)
-    assert "rmse=" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert all(what in shown for what in ("rmse=", "noise=", "r_hat=", "ess="))
 
 
 # ------------------------------------------------------------------------------------------- bad input
