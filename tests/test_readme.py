@@ -36,5 +36,5 @@ def test_the_readmes_code_runs(as_users_run, monkeypatch, tmp_path, capsys):
     assert (tmp_path / "films.jaxrec").exists()
     assert (tmp_path / "request.jaxrec").exists()
     shown = capsys.readouterr().out.split("[", 1)
-    assert len(shown[0].splitlines()) == 5 + 4  # five films, three errors, one NDCG
+    assert len(shown[0].splitlines()) == 5 + 5  # five films, three errors, one NDCG, what to show and to ask
     assert len(shown[1].split("' '")) == 5  # five more
