@@ -195,7 +195,7 @@ def conjugate_gradient(
     """
     size = _rows_at_once(lists, table.shape[1])
     some = lambda part: _conjugate_gradient(table, part[0], part[1], part[2], shared, intercept, steps)
-    return by_chunks(some, (lists, start, precision), size, lanes=2)  # a sweep of 20M ratings 3.7 -> 2.9 s
+    return by_chunks(some, (lists, start, precision), size)
 
 
 def _conjugate_gradient(

@@ -115,10 +115,8 @@ def test_the_derivative_in_a_weight(x64):
     assert np.isfinite(by_jax).all()
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 3])
 @pytest.mark.parametrize(("n", "size"), [(1, 4), (4, 4), (5, 4), (8, 4), (9, 4), (7, 1)])
-def test_chunks_are_the_whole(monkeypatch, n, size, lanes):
-    monkeypatch.setattr(chunks, "MANY", 2)
+def test_chunks_are_the_whole(n, size):
     rows = {"a": jnp.arange(n), "b": jnp.arange(2.0 * n).reshape(n, 2)}
     seen = []
 
@@ -126,12 +124,10 @@ def test_chunks_are_the_whole(monkeypatch, n, size, lanes):
         seen.append(len(part["a"]))
         return part["a"] * 2, part["b"].sum(axis=1)
 
-    doubled, sums = chunks.by_chunks(f, rows, size, lanes=lanes)
+    doubled, sums = chunks.by_chunks(f, rows, size)
     np.testing.assert_array_equal(doubled, 2 * np.arange(n))
     np.testing.assert_array_equal(sums, np.arange(2.0 * n).reshape(n, 2).sum(axis=1))
-    assert set(seen) == {min(n, size)}
-    count = -(-n // size)
-    assert len(seen) == -(-count // -(-count // lanes))  # traced once a lane
+    assert seen == [min(n, size)]  # traced once
 
 
 @pytest.mark.parametrize("intercept", [True, False])
