@@ -43,6 +43,7 @@ from jaxrec.solvers.als import check_sides
 from jaxrec.solvers.conditionals import Cells, Known, Side, cells, draw_rows, equations, errors, with_values
 from jaxrec.solvers.hierarchy import Basis, Level, Priors
 from jaxrec.solvers.ordinal import Levels
+from jaxrec.solvers.predictive import Posterior, pooled, with_draw
 from jaxrec.types import Dense, Factors, Ratings
 
 __all__ = ["Features", "Posterior", "State", "factors", "gibbs", "pooled", "start", "sweep"]
@@ -68,28 +69,6 @@ class State:
     alpha: Array
     step: Array
     levels: Levels | None = None
-
-
-@register_dataclass
-@dataclass(frozen=True)
-class Posterior:
-    """What the sweeps after burn-in say of n pairs; each chain for itself, with a leading axis.
-
-    Attributes:
-        count: [], how many sweeps.
-        mean: [n], the mean of clipped predictions: what to predict.
-        center: [n], the mean of predictions as they are.
-        spread: [n], their variance: how little is known.
-        noise: [n], the mean of 1 / (alpha τ τ): what no rating would tell. A new rating has variance spread + noise.
-
-    Where ratings are levels a sweep's prediction is the rating's mean given the unknowns, and its noise the variance.
-    """
-
-    count: Array
-    mean: Array
-    center: Array
-    spread: Array
-    noise: Array
 
 
 def start(
@@ -312,7 +291,7 @@ def _block(
         if state.levels is not None:
             prediction, noise = ordinal.moments(state.levels, prediction, sureness)
             sigma = jnp.sqrt(jnp.mean(noise))
-        more = _with(posterior, prediction, noise, scale)
+        more = with_draw(posterior, prediction, noise, scale)
         keep = lambda new, old: jnp.where(state.step > burn, new, old)
         return (state, jax.tree.map(keep, more, posterior)), sigma
 
@@ -333,30 +312,6 @@ def _met(trace: list[np.ndarray], counted: int) -> dict[str, str]:
     axes = {"chain_axis": 1, "draw_axis": 0}
     met = {"r_hat": f"{float(array_stats.rhat(draws, **axes)):.2f}"} if draws.shape[1] > 1 else {}
     return met | {"ess": f"{float(array_stats.ess(draws, **axes)):.0f}"}
-
-
-def _with(posterior: Posterior, prediction: Array, noise: Array, scale: Any) -> Posterior:
-    """One sweep more: running means, and the variance by Welford's update, which does not cancel."""
-    count = posterior.count + 1
-    move = prediction - posterior.center
-    center = posterior.center + move / count
-    clipped = prediction if scale is None else jnp.clip(prediction, *scale)
-    return Posterior(
-        count,
-        posterior.mean + (clipped - posterior.mean) / count,
-        center,
-        posterior.spread + (move * (prediction - center) - posterior.spread) / count,
-        posterior.noise + (noise - posterior.noise) / count,
-    )
-
-
-def pooled(posterior: Posterior) -> Posterior:
-    """All chains as one: means over them, and to the spread within them that between them is added."""
-    mean = lambda a: jnp.mean(a, axis=0)
-    spread = mean(posterior.spread) + jnp.var(posterior.center, axis=0)
-    return Posterior(
-        jnp.sum(posterior.count), mean(posterior.mean), mean(posterior.center), spread, mean(posterior.noise)
-    )
 
 
 def _check(known: Known, state: State, test: Ratings, groups: Features, sweeps: int, burn: int, block: int) -> None:
