@@ -1,6 +1,7 @@
 """What every benchmark shares: a fresh process per measurement, warm timings, compile seconds, memory."""
 
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -29,7 +30,10 @@ def in_fresh_process(
     'wrong' is set beside 'failed' where it was neither time nor memory: an answer that is not right, or a mistake.
 
     A process of its own because a peak resident size never goes down, and because the kernel kills what takes too much.
+    In it every core is a device to JAX: what `data.rows(..., devices=jax.devices())` spreads uses them all, and what is
+    not spread runs on the first, with all cores' threads, as ever.
     """
+    env = {"JAX_NUM_CPU_DEVICES": str(len(os.sched_getaffinity(0)))} | dict(os.environ if env is None else env)
     command = [python, "-m", module, "--cell", json.dumps(cell)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=env)

@@ -18,6 +18,7 @@ import os
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,8 @@ def _of_until(cell: dict[str, Any]) -> dict[str, Any]:
 def _of_sampler(cell: dict[str, Any]) -> dict[str, Any]:
     """Seconds of a sweep once compiled, by the clock between two looks of the callback."""
     ratings, block, clock = suite._from(np.load(cell["path"])), 2, []
-    known = data.rows(ratings, "user", growth=2.0), data.rows(ratings, "item", growth=2.0)
+    spread = partial(data.rows, ratings, growth=2.0, devices=jax.devices())
+    known = spread("user"), spread("item")
     state = solvers.gibbs.start(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0))
     few = ratings.take(np.arange(min(1000, len(ratings))))
     _, _, trace = solvers.gibbs.gibbs(

@@ -220,7 +220,7 @@ def _of_explicit(cell: dict[str, Any]) -> dict[str, Any]:
     ratings = _from(np.load(cell["path"]))
     mu = float(ratings.value.mean())
     init = models.init(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0), mu=mu)
-    sides = data.rows(ratings, "user"), data.rows(ratings, "item")
+    sides = tuple(data.rows(ratings, side, devices=jax.devices()) for side in ("user", "item"))
     given: dict[str, Any] = {"l2": cell["l2"], "l2_bias": cell["l2"], "cg_steps": cell["cg_steps"]}
     run = jax.jit(lambda factors, *sides: solvers.sweep(factors, *sides, **given))
     return _sweeps(run, init, sides, cell) | {"theirs": _objective(ratings, cell)}
@@ -233,7 +233,7 @@ def _of_implicit(cell: dict[str, Any]) -> dict[str, Any]:
         ratings.user, ratings.item, c / (c - 1) * one, ratings.n_users, ratings.n_items, weights=(c - 1) * one
     )
     init = models.init(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0), item_bias=False)
-    sides = data.rows(clicks, "user"), data.rows(clicks, "item")
+    sides = tuple(data.rows(clicks, side, devices=jax.devices()) for side in ("user", "item"))
     given: dict[str, Any] = {"l2": cell["l2"], "cg_steps": cell["cg_steps"]}
     run = jax.jit(lambda factors, *sides: solvers.implicit_sweep(factors, *sides, **given))
     found = _sweeps(run, init, sides, cell)
@@ -248,6 +248,7 @@ def _of_implicit(cell: dict[str, Any]) -> dict[str, Any]:
 
 def _sweeps(run: Any, factors: Any, sides: Any, cell: dict[str, Any]) -> dict[str, Any]:
     """Seconds of a compiled sweep, and the objective after cell['sweeps']."""
+    factors = sides[0].beside(factors)
     jax.block_until_ready(run(factors, *sides))
     taken, objective = [], 0.0
     for _ in range(cell["sweeps"]):

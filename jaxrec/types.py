@@ -8,11 +8,15 @@ never -1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jax.tree_util import register_dataclass
 
 from jaxrec.ratings import Dataset, Ratings
@@ -124,19 +128,40 @@ class Rows:
         place: int32 [n_rows], where each row stands once the buckets' results are laid end to end.
         side: 'user' (rows are users, `other` are items) or 'item'.
         n_others: rows of the other side's table.
+        mesh: the devices that hold a part of every bucket's rows each; None: one holds all.
     """
 
     buckets: tuple[Bucket, ...]
     place: Array
     side: str = field(metadata={"static": True})
     n_others: int = field(metadata={"static": True})
+    mesh: Mesh | None = field(default=None, metadata={"static": True})
 
-    def gather(self, per_bucket: list[Any]) -> Any:
-        """One result per row, in row order, from a list of pytrees [r, ...], one per bucket.
+    def map(self, f: Callable[..., list[Any]], *given: Any) -> Any:
+        """One result per row, in row order: f(buckets, *given) -> a list of pytrees [r, ...], one per bucket.
 
+        Where devices hold parts of the buckets, each computes those of its own rows, and all are given all results.
         A gather and no scatter: padding rows are never read, and every row is written once.
         """
-        return jax.tree.map(lambda *parts: jax.numpy.concatenate(parts)[self.place], *per_bucket)
+        per_bucket = f if self.mesh is None else self._on_all(f)
+        return jax.tree.map(lambda *parts: jax.numpy.concatenate(parts)[self.place], *per_bucket(self.buckets, *given))
+
+    def beside(self, tree: Any) -> Any:
+        """The tree of arrays on every device that holds rows: where the solvers leave factors, and best find them."""
+        return tree if self.mesh is None else jax.device_put(tree, NamedSharding(self.mesh, P()))
+
+    def _on_all(self, f: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        mesh = self.mesh
+        assert mesh is not None
+        everyone = partial(jax.lax.all_gather, axis_name=mesh.axis_names, tiled=True)
+        # check_vma: that what is gathered is the same everywhere is not yet inferred by JAX
+        return lambda buckets, *given: jax.shard_map(
+            lambda buckets, *given: jax.tree.map(everyone, f(buckets, *given)),
+            mesh=mesh,
+            in_specs=(P(mesh.axis_names), *(P() for _ in given)),
+            out_specs=P(),
+            check_vma=False,
+        )(buckets, *given)
 
 
 @register_dataclass

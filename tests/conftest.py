@@ -18,6 +18,7 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 3)  # for the tests that spread rows over devices; all others use the first
 
 # The test processes compile the same small programs over and over, and read again what either has compiled, in this run
 # or an earlier one. The keys know versions and flags; an entry that the other process has half written is a miss.

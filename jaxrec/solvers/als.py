@@ -61,6 +61,7 @@ def als(
     """
     check_sides(by_user, by_item, init, sweeps)
     check_strengths(l2, l2_bias)
+    init = by_user.beside(init)
     step = lambda factors: _sweep(factors, by_user, by_item, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps)
     before = _cost(init, by_user, l2=l2, l2_bias=l2_bias)
     return alternate(step, init, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress)
@@ -149,6 +150,8 @@ def check_sides(by_user: Rows, by_item: Rows, init: Factors, sweeps: int) -> Non
     got, expected = (len(init.w), len(init.x)), (by_user.place.shape[0], by_item.place.shape[0])
     if got != expected or (by_user.n_others, by_item.n_others) != expected[::-1]:
         raise ValueError(f"init: expected factors of {expected} users and items, as the Rows have, got {got}.")
+    if by_user.mesh != by_item.mesh:
+        raise ValueError("by_user and by_item: expected the same devices=, got others.")
     totals = [
         (sum(int(b.where.sum()) for b in rows.buckets), float(sum(jnp.sum(b.value) for b in rows.buckets)))
         for rows in (by_user, by_item)

@@ -91,14 +91,14 @@ def equations(known: Known, side: Side, others: Level, mu: float | Array) -> Giv
     if isinstance(known, Dense):
         return _densely(known if side == "user" else known.T, table, bias, weight, mu)
 
-    def of(bucket: Bucket) -> tuple[Equations, Array]:
-        y = bucket.value.astype(table.dtype) - mu - lookup(bias, bucket.other)
+    def of(bucket: Bucket, table: Array, bias: Array, weight: Array) -> tuple[Equations, Array]:
+        y = bucket.value.astype(table.dtype) - lookup(bias, bucket.other)
         lists = Lists(bucket.other, y, bucket.where, lookup(weight, bucket.other))
         sums = normal_equations(table, lists, intercept=True)
         return sums, jnp.sum(bucket.where, axis=1, dtype=table.dtype)
 
-    rows = known[side == "item"]
-    (gram, (told, ones), sums), count = rows.gather([of(bucket) for bucket in rows.buckets])
+    of_all = lambda buckets, *given: [of(bucket, *given) for bucket in buckets]
+    (gram, (told, ones), sums), count = known[side == "item"].map(of_all, table, bias + mu, weight)
     square, total, weights = sums.T
     last = jnp.concatenate([ones, weights[:, None]], axis=1)
     gram = jnp.concatenate([jnp.concatenate([gram, ones[:, :, None]], axis=2), last[:, None]], axis=1)

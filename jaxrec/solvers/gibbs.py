@@ -244,6 +244,8 @@ def gibbs(
         posterior = Posterior(zero, per_pair, per_pair, per_pair, per_pair)
     if posterior.mean.shape != (chains, n):
         raise ValueError(f"posterior: expected {chains} chains of {n} pairs, got shape {posterior.mean.shape}.")
+    if not isinstance(known, Dense):
+        state, posterior = known[0].beside((state, posterior))
     pairs, y, trace = (jnp.asarray(test.user), jnp.asarray(test.item)), np.asarray(test.value), []
     keys, made = jax.random.split(key, chains), int(state.step[0])
     with tqdm(total=sweeps, initial=made, desc="gibbs", unit="sweep", disable=not progress) as bar:

@@ -84,7 +84,7 @@ def implicit_als(
         raise ValueError("init: expected a model of products alone, models.init(..., item_bias=False) without mu.")
     if not (np.ndim(unobserved) == 0 and 0 < unobserved < np.inf):
         raise ValueError(f"unobserved: expected a finite number > 0, got {unobserved}.")
-    init = dataclasses.replace(init, b=jnp.zeros_like(init.b))
+    init = by_user.beside(dataclasses.replace(init, b=jnp.zeros_like(init.b)))
     step = lambda factors: _sweep(factors, by_user, by_item, l2=l2, unobserved=unobserved, cg_steps=cg_steps)
     before = _cost(init, by_user, l2=l2, unobserved=unobserved)
     return alternate(step, init, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress)

@@ -3,12 +3,14 @@
 What explicit and implicit feedback, fold-in, leave-one-out and alternating least squares have in common.
 """
 
+from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.tree_util import register_dataclass
 
 from jaxrec.kernels import cholesky, dense
 from jaxrec.kernels.chunks import by_chunks
@@ -29,7 +31,9 @@ __all__ = ["Side", "left", "lists", "solve", "solve_densely"]
 SLAB = 2**28
 
 
-class Side(NamedTuple):
+@register_dataclass
+@dataclass(frozen=True)
+class Side:
     """What the regressions of one side's rows share.
 
     Attributes:
@@ -45,7 +49,7 @@ class Side(NamedTuple):
     features: Array
     now: Array
     precision: Array
-    intercept: bool
+    intercept: bool = field(metadata={"static": True})
     others: Array | None = None
     own: Array | None = None
     shared: Array | None = None
@@ -63,7 +67,7 @@ def solve(rows: Rows, side: Side, cg_steps: int | None) -> tuple[Array, Array]:
             f"{len(side.now)} rows. New rows have no parameters to start from: leave cg_steps out."
         )
     solve = _exactly if cg_steps is None else partial(_by_steps, cg_steps)
-    v, objective = rows.gather(solve(rows.buckets, side))
+    v, objective = rows.map(solve, side)
     return v, jnp.sum(objective)
 
 
@@ -96,11 +100,11 @@ def solve_densely(ratings: Dense, side: Side) -> tuple[Array, Array]:
 def left(rows: Rows, side: Side) -> Array:
     """The sum of the rows' objectives at their parameters as they are."""
 
-    def one(bucket: Bucket) -> Solved:
+    def one(bucket: Bucket, side: Side) -> Solved:
         given = side.features, lists(bucket, side), lookup(side.now, bucket.row), lookup(side.precision, bucket.row)
         return conjugate_gradient(*given, side.shared, intercept=side.intercept, steps=0)
 
-    return jnp.sum(rows.gather([one(bucket) for bucket in rows.buckets])[1])
+    return jnp.sum(rows.map(lambda buckets, side: [one(bucket, side) for bucket in buckets], side)[1])
 
 
 def lists(bucket: Bucket, side: Side) -> Lists:
@@ -147,12 +151,17 @@ def _exactly(buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:
         if groups[-1] and sum(len(b.row) for b in (*groups[-1], bucket)) > SLAB // k**2:
             groups.append([])
         groups[-1].append(bucket)
-    together = lambda group: jax.tree.map(lambda *parts: jnp.concatenate(parts), *map(equations, group))
     some = max(1, cholesky.CHUNK // k**2)
+
+    def together(group: list[Bucket]) -> list[Solved]:
+        all_ = jax.tree.map(lambda *parts: jnp.concatenate(parts), *map(equations, group))
+        solved, ends = by_chunks(solve, all_, some), np.cumsum([len(bucket.row) for bucket in group])
+        return [Solved(*parts) for parts in zip(*(jnp.split(each, ends[:-1]) for each in solved), strict=True)]
+
     dual = lambda bucket: dual_least_squares(
         side.features, lists(bucket, side), lookup(side.precision, bucket.row), intercept=side.intercept
     )
-    return [*map(dual, short), *(by_chunks(solve, together(group), some) for group in groups if group)]
+    return [*map(dual, short), *(solved for group in groups if group for solved in together(group))]
 
 
 def _by_steps(steps: int, buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:

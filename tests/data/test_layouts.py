@@ -271,14 +271,34 @@ def test_rows_hold_every_rating_once(ratings, side, options):
 @CASES
 @pytest.mark.parametrize("side", ["user", "item"])
 @pytest.mark.parametrize("multiple", [1, 8])
-def test_gather_gives_one_result_per_row_in_row_order(ratings, side, multiple):
-    layout = rows(ratings, side, shortest=1, multiple=multiple)
+@pytest.mark.parametrize("devices", [None, 1, 3])
+def test_map_gives_one_result_per_row_in_row_order(ratings, side, multiple, devices):
+    devices = devices and jax.devices()[:devices]
+    layout = rows(ratings, side, shortest=1, multiple=multiple, devices=devices)
     own, size = (ratings.user, ratings.n_users) if side == "user" else (ratings.item, ratings.n_items)
-    buckets = host(layout).buckets
-    got = layout.gather([{"row": b.row, "sum": b.value.sum(1), "count": b.where.sum(1)[:, None]} for b in buckets])
+    sums = lambda b, more: {"row": b.row + more, "sum": b.value.sum(1), "count": b.where.sum(1)[:, None]}
+    got = host(layout.map(lambda buckets, more: [sums(bucket, more) for bucket in buckets], jnp.int32(0)))
     assert got["row"].tolist() == list(range(size)), "rows without ratings too"
     np.testing.assert_array_equal(got["sum"], [ratings.value[own == row].sum() for row in range(size)])
     np.testing.assert_array_equal(got["count"], [[(own == row).sum()] for row in range(size)])
+
+
+@CASES
+def test_every_device_holds_its_part_of_every_bucket(ratings):
+    devices = jax.devices()[:3]
+    layout = rows(ratings, "user", multiple=2, devices=devices)
+    for leaf in jax.tree.leaves(layout.buckets):
+        parts = [shard.data for shard in leaf.addressable_shards]
+        assert [part.devices() for part in parts] == [{device} for device in devices]
+        assert {len(part) for part in parts} == {len(leaf) // 3}
+        assert len(leaf) % 6 == 0
+    assert layout.place.sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize("devices", [[], [0, 0]])
+def test_no_device_or_one_twice(devices):
+    with pytest.raises(ValueError, match="devices: expected at least one and none twice"):
+        rows(staircase(), "user", devices=[jax.devices()[number] for number in devices])
 
 
 def staircase():
@@ -345,4 +365,6 @@ def test_no_ratings_at_all(layout):
     parts = getattr(empty, "buckets", (empty,))
     assert not any(bool(part.where.any()) for part in parts)
     if hasattr(empty, "buckets"):
-        assert empty.gather([bucket.row for bucket in parts]).tolist() == list(range(3 if empty.side == "user" else 2))
+        assert empty.map(lambda buckets: [bucket.row for bucket in buckets]).tolist() == list(
+            range(3 if empty.side == "user" else 2)
+        )
