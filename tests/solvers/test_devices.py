@@ -1,7 +1,5 @@
 """Rows spread over devices: the same numbers as on one, for every solver of one side's rows."""
 
-import dataclasses
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -26,8 +24,8 @@ def sides(known, **options):
     return data.rows(known, "user", **options), data.rows(known, "item", **options)
 
 
-def init(rank=12, **options):
-    return models.init(*SIZES, rank, key=jax.random.key(0), mu=options.pop("mu", 3.5), **options)
+def init():
+    return models.init(*SIZES, 12, key=jax.random.key(0), mu=3.5)
 
 
 def both(known, run, start):
@@ -109,7 +107,7 @@ def test_both_sides_want_the_same_devices():
 def test_a_bucket_of_fewer_rows_than_devices():
     known = Ratings([0, 1, 1], [0, 0, 1], [1.0, 2.0, 3.0], 2, 2)
     spread = sides(known, devices=jax.devices())
-    start = dataclasses.replace(models.init(2, 2, 1, key=jax.random.key(0)), mu=None)
+    start = models.init(2, 2, 1, key=jax.random.key(0))
     run = jax.jit(lambda *rows: solvers.sweep(start, *rows, l2=1.0))
     one, three = run(*sides(known)), run(*spread)
     assert_same(one, three)
