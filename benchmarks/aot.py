@@ -101,8 +101,8 @@ def _uses() -> list[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
     index = jax.eval_shape(quantized.build, vectors[1])
     gradient = partial(losses.closed_form.value_and_gradient, l2=0.1)
     search = lambda queries, items: top_k(queries, items, 100)
-    ranked = lambda scores, ids: ranks(scores, ids)
-    lists = jax.ShapeDtypeStruct((64, 1_000_000), jnp.float32), jax.ShapeDtypeStruct((64, 32), jnp.int32)
+    ranked = lambda scores, ids: ranks(scores, ids, 100)
+    lists = jax.ShapeDtypeStruct((1_000_000, 64), jnp.float32), jax.ShapeDtypeStruct((32, 64), jnp.int32)
     return [
         ("value and gradient, Linked, 1M, d = 64", gradient, (factors, data.linked(ratings))),
         ("value and gradient, Dense, 943 x 1682, d = 8", gradient, (few, dense)),

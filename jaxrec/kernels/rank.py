@@ -3,48 +3,53 @@
 | form | for | |
 | --- | --- | --- |
 | `_at_once` | accelerators, and the reference | all comparisons in one fused sum |
-| `_one_by_one` | CPU | a loop over the columns, the counts of all rows' items in the vector registers |
+| `_by_counting` | CPU, few items of each column | a loop over the rows, the counts in the vector registers |
+| `_among_the_best` | CPU | the same, over a shortlist of each column's best |
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxrec.kernels.select import above, shortest, shortlist
+
 __all__ = ["ranks"]
 
-# Columns to a turn of the loop. 6,080 rows of 3,706 scores, 40 items of each, 64 rows at once, 2 cores: 44 ms with 4,
-# 53 with 16, 43 with 32 (31 where ties would not matter); the fused sum takes 161, lax.top_k with k = 100 170. The
-# users of ml-1m in `evaluation.ranking`: 154 ms with 4, 115 with 16; of 256 rows at once 154, 104.
-UNROLL = 16
 
-
-def ranks(scores: Float[Array, "n m"], ids: Int[Array, "n r"]) -> Int[Array, "n r"]:
-    """How many columns of the row come before each id in a stable descending sort: those with a larger score, and
-    those with the same and a lower id. 0 is the first place.
+def ranks(scores: Float[Array, "m n"], ids: Int[Array, "r n"], k: int) -> Int[Array, "r n"]:
+    """How many rows of the column come before each id in a stable descending sort: those with a larger score, and
+    those with the same and a lower id. 0 is the first place. Right where it is below k; else some number from k on.
 
     Args:
-        scores: a row per user.
-        ids: columns, trusted; they may be named twice.
+        scores: a column per user.
+        ids: rows, trusted; they may be named twice.
+        k: below m, or all ranks are right.
     """
-    mine = jnp.take_along_axis(scores, ids, axis=1, mode="promise_in_bounds")
-    return jax.lax.platform_dependent(scores, ids.astype(jnp.int32), mine, cpu=_one_by_one, default=_at_once)
+    m, r = len(scores), len(ids)
+    mine = jnp.take_along_axis(scores, ids, axis=0, mode="promise_in_bounds")
+    on_cpu = _by_counting if r <= FEW or m < 2 * shortest(k) else partial(_among_the_best, k=k)
+    return jax.lax.platform_dependent(scores, ids.astype(jnp.int32), mine, cpu=on_cpu, default=_at_once)
+
+
+# Items of a column up to which counting them over all rows is faster than a shortlist.
+FEW = 8
 
 
 def _at_once(scores: Array, ids: Array, mine: Array) -> Array:
-    column = jnp.arange(scores.shape[1], dtype=jnp.int32)[None, None, :]
-    tied = (scores[:, None, :] == mine[:, :, None]) & (column < ids[:, :, None])
-    return jnp.sum((scores[:, None, :] > mine[:, :, None]) | tied, axis=2, dtype=jnp.int32)
+    row = jnp.arange(len(scores), dtype=jnp.int32)[:, None, None]
+    tied = (scores[:, None, :] == mine[None, :, :]) & (row < ids[None, :, :])
+    return jnp.sum((scores[:, None, :] > mine[None, :, :]) | tied, axis=0, dtype=jnp.int32)
 
 
-def _one_by_one(scores: Array, ids: Array, mine: Array) -> Array:
-    # s > mine is s >= above: one comparison, whichever it is. CPUs are told to take what is below `tiny` as 0.
-    tiny = jnp.finfo(mine.dtype).tiny
-    above = jnp.where(jnp.abs(mine) < tiny, tiny, jnp.nextafter(mine, jnp.inf))
+def _by_counting(scores: Array, ids: Array, mine: Array) -> Array:
+    return above(scores, jnp.arange(len(scores), dtype=jnp.int32)[:, None], mine, ids)
 
-    def count(so_far: Array, column: tuple[Array, Array]) -> tuple[Array, None]:
-        number, score = column
-        return so_far + (score[:, None] >= jnp.where(number < ids, mine, above)).astype(jnp.int32), None
 
-    columns = jnp.arange(scores.shape[1], dtype=jnp.int32), scores.T
-    return jax.lax.scan(count, jnp.zeros(ids.shape, jnp.int32), columns, unroll=UNROLL)[0]
+def _among_the_best(scores: Array, ids: Array, mine: Array, *, k: int) -> Array:
+    values, places, count = shortlist(scores, k)
+    whole = jnp.all(count <= len(values))
+    listed = lambda: above(values, places, mine, ids)
+    return jax.lax.cond(whole, listed, lambda: _by_counting(scores, ids, mine))

@@ -23,9 +23,10 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Integer
 
 from jaxrec.kernels.platform import by_platform
+from jaxrec.kernels.select import largest
 from jaxrec.lookup import lookup
 
-__all__ = ["GROUP", "Exclude", "Score", "dot", "largest", "reference", "two_pass"]
+__all__ = ["GROUP", "Exclude", "Score", "dot", "reference", "two_pass"]
 
 Exclude = tuple[Integer[Array, "*n e"], Bool[Array, "*n e"]]
 # score(queries [n, d], a block of items [m, d]) -> [n, m], more is better
@@ -34,8 +35,6 @@ Score = Callable[[Array, Array], Array]
 # Items whose largest score the first pass keeps. 64 queries, 1M x 32, k = 100, 2 cores: the first pass takes 15 ms with
 # 32 and 64 (12 of them the products), 17 with 16; scoring groups of 64 again in place of 32 takes 3 ms more.
 GROUP = 32
-# Numbers of which `largest` keeps the maximum: lax.top_k of [64, 30720] takes 4.5 ms, so 2.6.
-FEW = 16
 # Queries asked at once: their group maxima are 1/8 of the catalogue's bytes at d = 16, 1/16 at d = 32.
 QUERIES = 64
 
@@ -208,21 +207,3 @@ def _by_merging(
 def _without_minus_zero(scores: Array) -> Array:
     """lax.top_k ranks -0 below 0; for us they tie."""
     return jnp.where(scores == 0, 0, scores)
-
-
-def largest(scores: Float[Array, "m n"], k: int) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
-    """(values, places) of the k largest of every column, as lax.top_k of the transpose: ties to the lowest place.
-
-    By the same two passes, again and again: the k largest lie in the k groups of FEW with the largest maxima.
-    """
-    m, n = scores.shape
-    if m <= 4 * FEW * k:
-        return jax.lax.top_k(scores.T, k)
-    filled = jnp.pad(scores, ((0, -m % FEW), (0, 0)), constant_values=-jnp.inf)
-    _, groups = largest(jnp.max(filled.reshape(-1, FEW, n), axis=1), k)
-    places = jnp.sort(groups, axis=1)[:, :, None] * FEW + jnp.arange(FEW, dtype=jnp.int32)[None, None, :]
-    places = places.reshape(n, -1)
-    values = scores.at[jnp.minimum(places, m - 1), jnp.arange(n)[:, None]].get(mode="promise_in_bounds")
-    values = jnp.where(places < m, values, -jnp.inf)  # the padding stands last, so that it is never needed
-    best, place = jax.lax.top_k(values, k)
-    return best, jnp.take_along_axis(places, place, axis=1, mode="promise_in_bounds")

@@ -164,9 +164,11 @@ def hits(
     filled = jnp.ones(ids.shape, bool) if filled is None else filled
 
     def one(ids: Array, relevant: Array, where: Array, filled: Array) -> Array:
-        hit = filled & jnp.any((ids[:, None] == relevant[None, :]) & where[None, :], axis=1)
-        same = (ids[:, None] == ids[None, :]) & hit[None, :]
-        return hit & (jnp.argmax(same, axis=1) == jnp.arange(len(ids)))  # argmax: the first of its kind
+        k = len(ids)
+        place = jnp.arange(k, dtype=jnp.int32)[:, None]
+        holds = (ids[:, None] == relevant[None, :]) & filled[:, None]
+        first = jnp.min(jnp.where(holds, place, k), axis=0)  # of each relevant item: the first place that has it
+        return jnp.any((place == first[None, :]) & where[None, :], axis=1)
 
     return _over_lists(one, ids.shape[:-1], ids, relevant, where, filled)
 

@@ -27,7 +27,8 @@ from jax import Array
 from jax.tree_util import register_dataclass
 from jaxtyping import Bool, Float, Int
 
-from jaxrec.kernels.topk import Exclude, dot, largest, two_pass
+from jaxrec.kernels.select import largest
+from jaxrec.kernels.topk import Exclude, dot, two_pass
 from jaxrec.lookup import lookup
 
 __all__ = ["Quantized", "build"]
