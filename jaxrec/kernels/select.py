@@ -108,7 +108,7 @@ def shortlist(
 
 def above(
     values: Float[Array, "best n"],
-    places: Int[Array, "best #n"],
+    places: Int[Array, "best _"],
     mine: Float[Array, "r n"],
     my_place: Int[Array, "r n"],
 ) -> Int[Array, "r n"]:
