@@ -69,15 +69,21 @@ def grid(run: Callable[..., Any], members: Any, *data: Any, at_once: int = 1, pr
             # The last part is filled up with its last member: one shape, one compilation.
             part = np.minimum(np.arange(first, first + at_once), n - 1)
             if at_once == 1:
-                one = _run(jax.tree.map(lambda leaf, k=first: leaf[k], members), data, run=run)
+                one = _run(_pick(members, first), data, run=run)
                 result = jax.tree.map(lambda leaf: leaf[None], one)
             else:
-                result = _run_many(jax.tree.map(lambda leaf, part=part: leaf[part], members), data, run=run)
+                result = _run_many(_pick(members, part), data, run=run)
             results.append(jax.tree.map(np.asarray, result))  # waits, so that the bar tells the truth
             bar.update(min(at_once, n - first))
     stacked = jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:n]), *results)
     _warn_of_nan(stacked, members, n)
     return stacked
+
+
+def _pick(members: Any, which: Any) -> Any:
+    """On the host (keys apart), for on the device every operation of an index is a small program to compile: .3 s."""
+    on_host = lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
+    return jax.tree.map(lambda leaf: on_host(jnp.asarray(leaf))[which], members)
 
 
 @partial(jax.jit, static_argnames="run")
