@@ -308,7 +308,8 @@ def _of_grid(cell: dict[str, Any]) -> dict[str, Any]:
     )
     members = training.product(l2=cell["l2s"], l2_bias=(2.0, 3.0, 4.0, 5.0))
     # l2 grows a little with what is known of a row, and so fewer sweeps do: 8 reach .909, 10 of one l2 for all .9095
-    counts = (np.bincount(ids, minlength=n) for ids, n in ((ratings.user, ratings.n_users), (ratings.item, ratings.n_items)))
+    sides = (ratings.user, ratings.n_users), (ratings.item, ratings.n_items)
+    counts = (np.bincount(ids, minlength=n) for ids, n in sides)
     scales = tuple(jnp.asarray((np.maximum(n, 1) / n.mean()) ** 0.3, jnp.float32) for n in counts)
 
     def error(member: dict[str, Any], tagged: Any, number: Any, held: Any, mu: Any, scales: Any) -> Any:
