@@ -7,7 +7,7 @@ import pytest
 
 from jaxrec.kernels import select
 
-SIZES = [(64, 1), (100, 3), (129, 3), (1000, 5), (1031, 7), (3000, 40), (5000, 400)]
+SIZES = [(64, 1), (100, 3), (129, 3), (1000, 5), (1031, 7), (3000, 40), (5000, 400), (20_000, 9)]
 
 
 def by_sorting(scores, k):
