@@ -185,6 +185,8 @@ def faiss_approximate(cell: dict[str, Any]) -> dict[str, Any]:
     del exact
     began = time.perf_counter()
     index = faiss.index_factory(items.shape[1], cell["index"], faiss.METRIC_INNER_PRODUCT)
+    if cell["building"]:
+        faiss.ParameterSpace().set_index_parameters(index, cell["building"])
     index.train(items[:: max(1, len(items) // 500_000)])
     index.add(items)
     built = time.perf_counter() - began

@@ -77,10 +77,11 @@ def ranking(
     count = np.diff(answers[0])
     some = np.flatnonzero(count)
     which = np.ceil(np.log2(count[some])).astype(int)  # users with about as many are padded to one length, and compiled
+    found = []  # read when all are under way: while the device ranks for some users, the host prepares the next
     for each in np.unique(which):
         asking = some[which == each]
         lists = cut(*answers, asking), None if known is None else cut(*known, asking)
-        found = _measure(
+        measured = _measure(
             users,
             asking.astype(np.int32),
             lists,
@@ -90,7 +91,9 @@ def ranking(
             metrics=tuple(metrics.values()),
             at_once=_even(len(asking), at_once),
         )
-        for name, values in zip(metrics, found, strict=True):
+        found.append((asking, measured))
+    for asking, measured in found:
+        for name, values in zip(metrics, measured, strict=True):
             out[name][asking] = values
     return out
 

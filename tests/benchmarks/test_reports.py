@@ -38,7 +38,7 @@ def test_every_report_is_a_table(tmp_path, monkeypatch, capsys):
     tables = reports.main(reports.Settings(**SMALL, out=str(tmp_path)))["metrics"]
     assert {name: len(table) for name, table in tables.items()} == {
         "towers": 1,
-        "approximate": 3,
+        "approximate": 4,
         "growth": 1,
         "until": 2,
         "sampler": 1,
