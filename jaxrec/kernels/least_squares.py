@@ -210,7 +210,8 @@ def _conjugate_gradient(
     d, where = table.shape[1], lists.where
     weight = where.astype(table.dtype) if lists.weights is None else jnp.where(where, lists.weights, 0)
     # The barrier keeps the compiler from gathering again in every product.
-    x = jax.lax.optimization_barrier(jnp.where(where[:, :, None], lookup(table, lists.other), 0))
+    there = where.astype(table.dtype)[:, :, None]
+    x = jax.lax.optimization_barrier(jnp.where(where[:, :, None], lookup(table, lists.other) * there, 0))
     y = jnp.where(where, lists.y, 0)
 
     def forward(v: Array) -> Array:  # X v
