@@ -21,7 +21,8 @@ def ratings(weights=False):
 
 
 def sides(known, **options):
-    return data.rows(known, "user", **options), data.rows(known, "item", **options)
+    of = lambda side: data.rows(known, side, shortest=30, growth=2.0, **options)  # two buckets, for each is compiled
+    return of("user"), of("item")
 
 
 def init():

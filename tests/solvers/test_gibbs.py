@@ -31,7 +31,7 @@ def features(n, size, seed=0):
 
 
 def forms(known):
-    return data.dense(known), (data.rows(known, "user", shortest=4), data.rows(known, "item", shortest=9))
+    return data.dense(known), (data.rows(known, "user", shortest=4, growth=3.0), data.rows(known, "item", shortest=9))
 
 
 def in_float64(tree):
@@ -233,10 +233,9 @@ def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, uneven):
 
     def one(state, value, key):
         known = Dense(value, jnp.asarray(where[0] > 0))
-        for number in range(2):
-            key_now = jax.random.fold_in(key, number)
-            state = sweep(state, known, key=key_now, mu=MU, groups=bases, priors=priors)
-        return state
+        given = {"mu": MU, "groups": bases, "priors": priors}
+        next_ = lambda number, state: sweep(state, known, key=jax.random.fold_in(key, number), **given)
+        return jax.lax.fori_loop(0, 2, next_, state)
 
     after = jax.jit(jax.vmap(one))(state, values, jax.random.split(jax.random.key(0), n))
     now, then = statistics(after, values, where), statistics(state, values, where)
