@@ -45,6 +45,7 @@ class Settings:
     gradient_rank: int = 32
     explicit_rank: int = 64
     implicit_ranks: tuple[int, ...] = (64, 128)
+    cg_steps: tuple[int, ...] = (3, 0, 10)  # of a sweep's solves; 0 is exact
     searched: tuple[int, ...] = (1_000_000, 10_000_000)
     queries: tuple[int, ...] = (64, 1)
     evaluated: tuple[str, ...] = ("ml-1m", "gowalla")  # names that data.load knows, or 'synthetic'
@@ -98,14 +99,15 @@ def _gradient(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     )
 
 
-# (our steps, whether the peer takes its own conjugate gradients): against its Cholesky both our exact sweep and one
-# whose objective after three is the exact one's to six digits.
-SOLVES = ((3, True), (None, False), (10, False))
+def _solves(settings: Settings) -> list[tuple[int | None, bool]]:
+    """(our steps, whether the peer takes its own conjugate gradients): three against its three; against its Cholesky
+    both our exact sweep and ten steps, whose objective after three sweeps is the exact one's to six digits."""
+    return [(steps or None, 0 < steps < 10) for steps in settings.cg_steps]
 
 
 def _explicit(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     path, d, rows = _ratings(settings, folder), settings.explicit_rank, []
-    for steps, cg in SOLVES:
+    for steps, cg in _solves(settings):
         cell = {"what": "explicit", "path": str(path), "rank": d, "l2": 12.0, "cg": cg, "out": str(folder / "als.npz")}
         cell["cg_steps"] = steps
         peers = {"cmfrec": cell | {"what": "cmfrec_als"}}
@@ -119,7 +121,7 @@ def _explicit(settings: Settings, folder: Path) -> list[dict[str, Any]]:
 def _implicit(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     path, rows = _ratings(settings, folder), []
     for d in settings.implicit_ranks:
-        for steps, cg in SOLVES:
+        for steps, cg in _solves(settings):
             cell = {"what": "implicit", "path": str(path), "rank": d, "l2": 1.0, "confidence": 40.0, "cg": cg}
             cell |= {"out": str(folder / "ials.npz"), "cg_steps": steps}
             found = _run(settings, cell, {"implicit": cell | {"what": "implicit_als"}})

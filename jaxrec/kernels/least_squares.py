@@ -21,7 +21,7 @@ from jaxtyping import Float
 from jaxrec.kernels import cholesky
 from jaxrec.kernels.chunks import by_chunks
 from jaxrec.kernels.platform import by_platform
-from jaxrec.lookup import lookup
+from jaxrec.lookup import rows_where
 
 __all__ = ["Equations", "Lists", "Solved", "conjugate_gradient", "dual_least_squares", "normal_equations"]
 
@@ -118,7 +118,7 @@ def _scaled(table: Array, lists: Lists) -> tuple[Array, Array, Array]:
     if lists.weights is not None:
         positive = where & (lists.weights > 0)
         root = jnp.where(positive, jnp.sqrt(jnp.where(positive, lists.weights, 1)), 0)
-    x = jnp.where(where[:, :, None], lookup(table, lists.other) * root[:, :, None], 0)
+    x = rows_where(table, lists.other, where) * root[:, :, None]
     return root, x, jnp.where(where, lists.y, 0) * root
 
 
@@ -210,8 +210,7 @@ def _conjugate_gradient(
     d, where = table.shape[1], lists.where
     weight = where.astype(table.dtype) if lists.weights is None else jnp.where(where, lists.weights, 0)
     # The barrier keeps the compiler from gathering again in every product.
-    there = where.astype(table.dtype)[:, :, None]
-    x = jax.lax.optimization_barrier(jnp.where(where[:, :, None], lookup(table, lists.other) * there, 0))
+    x = jax.lax.optimization_barrier(rows_where(table, lists.other, where))
     y = jnp.where(where, lists.y, 0)
 
     def forward(v: Array) -> Array:  # X v

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxrec.lookup import lookup
+from jaxrec.lookup import lookup, rows_where
 
 __all__ = ["sampled_dot"]
 
@@ -32,7 +32,12 @@ def _whole(w: Array, x: Array, user: Array, item: Array) -> Array:
 def _chunked(w: Array, x: Array, user: Array, item: Array) -> Array:
     n, size = len(user), max(1, CHUNK // max(1, w.shape[1]))
     ones = jnp.ones((w.shape[1], 1), w.dtype)
-    chunk = lambda pair: ((lookup(w, pair[0]) * lookup(x, pair[1])) @ ones)[:, 0]  # a product sums faster than a sum
+
+    def chunk(pair: tuple[Array, Array]) -> Array:
+        user, item = pair
+        products = lookup(w, user) * rows_where(x, item, item >= 0)  # all of them are: see there
+        return (products @ ones)[:, 0]  # a product sums faster than a sum
+
     whole = n - n % size
     chunks = jax.lax.map(chunk, (user[:whole].reshape(-1, size), item[:whole].reshape(-1, size)))
     return jnp.concatenate([chunks.reshape(-1), chunk((user[whole:], item[whole:]))])
