@@ -1,4 +1,4 @@
-"""Rows of a table: what is masked is 0 and inert, at widths that take none, one and many of the products by the mask."""
+"""Rows of a table: what is masked is 0 and inert, at widths that take no, one and many products by the mask."""
 
 import jax
 import jax.numpy as jnp
