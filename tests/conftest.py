@@ -1,6 +1,5 @@
 """What holds for every test: strict promotion of dtypes and ranks. (pyproject.toml turns warnings into errors.)"""
 
-import gc
 import os
 from pathlib import Path
 
@@ -19,11 +18,8 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Where in Python an operation stands is written into every program and read by nobody here; and programs are many small
-# Python objects, which the garbage collector walks again and again: together a tenth of a run's time.
+# Where in Python an operation stands is written into every program, and read by nobody here.
 jax.config.update("jax_traceback_in_locations_limit", 0)
-gc.set_threshold(200_000, 50, 100)
-
 jax.config.update("jax_num_cpu_devices", 3)  # for the tests that spread rows over devices; all others use the first
 
 # The test processes compile the same small programs over and over, and read again what either has compiled, in this run

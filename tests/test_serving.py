@@ -71,7 +71,9 @@ def test_a_fresh_process_without_flax_gives_identical_results(path, tmp_path):
         "assert 'flax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    other, here = np.load(tmp_path / "out.npz"), serving.load(path)(*inputs(5))
+    here = serving.load(path)(*inputs(5))
+    with np.load(tmp_path / "out.npz") as file:
+        other = dict(file)
     for name in ("scores", "ids"):
         np.testing.assert_array_equal(other[name], here[name])
 
