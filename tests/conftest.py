@@ -18,8 +18,6 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Where in Python an operation stands is written into every program, and read by nobody here.
-jax.config.update("jax_traceback_in_locations_limit", 0)
 jax.config.update("jax_num_cpu_devices", 3)  # for the tests that spread rows over devices; all others use the first
 
 # The test processes compile the same small programs over and over, and read again what either has compiled, in this run

@@ -85,3 +85,10 @@ def test_peers_need_neither_jax_nor_the_project():
     seconds, model = peers._per_sweep(lambda sweeps: sweeps, 3)
     assert model == 3
     assert abs(seconds) < 1
+
+
+def test_three_steps_stand_beside_the_peers_own_and_all_else_beside_its_cholesky(tmp_path, monkeypatch):
+    asked = []
+    stand_in(monkeypatch, lambda cell: asked.append((cell["what"], cell["cg"])) or {"seconds": 1.0, "peak": 0})
+    suite.main(suite.Settings(**SMALL, what=("explicit",), cg_steps=(3, 10), out=str(tmp_path)))
+    assert asked == [("cmfrec_als", True), ("cmfrec_als", False)]
