@@ -62,7 +62,7 @@ class Settings:
     path: str = ""
     peers: str = ".venv-peers/bin/python"
     threads: int = 0
-    repeats: int = 5
+    repeats: int = 3
     timeout: float = 900.0
     seed: int = 0
     out: str = "results"
@@ -74,11 +74,14 @@ def main(settings: Settings) -> dict[str, Any]:
     if unknown := set(settings.what) - set(REPORTS):
         raise ValueError(f"what: expected some of {', '.join(REPORTS)}, got {', '.join(sorted(unknown))}.")
     tables = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for what in settings.what:
-            tables[what] = globals()[f"_{what}"](settings, Path(folder))
-            experiment.table(tables[what])
-    return experiment.report("reports", settings, tables, time.perf_counter() - start)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for what in settings.what:
+                tables[what] = globals()[f"_{what}"](settings, Path(folder))
+                experiment.table(tables[what])
+    finally:  # a report that fails ends the run, and those before it are kept
+        result = experiment.report("reports", settings, tables, time.perf_counter() - start)
+    return result
 
 
 def _towers(settings: Settings, folder: Path) -> list[dict[str, Any]]:

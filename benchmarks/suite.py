@@ -14,6 +14,7 @@ or fails is named.
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from jaxrec import data, evaluation, losses, metrics, models, solvers, training
 from jaxrec.retrieval import quantized, top_k
 from jaxrec.types import Ratings
 
+COLUMNS = ("operation", "jaxrec s", "peer", "peer s", "ratio", "bound s", "jaxrec", "theirs", "MiB", "peer MiB")
 OPERATIONS = ("gradient", "explicit", "implicit", "search", "evaluation", "grid")
 
 
@@ -54,8 +56,8 @@ class Settings:
     peers: str = ".venv-peers/bin/python"
     threads: int = 0  # 0: all cores
     sweeps: int = 3
-    repeats: int = 5
-    rounds: int = 2
+    repeats: int = 3
+    rounds: int = 1
     timeout: float = 900.0
     seed: int = 0
     out: str = "results"
@@ -69,15 +71,20 @@ def main(settings: Settings) -> dict[str, Any]:
     machine = measure_machine(small=settings.ratings < 1_000_000)
     print(f"{machine['flops'] / 1e9:.0f} GFLOP/s in products, {machine['bytes'] / 1e9:.0f} GB/s in sums")
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for what in settings.what:
-            for row in globals()[f"_{what}"](settings, Path(folder)):
-                rows.append(row | {"bound s": max(row["flops"] / machine["flops"], row["bytes"] / machine["bytes"])})
-                print(_line(rows[-1]), flush=True)
-    columns = ("operation", "jaxrec s", "peer", "peer s", "ratio", "bound s", "jaxrec", "theirs", "MiB", "peer MiB")
-    experiment.table([{name: row[name] for name in columns} for row in rows])
-    experiment.plot("suite", settings, lambda axes: _draw(axes, rows))
-    return experiment.report("suite", settings, {"machine": machine, "rows": rows}, time.perf_counter() - start)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for what in settings.what:
+                for row in globals()[f"_{what}"](settings, Path(folder)):
+                    bound = max(row["flops"] / machine["flops"], row["bytes"] / machine["bytes"])
+                    rows.append(row | {"bound s": bound})
+                    print(_line(rows[-1]), flush=True)
+    finally:  # an operation that fails ends the run, and what an hour has measured before it is kept
+        if rows:
+            experiment.table([{name: row[name] for name in COLUMNS} for row in rows])
+            experiment.plot("suite", settings, lambda axes: _draw(axes, rows))
+        values = {"machine": machine, "rows": rows}
+        result = experiment.report("suite", settings, values, time.perf_counter() - start)
+    return result
 
 
 def measure_machine(*, small: bool = False) -> dict[str, float]:
@@ -92,71 +99,74 @@ def measure_machine(*, small: bool = False) -> dict[str, float]:
 def _gradient(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     path, d = _ratings(settings, folder), settings.gradient_rank
     cell = {"what": "gradient", "path": str(path), "rank": d, "l2": gradients.L2}
-    found = _run(settings, cell, {"PyTorch autograd": {"what": "torch_gradient", "l2": gradients.L2, "rank": d}})
+    found = _run(
+        settings, {"jaxrec": cell}, {"PyTorch autograd": {"what": "torch_gradient", "l2": gradients.L2, "rank": d}}
+    )
     bytes_ = settings.ratings * (4 * d * 4 + 24)  # two rows for the product, two for the gradients; ids, value, error
     return _rows(
         f"value and gradient, {_size(settings.ratings)}, d = {d}", found, "value", 6 * settings.ratings * d, bytes_
     )
 
 
-def _solves(settings: Settings) -> list[tuple[int | None, bool]]:
-    """(our steps, whether the peer takes its own conjugate gradients): three against its three, all else against its
-    Cholesky: both our exact sweep and ten steps, whose objective after three sweeps is the exact one's to six digits.
-    """
-    return [(steps or None, steps == 3) for steps in settings.cg_steps]
-
-
-def _explicit(settings: Settings, folder: Path) -> list[dict[str, Any]]:
-    path, d, rows = _ratings(settings, folder), settings.explicit_rank, []
-    for steps, cg in _solves(settings):
-        cell = {"what": "explicit", "path": str(path), "rank": d, "l2": 12.0, "cg": cg, "out": str(folder / "als.npz")}
-        cell["cg_steps"] = steps
-        peers = {"cmfrec": cell | {"what": "cmfrec_als"}}
-        if steps is None:  # its objective is another: biases from damped means
+def _explicit(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
+    cell = {"what": "explicit", "path": str(_ratings(settings, folder)), "rank": settings.explicit_rank, "l2": 12.0}
+    cell["out"] = str(folder / "als.npz")
+    for cg in (True, False):  # LensKit's objective is another: biases from damped means
+        peers = {"cmfrec": cell | {"what": "cmfrec_als", "cg": cg}}
+        if not cg:
             peers["LensKit BiasedMF"] = cell | {"what": "lenskit_als"}
-        found = _run(settings, cell, peers)
-        rows += _rows(_named("explicit", settings, d, steps), found, "objective", *_of_sweep(settings, d, steps))
-    return rows
+        yield from _sweeps_beside(settings, cell, cg, peers)
 
 
-def _implicit(settings: Settings, folder: Path) -> list[dict[str, Any]]:
-    path, rows = _ratings(settings, folder), []
+def _implicit(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
+    path = str(_ratings(settings, folder))
     for d in settings.implicit_ranks:
-        for steps, cg in _solves(settings):
-            cell = {"what": "implicit", "path": str(path), "rank": d, "l2": 1.0, "confidence": 40.0, "cg": cg}
-            cell |= {"out": str(folder / "ials.npz"), "cg_steps": steps}
-            found = _run(settings, cell, {"implicit": cell | {"what": "implicit_als"}})
-            rows += _rows(_named("implicit", settings, d, steps), found, "objective", *_of_sweep(settings, d, steps))
-    return rows
+        cell = {"what": "implicit", "path": path, "rank": d, "l2": 1.0, "confidence": 40.0}
+        cell["out"] = str(folder / "ials.npz")
+        for cg in (True, False):
+            yield from _sweeps_beside(settings, cell, cg, {"implicit": cell | {"what": "implicit_als", "cg": cg}})
 
 
-def _named(kind: str, settings: Settings, d: int, steps: int | None) -> str:
-    return f"{kind} ALS sweep, {_size(settings.ratings)}, d = {d}, {f'{steps} CG steps' if steps else 'exact'}"
+def _sweeps_beside(
+    settings: Settings, cell: dict[str, Any], cg: bool, peers: dict[str, dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Three steps of conjugate gradients stand beside the peers' three, all else beside their Cholesky.
+
+    That is our exact sweep, and ten steps, whose objective after three sweeps is the exact one's to six digits.
+    """
+    ours = {steps: cell | {"cg_steps": steps or None} for steps in settings.cg_steps if (steps == 3) == cg}
+    found = _run(settings, ours, peers) if ours else {}
+    for steps in ours:
+        name = f"{cell['what']} ALS sweep, {_size(settings.ratings)}, d = {cell['rank']}, "
+        name += f"{steps} CG steps" if steps else "exact"
+        of_peers = {peer: found[peer] for peer in peers}
+        flops, bytes_ = _of_sweep(settings, cell["rank"], steps)
+        yield from _rows(name, of_peers | {"jaxrec": found[steps]}, "objective", flops, bytes_)
 
 
-def _of_sweep(settings: Settings, d: int, steps: int | None) -> tuple[float, float]:
+def _of_sweep(settings: Settings, d: int, steps: int) -> tuple[float, float]:
     """(flops, bytes): every rating's features gathered for both sides; 2 steps + 1 products a side, or Grams."""
     n, rows = settings.ratings, settings.n_users + settings.n_items
-    flops = 4 * n * d**2 + rows * d**3 / 3 if steps is None else 4 * (2 * steps + 1) * n * d
+    flops = 4 * (2 * steps + 1) * n * d if steps else 4 * n * d**2 + rows * d**3 / 3
     return flops, 2 * n * (4 * d + 8)
 
 
-def _search(settings: Settings, folder: Path) -> list[dict[str, Any]]:
-    rows, d = [], 32
+def _search(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
+    d = 32
     for n in settings.searched:
         for queries in settings.queries:
             for bits in (32, 8) if queries == 1 else (32,):
                 cell = {"what": "search", "items": n, "dim": d, "queries": queries, "bits": bits}
                 cell |= {"k": min(100, n), "seed": settings.seed}
-                found = _run(settings, cell, {"FAISS IndexFlatIP": cell | {"what": "faiss_search"}})
+                found = _run(settings, {"jaxrec": cell}, {"FAISS IndexFlatIP": cell | {"what": "faiss_search"}})
                 name = f"exact top-100, {_size(n)} x {d}, {queries} {'queries' if queries > 1 else 'query'}"
                 name += ", 8 bits first" if bits == 8 else ""
-                rows += _rows(name, found, "scores", 2 * n * d * queries, n * d * bits / 8)
-    return rows
+                yield from _rows(name, found, "scores", 2 * n * d * queries, n * d * bits / 8)
 
 
-def _evaluation(settings: Settings, folder: Path) -> list[dict[str, Any]]:
-    return [row for name in settings.evaluated for row in _evaluated(name, settings, folder)]
+def _evaluation(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
+    for name in settings.evaluated:
+        yield from _evaluated(name, settings, folder)
 
 
 def _evaluated(dataset: str, settings: Settings, folder: Path) -> list[dict[str, Any]]:
@@ -175,7 +185,7 @@ def _evaluated(dataset: str, settings: Settings, folder: Path) -> list[dict[str,
     np.savez(path, w=factors.w, x=factors.x, **parts)
     k = min(100, train.n_items // 4)
     cell = {"what": "evaluation", "path": str(path), "k": k}
-    found = _run(settings, cell, {"implicit.evaluation": {"what": "implicit_evaluation", "k": k}})
+    found = _run(settings, {"jaxrec": cell}, {"implicit.evaluation": {"what": "implicit_evaluation", "k": k}})
     flops = 2 * train.n_users * train.n_items * 64
     name = f"metrics at {k}, all {_size(train.n_users)} users of {dataset}"
     return _rows(name, found, "ndcg", flops, 4.0 * (train.n_users + train.n_items) * 64)
@@ -194,7 +204,7 @@ def _grid(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     )
     l2s = (8.0, 12.0) if settings.ratings < 1_000_000 else (7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0)
     cell: dict[str, Any] = {"what": "grid", "path": str(path), "l2s": l2s, "rank": 8, "als_sweeps": 8, "at_once": 16}
-    found = _run(settings, cell, {"Surprise GridSearchCV": {"what": "surprise_grid"}}, rounds=1)
+    found = _run(settings, {"jaxrec": cell}, {"Surprise GridSearchCV": {"what": "surprise_grid"}}, rounds=1)
     trainings, k = 5 * 4 * len(l2s), cell["rank"] + 1
     normal = 2 * ratings.n_users * ratings.n_items * k * (k + 1)  # both sides, dense: what is done, not what is needed
     flops = trainings * cell["als_sweeps"] * normal
@@ -223,7 +233,7 @@ def _of_explicit(cell: dict[str, Any]) -> dict[str, Any]:
     ratings = _from(np.load(cell["path"]))
     mu = float(ratings.value.mean())
     init = models.init(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0), mu=mu)
-    sides = tuple(data.rows(ratings, side, devices=jax.devices()) for side in ("user", "item"))
+    sides = tuple(data.rows(ratings, side, devices=jax.devices(), growth=1.25) for side in ("user", "item"))
     given: dict[str, Any] = {"l2": cell["l2"], "l2_bias": cell["l2"], "cg_steps": cell["cg_steps"]}
     run = jax.jit(lambda factors, *sides: solvers.sweep(factors, *sides, **given))
     return _sweeps(run, init, sides, cell) | {"theirs": _objective(ratings, cell)}
@@ -236,7 +246,7 @@ def _of_implicit(cell: dict[str, Any]) -> dict[str, Any]:
         ratings.user, ratings.item, c / (c - 1) * one, ratings.n_users, ratings.n_items, weights=(c - 1) * one
     )
     init = models.init(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0), item_bias=False)
-    sides = tuple(data.rows(clicks, side, devices=jax.devices()) for side in ("user", "item"))
+    sides = tuple(data.rows(clicks, side, devices=jax.devices(), growth=1.25) for side in ("user", "item"))
     given: dict[str, Any] = {"l2": cell["l2"], "cg_steps": cell["cg_steps"]}
     run = jax.jit(lambda factors, *sides: solvers.implicit_sweep(factors, *sides, **given))
     found = _sweeps(run, init, sides, cell)
@@ -332,14 +342,15 @@ def _of_grid(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(
-    settings: Settings, cell: dict[str, Any], peers: dict[str, dict[str, Any]], *, rounds: int = 0
-) -> dict[str, Any]:
+    settings: Settings, ours: dict[Any, dict[str, Any]], peers: dict[str, dict[str, Any]], *, rounds: int = 0
+) -> dict[Any, list[dict[str, Any]]]:
     """Who -> the answers of every round; the peers go first in each, for what they write is looked at by us."""
+    cell = next(iter(ours.values()))
     threads = settings.threads or len(os.sched_getaffinity(0))
     shared = {"threads": threads, "repeats": settings.repeats, "sweeps": settings.sweeps} | {
         name: cell[name] for name in ("path",) if name in cell
     }
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in (*peers, "jaxrec")}
+    found: dict[Any, list[dict[str, Any]]] = {name: [] for name in (*peers, *ours)}
     # BLAS libraries choose their own kernels; implicit wants its threads outside BLAS
     own = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
     if "out" in cell:
@@ -349,7 +360,8 @@ def _run(
             env = own | {"OPENBLAS_NUM_THREADS": "1" if name.startswith("implicit") else str(threads)}
             in_theirs = partial(harness.in_fresh_process, python=settings.peers, env=env, timeout=settings.timeout)
             found[name].append(in_theirs("benchmarks.peers", shared | peer))
-        found["jaxrec"].append(harness.in_fresh_process(__spec__.name, shared | cell, timeout=settings.timeout))
+        for name, cell in ours.items():
+            found[name].append(harness.in_fresh_process(__spec__.name, shared | cell, timeout=settings.timeout))
     for name, answers in found.items():
         if why := [answer["failed"] for answer in answers if "failed" in answer]:
             print(f"  {name}: {why[0]}")

@@ -61,3 +61,11 @@ def test_a_peers_figures_stand_in_the_table(tmp_path, monkeypatch):
 def test_an_unknown_report_is_refused(tmp_path):
     with pytest.raises(ValueError, match="what: expected some of towers"):
         reports.main(reports.Settings(what=("weather",), out=str(tmp_path)))
+
+
+def test_reports_before_a_failure_are_kept(tmp_path, monkeypatch):
+    stand_in(monkeypatch, lambda cell: {"failed": "no such module"})
+    monkeypatch.setattr(reports, "_growth", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        reports.main(reports.Settings(**SMALL, what=("towers", "growth"), out=str(tmp_path)))
+    assert list(json.loads((tmp_path / "reports.json").read_text())["metrics"]) == ["towers"]

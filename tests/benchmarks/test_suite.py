@@ -39,7 +39,7 @@ def test_every_operation_is_measured_beside_a_peer_that_is_missing(tmp_path, mon
     stand_in(monkeypatch, lambda cell: {"failed": "no such module"})
     result = suite.main(suite.Settings(**SMALL, out=str(tmp_path)))["metrics"]
     names = [row["operation"] for row in result["rows"]]
-    assert len(names) == 1 + 4 + 3 + 3 + 1 + 1
+    assert len(names) == 1 + 5 + 3 + 3 + 1 + 1
     assert all(row["jaxrec s"] > 0 and row["bound s"] > 0 and row["peer s"] == "failed" for row in result["rows"])
     assert "PyTorch autograd: no such module" in capsys.readouterr().out
     assert json.loads((tmp_path / "suite.json").read_text())["experiment"] == "suite"
@@ -89,6 +89,24 @@ def test_peers_need_neither_jax_nor_the_project():
 
 def test_three_steps_stand_beside_the_peers_own_and_all_else_beside_its_cholesky(tmp_path, monkeypatch):
     asked = []
-    stand_in(monkeypatch, lambda cell: asked.append((cell["what"], cell["cg"])) or {"seconds": 1.0, "peak": 0})
-    suite.main(suite.Settings(**SMALL, what=("explicit",), cg_steps=(3, 10), out=str(tmp_path)))
-    assert asked == [("cmfrec_als", True), ("cmfrec_als", False)]
+    stand_in(monkeypatch, lambda cell: asked.append((cell["what"], cell.get("cg"))) or {"seconds": 1.0, "peak": 0})
+    small = SMALL | {"cg_steps": (3, 0, 10), "what": ("explicit",), "out": str(tmp_path)}
+    rows = suite.main(suite.Settings(**small))["metrics"]["rows"]
+    assert asked == [("cmfrec_als", True), ("cmfrec_als", False), ("lenskit_als", None)]  # none is asked twice
+    steps = [(row["operation"].split(", ")[-1], row["peer"]) for row in rows]
+    beside = ("cmfrec", "LensKit BiasedMF")
+    assert steps == [("3 CG steps", "cmfrec"), *((of, peer) for of in ("exact", "10 CG steps") for peer in beside)]
+
+
+def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch):
+    stand_in(monkeypatch, lambda cell: {"failed": "no such module"})
+    measured = harness.in_fresh_process
+    monkeypatch.setattr(
+        harness,
+        "in_fresh_process",
+        lambda module, cell, **_: {"failed": "out of memory"} if cell["what"] == "search" else measured(module, cell),
+    )
+    with pytest.raises(RuntimeError, match="exact top-100.*out of memory"):
+        suite.main(suite.Settings(**SMALL, what=("gradient", "search"), out=str(tmp_path)))
+    rows = json.loads((tmp_path / "suite.json").read_text())["metrics"]["rows"]
+    assert [row["peer"] for row in rows] == ["PyTorch autograd"]
