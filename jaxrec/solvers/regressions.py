@@ -6,14 +6,12 @@ What explicit and implicit feedback, fold-in, leave-one-out and alternating leas
 from dataclasses import dataclass, field
 from functools import partial
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.tree_util import register_dataclass
 
 from jaxrec.kernels import cholesky, dense
-from jaxrec.kernels.chunks import by_chunks
+from jaxrec.kernels.chunks import each_by_chunks
 from jaxrec.kernels.least_squares import (
     Equations,
     Lists,
@@ -26,9 +24,6 @@ from jaxrec.lookup import lookup
 from jaxrec.types import Bucket, Dense, Rows
 
 __all__ = ["Side", "left", "lists", "solve", "solve_densely"]
-
-# Floats of Gram matrices held at once: 1 GiB, those of 64k rows at d = 64. (A bucket alone may have more.)
-SLAB = 2**28
 
 
 @register_dataclass
@@ -121,7 +116,7 @@ def lists(bucket: Bucket, side: Side) -> Lists:
 def _exactly(buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:
     """(coefficients, objective) of every row, from its normal equations; of rows much shorter than k, in the dual.
 
-    Buckets are solved together, for each solve is compiled (2 s at d = 64): as many as `SLAB` allows.
+    All buckets share one loop and one solve, for each solve is compiled (2 s at d = 64).
     """
 
     def equations(bucket: Bucket) -> tuple[Equations, Array]:
@@ -146,22 +141,11 @@ def _exactly(buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:
 
     k = side.precision.shape[1]
     short = [bucket for bucket in buckets if side.shared is None and 2 * bucket.other.shape[1] <= k]
-    groups: list[list[Bucket]] = [[]]
-    for bucket in buckets[len(short) :]:  # they come shortest first
-        if groups[-1] and sum(len(b.row) for b in (*groups[-1], bucket)) > SLAB // k**2:
-            groups.append([])
-        groups[-1].append(bucket)
-    some = max(1, cholesky.CHUNK // k**2)
-
-    def together(group: list[Bucket]) -> list[Solved]:
-        all_ = jax.tree.map(lambda *parts: jnp.concatenate(parts), *map(equations, group))
-        solved, ends = by_chunks(solve, all_, some), np.cumsum([len(bucket.row) for bucket in group])
-        return [Solved(*parts) for parts in zip(*(jnp.split(each, ends[:-1]) for each in solved), strict=True)]
-
     dual = lambda bucket: dual_least_squares(
         side.features, lists(bucket, side), lookup(side.precision, bucket.row), intercept=side.intercept
     )
-    return [*map(dual, short), *(solved for group in groups if group for solved in together(group))]
+    rest = each_by_chunks(equations, solve, buckets[len(short) :], max(1, cholesky.CHUNK // k**2))
+    return [*map(dual, short), *rest]  # they come shortest first
 
 
 def _by_steps(steps: int, buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:

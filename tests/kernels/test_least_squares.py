@@ -1,5 +1,6 @@
 """Normal equations and conjugate gradients of many rows, against one row at a time in NumPy."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,6 +129,39 @@ def test_chunks_are_the_whole(n, size):
     np.testing.assert_array_equal(doubled, 2 * np.arange(n))
     np.testing.assert_array_equal(sums, np.arange(2.0 * n).reshape(n, 2).sum(axis=1))
     assert seen == ([n] if n <= size else 2 * [size])  # traced for the results' shapes, and once as the loop's body
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 6, 30])
+@pytest.mark.parametrize("lengths", [(2,), (7,), (1, 2, 9, 1, 1, 4)])
+def test_chunks_of_each_are_the_whole(x64, lengths, size):
+    """Values, derivatives and a vmap, of parts that are wide, narrow, longer and shorter than a chunk."""
+    rng = np.random.default_rng(0)
+    parts = [jnp.asarray(rng.normal(size=(n, 2 + n))) for n in lengths]
+    held = []
+
+    def then(sums):
+        held.append(len(sums))
+        return {"root": jnp.sqrt(sums), "both": jnp.stack([sums, 2 * sums], axis=1)}
+
+    def run(scale, parts, through):
+        f = lambda part: jnp.sum(jnp.exp(scale * part), axis=1)
+        return chunks.each_by_chunks(f, then, parts, size) if through else [then(f(part)) for part in parts]
+
+    scale = jnp.asarray(0.7)
+    loss = lambda *given: sum(jnp.sum(each["root"] * each["both"][:, 1]) for each in run(*given))
+    found = run(scale, parts, True)
+    assert max(held) <= max(size, 1)
+    assert len(found) == len(lengths)
+    for of in (
+        lambda through: run(scale, parts, through),
+        lambda through: jax.vmap(lambda scale: run(scale, parts, through))(jnp.array([0.5, 1.0])),
+        lambda through: jax.jit(jax.grad(loss, argnums=(0, 1)), static_argnums=2)(scale, parts, through),
+    ):
+        chex.assert_trees_all_close(of(True), of(False), rtol=1e-12)
+
+
+def test_chunks_of_nothing_are_nothing():
+    assert chunks.each_by_chunks(jnp.sum, jnp.sum, [], 4) == []
 
 
 @pytest.mark.parametrize("intercept", [True, False])

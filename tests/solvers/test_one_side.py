@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from jaxrec import Ratings, data, losses, models, solvers
+from jaxrec.kernels import cholesky
+from jaxrec.solvers import one_side
 from tests import reference
 
 N_USERS, N_ITEMS, RANK = 9, 7, 2
@@ -98,6 +100,21 @@ def test_every_row_and_every_left_out_rating_is_numpys_refit(x64, side, case):
             count += weights[k]
     np.testing.assert_allclose(out.sum, squares, rtol=1e-9)
     np.testing.assert_allclose(out.count, count)
+
+
+@pytest.mark.parametrize(("side", "at_once"), [("user", 1), ("item", 2)])
+def test_rows_solved_some_at_a_time_are_those_solved_at_once(x64, monkeypatch, side, at_once):
+    given, factors = rows(toy(weights=True), side), model()
+
+    def loss(l2):
+        found = one_side.solved(given, factors, l2=l2, l2_bias=0.3)[0]
+        return jnp.sum(found.w**2) + jnp.sum(found.x**2), found
+
+    right = jax.jit(jax.value_and_grad(loss, has_aux=True))(0.7)
+    monkeypatch.setattr(cholesky, "CHUNK", at_once * (RANK + 1) ** 2)
+    some = jax.jit(jax.value_and_grad(lambda l2: loss(l2), has_aux=True))
+    chex.assert_trees_all_close(some(0.7), right, rtol=1e-9)
+    assert "cond[" in str(some.trace(0.7).jaxpr)  # else all were one chunk
 
 
 def test_fold_in_gives_back_what_training_gave(x64):
