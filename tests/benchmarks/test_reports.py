@@ -69,3 +69,11 @@ def test_reports_before_a_failure_are_kept(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         reports.main(reports.Settings(**SMALL, what=("towers", "growth"), out=str(tmp_path)))
     assert list(json.loads((tmp_path / "reports.json").read_text())["metrics"]) == ["towers"]
+
+
+def test_an_index_that_takes_too_long_to_build_is_named(tmp_path, monkeypatch, capsys):
+    stand_in(monkeypatch, lambda cell: {"seconds": 2.0, "build": 3.0, "recall": 0.5})
+    monkeypatch.setitem(reports.INDEXES, "HNSW", (*reports.INDEXES["HNSW"][:3], 299))
+    tables = reports.main(reports.Settings(**SMALL, what=("approximate",), out=str(tmp_path)))["metrics"]
+    assert not any("HNSW16" in row["index"] for row in tables["approximate"])
+    assert "HNSW: of more than 299 items it takes too long to build" in capsys.readouterr().out
