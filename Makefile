@@ -30,7 +30,7 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# Beside the peers, which live in an environment of their own (1.5 GB): one to three hours on 2 cores.
+# Beside the peers, which live in an environment of their own (1.5 GB): an hour and a half, or two, on 2 cores.
 bench: setup $(PEERS)/.ready
 	$(BIN)/python -m benchmarks.suite --peers $(PEERS)/bin/python --out results
 	$(BIN)/python -m benchmarks.reports --peers $(PEERS)/bin/python --out results
