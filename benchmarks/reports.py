@@ -133,7 +133,7 @@ def _growth(settings: Settings, folder: Path) -> list[dict[str, Any]]:
         }
         for name, cell in cells.items():
             found = _ours(settings, cell, module="benchmarks.suite")
-            row |= {f"{name}: s": found["seconds"], "MiB": found["peak"] // 2**20}
+            row |= {f"{name}: s": found["seconds"], f"{name}: MiB": found["peak"] // 2**20}
         rows.append(row)
     return rows
 
