@@ -111,9 +111,9 @@ def _gradient(settings: Settings, folder: Path) -> list[dict[str, Any]]:
 def _explicit(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
     cell = {"what": "explicit", "path": str(_ratings(settings, folder)), "rank": settings.explicit_rank, "l2": 12.0}
     cell["out"] = str(folder / "als.npz")
-    for cg in (True, False):  # LensKit's objective is another: biases from damped means
+    for cg in (True, False):
         peers = {"cmfrec": cell | {"what": "cmfrec_als", "cg": cg}}
-        if not cg:
+        if not cg:  # its objective is another: biases from damped means
             peers["LensKit BiasedMF"] = cell | {"what": "lenskit_als"}
         yield from _sweeps_beside(settings, cell, cg, peers)
 

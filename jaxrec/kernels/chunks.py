@@ -51,6 +51,8 @@ def each_by_chunks(f: Callable[[Any], Any], then: Callable[[Any], Any], parts: S
         parts: pytrees.
         size: rows at a time, >= 1.
     """
+    if not parts:
+        return []
     groups: list[list[Any]] = []
     for part in parts:
         if not groups or sum(map(_length, (*groups[-1], part))) > size:
@@ -58,8 +60,6 @@ def each_by_chunks(f: Callable[[Any], Any], then: Callable[[Any], Any], parts: S
         groups[-1].append(part)
     lengths = [sum(map(_length, group)) for group in groups]
     together = lambda results: jax.tree.map(lambda *each: jnp.concatenate(each), *results)
-    if not parts:
-        return []
     if len(groups) == 1 and lengths[0] <= size:
         return _split(then(together(map(f, parts))), parts)
 
