@@ -1,6 +1,6 @@
 """Host-side checks with readable messages: what was expected, what came, what to do.
 
-They run in NumPy, before anything crosses to the device, because traced code cannot look: under jit an index
+Concrete values are checked, in NumPy, before anything is computed; traced code cannot look: under jit an index
 out of range is clamped or dropped without a word, and an int64 id above 2**31 wraps to a negative int32.
 
 >>> ids("user", [0, 3, 1], size=3)
@@ -12,11 +12,28 @@ ValueError: user: expected ids in [0, 3), got 3 at position 1. Ids must be conti
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-__all__ = ["choice", "finite", "ids", "positive", "same_length", "same_shape", "size_of_table"]
+__all__ = [
+    "as_array",
+    "as_floats",
+    "choice",
+    "comparable_ids",
+    "finite",
+    "ids",
+    "positive",
+    "row_ids",
+    "same_length",
+    "same_shape",
+    "size_of_table",
+    "strength",
+    "traced",
+]
 
-INT32_MAX = np.iinfo(np.int32).max
+INT32_MIN, INT32_MAX = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 
 
 def ids(name: str, values: Any, *, size: int) -> np.ndarray:
@@ -94,3 +111,116 @@ def same_shape(**arrays: Any) -> None:
     shapes = {name: np.shape(array) for name, array in arrays.items() if array is not None}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"expected arrays of one shape, got {', '.join(f'{k}: {v}' for k, v in shapes.items())}.")
+
+
+def traced(*values: Any) -> bool:
+    """Whether any leaf is being traced (jit, vmap, grad): its shape is known then, and its numbers are not."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def as_array(name: str, values: Any) -> Array:
+    """Numbers as an array of the device's own types, having checked that none changes much on its way there.
+
+    With 64 bits disabled, as by default, JAX makes int32 of int64 without a word: 2**40 + 5 becomes 5. Integers that
+    do not fit are refused here, and so are finite numbers beyond float32 and what are no numbers.
+    """
+    if isinstance(values, jax.Array):
+        return values
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 is of kind V
+        raise ValueError(f"{name}: expected numbers, got {array.dtype}.")
+    target = jax.dtypes.canonicalize_dtype(array.dtype)
+    if target != array.dtype and array.size:
+        wide = (
+            np.isfinite(array) & (np.abs(array) > np.finfo(target).max)
+            if array.dtype.kind == "f"
+            else ((array < np.iinfo(target).min) | (array > np.iinfo(target).max))
+        )
+        if wide.any():
+            raise ValueError(
+                f"{name}: expected numbers that fit {target}, got {array[wide].reshape(-1)[0]}. For 64 bits: "
+                "jax.config.update('jax_enable_x64', True)."
+            )
+    return jnp.asarray(array)
+
+
+def as_floats(*arrays: Any) -> tuple[Any, ...]:
+    """The arrays in one floating type, float32 or wider: what is subtracted, summed or counted is so in no less.
+
+    In its own type 3 - 5 of uint8 is 254, and a sum of float16 ends at 65,504. None stays None.
+    """
+    given = [None if array is None else jnp.asarray(array) for array in arrays]
+    wide = any(array is not None and array.dtype == jnp.float64 for array in given)
+    dtype = jnp.float64 if wide else jnp.float32
+    return tuple(None if array is None else array.astype(dtype) for array in given)
+
+
+def row_ids(name: str, values: Any, *, size: int, where: Any = None) -> Array:
+    """Ids of any shape that name rows of a table, as int32, having checked that each lies in [0, size).
+
+    Traced ids are trusted: under jit nobody can look, and one out of range is clamped without a word. The check is a
+    minimum and a maximum, microseconds on the CPU.
+
+    Args:
+        name: what the message calls them.
+        values: an array, or a list on the host.
+        size: the table's rows.
+        where: ids where this is False are padding, and may be anything.
+    """
+    if traced(values, where):
+        return jnp.asarray(values)
+    array = np.asarray(values)
+    if array.size == 0:
+        return jnp.asarray(array, jnp.int32)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected integer ids, got {array.dtype}.")
+    if array.min() >= 0 and array.max() < size:
+        return values if isinstance(values, jax.Array) else jnp.asarray(array.astype(np.int32))
+    wrong = (array < 0) | (array >= size)
+    if where is not None:
+        wrong &= np.broadcast_to(np.asarray(where), array.shape)
+    if wrong.any():
+        position = tuple(int(axis[0]) for axis in np.nonzero(wrong))
+        raise ValueError(
+            f"{name}: expected ids in [0, {size}), got {array[position]} at position "
+            f"{position[0] if len(position) == 1 else position}. Ids are positions in the model's tables: "
+            "ratings.user_index and item_index find those of raw ids."
+        )
+    return jnp.asarray(np.where((array < 0) | (array >= size), 0, array).astype(np.int32))
+
+
+def comparable_ids(**columns: Any) -> tuple[Array, ...]:
+    """Columns of ids that are only compared with one another, in one type of 32 bits in which the same are the same.
+
+    Ids that int32 does not hold are numbered anew, all columns alike; traced columns are taken as they are.
+    """
+    if traced(*columns.values()):
+        return tuple(jnp.asarray(column) for column in columns.values())
+    arrays = [np.asarray(column) for column in columns.values()]
+    for name, array in zip(columns, arrays, strict=True):
+        if array.size and array.dtype.kind not in "iu":
+            raise ValueError(f"{name}: expected integer ids, got {array.dtype}.")
+    if all(array.size == 0 or (array.min() >= INT32_MIN and array.max() <= INT32_MAX) for array in arrays):
+        return tuple(jnp.asarray(array, jnp.int32) for array in arrays)
+    # as Python's integers where int64 and uint64 meet, which NumPy would compare as float64
+    kinds = {array.dtype.kind for array in arrays}
+    flat = np.concatenate(
+        [array.reshape(-1).astype(object) if len(kinds) > 1 else array.reshape(-1) for array in arrays]
+    )
+    numbers = np.split(np.unique(flat, return_inverse=True)[1], np.cumsum([array.size for array in arrays])[:-1])
+    return tuple(
+        jnp.asarray(number.reshape(array.shape), jnp.int32) for number, array in zip(numbers, arrays, strict=True)
+    )
+
+
+def strength(name: str, value: Any, *, zero: bool = False) -> None:
+    """Checks concrete penalties, a number, one per row, or a pair of these: finite, and positive (or 0, if allowed)."""
+    for part in value if isinstance(value, tuple) else (value,):
+        if traced(part):
+            continue
+        numbers = np.asarray(part, np.float64)
+        if not (np.isfinite(numbers).all() and (numbers >= 0).all() and (zero or (numbers > 0).all())):
+            wrong = ~(np.isfinite(numbers) & ((numbers >= 0) if zero else (numbers > 0)))
+            raise ValueError(
+                f"{name}: expected finite numbers {'>= 0' if zero else '> 0'}, got {numbers[wrong].reshape(-1)[0]}."
+            )

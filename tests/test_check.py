@@ -1,0 +1,105 @@
+"""The checks at the door: what they pass is unchanged, what they refuse is named."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import check
+
+
+@pytest.mark.parametrize("values", [[0, 2], np.array([[0], [2]], np.int64), np.array([2], np.uint8), jnp.array([1, 2])])
+def test_ids_in_range_are_int32(values):
+    ids = check.row_ids("item", values, size=3)
+    assert ids.dtype == jnp.int32
+    np.testing.assert_array_equal(ids, np.asarray(values))
+
+
+@pytest.mark.parametrize("wrong", [3, -1, 2**31, 2**32, 2**40 + 1, -(2**40), np.uint64(2**63), 2**70])
+def test_ids_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"^item: expected (ids in \[0, 3\), got .* at position 1|integer ids)"):
+        check.row_ids("item", np.array([0, wrong]), size=3)
+
+
+@pytest.mark.parametrize("values", [[0.0], ["a"], [True], [None]])
+def test_what_is_no_id_is_refused(values):
+    with pytest.raises(ValueError, match="item: expected integer ids"):
+        check.row_ids("item", values, size=3)
+
+
+def test_ids_under_the_mask_may_be_anything():
+    ids = check.row_ids("item", np.array([[2**40, 1], [-1, 0]]), size=2, where=np.array([[False, True], [False, True]]))
+    assert ids.tolist() == [[0, 1], [0, 0]]
+    with pytest.raises(ValueError, match=r"got -1 at position \(1, 0\)"):
+        check.row_ids("item", np.array([[0, 1], [-1, 0]]), size=2, where=np.array([[False, True], [True, True]]))
+
+
+def test_traced_ids_are_trusted():
+    assert jax.jit(lambda ids: check.row_ids("item", ids, size=2))(jnp.array([7])).tolist() == [7]
+
+
+def test_no_ids_are_fine():
+    assert check.row_ids("item", [], size=2).dtype == jnp.int32
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ([1, 2, 3], [3, 4]),
+        (np.array([2**40 + 5, 7]), np.array([5, 7])),
+        (np.array([2**32, 0], np.uint64), np.array([-1, 0])),
+        (np.array([2**63 + 1, 2**63], np.uint64), np.array([2**53 + 1, 2**53])),
+        (np.array([2**31 + 5], np.uint32), np.array([-(2**31) + 5], np.int32)),
+    ],
+)
+def test_comparable_ids_are_the_same_where_the_ids_are(a, b):
+    x, y = check.comparable_ids(a=a, b=b)
+    assert x.dtype == y.dtype == jnp.int32
+    expected = np.array([[int(i) == int(j) for j in b] for i in a])
+    np.testing.assert_array_equal(np.asarray(x)[:, None] == np.asarray(y)[None], expected)
+
+
+@pytest.mark.parametrize("wrong", [np.array([0.5]), np.array(["a"]), np.array([2**80])])
+def test_comparable_ids_are_integers(wrong):
+    with pytest.raises(ValueError, match="b: expected integer ids"):
+        check.comparable_ids(a=np.array([1]), b=wrong)
+
+
+@pytest.mark.parametrize("values", [2**31, -(2**31) - 1, [1, 2**40], np.array([1e39]), np.array([2**32], np.uint64)])
+def test_numbers_that_do_not_fit_are_refused(values):
+    with pytest.raises(ValueError, match="x: expected numbers that fit"):
+        check.as_array("x", values)
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(check.as_array("x", values), values)
+
+
+@pytest.mark.parametrize("values", [[1, 2], [1.5, np.inf], [True], np.float16([3]), jnp.bfloat16([2])])
+def test_numbers_that_fit_pass(values):
+    np.testing.assert_array_equal(check.as_array("x", values), np.asarray(values))
+
+
+@pytest.mark.parametrize("values", [["a"], [None], [1 + 2j]])
+def test_what_is_no_number_is_refused(values):
+    with pytest.raises(ValueError, match="x: expected numbers, got"):
+        check.as_array("x", values)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.uint32, np.float16, jnp.bfloat16, np.float32])
+def test_computed_in_float32_at_least(dtype):
+    a, none, b = check.as_floats(np.ones(2, dtype), None, jnp.ones(2, jnp.bfloat16))
+    assert a.dtype == b.dtype == jnp.float32
+    assert none is None
+
+
+def test_float64_stays(x64):
+    assert {a.dtype for a in check.as_floats(np.ones(2, np.uint8), np.ones(2))} == {jnp.dtype("float64")}
+
+
+@pytest.mark.parametrize("wrong", [-1, np.nan, np.inf, (1.0, -2.0), (np.array([1.0, np.nan]), 1.0)])
+def test_strengths_that_are_none(wrong):
+    with pytest.raises(ValueError, match="l2: expected finite numbers >= 0, got"):
+        check.strength("l2", wrong, zero=True)
+    with pytest.raises(ValueError, match="l2: expected finite numbers > 0, got 0"):
+        check.strength("l2", 0)
+    check.strength("l2", (0, np.array([1.0, 0.0])), zero=True)
+    jax.jit(lambda l2: check.strength("l2", l2))(-1.0)  # trusted
