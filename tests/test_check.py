@@ -86,13 +86,18 @@ def test_what_is_no_number_is_refused(values):
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.uint32, np.float16, jnp.bfloat16, np.float32])
 def test_computed_in_float32_at_least(dtype):
-    a, none, b = check.as_floats(np.ones(2, dtype), None, jnp.ones(2, jnp.bfloat16))
+    a, none, b = check.as_floats(a=np.ones(2, dtype), b=None, c=jnp.ones(2, jnp.bfloat16))
     assert a.dtype == b.dtype == jnp.float32
     assert none is None
 
 
+def test_wide_integers_become_floats_and_are_not_cut():
+    assert check.as_floats(a=np.array([2**40]), b=[2**33])[0].tolist() == [2.0**40]
+    assert check.as_floats(a=[1.0], b=np.array([1e300]))[1].tolist() == [np.inf], "it may stand under a mask"
+
+
 def test_float64_stays(x64):
-    assert {a.dtype for a in check.as_floats(np.ones(2, np.uint8), np.ones(2))} == {jnp.dtype("float64")}
+    assert {a.dtype for a in check.as_floats(a=np.ones(2, np.uint8), b=np.ones(2))} == {jnp.dtype("float64")}
 
 
 @pytest.mark.parametrize("wrong", [-1, np.nan, np.inf, (1.0, -2.0), (np.array([1.0, np.nan]), 1.0)])
