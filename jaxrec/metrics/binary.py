@@ -11,22 +11,25 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Shaped
 
 from jaxrec import check
+from jaxrec.numerics import binary_cross_entropy
 
 __all__ = ["auc", "log_loss"]
 
 
 def log_loss(
-    logit: Float[Array, "*n"],
-    target: Shaped[Array, "*n"],
+    logit: Shaped[ArrayLike, "*n"],
+    target: Shaped[ArrayLike, "*n"],
     *,
-    where: Bool[Array, "*n"] | None = None,
-    weights: Float[Array, "*n"] | None = None,
+    where: Bool[ArrayLike, "*n"] | None = None,
+    weights: Shaped[ArrayLike, "*n"] | None = None,
 ) -> Float[Array, ""]:
-    """The (weighted) mean binary cross-entropy, from logits z: -y log g(z) - (1 - y) log(1 - g(z)) = softplus(z) - y z.
+    """The (weighted) mean binary cross-entropy, from logits z: -y log g(z) - (1 - y) log(1 - g(z)).
 
     In nats; log 2 is a coin's. The same mean as `losses.logistic(...).mean()`, which is what training minimizes.
 
@@ -41,23 +44,24 @@ def log_loss(
             and targets are trusted).
     """
     logit, target, weights = _clean(logit, target, where, weights, name="logit")
-    if not _traced(target) and not bool(jnp.all((target >= 0) & (target <= 1))):
+    if not check.traced(target) and not bool(jnp.all((target >= 0) & (target <= 1))):
         raise ValueError(
             f"target: expected labels in [0, 1], got from {float(jnp.min(target))} to {float(jnp.max(target))}. "
             "Ratings become labels in data.labels."
         )
     count = jnp.sum(weights)
-    if not _traced(count) and not count > 0:
+    if not check.traced(count) and not count > 0:
         raise ValueError("nothing to average: every entry is masked or has weight 0. Is the test part empty?")
-    return jnp.sum(weights * (jax.nn.softplus(logit) - target * logit)) / count
+    each = binary_cross_entropy(logit, target)
+    return jnp.sum(weights * jnp.where((weights == 0) & jnp.isinf(each), 0, each)) / count
 
 
 def auc(
-    score: Float[Array, "*n"],
-    target: Shaped[Array, "*n"],
+    score: Shaped[ArrayLike, "*n"],
+    target: Shaped[ArrayLike, "*n"],
     *,
-    where: Bool[Array, "*n"] | None = None,
-    weights: Float[Array, "*n"] | None = None,
+    where: Bool[ArrayLike, "*n"] | None = None,
+    weights: Shaped[ArrayLike, "*n"] | None = None,
 ) -> Float[Array, ""]:
     """The area under the ROC curve: the chance that a random 1 is scored above a random 0; ties count half.
 
@@ -75,15 +79,17 @@ def auc(
         ValueError: arrays of different shapes; a target that is neither 0 nor 1; a NaN among the scores; no ones or no
             zeros of positive weight (under jit: NaN for the last two, and targets are trusted).
     """
-    score, target, weights = _clean(score, target, where, weights, name="score")
+    check.same_shape(score=score, target=target, where=where, weights=weights)
+    score = _in_order(score, where)
+    _, target, weights = _clean(target, target, where, weights, name="label")
     score, target, weights = score.reshape(-1), target.reshape(-1), weights.reshape(-1)
-    if not _traced(target) and not bool(jnp.all((target == 0) | (target == 1))):
+    if not check.traced(target) and not bool(jnp.all((target == 0) | (target == 1))):
         raise ValueError("target: expected labels that are 0 or 1, got others. Ratings become labels in data.labels.")
     undefined = jnp.any(jnp.isnan(score))
-    if not _traced(undefined) and undefined:
+    if not check.traced(undefined) and undefined:
         raise ValueError(f"score: expected numbers, got {int(jnp.isnan(score).sum())} NaN. Has training diverged?")
     for label in (0, 1):
-        if not _traced(weights, target) and not jnp.sum(jnp.where(target == label, weights, 0)) > 0:
+        if not check.traced(weights, target) and not jnp.sum(jnp.where(target == label, weights, 0)) > 0:
             raise ValueError(
                 f"no {'ones' if label else 'zeros'}: expected labels of both classes, unmasked and of positive weight: "
                 "AUC compares ones with zeros."
@@ -103,17 +109,23 @@ def auc(
 
 
 def _clean(
-    prediction: Array, target: Array, where: Array | None, weights: Array | None, *, name: str
+    prediction: ArrayLike, target: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None, *, name: str
 ) -> tuple[Array, Array, Array]:
-    """Arrays of one dtype, with 0 in place of whatever stands under the mask, and as its weight."""
+    """All in one floating type, with 0 in place of whatever stands under the mask, and as its weight."""
     check.same_shape(**{name: prediction}, target=target, where=where, weights=weights)
-    prediction = jnp.asarray(prediction)
-    target = jnp.asarray(target).astype(prediction.dtype)
-    weights = jnp.ones_like(prediction) if weights is None else jnp.asarray(weights)
+    prediction, target, weights = check.as_floats(**{name: prediction}, target=target, weights=weights)
+    weights = jnp.ones_like(prediction) if weights is None else weights
     if where is None:
         return prediction, target, weights
     return jnp.where(where, prediction, 0), jnp.where(where, target, 0), jnp.where(where, weights, 0)
 
 
-def _traced(*arrays: Array) -> bool:
-    return any(isinstance(array, jax.core.Tracer) for array in arrays)
+def _in_order(score: ArrayLike, where: ArrayLike | None) -> Array:
+    """The scores, 0 where masked. Those of 64 bits become their numbers in order: float32 would make some the same."""
+    if not isinstance(score, jax.Array) and not check.traced(where):
+        array = np.where(True if where is None else np.asarray(where), np.asarray(score), 0)
+        if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype and not np.isnan(array).any():
+            return jnp.asarray(np.unique(array, return_inverse=True)[1].reshape(array.shape), jnp.int32)
+        score = array
+    score = check.as_array("score", score)
+    return score if where is None else jnp.where(where, score, 0)

@@ -3,12 +3,13 @@
 Every function takes one list, or any number of them with leading axes, and returns one number per list:
 
     ids       [*n, k]  what was recommended, best first, as `retrieval.top_k` gives it; at a smaller k: ids[..., :k]
-    relevant  [*n, e]  what would have been right (what the user liked later), distinct, padded
+    relevant  [*n, e]  what would have been right (what the user liked later), padded; repeats count once
     where     [*n, e]  False at the padding of `relevant`; all True by default
     filled    [*n, k]  False at places that stand empty (scores > -inf); all True by default
 
-Notation: hit(r) is 1 where place r = 1 .. k is filled by a relevant item that no earlier place has; R is how many items
-are relevant. A list with R = 0 has no value, NaN; the mean over users is `jnp.nanmean`, of how many is for you to say.
+Notation: hit(r) is 1 where place r = 1 .. k is filled by a relevant item that no earlier place has; R is how many
+different items are relevant. A list with R = 0 has no value, NaN; the mean over users is `jnp.nanmean`, of how many is
+for you to say.
 
 | metric | one list's value | the peers' denominators |
 | --- | --- | --- |
@@ -27,78 +28,98 @@ are relevant. A list with R = 0 has no value, NaN; the mean over users is `jnp.n
 [0.5, 0.6667, 0.3333]
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-__all__ = ["auc_at_k", "average_precision", "hit_rate", "hits", "ndcg", "precision", "recall", "reciprocal_rank"]
+from jaxrec import check
+
+__all__ = [
+    "OF_HITS",
+    "Formula",
+    "auc_at_k",
+    "average_precision",
+    "hit_rate",
+    "hits",
+    "ndcg",
+    "precision",
+    "recall",
+    "reciprocal_rank",
+]
+
+# One list's value from where its hits stand: formula(hit [k] of 0. and 1., R, filled [k], n_candidates), R >= 1.
+Formula = Callable[[Array, Array, Array, Array], Array]
+Ids = Int[ArrayLike, "*n k"] | Sequence[Any]
+Relevant = Int[ArrayLike, "*n e"] | Sequence[Any]
 
 
 def precision(
-    ids: Int[Array, "*n k"],
-    relevant: Int[Array, "*n e"],
+    ids: Ids,
+    relevant: Relevant,
     *,
-    where: Bool[Array, "*n e"] | None = None,
-    filled: Bool[Array, "*n k"] | None = None,
+    where: Bool[ArrayLike, "*n e"] | None = None,
+    filled: Bool[ArrayLike, "*n k"] | None = None,
 ) -> Float[Array, "*n"]:
     """Sum hit / k: the share of the k places, filled or not, that hold something relevant."""
-    return _per_list(lambda hit, _: jnp.sum(hit) / len(hit), ids, relevant, where, filled)
+    return _per_list(_precision, ids, relevant, where, filled)
 
 
 def recall(
-    ids: Int[Array, "*n k"],
-    relevant: Int[Array, "*n e"],
+    ids: Ids,
+    relevant: Relevant,
     *,
-    where: Bool[Array, "*n e"] | None = None,
-    filled: Bool[Array, "*n k"] | None = None,
+    where: Bool[ArrayLike, "*n e"] | None = None,
+    filled: Bool[ArrayLike, "*n k"] | None = None,
 ) -> Float[Array, "*n"]:
     """Sum hit / R: the share of what is relevant that was found. With R > k it cannot reach 1."""
-    return _per_list(lambda hit, count: jnp.sum(hit) / count, ids, relevant, where, filled)
+    return _per_list(_recall, ids, relevant, where, filled)
 
 
 def hit_rate(
-    ids: Int[Array, "*n k"],
-    relevant: Int[Array, "*n e"],
+    ids: Ids,
+    relevant: Relevant,
     *,
-    where: Bool[Array, "*n e"] | None = None,
-    filled: Bool[Array, "*n k"] | None = None,
+    where: Bool[ArrayLike, "*n e"] | None = None,
+    filled: Bool[ArrayLike, "*n k"] | None = None,
 ) -> Float[Array, "*n"]:
     """1 where anything relevant is in the list, else 0."""
-    return _per_list(lambda hit, _: jnp.max(hit), ids, relevant, where, filled)
+    return _per_list(_hit_rate, ids, relevant, where, filled)
 
 
 def average_precision(
-    ids: Int[Array, "*n k"],
-    relevant: Int[Array, "*n e"],
+    ids: Ids,
+    relevant: Relevant,
     *,
-    where: Bool[Array, "*n e"] | None = None,
-    filled: Bool[Array, "*n k"] | None = None,
+    where: Bool[ArrayLike, "*n e"] | None = None,
+    filled: Bool[ArrayLike, "*n k"] | None = None,
 ) -> Float[Array, "*n"]:
     """Sum_r hit(r) precision at r / min(k, R): 1 where all k places, or all R items, are right. Its mean is MAP."""
-    formula = lambda hit, count: jnp.sum(hit * jnp.cumsum(hit) / _places(hit)) / jnp.minimum(count, len(hit))
-    return _per_list(formula, ids, relevant, where, filled)
+    return _per_list(_average_precision, ids, relevant, where, filled)
 
 
 def reciprocal_rank(
-    ids: Int[Array, "*n k"],
-    relevant: Int[Array, "*n e"],
+    ids: Ids,
+    relevant: Relevant,
     *,
-    where: Bool[Array, "*n e"] | None = None,
-    filled: Bool[Array, "*n k"] | None = None,
+    where: Bool[ArrayLike, "*n e"] | None = None,
+    filled: Bool[ArrayLike, "*n k"] | None = None,
 ) -> Float[Array, "*n"]:
     """1 / the place of the first hit, counted from 1; 0 without a hit. Its mean is MRR."""
-    return _per_list(lambda hit, _: jnp.max(hit / _places(hit)), ids, relevant, where, filled)
+    return _per_list(_reciprocal_rank, ids, relevant, where, filled)
 
 
 def ndcg(
-    ids: Int[Array, "*n k"],
-    relevant: Int[Array, "*n e"],
+    ids: Ids,
+    relevant: Relevant,
     *,
-    where: Bool[Array, "*n e"] | None = None,
-    filled: Bool[Array, "*n k"] | None = None,
+    where: Bool[ArrayLike, "*n e"] | None = None,
+    filled: Bool[ArrayLike, "*n k"] | None = None,
 ) -> Float[Array, "*n"]:
     """Normalized discounted cumulative gain: DCG / the DCG of the best list of k places, sum_{r <= min(k, R)}.
 
@@ -106,21 +127,16 @@ def ndcg(
 
     Source: Järvelin and Kekäläinen 2002, Cumulated gain-based evaluation of IR techniques; with gains of 0 and 1.
     """
-
-    def formula(hit: Array, count: Array) -> Array:
-        discount = 1 / jnp.log2(_places(hit) + 1)
-        return jnp.sum(hit * discount) / jnp.sum(discount, where=_places(hit) <= count)
-
-    return _per_list(formula, ids, relevant, where, filled)
+    return _per_list(_ndcg, ids, relevant, where, filled)
 
 
 def auc_at_k(
-    ids: Int[Array, "*n k"],
-    relevant: Int[Array, "*n e"],
+    ids: Ids,
+    relevant: Relevant,
     *,
-    n_candidates: int | Int[Array, "*n"],
-    where: Bool[Array, "*n e"] | None = None,
-    filled: Bool[Array, "*n k"] | None = None,
+    n_candidates: int | Int[ArrayLike, "*n"],
+    where: Bool[ArrayLike, "*n e"] | None = None,
+    filled: Bool[ArrayLike, "*n k"] | None = None,
 ) -> Float[Array, "*n"]:
     """The chance that a random relevant item stands above a random other one, of a ranking known down to place k.
 
@@ -135,56 +151,105 @@ def auc_at_k(
         where: as everywhere.
         filled: as everywhere.
     """
-    filled = jnp.ones(ids.shape, bool) if filled is None else filled
-    n_candidates = jnp.broadcast_to(jnp.asarray(n_candidates, jnp.int32), ids.shape[:-1])
-
-    def formula(hit: Array, count: Array, full: Array, n: Array) -> Array:
-        miss, others = jnp.where(full, 1 - hit, 0), n.astype(hit.dtype) - count
-        among_the_listed = jnp.sum(miss * jnp.cumsum(hit))
-        among_the_rest = (jnp.sum(hit) + count) / 2 * (others - jnp.sum(miss))
-        return (among_the_listed + among_the_rest) / (count * others)  # no others: 0 / 0, NaN
-
-    return _per_list(formula, ids, relevant, where, filled, filled, n_candidates)
+    return _per_list(_auc_at_k, ids, relevant, where, filled, n_candidates)
 
 
 def hits(
-    ids: Int[Array, "*n k"],
-    relevant: Int[Array, "*n e"],
+    ids: Ids,
+    relevant: Relevant,
     *,
-    where: Bool[Array, "*n e"] | None = None,
-    filled: Bool[Array, "*n k"] | None = None,
+    where: Bool[ArrayLike, "*n e"] | None = None,
+    filled: Bool[ArrayLike, "*n k"] | None = None,
 ) -> Bool[Array, "*n k"]:
     """Which places hold a relevant item that no earlier place holds: padding and repetition never count.
 
     Raises:
         ValueError: shapes that do not fit, or k = 0.
     """
-    _check(ids, relevant, where, filled)
-    where = jnp.ones(relevant.shape, bool) if where is None else where
-    filled = jnp.ones(ids.shape, bool) if filled is None else filled
+    ids, relevant, where, filled = _lists(ids, relevant, where, filled)
+    return _over_lists(_hits, ids.shape[:-1], ids, relevant, where, filled)
 
-    def one(ids: Array, relevant: Array, where: Array, filled: Array) -> Array:
-        k = len(ids)
-        place = jnp.arange(k, dtype=jnp.int32)[:, None]
-        holds = (ids[:, None] == relevant[None, :]) & filled[:, None]
-        first = jnp.min(jnp.where(holds, place, k), axis=0)  # of each relevant item: the first place that has it
-        return jnp.any((place == first[None, :]) & where[None, :], axis=1)
 
-    return _over_lists(one, ids.shape[:-1], ids, relevant, where, filled)
+def _hits(ids: Array, relevant: Array, where: Array, filled: Array) -> Array:
+    k = len(ids)
+    place = jnp.arange(k, dtype=jnp.int32)[:, None]
+    holds = (ids[:, None] == relevant[None, :]) & filled[:, None]
+    first = jnp.min(jnp.where(holds, place, k), axis=0)  # of each relevant item: the first place that has it
+    return jnp.any((place == first[None, :]) & where[None, :], axis=1)
+
+
+def _distinct(relevant: Array, where: Array) -> Array:
+    """How many different ids of [e] are unmasked."""
+    masked, relevant = jax.lax.sort((~where, relevant), num_keys=2)
+    repeats = jnp.concatenate([jnp.zeros(1, bool), relevant[1:] == relevant[:-1]])[: len(relevant)]
+    return jnp.sum(~masked & ~repeats)
+
+
+def _precision(hit: Array, count: Array, filled: Array, n_candidates: Array) -> Array:
+    return jnp.sum(hit) / len(hit)
+
+
+def _recall(hit: Array, count: Array, filled: Array, n_candidates: Array) -> Array:
+    return jnp.sum(hit) / count
+
+
+def _hit_rate(hit: Array, count: Array, filled: Array, n_candidates: Array) -> Array:
+    return jnp.max(hit)
+
+
+def _average_precision(hit: Array, count: Array, filled: Array, n_candidates: Array) -> Array:
+    return jnp.sum(hit * jnp.cumsum(hit) / _places(hit)) / jnp.minimum(count, len(hit))
+
+
+def _reciprocal_rank(hit: Array, count: Array, filled: Array, n_candidates: Array) -> Array:
+    return jnp.max(hit / _places(hit))
+
+
+def _ndcg(hit: Array, count: Array, filled: Array, n_candidates: Array) -> Array:
+    discount = 1 / jnp.log2(_places(hit) + 1)
+    return jnp.sum(hit * discount) / jnp.sum(discount, where=_places(hit) <= count)
+
+
+def _auc_at_k(hit: Array, count: Array, filled: Array, n_candidates: Array) -> Array:
+    miss, others = jnp.where(filled, 1 - hit, 0), n_candidates.astype(hit.dtype) - count
+    among_the_listed = jnp.sum(miss * jnp.cumsum(hit))
+    among_the_rest = (jnp.sum(hit) + count) / 2 * (others - jnp.sum(miss))
+    return (among_the_listed + among_the_rest) / (count * others)  # no others: 0 / 0, NaN
+
+
+# What each metric is computed from, for who knows where the hits stand without having the lists (`evaluation`).
+OF_HITS: Mapping[Callable[..., Array], Formula] = MappingProxyType(
+    {
+        precision: _precision,
+        recall: _recall,
+        hit_rate: _hit_rate,
+        average_precision: _average_precision,
+        reciprocal_rank: _reciprocal_rank,
+        ndcg: _ndcg,
+        auc_at_k: _auc_at_k,
+    }
+)
 
 
 def _per_list(
-    formula: Callable[..., Array], ids: Array, relevant: Array, where: Array | None, filled: Array | None, *more: Array
+    formula: Formula,
+    ids: Any,
+    relevant: Any,
+    where: ArrayLike | None,
+    filled: ArrayLike | None,
+    n_candidates: ArrayLike = 0,
 ) -> Array:
-    """formula(hit [k] as 0. and 1., R, *more) of every list; NaN where R = 0."""
-    hit = hits(ids, relevant, where=where, filled=filled).astype(jnp.float32)
-    where = jnp.ones(relevant.shape, bool) if where is None else where
+    """formula(hit, R, filled, n_candidates) of every list; NaN where R = 0."""
+    ids, relevant, where, filled = _lists(ids, relevant, where, filled)
 
-    def one(hit: Array, where: Array, *more: Array) -> Array:
-        count = jnp.sum(where, dtype=hit.dtype)
-        return jnp.where(count > 0, formula(hit, jnp.maximum(count, 1), *more), jnp.nan)
+    def one(ids: Array, relevant: Array, where: Array, filled: Array, n_candidates: Array) -> Array:
+        hit = _hits(ids, relevant, where, filled).astype(jnp.float32)
+        count = _distinct(relevant, where).astype(hit.dtype)
+        return jnp.where(count > 0, formula(hit, jnp.maximum(count, 1), filled, n_candidates), jnp.nan)
 
-    return _over_lists(one, ids.shape[:-1], hit, where, *more)
+    lists = ids.shape[:-1]
+    n_candidates = jnp.broadcast_to(check.as_array("n_candidates", n_candidates).astype(jnp.int32), lists)
+    return _over_lists(one, lists, ids, relevant, where, filled, n_candidates)
 
 
 def _over_lists(one: Callable[..., Array], lists: tuple[int, ...], *arrays: Array) -> Array:
@@ -198,10 +263,16 @@ def _places(hit: Array) -> Array:
     return jnp.arange(1, len(hit) + 1, dtype=hit.dtype)
 
 
-def _check(ids: Array, relevant: Array, where: Array | None, filled: Array | None) -> None:
+def _lists(
+    ids: Any, relevant: Any, where: ArrayLike | None, filled: ArrayLike | None
+) -> tuple[Array, Array, Array, Array]:
+    """Arrays whose shapes fit, ids of one type, masks that are there."""
+    ids, relevant = check.comparable_ids(ids=ids, relevant=relevant)
+    where = jnp.ones(relevant.shape, bool) if where is None else jnp.asarray(where)
+    filled = jnp.ones(ids.shape, bool) if filled is None else jnp.asarray(filled)
     right = ids.ndim > 0 and relevant.ndim > 0 and ids.shape[-1] > 0 and relevant.shape[:-1] == ids.shape[:-1]
-    right = right and (where is None or where.shape == relevant.shape)
-    if not (right and (filled is None or filled.shape == ids.shape)):
+    if not (right and where.shape == relevant.shape and filled.shape == ids.shape):
         arrays = {"ids": ids, "relevant": relevant, "where": where, "filled": filled}
-        got = ", ".join(f"{name} {array.shape}" for name, array in arrays.items() if array is not None)
+        got = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
         raise ValueError(f"expected ids [*n, k] with k >= 1, relevant and where [*n, e], filled [*n, k]; got {got}.")
+    return ids, relevant, where, filled

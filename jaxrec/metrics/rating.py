@@ -9,10 +9,10 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Shaped
 
 from jaxrec import check
 
@@ -20,16 +20,17 @@ __all__ = ["mae", "rmse"]
 
 
 def rmse(
-    prediction: Float[Array, "*n"],
-    target: Float[Array, "*n"],
+    prediction: Shaped[ArrayLike, "*n"],
+    target: Shaped[ArrayLike, "*n"],
     *,
-    where: Bool[Array, "*n"] | None = None,
-    weights: Float[Array, "*n"] | None = None,
+    where: Bool[ArrayLike, "*n"] | None = None,
+    weights: Shaped[ArrayLike, "*n"] | None = None,
 ) -> Float[Array, ""]:
     """Root of the (weighted) mean of (prediction - target)^2 over the entries where `where` is True.
 
-    All entries count alike: this is no mean of users' or batches' RMSEs. To pool parts, add up their
-    `losses.squared_error` Totals and take the root of the mean. Clip predictions to the scale before, if you report so.
+    Computed in float32, or in float64 where an array is of it. All entries count alike: this is no mean of users' or
+    batches' RMSEs. To pool parts, add up their `losses.squared_error` Totals and take the root of the mean. Clip
+    predictions to the scale before, if you report so.
 
     Raises:
         ValueError: arrays of different shapes; nothing to average (under jit: NaN).
@@ -38,25 +39,28 @@ def rmse(
 
 
 def mae(
-    prediction: Float[Array, "*n"],
-    target: Float[Array, "*n"],
+    prediction: Shaped[ArrayLike, "*n"],
+    target: Shaped[ArrayLike, "*n"],
     *,
-    where: Bool[Array, "*n"] | None = None,
-    weights: Float[Array, "*n"] | None = None,
+    where: Bool[ArrayLike, "*n"] | None = None,
+    weights: Shaped[ArrayLike, "*n"] | None = None,
 ) -> Float[Array, ""]:
     """The (weighted) mean of |prediction - target| over the entries where `where` is True; raises as `rmse`."""
     return _mean(jnp.abs, prediction, target, where, weights)
 
 
 def _mean(
-    error: Callable[[Array], Array], prediction: Array, target: Array, where: Array | None, weights: Array | None
+    error: Callable[[Array], Array],
+    prediction: ArrayLike,
+    target: ArrayLike,
+    where: ArrayLike | None,
+    weights: ArrayLike | None,
 ) -> Array:
     check.same_shape(prediction=prediction, target=target, where=where, weights=weights)
-    prediction, target = jnp.asarray(prediction), jnp.asarray(target)
-    where = jnp.ones(prediction.shape, bool) if where is None else where
-    weights = jnp.ones_like(prediction) if weights is None else weights
-    weights = jnp.where(where, weights, 0)
+    prediction, target, weights = check.as_floats(prediction=prediction, target=target, weights=weights)
+    where = jnp.ones(prediction.shape, bool) if where is None else jnp.asarray(where)
+    weights = jnp.where(where, jnp.ones_like(prediction) if weights is None else weights, 0)
     count = jnp.sum(weights)
-    if not isinstance(count, jax.core.Tracer) and not count > 0:
+    if not check.traced(count) and not count > 0:
         raise ValueError("nothing to average: every entry is masked or has weight 0. Is the test part empty?")
     return jnp.sum(weights * error(jnp.where(where, prediction - target, 0))) / count
