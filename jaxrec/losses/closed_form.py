@@ -44,7 +44,7 @@ from jaxrec.losses.pointwise import (
     logistic,
     logistic_slope,
 )
-from jaxrec.models.factors import biases, check_tables, item_term, predict_layout
+from jaxrec.models.factors import biases, check_tables, in_float32, item_term, predict_layout
 from jaxrec.types import Dense, Factors, Linked, Observed
 
 __all__ = ["cost", "gradient", "item_gradient", "user_gradient", "value_and_gradient"]
@@ -63,7 +63,9 @@ def user_gradient(
     offset: float | Float[Array, ""] | Float[Array, " n_items"] = 0.0,
     l2_bias: Strength = 0.0,
 ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-    """(dJ/dw, dJ/db) of `losses.user_cost`; the arguments are its."""
+    """Gradient of `losses.user_cost` with respect to (w, b). Same arguments, and the same errors."""
+    collaborative.check_row(x, y, where, row={"b": b}, l2=l2, l2_bias=l2_bias, offset=offset)
+    w, b, x, offset = check.as_floats(w=w, b=b, x=x, offset=offset)
     x = jnp.where(where[:, None], x, 0)
     e = _errors(x @ w + b + offset, y, where, weights, slope)
     return x.T @ e + l2 * w, jnp.sum(e) + l2_bias * b
@@ -83,7 +85,10 @@ def item_gradient(
     offset: float | Float[Array, ""] = 0.0,
     l2_bias: Strength = 0.0,
 ) -> Float[Array, " d"] | tuple[Float[Array, " d"], Float[Array, ""]]:
-    """dJ/dx of `losses.item_cost`, or (dJ/dx, dJ/dc) where the item has a bias `c`; the arguments are its."""
+    """Gradient of `losses.item_cost` with respect to x, or to (x, c) where the item has a bias `c`. Same arguments."""
+    collaborative.check_row(w, y, where, row={} if c is None else {"c": c}, l2=l2, l2_bias=l2_bias, offset=offset)
+    check.same_shape(y=y, b=b)
+    x, w, b, c, offset = check.as_floats(x=x, w=w, b=b, c=c, offset=offset)
     w = jnp.where(where[:, None], w, 0)
     e = _errors(w @ x + b + offset + (0.0 if c is None else c), y, where, weights, slope)
     gradient_x = w.T @ e + l2 * x
@@ -100,11 +105,21 @@ def gradient(
 ) -> Factors:
     """The gradient of `losses.cost` as Factors; mu's is 0, for mu is data.
 
-    Dense: two matrix products. Linked: two sparse products and no scatter. Observed: scatter-adds.
+    Dense: two matrix products. Linked: two sparse products and no scatter. Observed: scatter-adds. Computed in float32
+    at least, and returned in the parameters' own types.
+
+    Raises:
+        ValueError: as `losses.cost`.
     """
-    _refuse_rows(ratings)
-    e = _errors(_predict(factors, ratings), ratings.value, ratings.where, ratings.weights, slope)
-    return _gradient(factors, ratings, _sums(factors, ratings, e), l2, l2_bias)
+    _check(factors, ratings, l2, l2_bias)
+    return _gradient_of(factors, ratings, l2, l2_bias, slope=slope)
+
+
+@partial(jax.jit, static_argnames="slope")
+def _gradient_of(factors: Factors, ratings: Dense | Observed | Linked, l2: L2, l2_bias: L2, *, slope: Slope) -> Factors:
+    wide = in_float32(factors)
+    e = _errors(_predict(wide, ratings), ratings.value, ratings.where, ratings.weights, slope)
+    return _like(factors, _gradient(wide, ratings, _sums(wide, ratings, e), l2, l2_bias))
 
 
 def value_and_gradient(
@@ -120,10 +135,26 @@ def value_and_gradient(
 
     `slope` is the `loss`'s own; None takes it from the loss by (element-wise) autodiff, so that they cannot disagree.
     On a TPU the squared and the logistic loss of Dense have a kernel that keeps the errors out of memory.
+
+    Raises:
+        ValueError: as `losses.cost`.
     """
-    _refuse_rows(ratings)
-    check_tables(factors, ratings)
-    kernel = _kernel(factors, ratings, loss, slope)
+    _check(factors, ratings, l2, l2_bias)
+    return _value_and_gradient_of(factors, ratings, l2, l2_bias, loss=loss, slope=slope)
+
+
+@partial(jax.jit, static_argnames=("loss", "slope"))
+def _value_and_gradient_of(
+    factors: Factors,
+    ratings: Dense | Observed | Linked,
+    l2: L2,
+    l2_bias: L2,
+    *,
+    loss: PointwiseLoss,
+    slope: Slope | None,
+) -> tuple[Array, Factors]:
+    wide = in_float32(factors)
+    kernel = _kernel(wide, ratings, loss, slope)
     slope = partial(_slope_of, loss) if slope is None else slope
 
     def by_xla(factors: Factors, ratings: Any) -> tuple[Array, _Sums]:
@@ -132,12 +163,10 @@ def value_and_gradient(
         e = _errors(prediction, ratings.value, ratings.where, ratings.weights, slope)
         return value, _sums(factors, ratings, e)
 
-    value, sums = (
-        by_xla(factors, ratings) if kernel is None else by_platform(factors, ratings, tpu=kernel, default=by_xla)
-    )
+    value, sums = by_xla(wide, ratings) if kernel is None else by_platform(wide, ratings, tpu=kernel, default=by_xla)
     batch = ratings if isinstance(ratings, Observed) else None
-    penalty = of_factors(factors, l2=l2, l2_bias=l2_bias, batch=batch)
-    return value + penalty, _gradient(factors, ratings, sums, l2, l2_bias)
+    penalty = of_factors(wide, l2=l2, l2_bias=l2_bias, batch=batch)
+    return value + penalty, _like(factors, _gradient(wide, ratings, sums, l2, l2_bias))
 
 
 def cost(
@@ -154,6 +183,7 @@ def cost(
     `slope` as in `value_and_gradient`. Cotangents also flow to the ratings' values and weights and to l2 and l2_bias.
     Forward mode (jvp, Hessian-vector products) is not defined here: plain `losses.cost` has it.
     """
+    _check(factors, ratings, l2, l2_bias)
     as_float = lambda strength: jnp.asarray(strength, jnp.result_type(strength, 0.0))  # an int has no derivative
     l2, l2_bias = jax.tree.map(as_float, (l2, l2_bias))
     return _twin(loss, slope, factors, ratings, l2, l2_bias)
@@ -171,18 +201,19 @@ def _twin_forward(loss: PointwiseLoss, slope: Slope | None, factors: Factors, ra
 
 def _twin_backward(loss: PointwiseLoss, slope: Slope | None, saved: Any, cotangent: Array) -> Any:
     by_factors, factors, ratings, l2, l2_bias = saved
-    scale = lambda tree: jax.tree.map(lambda leaf: cotangent * leaf, tree)
+    scale = lambda tree: jax.tree.map(lambda leaf: (cotangent * leaf.astype(cotangent.dtype)).astype(leaf.dtype), tree)
     batch = ratings if isinstance(ratings, Observed) else None
     # In values, weights and strengths the cost is element-wise: autodiff of these costs no scatter.
     prediction = predict_layout(factors, ratings)
-    by_value, by_weights = jax.grad(
-        lambda value, weights: loss(prediction, value, where=ratings.where, weights=weights).sum, argnums=(0, 1)
-    )(ratings.value, ratings.weights)
+    data_term = lambda value, weights: loss(prediction, value, where=ratings.where, weights=weights).sum
+    data = ratings.value, ratings.weights
+    floating = tuple(n for n, each in enumerate(data) if each is not None and jnp.issubdtype(each.dtype, jnp.inexact))
+    by_data = dict(zip(floating, jax.grad(data_term, floating)(*data) if floating else (), strict=True))
     by_l2, by_l2_bias = jax.grad(
         lambda l2, l2_bias: of_factors(factors, l2=l2, l2_bias=l2_bias, batch=batch), argnums=(0, 1)
     )(l2, l2_bias)
-    none = {f.name: None for f in dataclasses.fields(ratings)}  # ids and masks have no derivative
-    by_ratings = type(ratings)(**(none | {"value": scale(by_value), "weights": scale(by_weights)}))
+    none = jax.tree.map(lambda _: None, ratings)  # ids and masks have no derivative
+    by_ratings = dataclasses.replace(none, value=scale(by_data.get(0)), weights=scale(by_data.get(1)))
     return scale(by_factors), by_ratings, scale(by_l2), scale(by_l2_bias)
 
 
@@ -193,16 +224,23 @@ def _slope_of(loss: PointwiseLoss, prediction: Array, target: Array) -> Array:
     return jax.grad(lambda prediction: loss(prediction, target).sum)(prediction)
 
 
-def _refuse_rows(ratings: Any) -> None:
+def _check(factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> None:
     if not isinstance(ratings, Dense | Observed | Linked):
         raise TypeError(f"expected ratings as Dense, Observed or Linked, got {type(ratings).__name__}.")
+    check_tables(factors, ratings)
+    check.strength("l2", l2, zero=True)
+    check.strength("l2_bias", l2_bias, zero=True)
+
+
+def _like(factors: Factors, gradient: Factors) -> Factors:
+    """The gradient in the parameters' own types."""
+    return jax.tree.map(lambda parameter, by: by.astype(parameter.dtype), factors, gradient)
 
 
 def _predict(factors: Factors, ratings: Dense | Observed | Linked) -> Array:
     """`predict_layout` without its gathers in memory; autodiff goes the other way (its transpose would be slow)."""
     if isinstance(ratings, Dense):
         return predict_layout(factors, ratings)
-    check_tables(factors, ratings)
     dot = sampled_dot(factors.w, factors.x, ratings.user, ratings.item)
     return dot + biases(factors, ratings.user, ratings.item)
 
@@ -210,6 +248,7 @@ def _predict(factors: Factors, ratings: Dense | Observed | Linked) -> Array:
 def _errors(prediction: Array, target: Array, where: Array, weights: Array | None, slope: Slope) -> Array:
     """e(i,j): weighted slopes where rated, 0 elsewhere; what is masked is replaced before the arithmetic."""
     check.same_shape(prediction=prediction, target=target, where=where, weights=weights)
+    prediction, target, weights = check.as_floats(prediction=prediction, target=target, weights=weights)
     zero = lambda array: jnp.where(where, array, 0)
     e = slope(zero(prediction), zero(target))
     return zero(e) if weights is None else zero(e) * zero(weights)

@@ -17,17 +17,21 @@ The notes' table of films (Alice rated "Love at last" 5; 0 is a rating and ? is 
 [-0.399..., 0.5]
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from jaxrec.losses.penalty import L2, Strength, of_factors
+from jaxrec import check
+from jaxrec.losses.penalty import L2, Strength, check_per_row, of_factors
 from jaxrec.losses.pointwise import PointwiseLoss, half_squared_error
 from jaxrec.models.factors import predict_layout
 from jaxrec.types import Dense, Factors, Linked, Observed, Rows, Total
 
-__all__ = ["cost", "data_term", "item_cost", "items_cost", "user_cost", "users_cost"]
+__all__ = ["check_row", "cost", "data_term", "item_cost", "items_cost", "user_cost", "users_cost"]
 
 
 def user_cost(
@@ -43,14 +47,14 @@ def user_cost(
     offset: float | Float[Array, ""] | Float[Array, " n_items"] = 0.0,
     l2_bias: Strength = 0.0,
 ) -> Float[Array, ""]:
-    """One user's cost: loss over her ratings of w . x(i) + b against y(i), + l2/2 ‖w‖^2. Given x, ridge regression.
+    """One user's cost: loss over their ratings of w . x(i) + b against y(i), + l2/2 ‖w‖^2. Given x, ridge regression.
 
     Args:
-        w: her parameters.
-        b: her bias; not penalized unless `l2_bias` says so.
+        w: the user's parameters.
+        b: the user's bias; not penalized unless `l2_bias` says so.
         x: the items' features.
-        y: her ratings.
-        where: True where she rated the item.
+        y: the user's ratings.
+        where: True where the user rated the item.
         l2: the strength of the penalty.
         loss: a pointwise loss; the default is the notes'.
         weights: one per rating.
@@ -59,8 +63,10 @@ def user_cost(
 
     Source: the notes' J(w(j), b(j)).
     """
+    check_row(x, y, where, row={"b": b}, l2=l2, l2_bias=l2_bias, offset=offset)
+    w, b, x, offset = check.as_floats(w=w, b=b, x=x, offset=offset)
     penalty = 0.5 * l2 * jnp.sum(w**2) + 0.5 * l2_bias * b**2
-    x = jnp.where(where[:, None], x, 0)  # or NaN features of what she did not rate would reach her gradient, as 0 * NaN
+    x = jnp.where(where[:, None], x, 0)  # masked features too: 0 * NaN would put NaN into the gradient
     return loss(x @ w + b + offset, y, where=where, weights=weights).sum + penalty
 
 
@@ -95,12 +101,42 @@ def item_cost(
 
     Source: the notes' J(x(i)).
     """
+    check_row(w, y, where, row={} if c is None else {"c": c}, l2=l2, l2_bias=l2_bias, offset=offset)
+    check.same_shape(y=y, b=b)
+    x, w, b, c, offset = check.as_floats(x=x, w=w, b=b, c=c, offset=offset)
     w = jnp.where(where[:, None], w, 0)
     prediction = w @ x + b + offset
     penalty = 0.5 * l2 * jnp.sum(x**2)
     if c is not None:
         prediction, penalty = prediction + c, penalty + 0.5 * l2_bias * c**2
     return loss(prediction, y, where=where, weights=weights).sum + penalty
+
+
+def check_row(
+    features: ArrayLike,
+    y: ArrayLike,
+    where: ArrayLike,
+    *,
+    row: Mapping[str, ArrayLike],
+    l2: Strength,
+    l2_bias: Strength,
+    offset: ArrayLike,
+) -> None:
+    """One user's or item's arrays fit: a feature vector, a target and a mask per entry, numbers that are numbers.
+
+    Raises:
+        ValueError: otherwise; strengths that are negative or not finite.
+    """
+    if jnp.ndim(features) != 2:
+        raise ValueError(f"expected features [n, d], got shape {jnp.shape(features)}.")
+    check.same_shape(rows_of_features=features[:, 0] if jnp.shape(features)[1] else y, y=y, where=where)
+    for name, number in {**row, "l2": l2, "l2_bias": l2_bias}.items():
+        if jnp.ndim(number):  # it would be broadcast over the entries
+            raise ValueError(f"{name}: expected a number, got shape {jnp.shape(number)}.")
+    if jnp.shape(offset) not in ((), jnp.shape(y)):
+        raise ValueError(f"offset: expected a number or one per entry, {jnp.shape(y)}, got shape {jnp.shape(offset)}.")
+    check.strength("l2", l2, zero=True)
+    check.strength("l2_bias", l2_bias, zero=True)
 
 
 def users_cost(
@@ -114,6 +150,7 @@ def users_cost(
     loss: PointwiseLoss = half_squared_error,
 ) -> Float[Array, ""]:
     """All users' cost: the sum of `user_cost` over users; `l2` is a number or one per user."""
+    check_per_row(l2, len(b))
     one = lambda w, b, y, where, l2: user_cost(w, b, x, y, where, l2=l2, loss=loss)
     return jnp.sum(jax.vmap(one, in_axes=(0, 0, 1, 1, 0))(w, b, y, where, jnp.broadcast_to(l2, b.shape)))
 
@@ -129,6 +166,7 @@ def items_cost(
     loss: PointwiseLoss = half_squared_error,
 ) -> Float[Array, ""]:
     """All items' cost: the sum of `item_cost` over items; `l2` is a number or one per item."""
+    check_per_row(l2, len(x))
     one = lambda x, y, where, l2: item_cost(x, w, b, y, where, l2=l2, loss=loss)
     return jnp.sum(jax.vmap(one)(x, y, where, jnp.broadcast_to(l2, x.shape[:1])))
 
@@ -167,7 +205,8 @@ def cost(
         l2_bias: as `l2`, for b and c.
 
     Raises:
-        ValueError: `l2` is an array that is no pair.
+        ValueError: `l2` is an array that is no pair, negative or not finite; factors whose parts do not fit one another
+            or the ratings; ids of Observed that are not in the tables (under jit they are trusted).
 
     Source: the notes' J(w, b, x).
     """

@@ -3,10 +3,11 @@
 import jax.numpy as jnp
 from jax import Array
 
+from jaxrec import check
 from jaxrec.lookup import lookup
 from jaxrec.types import Factors, Observed
 
-__all__ = ["L2", "half_squared_norm", "of_factors", "pair"]
+__all__ = ["L2", "check_per_row", "half_squared_norm", "of_factors", "pair"]
 
 # A number, or one number per row.
 Strength = int | float | Array
@@ -28,8 +29,8 @@ def pair(l2: L2) -> tuple[Strength, Strength]:
 
 def half_squared_norm(rows: Array, l2: Strength) -> Array:
     """l2/2 ‖row‖^2, summed over rows [n, d] (or [n], for biases); l2 is a number or one per row."""
-    if jnp.ndim(l2) and jnp.shape(l2) != rows.shape[:1]:
-        raise ValueError(f"l2: expected a number or one per row, shape {rows.shape[:1]}, got shape {jnp.shape(l2)}.")
+    check_per_row(l2, len(rows))
+    (rows,) = check.as_floats(rows=rows)
     squares = rows**2 if rows.ndim == 1 else jnp.sum(rows**2, axis=-1)
     return 0.5 * jnp.sum(l2 * squares)
 
@@ -44,9 +45,15 @@ def of_factors(factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, batch: Observed |
         batch: ratings that carry `user_count` and `item_count`: then every row is penalized once for each of its
             ratings in the batch and divided by all of them, so that the batches' penalties add up to the whole one.
             (Rows without any rating stand in no batch: their penalty is nobody's share.)
+
+    Raises:
+        ValueError: a strength that is negative, not finite, or not one per row; ids of the batch that are not in the
+            tables.
     """
     users, items = pair(l2)
     bias_users, bias_items = pair(l2_bias)
+    check.strength("l2", l2, zero=True)
+    check.strength("l2_bias", l2_bias, zero=True)
     tables = [(factors.w, users, "user"), (factors.x, items, "item"), (factors.b, bias_users, "user")]
     if factors.c is not None:
         tables.append((factors.c, bias_items, "item"))
@@ -57,13 +64,25 @@ def of_factors(factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, batch: Observed |
             "user": jnp.where(batch.where, 1 / jnp.where(batch.where, batch.user_count, 1), 0),
             "item": jnp.where(batch.where, 1 / jnp.where(batch.where, batch.item_count, 1), 0),
         }
-        ids = {"user": batch.user, "item": batch.item}
+        ids = {
+            "user": check.row_ids("user", batch.user, size=len(factors.w)),
+            "item": check.row_ids("item", batch.item, size=len(factors.x)),
+        }
         parts = [
-            half_squared_norm(lookup(table, ids[side]), share[side] * _at(strength, ids[side]))
+            half_squared_norm(lookup(table, ids[side]), share[side] * _at(strength, ids[side], len(table)))
             for table, strength, side in tables
         ]
     return sum(parts[1:], start=parts[0])
 
 
-def _at(strength: Strength, ids: Array) -> Strength:
-    return lookup(jnp.asarray(strength), ids) if jnp.ndim(strength) else strength
+def _at(strength: Strength, ids: Array, size: int) -> Strength:
+    if jnp.ndim(strength) == 0:
+        return strength
+    check_per_row(strength, size)
+    return lookup(jnp.asarray(strength), ids)
+
+
+def check_per_row(strength: Strength, size: int) -> None:
+    """A number or one per row: an array of length 1 would be broadcast, and mean something else."""
+    if jnp.shape(strength) not in ((), (size,)):
+        raise ValueError(f"l2: expected a number or one per row, shape ({size},), got shape {jnp.shape(strength)}.")

@@ -6,22 +6,23 @@
 (1.0986, 1.0)
 """
 
-import jax
 import jax.numpy as jnp
-from jax import Array
-from jaxtyping import Bool, Float
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Shaped
 
+from jaxrec import check
+from jaxrec.numerics import log_softmax
 from jaxrec.types import Total
 
 __all__ = ["softmax"]
 
 
 def softmax(
-    score: Float[Array, "n c"],
-    relevance: Float[Array, "n c"],
+    score: Shaped[ArrayLike, "n c"],
+    relevance: Shaped[ArrayLike, "n c"],
     *,
-    where: Bool[Array, "n c"] | None = None,
-    weights: Float[Array, " n"] | None = None,
+    where: Bool[ArrayLike, "n c"] | None = None,
+    weights: Shaped[ArrayLike, " n"] | None = None,
 ) -> Total:
     """Cross-entropy of what was relevant in each list.
 
@@ -30,22 +31,32 @@ def softmax(
     A list's level does not matter, its order does: adding a number to all scores of a list changes nothing. Lists
     without anything relevant are left out, of the count too.
 
+    An infinite score costs 0 where it is right and infinity where it is wrong, and never makes a NaN.
+
     Args:
         score: of each request's candidates.
-        relevance: >= 0, such as 1 where she liked it.
+        relevance: >= 0, such as 1 where the user liked it.
         where: False at places that are empty, which may hold anything, NaN too.
         weights: one per list.
 
+    Raises:
+        ValueError: arrays of different shapes.
+
     Source: Cao et al. 2007, Learning to rank: from pairwise approach to listwise approach (ListNet's top-one).
     """
-    where = jnp.ones(score.shape, bool) if where is None else where
+    check.same_shape(score=score, relevance=relevance, where=where)
+    if weights is not None and jnp.shape(weights) != jnp.shape(score)[:1]:
+        raise ValueError(f"weights: expected one per list, {jnp.shape(score)[:1]}, got shape {jnp.shape(weights)}.")
+    score, relevance, weights = check.as_floats(score=score, relevance=relevance, weights=weights)
+    where = jnp.ones(score.shape, bool) if where is None else jnp.asarray(where)
     relevance = jnp.where(where, relevance, 0)
-    whole = jnp.sum(relevance, axis=1)
-    some = whole > 0
-    share = relevance / jnp.where(some, whole, 1)[:, None]
+    total = jnp.sum(relevance, axis=1)
+    some = total > 0
+    share = relevance / jnp.where(some, total, 1)[:, None]
     # a list that is left out counts as one of zeros, so that it has a gradient, of zeros
     score = jnp.where(where & some[:, None], score, 0)
-    norm = jax.nn.logsumexp(jnp.where(where | ~some[:, None], score, -jnp.inf), axis=1)
-    loss = norm - jnp.sum(share * score, axis=1)
+    log_probability = log_softmax(score, where | ~some[:, None])
+    loss = -jnp.sum(jnp.where(share > 0, share * jnp.where(share > 0, log_probability, 0), 0), axis=1)
     weight = jnp.where(some, 1.0 if weights is None else weights, 0.0).astype(loss.dtype)
+    loss = jnp.where((weight == 0) & jnp.isinf(loss), 0, loss)
     return Total(jnp.sum(loss * weight), jnp.sum(weight))
