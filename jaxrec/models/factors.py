@@ -249,7 +249,7 @@ def as_vectors(factors: Factors) -> tuple[Float[Array, "n_users k"], Float[Array
     check_factors(factors)
     one = lambda table: jnp.ones((len(table), 1), table.dtype)
     users = jnp.concatenate([factors.w, factors.b[:, None], one(factors.w)], axis=1)
-    items = jnp.concatenate([factors.x, one(factors.x), item_term(factors)[:, None]], axis=1)
+    items = jnp.concatenate([factors.x, one(factors.x), item_term(factors)[:, None].astype(factors.x.dtype)], axis=1)
     return users, items
 
 
