@@ -5,7 +5,8 @@ of what a matrix of scores would write. The k best items lie in the k groups wit
 group holds a better item), so the second pass scores those k groups again, and sorts only them. Ties go to the lowest
 id in both: groups are runs of ids, and among equals the first are taken.
 
-Items with score -inf (excluded, not allowed) never come back: places that cannot be filled are -inf with id 0.
+Items with score -inf (excluded, not allowed) never come back: places that cannot be filled are -inf with id 0. A score
+of NaN, whose place in an order is nowhere, counts as -inf: it is never returned, and hides no other.
 
 | form | for | |
 | --- | --- | --- |
@@ -26,7 +27,7 @@ from jaxrec.kernels.platform import by_platform
 from jaxrec.kernels.select import largest
 from jaxrec.lookup import lookup
 
-__all__ = ["GROUP", "Exclude", "Score", "dot", "reference", "two_pass"]
+__all__ = ["GROUP", "Exclude", "Score", "dot", "orderable", "reference", "two_pass"]
 
 Exclude = tuple[Integer[Array, "*n e"], Bool[Array, "*n e"]]
 # score(queries [n, d], a block of items [m, d]) -> [n, m], more is better
@@ -54,13 +55,13 @@ def reference(
     k: int,
 ) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
     """All scores, stably sorted: what the others must give."""
-    scores = score(queries, items)
+    scores = orderable(score(queries, items))
     if allowed is not None:
         scores = jnp.where(allowed[None, :], scores, -jnp.inf)
     if exclude is not None:
         rows, ids = jnp.arange(len(queries))[:, None], jnp.where(exclude[1], exclude[0], len(items))
         scores = scores.at[rows, ids].set(-jnp.inf, mode="drop")
-    order = jnp.argsort(jnp.where(scores == 0, 0, scores), axis=1, stable=True, descending=True)[:, :k]
+    order = jnp.argsort(scores, axis=1, stable=True, descending=True)[:, :k]
     best = jnp.take_along_axis(scores, order, axis=1)
     return best, jnp.where(best > -jnp.inf, order, 0).astype(jnp.int32)
 
@@ -121,7 +122,7 @@ def _search(
         tops = by_platform(queries, items, *filtered, tpu=_group_maxima_on_tpu, default=xla)
     else:
         tops = xla(queries, items, allowed, ids)
-    _, groups = largest(_without_minus_zero(tops), k)
+    _, groups = largest(tops, k)
     groups = jnp.sort(groups, axis=1)  # in the order of ids, for the ties
     each = groups[:, :, None] * GROUP + jnp.arange(GROUP, dtype=jnp.int32)[None, None, :]
     each = each.reshape(n, -1)
@@ -133,8 +134,8 @@ def _search(
         place = jnp.where(jnp.any(mine, axis=2), jnp.argmax(mine, axis=2) * GROUP + ids % GROUP, k * GROUP)
         open_ = open_.at[row, place].set(False, mode="drop")
     of_query = jax.vmap(lambda query, rows: score(query[None], rows)[0])
-    scores = of_query(queries, lookup(items, each).astype(queries.dtype))
-    best, place = largest(_without_minus_zero(jnp.where(open_, scores, -jnp.inf)).T, k)
+    scores = orderable(of_query(queries, lookup(items, each).astype(queries.dtype)))
+    best, place = largest(jnp.where(open_, scores, -jnp.inf).T, k)
     found = jnp.take_along_axis(each, place, axis=1, mode="promise_in_bounds")
     return best, jnp.where(best > -jnp.inf, found, 0)
 
@@ -173,7 +174,7 @@ def _scores(
 ) -> Float[Array, "size n"]:
     """Scores of the items from `first` on: slices, and no padded copy of the catalogue."""
     part = lambda array: jax.lax.dynamic_slice_in_dim(array, first, size)
-    scores = score(queries, part(items).astype(queries.dtype)).T
+    scores = orderable(score(queries, part(items).astype(queries.dtype))).T
     if allowed is not None:
         scores = jnp.where(part(allowed)[:, None], scores, -jnp.inf)
     if ids is not None:
@@ -190,7 +191,7 @@ def _by_merging(
     scored = partial(_scores, queries, items, allowed, ids, score=score)
 
     def merge(best: tuple[Array, Array], first: Array | int, size: int) -> tuple[Array, Array]:
-        top, place = largest(_without_minus_zero(scored(first, size)), min(k, size))
+        top, place = largest(scored(first, size), min(k, size))
         # what came before has lower ids and stands first, so that lax.top_k's ties go to the lowest id
         scores, kept = jax.lax.top_k(jnp.concatenate([best[0], top], axis=1), k)
         ids = jnp.concatenate([best[1], place + first], axis=1)
@@ -204,6 +205,6 @@ def _by_merging(
     return merge(best, whole, m - whole) if whole < m else best
 
 
-def _without_minus_zero(scores: Array) -> Array:
-    """lax.top_k ranks -0 below 0; for us they tie."""
-    return jnp.where(scores == 0, 0, scores)
+def orderable(scores: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Scores that an order can be made of: -0 is 0, for lax.top_k ranks it below 0, and NaN is -inf."""
+    return jnp.where(jnp.isnan(scores), -jnp.inf, jnp.where(scores == 0, 0, scores))

@@ -98,5 +98,6 @@ def _kernel(queries: Any, table: Any, *rest: Any, m: int, group: int, by_column:
     open_ = item < m
     if allowed:
         open_ &= allowed[0][:].T > 0
-    scores = jnp.where(open_, scores, -jnp.inf)
+    # -0 and 0 tie where these are ordered, and NaN is nowhere in an order
+    scores = jnp.where(open_ & (scores == scores), jnp.where(scores == 0, 0, scores), -jnp.inf)
     out[:] = jnp.max(scores.reshape(block // group, group, -1), axis=1)

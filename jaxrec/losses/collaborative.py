@@ -135,8 +135,8 @@ def check_row(
             raise ValueError(f"{name}: expected a number, got shape {jnp.shape(number)}.")
     if jnp.shape(offset) not in ((), jnp.shape(y)):
         raise ValueError(
-            f"offset: makes predictions of shape {jnp.broadcast_shapes(jnp.shape(offset), jnp.shape(y))} for entries of "
-            f"shape {jnp.shape(y)}; expected a number or one per entry, got shape {jnp.shape(offset)}."
+            f"offset: makes predictions of shape {jnp.broadcast_shapes(jnp.shape(offset), jnp.shape(y))} of entries "
+            f"{jnp.shape(y)}; expected a number or one per entry, got shape {jnp.shape(offset)}."
         )
     check.strength("l2", l2, zero=True)
     check.strength("l2_bias", l2_bias, zero=True)

@@ -19,8 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, Shaped
 
+from jaxrec import check
 from jaxrec.kernels.topk import Exclude
 from jaxrec.retrieval import ranking
 from jaxrec.retrieval.topk import top_k
@@ -58,10 +60,12 @@ class Index:
         as many again while that leaves a query short and the index has more to name.
 
         Raises:
-            ValueError: under jit or vmap.
+            ValueError: under jit or vmap; queries that are not finite.
         """
         if isinstance(queries, jax.core.Tracer):
             raise ValueError("an approximate index is searched on the host: call top_k outside jit and vmap.")
+        if not bool(jnp.isfinite(queries).all()):
+            raise ValueError("queries: expected finite vectors, got NaN or infinity. Has training diverged?")
         m = len(self.items)
         asked = np.ascontiguousarray(queries, np.float32)
         fetch = min(m, k + (0 if exclude is None else exclude[0].shape[1]))
@@ -83,7 +87,7 @@ class Index:
         return _rescore(queries, self.items, jnp.asarray(np.where(found, ids, 0), jnp.int32), jnp.asarray(found), k)
 
 
-def build(items: Float[Array, "m d"], kind: str = "HNSW32", effort: str = "efSearch=64") -> Index:
+def build(items: Shaped[ArrayLike, "m d"], kind: str = "HNSW32", effort: str = "efSearch=64") -> Index:
     """Trains and fills an index; `Index(items, faiss_index)` takes one of your own.
 
     Args:
@@ -101,6 +105,7 @@ def build(items: Float[Array, "m d"], kind: str = "HNSW32", effort: str = "efSea
         import faiss
     except ImportError as error:
         raise ImportError("approximate search needs FAISS: pip install 'jaxrec[ann]'.") from error
+    items = check.as_array("items", items)
     if items.ndim != 2 or len(items) == 0 or not bool(jnp.isfinite(items).all()):
         raise ValueError(f"items: expected a table [m, d] of finite numbers, got {items.dtype}{list(items.shape)}.")
     vectors = np.ascontiguousarray(items, np.float32)
@@ -114,10 +119,11 @@ def build(items: Float[Array, "m d"], kind: str = "HNSW32", effort: str = "efSea
     return Index(items, index)
 
 
-def recall(index: Index, queries: Float[Array, "n d"], k: int, *, block: int = 16384) -> float:
-    """The share of the exact k best of each query that the index finds."""
+def recall(index: Index, queries: Shaped[ArrayLike, "n d"], k: int, *, block: int = 16384) -> float:
+    """The share of the exact k best of each query that the index finds; raises as `top_k` of the index."""
+    queries = check.as_array("queries", queries)
     _, exact = top_k(queries, index.items, k, block=block)
-    scores, found = index.top_k(queries, k)
+    scores, found = top_k(queries, index, k)
     found = jnp.where(scores > -jnp.inf, found, -1)
     return float(jnp.mean((exact[:, :, None] == found[:, None, :]).any(axis=2).astype(jnp.float32)))
 

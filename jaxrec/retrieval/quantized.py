@@ -25,10 +25,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import register_dataclass
-from jaxtyping import Bool, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, Shaped
 
+from jaxrec import check
 from jaxrec.kernels.select import largest
-from jaxrec.kernels.topk import Exclude, dot, two_pass
+from jaxrec.kernels.topk import Exclude, dot, orderable, two_pass
 from jaxrec.lookup import lookup
 
 __all__ = ["Quantized", "build"]
@@ -65,18 +67,28 @@ class Quantized:
         allowed: Bool[Array, " m"] | None = None,
     ) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
         """As `retrieval.top_k`, one query after the other: for one, or a few. For dozens the full search is faster."""
-        search = lambda asked: _search(asked[0], asked[1], allowed, self, k=k)
-        return jax.lax.map(search, (queries.astype(self.items.dtype), exclude))
+        return _search(queries.astype(self.items.dtype), exclude, allowed, self, k=k)
 
 
-@jax.jit
-def build(items: Float[Array, "m d"]) -> Quantized:
+def build(items: Shaped[ArrayLike, "m d"]) -> Quantized:
     """Rounds a catalogue to eight bits, each item by its own largest component; 36 bytes an item more at d = 32.
 
     Args:
         items: finite; other types than float32 become float32.
+
+    Raises:
+        ValueError: no table; numbers that are not finite (under jit they are trusted).
     """
-    items = items.astype(jnp.float32)
+    items = check.as_array("items", items).astype(jnp.float32)
+    if items.ndim != 2:
+        raise ValueError(f"items: expected a table [m, d], got shape {items.shape}.")
+    if not check.traced(items) and not bool(jnp.isfinite(items).all()):
+        raise ValueError("items: expected finite vectors, got NaN or infinity. Has training diverged?")
+    return _build(items)
+
+
+@jax.jit
+def _build(items: Array) -> Quantized:
     m = len(items)
     most = jnp.max(jnp.abs(items), axis=1)
     step = jnp.where(most > 0, jnp.maximum(most / MOST, jnp.finfo(jnp.float32).tiny), 0)  # CPUs take less as 0
@@ -86,6 +98,12 @@ def build(items: Float[Array, "m d"]) -> Quantized:
 
 @partial(jax.jit, static_argnames="k")
 def _search(
+    queries: Array, exclude: Exclude | None, allowed: Array | None, index: Quantized, *, k: int
+) -> tuple[Array, Array]:
+    return jax.lax.map(lambda asked: _search_one(asked[0], asked[1], allowed, index, k=k), (queries, exclude))
+
+
+def _search_one(
     query: Array, exclude: Exclude | None, allowed: Array | None, index: Quantized, *, k: int
 ) -> tuple[Array, Array]:
     m, full = len(index), len(index.step)
@@ -102,13 +120,15 @@ def _search(
         open_ &= jnp.pad(allowed, (0, full - m))
     if exclude is not None:
         open_ = open_.at[jnp.where(exclude[1], exclude[0], m)].set(False, mode="drop")
+    # A bound that is NaN, as those of a query with NaN or infinity, says nothing: then the whole catalogue is searched.
     # The barrier keeps the compiler from making the bounds inside the maximum, a number at a time.
     bounds = jax.lax.optimization_barrier(jnp.where(open_, _bounds(query, index), -jnp.inf))
+    bounds = jnp.where(jnp.isnan(bounds), jnp.inf, bounds)
     highest, groups = largest(jnp.max(bounds.reshape(-1, GROUP), axis=1)[:, None], some + 1)
     groups = jnp.sort(groups[0, :some])  # for the ties
     ids = (groups[:, None] * GROUP + jnp.arange(GROUP, dtype=jnp.int32)[None, :]).reshape(-1)
     scores = dot(query[None], lookup(index.items, jnp.minimum(ids, m - 1)))[0]
-    scores = jnp.where(lookup(open_, ids), jnp.where(scores == 0, 0, scores), -jnp.inf)  # -0 ties with 0
+    scores = jnp.where(lookup(open_, ids), orderable(scores), -jnp.inf)
     best, place = jax.lax.top_k(scores, k)
     found = best, jnp.where(best > -jnp.inf, lookup(ids, place), 0)
     others = highest[0, some]

@@ -10,21 +10,27 @@
 [0, 2, 1]
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, Shaped
 
+from jaxrec import check
+from jaxrec.kernels.topk import orderable
 from jaxrec.lookup import lookup
+from jaxrec.norm import unit
 
 __all__ = ["diversify", "order", "rank"]
 
 
 def rank(
-    query: Float[Array, " d"],
-    items: Float[Array, "n_items d"],
-    ids: Int[Array, " c"],
-    where: Bool[Array, " c"],
+    query: Shaped[ArrayLike, " d"],
+    items: Shaped[ArrayLike, "n_items d"],
+    ids: Int[ArrayLike, " c"],
+    where: Bool[ArrayLike, " c"],
     *,
     k: int,
 ) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
@@ -35,37 +41,51 @@ def rank(
     Args:
         query: a user's vector.
         items: the catalogue's, computed in advance.
-        ids: candidates, such as `candidates.merge` gives; trusted.
-        where: False at empty places.
+        ids: candidates, such as `candidates.merge` gives.
+        where: False at empty places, whose ids may be anything.
         k: at most c.
+
+    Raises:
+        ValueError: ids that are no items (under jit they are trusted); vectors of different dimensions; as `order`.
     """
-    return order(jnp.sum(lookup(items, ids) * query[None, :], axis=-1), ids, where, k=k)
+    check.same_shape(ids=ids, where=where)
+    if jnp.ndim(items) != 2 or jnp.shape(items)[1:] != jnp.shape(query):
+        raise ValueError(f"expected query [d] and items [m, d], got {jnp.shape(query)} and {jnp.shape(items)}.")
+    ids = check.row_ids("ids", ids, size=len(items), where=where)
+    query, vectors = check.as_floats(query=query, items=lookup(check.as_array("items", items), ids))
+    return order(jnp.sum(vectors * query[None, :], axis=-1), ids, where, k=k)
 
 
 def order(
-    score: Float[Array, " c"], ids: Int[Array, " c"], where: Bool[Array, " c"], *, k: int
+    score: Shaped[ArrayLike, " c"], ids: Int[ArrayLike, " c"], where: Bool[ArrayLike, " c"], *, k: int
 ) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
     """The k candidates with the largest score, as `rank` returns them: for scores from a ranking head.
 
+    A candidate whose score is NaN is passed over.
+
     Raises:
-        ValueError: k not in [1, c].
+        ValueError: k not in [1, c]; arrays of different lengths; ids that int32 does not hold.
     """
+    check.same_shape(score=score, ids=ids, where=where)
+    (score,) = check.as_floats(score=score)
+    ids, where = check.row_ids("ids", ids, size=check.INT32_MAX, where=where), jnp.asarray(where)
     if not 1 <= k <= len(ids):
         raise ValueError(f"k: expected between 1 and the {len(ids)} candidates, got {k}.")
-    score = jnp.where(where, jnp.where(score == 0, 0, score), -jnp.inf)
+    score = jnp.where(where, orderable(score), -jnp.inf)
     best, place = jax.lax.top_k(score, k)
     return best, jnp.where(best > -jnp.inf, lookup(ids, place), 0)
 
 
 def diversify(
-    scores: Float[Array, " c"], vectors: Float[Array, "c d"], *, k: int, trade_off: float | Float[Array, ""]
+    scores: Shaped[ArrayLike, " c"], vectors: Shaped[ArrayLike, "c d"], *, k: int, trade_off: float | Float[Array, ""]
 ) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
     """Maximal marginal relevance: k places of a list, each chosen for its score and for being unlike those before.
 
     Greedily argmax over what is left of (1 - trade_off) score - trade_off max over the chosen of cosine(., chosen).
 
     Args:
-        scores: of the list's places; -inf for an empty one, which is taken last.
+        scores: of the list's places; -inf for an empty one, which is taken last. One whose score or vector is NaN
+            counts as empty.
         vectors: of the items at these places.
         k: how many, at most c.
         trade_off: 0 keeps the order of the scores, 1 looks at likeness alone; mind the scores' own scale.
@@ -74,15 +94,25 @@ def diversify(
         (the scores of the chosen, their places in the list): ids[places] are the items; ties go to the earlier place.
 
     Raises:
-        ValueError: k not in [1, c].
+        ValueError: k not in [1, c]; not one vector per score; a trade-off outside [0, 1].
 
     Source: Carbonell and Goldstein 1998, The use of MMR.
     """
+    scores, vectors, trade_off = check.as_floats(scores=scores, vectors=vectors, trade_off=trade_off)
+    if scores.ndim != 1 or vectors.ndim != 2 or len(scores) != len(vectors):
+        raise ValueError(f"expected scores [c] and vectors [c, d], got {scores.shape} and {vectors.shape}.")
     if not 1 <= k <= len(scores):
         raise ValueError(f"k: expected between 1 and the list's {len(scores)} places, got {k}.")
-    square = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
-    unit = vectors * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
-    empty = scores == -jnp.inf
+    if not check.traced(trade_off) and not 0 <= trade_off <= 1:
+        raise ValueError(f"trade_off: expected a number in [0, 1], got {trade_off}.")
+    return _diversify(scores, vectors, trade_off, k=k)
+
+
+@partial(jax.jit, static_argnames="k")
+def _diversify(scores: Array, vectors: Array, trade_off: Array, *, k: int) -> tuple[Array, Array]:
+    known = ~jnp.any(jnp.isnan(vectors), axis=1)
+    vectors = unit(jnp.where(known[:, None], vectors, 0))
+    empty = (orderable(scores) == -jnp.inf) | ~known
     relevance = (1 - trade_off) * jnp.where(empty, 0, scores)
 
     def choose(state: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], Array]:
@@ -90,7 +120,7 @@ def diversify(
         value = relevance - trade_off * jnp.where(number > 0, likeness, 0)
         value = jnp.where(left, jnp.where(empty, jnp.finfo(value.dtype).min, value), -jnp.inf)
         place = jnp.argmax(value)
-        likeness = jnp.maximum(likeness, unit @ unit[place])
+        likeness = jnp.maximum(likeness, vectors @ vectors[place])
         return (likeness, left & (jnp.arange(len(scores)) != place)), place
 
     start = jnp.full(scores.shape, -jnp.inf, scores.dtype), jnp.ones(scores.shape, bool)

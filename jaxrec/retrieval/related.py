@@ -1,10 +1,12 @@
 """Related items: the nearest by squared distance of their features."""
 
-import jax
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int, Shaped
 
 from jaxrec import check
 from jaxrec.kernels.topk import two_pass
@@ -18,7 +20,7 @@ DIFFERENCES = 2**22
 
 
 def related(
-    x: Float[Array, "n_items d"], item: int | Int[Array, "*n"], k: int
+    x: Shaped[ArrayLike, "n_items d"], item: int | Int[ArrayLike, "*n"] | Sequence[int], k: int
 ) -> tuple[Float[Array, "*n k"], Int[Array, "*n k"]]:
     """The k items i' with the smallest ‖x(i') - x(i)‖^2, as (distances, ids): nearest first, without the item itself.
 
@@ -26,23 +28,24 @@ def related(
 
     Args:
         x: the items' features (or any vectors, such as a tower's).
-        item: the item asked about, or several [n]; trusted to lie in [0, n_items) where it is traced.
+        item: the item asked about, or several [n]; trusted where it is traced.
         k: how many, at most n_items - 1.
 
     Raises:
-        ValueError: k or an item out of range; `item` or `x` of another rank.
+        ValueError: k or an item out of range; `item` or `x` of another rank; features that are not finite.
 
     >>> x = jnp.array([[0.9, 0.0], [1.0, 0.01], [0.99, 0.0], [0.1, 1.0], [0.0, 0.9]])  # the notes' films
     >>> related(x, jnp.array([2, 3]), 1)[1].tolist()  # nearest to "Cute puppies of love", to "Nonstop car chases"
     [[1], [4]]
     """
+    (x,) = check.as_floats(x=x)
     if x.ndim != 2 or np.ndim(item) > 1:
         raise ValueError(f"expected x [n_items, d] and item [] or [n], got shapes {x.shape} and {np.shape(item)}.")
     if not 1 <= k < len(x):
         raise ValueError(f"k: expected between 1 and {len(x) - 1}, the other items of the catalogue, got {k}.")
-    if not isinstance(item, jax.core.Tracer):
-        check.ids("item", np.ravel(item), size=len(x))
-    asked = jnp.atleast_1d(jnp.asarray(item))
+    asked = jnp.atleast_1d(check.row_ids("item", item, size=len(x)))
+    if not check.traced(x) and not bool(jnp.isfinite(x).all()):
+        raise ValueError("x: expected finite features, got NaN or infinity. Has training diverged?")
     itself = asked[:, None], jnp.ones((len(asked), 1), bool)
     block = max(1, min(len(x), DIFFERENCES // max(1, len(asked) * x.shape[1])))
     scores, ids = two_pass(lookup(x, asked), x, itself, None, score=negative_squared_distance, k=k, block=block)

@@ -14,12 +14,16 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, Shaped
 
+from jaxrec import check
 from jaxrec.kernels.topk import Exclude, Score, dot, two_pass
+from jaxrec.norm import unit
 
-__all__ = ["cosine", "dot", "negative_squared_distance", "top_k"]
+__all__ = ["check_exclude", "cosine", "dot", "negative_squared_distance", "top_k"]
 
 
 @runtime_checkable
@@ -34,12 +38,7 @@ class Searchable(Protocol):
 
 def cosine(queries: Float[Array, "n d"], items: Float[Array, "m d"]) -> Float[Array, "n m"]:
     """Query . item / (‖query‖ ‖item‖); 0 where either is 0. Items of length 1 need `dot` only."""
-    return dot(_unit(queries), _unit(items))
-
-
-def _unit(x: Array) -> Array:
-    square = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
+    return dot(unit(queries), unit(items))
 
 
 def negative_squared_distance(queries: Float[Array, "n d"], items: Float[Array, "m d"]) -> Float[Array, "n m"]:
@@ -48,19 +47,20 @@ def negative_squared_distance(queries: Float[Array, "n d"], items: Float[Array, 
 
 
 def top_k(
-    queries: Float[Array, "*n d"],
-    items: Float[Array, "m d"] | Searchable,
+    queries: Shaped[ArrayLike, "*n d"],
+    items: Shaped[ArrayLike, "m d"] | Searchable,
     k: int,
     *,
     exclude: Exclude | None = None,
-    allowed: Bool[Array, " m"] | None = None,
+    allowed: Bool[ArrayLike, " m"] | None = None,
     score: Score = dot,
     block: int = 16384,
 ) -> tuple[Float[Array, "*n k"], Int[Array, "*n k"]]:
     """The k items with the largest query . item, as (scores, ids): best first, ties to the lowest id.
 
     Equal to a full sort at any block size. Places that cannot be filled, because too little is allowed, have score
-    -inf and id 0. `models.as_vectors` makes queries and items whose product is the whole prediction.
+    -inf and id 0. A score that is NaN is never returned, and hides no other. `models.as_vectors` makes queries and
+    items whose product is the whole prediction.
 
     Args:
         queries: one query [d], or one per row [n, d].
@@ -75,19 +75,34 @@ def top_k(
 
     Raises:
         ValueError: k or block out of range; queries and items of different dimensions; `exclude` or `allowed` of
-            another size; a score for an index, which has its own.
+            another size; ids to exclude that are no items (under jit they are trusted, and nobody's are passed over); a
+            score for an index, which has its own.
     """
+    queries = check.as_array("queries", queries)
     if queries.ndim == 1:
-        rows = None if exclude is None else (exclude[0][None], exclude[1][None])
+        row = lambda each: each[None] if isinstance(each, jax.Array) else np.asarray(each)[None]
+        rows = None if exclude is None else (row(exclude[0]), row(exclude[1]))
         scores, ids = top_k(queries[None], items, k, exclude=rows, allowed=allowed, score=score, block=block)
         return scores[0], ids[0]
+    table = items.items if isinstance(items, Searchable) else check.as_array("items", items)
+    allowed = None if allowed is None else jnp.asarray(allowed)
+    _check(queries, table, k, exclude, allowed, block)
+    exclude = check_exclude(exclude, len(table))
     if isinstance(items, Searchable):
         if score is not dot:
             raise ValueError("score: an index has its own; build it of vectors whose dot product is the score.")
-        _check(queries, items.items, k, exclude, allowed, block)
         return items.top_k(queries, k, exclude=exclude, allowed=allowed)
-    _check(queries, items, k, exclude, allowed, block)
-    return two_pass(queries, items, exclude, allowed, score=score, k=k, block=block)
+    wide = jnp.float64 in (queries.dtype, table.dtype)
+    queries = queries.astype(jnp.float64 if wide else jnp.float32)  # sums in half precision lose ranks
+    return two_pass(queries, table, exclude, allowed, score=score, k=k, block=block)
+
+
+def check_exclude(exclude: Exclude | None, n_items: int) -> Exclude | None:
+    """(ids, where) as arrays, having checked that what is unmasked are items; traced ids are trusted."""
+    if exclude is None:
+        return None
+    ids, where = exclude
+    return check.row_ids("exclude", ids, size=n_items, where=where), jnp.asarray(where)
 
 
 def _check(queries: Array, items: Array, k: int, exclude: Exclude | None, allowed: Array | None, block: int) -> None:
@@ -99,10 +114,14 @@ def _check(queries: Array, items: Array, k: int, exclude: Exclude | None, allowe
         raise ValueError(f"k: expected between 1 and the catalogue's {len(items)} items, got {k}.")
     if block < 1:
         raise ValueError(f"block: expected at least 1, got {block}.")
-    if exclude is not None and not (exclude[0].shape == exclude[1].shape and exclude[0].shape[:1] == queries.shape[:1]):
+    if exclude is not None:
+        ids, where = jnp.shape(exclude[0]), jnp.shape(exclude[1])
+        if ids != where or len(ids) != 2 or ids[:1] != queries.shape[:1]:
+            raise ValueError(
+                f"exclude: expected ids and where of one shape [{queries.shape[0]}, e], one row per query, got "
+                f"{ids} and {where}."
+            )
+    if allowed is not None and (allowed.shape != items.shape[:1] or allowed.dtype != bool):
         raise ValueError(
-            f"exclude: expected ids and where of one shape [{queries.shape[0]}, e], one row per query, "
-            f"got {exclude[0].shape} and {exclude[1].shape}."
+            f"allowed: expected one flag per item, shape ({len(items)},), got {allowed.dtype} of shape {allowed.shape}."
         )
-    if allowed is not None and allowed.shape != items.shape[:1]:
-        raise ValueError(f"allowed: expected one flag per item, shape ({len(items)},), got {allowed.shape}.")
