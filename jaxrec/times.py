@@ -23,7 +23,7 @@ from jaxrec import check
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["UNITS", "TimeUnit", "as_ticks", "as_times", "from_text"]
+__all__ = ["UNITS", "TimeUnit", "as_ticks", "as_times", "decimal_seconds", "from_text"]
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
 UNITS: tuple[TimeUnit, ...] = ("s", "ms", "us", "ns")
@@ -84,6 +84,8 @@ def from_text(name: str, texts: Any, unit: TimeUnit = "s", *, numbers: bool = Tr
     import polars as pl
 
     texts = pl.Series(texts, dtype=pl.String).str.strip_chars()
+    if numbers and (integers := texts.cast(pl.Int64, strict=False)).null_count() == 0:
+        return _of_integers(name, integers.to_numpy()), unit
     if numbers and texts.str.contains(DECIMAL).all():
         sign, whole, fraction = texts.str.extract_groups(DECIMAL).struct.unnest()
         ticks = whole.cast(pl.Int64, strict=False)
@@ -115,6 +117,17 @@ def from_text(name: str, texts: Any, unit: TimeUnit = "s", *, numbers: bool = Tr
     seconds = days.cast(pl.Int64) * 86_400 + hour * 3_600 + minute * 60 + second - _offset(zone)
     small = fraction.fill_null("").str.pad_end(9, "0").cast(pl.Int64)
     return _coarsest(name, seconds.to_numpy(), small.to_numpy(), "s")
+
+
+def decimal_seconds(ticks: np.ndarray, unit: TimeUnit) -> pl.Series:
+    """Text of times as seconds, exact: 1500 ms as '1.500'."""
+    import polars as pl
+
+    per = _billionths("s") // _billionths(unit)
+    magnitude = pl.Series(np.abs(ticks))
+    sign = pl.Series(ticks < 0).replace_strict({True: "-", False: ""}, return_dtype=pl.String)
+    fraction = (magnitude % per).cast(pl.String).str.zfill(3 * UNITS.index(unit))
+    return sign + (magnitude // per).cast(pl.String) + "." + fraction
 
 
 def _offset(zone: pl.Series) -> pl.Series:

@@ -37,7 +37,7 @@ import numpy as np
 
 from jaxrec import check
 from jaxrec.ratings import Duplicates, Ratings, Unknown
-from jaxrec.times import UNITS, TimeUnit, as_times, from_text
+from jaxrec.times import TimeUnit, as_times, decimal_seconds, from_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,6 +114,9 @@ def read_csv(
     for side, name in (("user", user), ("item", item)):
         if text_ids not in (True, side):
             table = table.with_columns(_integers_where_canonical(f"{path}: column {name!r}", table[name]))
+    if time is not None:
+        ticks, time_unit = from_text(f"{path}: column {time!r}", table[time], time_unit)
+        table = table.with_columns(pl.Series(time, ticks))
     names = {"user": user, "item": item, "value": value, "time": time, "weights": weights}
     options = {"duplicates": duplicates, "unknown": unknown, "time_unit": time_unit}
     return _from_table(table, path, names, user_ids=user_ids, item_ids=item_ids, **options)
@@ -227,7 +230,7 @@ def write_csv(
     """
     table = to_polars(ratings, user=user, item=item, value=value, time=time, weights=weights)
     if ratings.time is not None and ratings.time_unit != "s":
-        table = table.with_columns(_decimal_seconds(ratings.time, UNITS.index(ratings.time_unit) * 3).alias(time))
+        table = table.with_columns(decimal_seconds(ratings.time, ratings.time_unit).alias(time))
     _write(path, lambda temporary: table.write_csv(temporary, separator=separator))
 
 
@@ -320,27 +323,14 @@ def _from_table(
     table: Any, source: Any, names: dict[str, str | None], *, time_unit: TimeUnit, **options: Any
 ) -> Ratings:
     """Columns of a polars or pandas frame, none of which has an empty cell."""
-    import polars as pl
-
     columns: dict[str, Any] = {role: None if name is None else table[name] for role, name in names.items()}
     for role in ("user", "item"):
-        if isinstance(columns[role].dtype, pl.Int128 | pl.UInt128):
+        if str(columns[role].dtype) in ("Int128", "UInt128"):  # which NumPy has not
             columns[role] = columns[role].to_list()
-    if (times := columns["time"]) is not None:
+    if columns["time"] is not None:
         label = f"{source}: column {names['time']!r}"
-        csv = isinstance(times, pl.Series) and times.dtype == pl.String
-        columns["time"], time_unit = (from_text if csv else as_times)(label, times, time_unit)
+        columns["time"], time_unit = as_times(label, columns["time"], time_unit)
     return Ratings.from_columns(**columns, time_unit=time_unit, **options)
-
-
-def _decimal_seconds(ticks: np.ndarray, digits: int) -> pl.Series:
-    """Text of ticks / 10**digits, exact."""
-    import polars as pl
-
-    magnitude = pl.Series(np.abs(ticks))
-    sign = pl.Series(ticks < 0).replace_strict({True: "-", False: ""}, return_dtype=pl.String)
-    fraction = (magnitude % 10**digits).cast(pl.String).str.zfill(digits)
-    return sign + (magnitude // 10**digits).cast(pl.String) + "." + fraction
 
 
 def _integers_where_canonical(name: str, cells: pl.Series) -> pl.Series:
