@@ -13,8 +13,11 @@ def group(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     The transpose of a matrix with one entry a row, which SciPy does in O(n): 20M ids in a quarter of argsort's time.
 
     Args:
-        ids: [n] contiguous ids, in [0, size); trusted.
+        ids: [n] contiguous ids, in [0, size).
         size: the number of groups; empty ones count.
+
+    Raises:
+        ValueError: ids out of range, which SciPy would write by into memory that is not its own.
 
     >>> start, order = group(np.array([2, 0, 2, 1]), 4)
     >>> start.tolist(), order.tolist()
@@ -22,6 +25,7 @@ def group(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """
     from scipy import sparse  # 0.1 s to import, and only this needs it
 
+    ids = check.ids("ids", ids, size=size)
     n = len(ids)
     place = np.arange(
         n + 1, dtype=np.int32 if n < check.INT32_MAX else np.int64
@@ -32,7 +36,7 @@ def group(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def counts_of(ids: np.ndarray) -> np.ndarray:
-    """Of each row, how many rows have its id: float32 [n], to divide by.
+    """Of each row, how many rows have its id: float32 [n], to divide by. Ids are integers >= 0.
 
     >>> counts_of(np.array([2, 0, 2])).tolist()
     [2.0, 1.0, 2.0]

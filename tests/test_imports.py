@@ -13,14 +13,16 @@ import jaxrec
 
 ROOT = Path(jaxrec.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-BOTTOM = {"check", "group", "lookup", "norm", "numerics", "ratings", "types"}
+BOTTOM = {"check", "group", "lookup", "norm", "numerics", "ratings", "raw_ids", "times", "types"}
 ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "check": set(),
     "group": {"check"},
     "lookup": set(),
     "norm": set(),
     "numerics": set(),
-    "ratings": {"check", "group"},
+    "raw_ids": set(),
+    "times": {"check"},
+    "ratings": {"check", "group", "raw_ids", "times"},
     "types": {"ratings"},
     "kernels": {"types", "check", "lookup"},
     "models": BOTTOM | {"kernels"},

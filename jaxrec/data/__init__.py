@@ -17,12 +17,14 @@ from jaxrec.data.formats import (
     write_parquet,
 )
 from jaxrec.data.layouts import dense, linked, lists, memory, observed, rows
+from jaxrec.ratings import align_ids
 from jaxrec.types import Dataset, Ratings
 
 __all__ = [
     "Dataset",
     "DatasetNotFound",
     "Ratings",
+    "align_ids",
     "dense",
     "features",
     "from_csr",

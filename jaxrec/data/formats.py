@@ -1,8 +1,10 @@
 """Own ratings in and out: csv and parquet files, pandas and polars frames, SciPy's sparse matrices, NumPy's dense ones.
 
-What goes out comes back the same: raw ids, values bit for bit, times, weights, ratings of 0. Files and frames hold the
-ratings only, so users and items without any are gone unless `user_ids=` and `item_ids=` name them on the way in.
+What goes out comes back the same: raw ids, values bit for bit, times, weights, ratings of 0. (In a csv file text that
+reads as a number needs `text_ids=` to come back as text.) Files and frames hold the ratings only, so users and items
+without any are gone unless `user_ids=` and `item_ids=` name them on the way in. A path is a path: no pattern, no URL.
 
+>>> import polars as pl
 >>> ratings = Ratings.from_columns(["ann", "bob", "bob"], [10, 10, 30], [5, 4, 0])
 >>> frame = to_polars(ratings)
 >>> frame.rows()
@@ -11,21 +13,31 @@ ratings only, so users and items without any are gone unless `user_ids=` and `it
 array([5., 4., 0.], dtype=float32)
 >>> to_csr(ratings).nnz  # a rating of 0 is stored
 3
+
+Train and test from two files stand over joint ids by `align_ids(read_csv("train.csv"), read_csv("test.csv"))`, or over
+train's, without whom train does not know, by
+
+>>> newer = pl.DataFrame({"user": ["bob", "zoe"], "item": [10, 10], "rating": [1.0, 2.0]})
+>>> from_frame(newer, user_ids=ratings.user_ids, item_ids=ratings.item_ids, unknown="drop")
+Ratings(1 ratings of 2 items by 2 users)
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from jaxrec.ratings import Duplicates, Ratings
+from jaxrec import check
+from jaxrec.ratings import Duplicates, Ratings, Unknown
+from jaxrec.times import TimeUnit, as_times, decimal_seconds, from_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,10 +68,12 @@ def read_csv(
     time: str | None = None,
     weights: str | None = None,
     separator: str = ",",
-    text_ids: bool = False,
+    text_ids: bool | Literal["user", "item"] = False,
     user_ids: Any = None,
     item_ids: Any = None,
     duplicates: Duplicates = "error",
+    unknown: Unknown = "error",
+    time_unit: TimeUnit = "s",
 ) -> Ratings:
     """Ratings from a csv file with a header, read in one pass by polars.
 
@@ -68,47 +82,44 @@ def read_csv(
         user: the column of user ids.
         item: the column of item ids.
         value: the column of ratings, or None for feedback without ratings.
-        time: the column of times (integer seconds, or dates that polars recognizes), or None.
+        time: the column of times, or None: numbers in `time_unit` ('1577836800', '1577836800.25'), or dates as in
+            ISO 8601 ('2020-01-01', '2020-01-01 02:00:00', '2020-01-01T02:00:00.25+02:00'; UTC where no zone is named).
         weights: the column of weights, or None.
         separator: one character.
-        text_ids: True keeps ids as they are written, '001' as '001'; else a column of whole numbers is read as such.
+        text_ids: True keeps ids as they are written, 'user' or 'item' those of one column. Otherwise a column is one of
+            integers where every cell is written as an integer is ('7', '-3'), and text where some are not ('007', 'b').
         user_ids: as in `Ratings.from_columns`: the known users, those without ratings too.
         item_ids: the same for items.
         duplicates: as in `Ratings.from_columns`.
+        unknown: as in `Ratings.from_columns`: 'drop' leaves out the rows of users and items that are not known.
+        time_unit: of times that are numbers: 's', 'ms', 'us' or 'ns'.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a column that is not there, a cell empty or no number; all that `from_columns` raises.
+        ValueError: a column that is not there, or twice; a cell empty or no number; ids that are all numbers but not
+            all integers ('1.0'; text_ids=True keeps them); times of another form; all that `from_columns` raises.
     """
     import polars as pl
 
+    check.choice("text_ids", text_ids, (False, True, "user", "item"))
     wanted = [name for name in (user, item, value, time, weights) if name is not None]
-    types: dict[str, Any] = {name: pl.Float64 for name in (value, weights) if name is not None}
-    if text_ids:
-        types |= {user: pl.String, item: pl.String}
-
-    def read(infer_from: int | None) -> pl.DataFrame:
-        return pl.read_csv(
-            Path(path),
-            separator=separator,
-            columns=wanted,
-            try_parse_dates=True,
-            schema_overrides=types,
-            infer_schema_length=infer_from,
-        )
-
-    try:
-        header = pl.read_csv(Path(path), separator=separator, n_rows=0, infer_schema=False).columns
+    types = {name: pl.Float64 if name in (value, weights) else pl.String for name in wanted}
+    with _path_in_errors(path):
+        with open(path, "rb") as file:  # polars would take a name for a pattern, or a URL
+            header = pl.read_csv(file, separator=separator, n_rows=0, infer_schema=False).columns
         _check_columns(header, wanted, path)
-        try:
-            table = read(10_000)
-        except pl.exceptions.ComputeError:  # ids that begin as numbers and go on as strings: look at all of them
-            table = read(None)
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path}: {error}") from error
+        with open(path, "rb") as file:
+            table = pl.read_csv(file, separator=separator, columns=wanted, schema_overrides=types)
+    _check_filled(table, wanted, path, "line", 2)
+    for side, name in (("user", user), ("item", item)):
+        if text_ids not in (True, side):
+            table = table.with_columns(_integers_where_canonical(f"{path}: column {name!r}", table[name]))
+    if time is not None:
+        ticks, time_unit = from_text(f"{path}: column {time!r}", table[time], time_unit)
+        table = table.with_columns(pl.Series(time, ticks))
     names = {"user": user, "item": item, "value": value, "time": time, "weights": weights}
-    known = {"user_ids": user_ids, "item_ids": item_ids}
-    return _from_table(table, str(path), "line", 2, duplicates=duplicates, **names, **known)
+    options = {"duplicates": duplicates, "unknown": unknown, "time_unit": time_unit}
+    return _from_table(table, path, names, user_ids=user_ids, item_ids=item_ids, **options)
 
 
 def read_parquet(
@@ -122,19 +133,22 @@ def read_parquet(
     user_ids: Any = None,
     item_ids: Any = None,
     duplicates: Duplicates = "error",
+    unknown: Unknown = "error",
+    time_unit: TimeUnit = "s",
 ) -> Ratings:
     """Ratings from a parquet file; arguments and errors as `read_csv`."""
     import polars as pl
 
     wanted = [name for name in (user, item, value, time, weights) if name is not None]
-    try:
-        _check_columns(list(pl.read_parquet_schema(Path(path))), wanted, path)
-        table = pl.read_parquet(Path(path), columns=wanted)
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path}: {error}") from error
+    with _path_in_errors(path):
+        with open(path, "rb") as file:
+            _check_columns(list(pl.read_parquet_schema(file)), wanted, path)
+        with open(path, "rb") as file:
+            table = pl.read_parquet(file, columns=wanted)
+    _check_filled(table, wanted, path, "row", 0)
     names = {"user": user, "item": item, "value": value, "time": time, "weights": weights}
-    known = {"user_ids": user_ids, "item_ids": item_ids}
-    return _from_table(table, str(path), "row", 0, duplicates=duplicates, **names, **known)
+    options = {"duplicates": duplicates, "unknown": unknown, "time_unit": time_unit}
+    return _from_table(table, path, names, user_ids=user_ids, item_ids=item_ids, **options)
 
 
 def from_frame(
@@ -148,13 +162,16 @@ def from_frame(
     user_ids: Any = None,
     item_ids: Any = None,
     duplicates: Duplicates = "error",
+    unknown: Unknown = "error",
+    time_unit: TimeUnit = "s",
 ) -> Ratings:
     """Ratings from a pandas or polars frame; arguments and errors as `read_csv`."""
     wanted = [name for name in (user, item, value, time, weights) if name is not None]
     _check_columns(list(frame.columns), wanted, "frame")
+    _check_filled(frame, wanted, "frame", "row", 0)
     names = {"user": user, "item": item, "value": value, "time": time, "weights": weights}
-    known = {"user_ids": user_ids, "item_ids": item_ids}
-    return _from_table(frame, "frame", "row", 0, duplicates=duplicates, **names, **known)
+    options = {"duplicates": duplicates, "unknown": unknown, "time_unit": time_unit}
+    return _from_table(frame, "frame", names, user_ids=user_ids, item_ids=item_ids, **options)
 
 
 def from_csr(matrix: Any, *, user_ids: Any = None, item_ids: Any = None) -> Ratings:
@@ -166,8 +183,15 @@ def from_csr(matrix: Any, *, user_ids: Any = None, item_ids: Any = None) -> Rati
         item_ids: [n_items] raw ids, or None.
 
     Raises:
-        ValueError: nothing is stored; an entry stored twice; a NaN; ids of another number than rows or columns.
+        ValueError: nothing is stored; an entry stored twice; a NaN; ids of another number than rows or columns; no
+            sparse matrix, or one whose indices are not in order.
     """
+    from scipy import sparse
+
+    if not sparse.issparse(matrix) or len(matrix.shape) != 2:
+        raise ValueError(f"expected a SciPy sparse matrix [n_users, n_items], got {type(matrix).__name__}.")
+    if hasattr(matrix, "check_format"):
+        matrix.check_format()  # the conversion is native code, which trusts indptr
     entries = matrix.tocoo()
     return _from_places(entries.row, entries.col, entries.data, matrix.shape, user_ids, item_ids)
 
@@ -201,9 +225,12 @@ def write_csv(
 ) -> None:
     """Writes a csv file with a header, whole or not at all: raw ids where there are any, times and weights if any.
 
-    The names are those of the columns. `read_csv(path, time="time", ...)` reads it back.
+    The names are those of the columns. `read_csv(path, time="time", ...)` reads it back: times are decimal seconds, and
+    raw ids that are text but read as numbers ("7") come back as text by `text_ids=True`, 'user' or 'item'.
     """
     table = to_polars(ratings, user=user, item=item, value=value, time=time, weights=weights)
+    if ratings.time is not None and ratings.time_unit != "s":
+        table = table.with_columns(decimal_seconds(ratings.time, ratings.time_unit).alias(time))
     _write(path, lambda temporary: table.write_csv(temporary, separator=separator))
 
 
@@ -281,48 +308,54 @@ def to_dense(ratings: Ratings) -> tuple[np.ndarray, np.ndarray]:
 
 def _columns(ratings: Ratings, user: str, item: str, value: str, time: str, weights: str) -> dict[str, np.ndarray]:
     raw = lambda ids, known: ids if known is None else known[ids]
-    columns = {user: raw(ratings.user, ratings.user_ids), item: raw(ratings.item, ratings.item_ids)}
-    columns[value] = ratings.value
-    if ratings.time is not None:
-        columns[time] = ratings.time
-    if ratings.weights is not None:
-        columns[weights] = ratings.weights
-    return columns
+    times = ratings.time
+    if times is not None and ratings.time_unit != "s":
+        times = times.astype(f"M8[{ratings.time_unit}]")  # a column that says its unit
+    columns = [(user, raw(ratings.user, ratings.user_ids)), (item, raw(ratings.item, ratings.item_ids))]
+    columns += [(value, ratings.value), (time, times), (weights, ratings.weights)]
+    columns = [(name, column) for name, column in columns if column is not None]
+    if len(dict(columns)) < len(columns):
+        raise ValueError(f"expected a name of its own for each column, got {[name for name, _ in columns]}.")
+    return dict(columns)
 
 
 def _from_table(
-    table: Any,
-    source: str,
-    unit: str,
-    first: int,
-    *,
-    duplicates: Duplicates,
-    user_ids: Any,
-    item_ids: Any,
-    **names: Any,
+    table: Any, source: Any, names: dict[str, str | None], *, time_unit: TimeUnit, **options: Any
 ) -> Ratings:
-    """Columns of a polars or pandas frame, having checked that no cell is empty."""
-    columns: dict[str, Any] = {}
-    for role, name in names.items():
-        if name is None:
-            columns[role] = None
-            continue
-        cells = table[name]
-        empty = np.asarray(cells.is_null() if hasattr(cells, "is_null") else cells.isna())
-        if empty.any():
-            row = int(empty.argmax()) + first
-            raise ValueError(f"{source}: column {name!r} is empty in {unit} {row}; expected a value in every {unit}.")
-        if str(getattr(cells, "dtype", "")) == "Int128":  # ids beyond int64
-            cells = cells.cast(str)
-        columns[role] = cells.to_numpy()
-    user, item = columns.pop("user"), columns.pop("item")
-    return Ratings.from_columns(user, item, **columns, user_ids=user_ids, item_ids=item_ids, duplicates=duplicates)
+    """Columns of a polars or pandas frame, none of which has an empty cell."""
+    columns: dict[str, Any] = {role: None if name is None else table[name] for role, name in names.items()}
+    for role in ("user", "item"):
+        if str(columns[role].dtype) in ("Int128", "UInt128"):  # which NumPy has not
+            columns[role] = columns[role].to_list()
+    if columns["time"] is not None:
+        label = f"{source}: column {names['time']!r}"
+        columns["time"], time_unit = as_times(label, columns["time"], time_unit)
+    return Ratings.from_columns(**columns, time_unit=time_unit, **options)
+
+
+def _integers_where_canonical(name: str, cells: pl.Series) -> pl.Series:
+    """A column of text as integers where each is written as an integer is, or else as it is: '001' and '1' are two."""
+    import polars as pl
+
+    for integers in (pl.Int64, pl.UInt64):
+        numbers = cells.cast(integers, strict=False)
+        if numbers.null_count() == 0 and (numbers.cast(pl.String) == cells).all():
+            return numbers
+    number, integer = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$", r"^[+-]?\d+$"
+    if cells.str.contains(number).all() and not (whole := cells.str.contains(integer)).all():
+        raise ValueError(
+            f"{name}: expected ids that are integers or strings, got numbers such as {cells.filter(~whole)[0]!r}. "
+            "text_ids=True keeps them as they are written."
+        )
+    return cells
 
 
 def _from_places(user: Any, item: Any, value: Any, shape: Any, user_ids: Any, item_ids: Any) -> Ratings:
     n_users, n_items = shape
     if len(user) == 0:
         raise ValueError(f"a table of {n_users} users and {n_items} items holds no rating. Expected at least one.")
+    for name, size in (("n_users", n_users), ("n_items", n_items)):
+        check.size_of_table(name, size)
     ratings = Ratings.from_columns(user, item, value, user_ids=np.arange(n_users), item_ids=np.arange(n_items))
     return dataclasses.replace(ratings, user_ids=user_ids, item_ids=item_ids)
 
@@ -330,6 +363,30 @@ def _from_places(user: Any, item: Any, value: Any, shape: Any, user_ids: Any, it
 def _check_columns(there: list[str], wanted: list[str], source: Any) -> None:
     if missing := [name for name in wanted if name not in there]:
         raise ValueError(f"{source}: expected the columns {wanted}, got {there}; not there: {missing}.")
+    if twice := [name for name in wanted if there.count(name) > 1 or f"{name}_duplicated_0" in there]:  # polars' names
+        raise ValueError(f"{source}: expected the columns {wanted} once each, got {there}; there twice: {twice}.")
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"{source}: expected a column of its own for each role, got {wanted}.")
+
+
+def _check_filled(table: Any, wanted: list[str], source: Any, unit: str, first: int) -> None:
+    for name in wanted:
+        cells = table[name]
+        empty = np.asarray(cells.is_null() if hasattr(cells, "is_null") else cells.isna())
+        if empty.any():
+            row = int(empty.argmax()) + first
+            raise ValueError(f"{source}: column {name!r} is empty in {unit} {row}; expected a value in every {unit}.")
+
+
+@contextlib.contextmanager
+def _path_in_errors(path: Any) -> Iterator[None]:
+    """What polars cannot read is a ValueError that names the file."""
+    import polars as pl
+
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _check_once(ratings: Ratings, cells: int) -> None:

@@ -15,11 +15,13 @@
 (8, 2, 10)
 """
 
-from typing import NamedTuple
+import datetime
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxrec.group import group
+from jaxrec.times import as_ticks
 from jaxrec.types import Dataset, Ratings
 
 __all__ = ["ByUser", "by_time", "by_user", "canonical", "k_fold", "leave_last", "random"]
@@ -67,6 +69,7 @@ def k_fold(ratings: Ratings, k: int, *, rng: np.random.Generator | int) -> list[
     Raises:
         ValueError: k is not in [2, n]: with fewer ratings than folds a test would be empty.
     """
+    _check_whole("k", k)
     if not 2 <= k <= len(ratings):
         raise ValueError(f"k: expected between 2 and {len(ratings)} folds (one rating in each), got {k}.")
     fold = (np.arange(len(ratings)) % k).astype(np.min_scalar_type(k))  # a small type shuffles and compares faster
@@ -88,6 +91,7 @@ def leave_last(ratings: Ratings, k: int = 1) -> tuple[Ratings, Ratings]:
         ValueError: ratings without times; k < 1; no user has more than k ratings.
     """
     time = _times(ratings, "leave_last")
+    _check_whole("k", k)
     if k < 1:
         raise ValueError(f"k: expected a number >= 1, got {k}.")
     by_time = np.argsort(time, kind="stable")
@@ -99,17 +103,28 @@ def leave_last(ratings: Ratings, k: int = 1) -> tuple[Ratings, Ratings]:
     return _divide(ratings, in_test, f"leave_last with k={k}: a user with {k} or fewer ratings stays in train, which")
 
 
-def by_time(ratings: Ratings, *, test: float | None = None, at: float | None = None) -> tuple[Ratings, Ratings]:
-    """The newest ratings are test: every one of them is later than every one of train, never of the same second.
+def by_time(
+    ratings: Ratings,
+    *,
+    test: float | None = None,
+    at: float | datetime.date | np.datetime64 | str | None = None,
+) -> tuple[Ratings, Ratings]:
+    """The newest ratings are test: every one of them is later than every one of train, never of the same moment.
 
     Args:
         ratings: with times.
         test: the share of the test part, in (0, 1). Equal times stay together, so the share is met as nearly as the
             times allow.
-        at: instead of a share, the first second of the test part.
+        at: instead of a share, the first moment of the test part: a datetime (UTC where it has no time zone), a date,
+            a datetime64, text such as '2020-01-01T00:00:00+02:00', or a number in `ratings.time_unit`, mostly seconds.
 
     Raises:
         ValueError: ratings without times; both or neither of `test` and `at`; a share outside (0, 1); an empty part.
+
+    >>> when = np.array(["2019-12-31T23:59", "2020-01-01"], "datetime64[m]")
+    >>> train, test = by_time(Ratings([0, 0], [0, 1], [5, 3], 1, 2, time=when), at=datetime.date(2020, 1, 1))
+    >>> test.item
+    array([1], dtype=int32)
     """
     time = _times(ratings, "by_time")
     if (test is None) == (at is None):
@@ -119,11 +134,13 @@ def by_time(ratings: Ratings, *, test: float | None = None, at: float | None = N
         _check_share("test", test)
         what = f"test={test} of {len(ratings)} ratings"
         wanted = min(max(round(test * len(ratings)), 1), len(ratings))
-        at = np.partition(time, -wanted)[-wanted] if len(time) else 0
-        with_ties, without = int((time >= at).sum()), int((time > at).sum())
+        first = int(np.partition(time, -wanted)[-wanted]) if len(time) else 0
+        with_ties, without = int((time >= first).sum()), int((time > first).sum())
         if with_ties == len(time) or (without > 0 and wanted - without < with_ties - wanted):
-            at = at + 1
-    return _divide(ratings, time >= at, what)
+            first += 1
+    else:
+        first = as_ticks("at", at, ratings.time_unit)
+    return _divide(ratings, time >= first, what)
 
 
 def by_user(ratings: Ratings, *, test: float, given: float, rng: np.random.Generator | int) -> ByUser:
@@ -193,6 +210,11 @@ def _times(ratings: Ratings, split: str) -> np.ndarray:
     if ratings.time is None:
         raise ValueError(f"{split}: these ratings have no times (time is None). Use splits.random, k_fold or by_user.")
     return ratings.time
+
+
+def _check_whole(name: str, number: Any) -> None:
+    if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        raise ValueError(f"{name}: expected a whole number, got {number!r}.")
 
 
 def _check_share(name: str, share: float) -> None:
