@@ -34,7 +34,7 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "training": {"types", "check", "lookup", "losses"},
     "artifact": BOTTOM,
     "serving": BOTTOM | {"artifact"},
-    "evaluation": BOTTOM | {"data", "kernels"},
+    "evaluation": BOTTOM | {"data", "kernels", "metrics"},
     "catalog": BOTTOM | {"models", "retrieval"},
 }
 
