@@ -47,9 +47,9 @@ def recommend(
     titles: np.ndarray | None = None,
     exclude_seen: bool = True,
 ) -> list[Recommendation]:
-    """The k items that a user would rate highest, best first, none of which she has rated.
+    """The k items that a user would rate highest, best first, none of which the user has rated.
 
-    Fewer than k where she has rated nearly everything: nothing seen fills the list up.
+    Fewer than k where the user has rated nearly everything: nothing seen fills the list up.
 
     Args:
         factors: the model.
@@ -57,20 +57,22 @@ def recommend(
         user: a raw id (a contiguous one, where the ratings have no raw ids).
         k: how many.
         titles: [n_items], to show beside the ids.
-        exclude_seen: False keeps what she has rated in the list.
+        exclude_seen: False keeps what the user has rated in the list.
 
     Raises:
-        ValueError: an unknown user; factors of other tables than the ratings; k above the catalogue.
+        ValueError: an unknown user; factors of other tables than the ratings, or not finite; k above the catalogue.
     """
     _check_tables(factors, ratings, titles)
-    j = _place("user", ratings.user_ids, user, ratings.n_users)
+    j = _position("user", ratings, user)
     seen = ratings.item[ratings.user == j] if exclude_seen else np.zeros(0, np.int32)
     users, items = as_vectors(factors)
     padded = 1 << max(0, len(seen) - 1).bit_length()  # a power of two: some ten shapes to compile, not one per user
     exclude = jnp.asarray(np.pad(seen, (0, padded - len(seen))))[None], jnp.asarray(np.arange(padded) < len(seen))[None]
+    if not bool(jnp.isfinite(users[j]).all() & jnp.isfinite(items).all()):
+        raise ValueError(
+            "factors: their predictions are NaN or infinite. The training diverged: a smaller learning rate, more l2."
+        )
     scores, ids = top_k(users[j : j + 1], items, k, exclude=exclude)
-    if bool(jnp.isnan(scores).any()):
-        raise ValueError("factors: their predictions are NaN. The training diverged: a smaller learning rate, more l2.")
     return [
         Recommendation(*_name(ratings, titles, i), float(s))
         for s, i in zip(scores[0], ids[0], strict=True)
@@ -83,18 +85,22 @@ def related(
 ) -> list[Related]:
     """The k items whose features are nearest to an item's, nearest first; `item` is a raw id. Raises as `recommend`."""
     _check_tables(factors, ratings, titles)
-    i = _place("item", ratings.item_ids, item, ratings.n_items)
+    i = _position("item", ratings, item)
     distances, ids = related_ids(factors.x, jnp.array([i]), k)
     return [Related(*_name(ratings, titles, n), float(d)) for d, n in zip(distances[0], ids[0], strict=True)]
 
 
-def _place(side: str, raw_ids: np.ndarray | None, raw: Any, size: int) -> int:
-    """The contiguous id of a raw id."""
-    found = np.flatnonzero((np.arange(size) if raw_ids is None else raw_ids) == raw)
-    if len(found) != 1:
-        first, last = (np.arange(size) if raw_ids is None else np.asarray(raw_ids))[[0, -1]].tolist()
-        raise ValueError(f"{side}: {raw!r} is not among the {size} known ids, such as {first!r} and {last!r}.")
-    return int(found[0])
+def _position(side: str, ratings: Ratings, raw: Any) -> int:
+    """Where a raw id stands in its table."""
+    known, size = (ratings.user_ids, ratings.n_users) if side == "user" else (ratings.item_ids, ratings.n_items)
+    try:
+        if np.ndim(raw) != 0:
+            raise ValueError(f"{side}: expected one raw id, got {np.ndim(raw)} dimensions.")
+        return ratings.user_index(raw) if side == "user" else ratings.item_index(raw)
+    except ValueError as error:
+        first, last = (np.arange(size) if known is None else known)[[0, -1]].tolist()
+        message = f"{side}: {raw!r} is not among the {size} known ids, such as {first!r} and {last!r}."
+        raise ValueError(message) from error
 
 
 def _name(ratings: Ratings, titles: np.ndarray | None, item: Any) -> tuple[Any, str | None]:

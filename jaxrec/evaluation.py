@@ -194,7 +194,9 @@ def _measure(
                 call = lambda ids, relevant, where, given: metric(ids, relevant, where=where, **given)
                 values = jax.vmap(call)(ids[:, :k], relevant, where, given)
             if values.shape != (n,):
-                raise ValueError(f"metrics: expected a number for every user, got shape {values.shape[1:]} of {metric}.")
+                raise ValueError(
+                    f"metrics: expected a number for every user, got shape {values.shape[1:]} of {metric}."
+                )
             return jnp.where(count > 0, values.astype(jnp.float32), jnp.nan)
 
         values = tuple(one(metric, k) for metric, k in metrics)
