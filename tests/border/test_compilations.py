@@ -1,0 +1,50 @@
+"""An eager call may compile once: the second identical one compiles nothing, for whoever explores in a notebook."""
+
+import importlib
+import inspect
+
+import jax
+import pytest
+
+from tests.border.calls import CALLS
+
+# Modules whose public functions have to be in the table.
+MODULES = (
+    *("losses", "losses.closed_form", "losses.content", "losses.ranking", "metrics", "models", "models.baselines"),
+    *("retrieval", "retrieval.candidates", "retrieval.quantized", "retrieval.ranking", "evaluation"),
+)
+
+events = 0
+
+
+def _count(event: str, duration: float, **_: object) -> None:
+    global events
+    events += event == "/jax/core/compile/backend_compile_duration"
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.usefixtures("as_users_run")
+def test_the_second_identical_call_compiles_nothing(name):
+    global events
+    jax.block_until_ready(CALLS[name]())
+    events = 0
+    jax.block_until_ready(CALLS[name]())
+    assert events == 0, f"{name}: {events} programs"
+
+
+def test_the_count_sees_a_compilation():
+    global events
+    events = 0
+    jax.jit(lambda x: x + 1)(1.0)
+    assert events > 0
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_function_is_in_the_table(module):
+    loaded = importlib.import_module(f"jaxrec.{module}")
+    functions = [name for name in loaded.__all__ if inspect.isroutine(getattr(loaded, name))]
+    missing = [name for name in functions if f"{module}.{name}" not in CALLS]
+    assert missing == []

@@ -1,0 +1,191 @@
+"""Tables that do not fit are refused, and never broadcast: shapes are free to look at, under jit too."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrec
+from jaxrec import losses, models
+from jaxrec.data import normalize
+from jaxrec.losses import closed_form, content, penalty
+from tests.border.calls import FACTORS, GRID, LAYOUTS, N_ITEMS, N_USERS, RATINGS, TRAIN, WHERE, B, D, W, X, Y
+
+pytestmark = pytest.mark.usefixtures("as_users_run")
+
+TAKES_FACTORS = {
+    "predict": lambda f: models.predict(f, jnp.array([0]), jnp.array([1])),
+    "predict_all": models.predict_all,
+    "as_vectors": models.as_vectors,
+    "cost, dense": lambda f: losses.cost(f, LAYOUTS["dense"], l2=0.1),
+    "cost, observed": lambda f: losses.cost(f, LAYOUTS["observed"], l2=0.1),
+    "cost, linked": lambda f: losses.cost(f, LAYOUTS["linked"], l2=0.1),
+    "cost, rows": lambda f: losses.cost(f, LAYOUTS["rows"], l2=0.1),
+    "data_term": lambda f: losses.data_term(f, LAYOUTS["linked"]),
+    **{
+        f"closed_form.{function.__name__}, {layout}": lambda f, function=function, layout=layout: function(
+            f, LAYOUTS[layout], l2=0.1
+        )
+        for function in (closed_form.cost, closed_form.gradient, closed_form.value_and_gradient)
+        for layout in ("dense", "observed", "linked")
+    },
+}
+WRONG_PARTS = {
+    "short w": {"w": W[:5]},
+    "long w": {"w": jnp.concatenate([W, W])},
+    "w of one row": {"w": W[:1]},
+    "w of another rank": {"w": W[:, :2]},
+    "w of rank 1": {"w": W[:, :1]},
+    "short b": {"b": B[:5]},
+    "b of length 1": {"b": B[:1]},
+    "b a number": {"b": jnp.array(0.5)},
+    "b a column": {"b": B[:, None]},
+    "short x": {"x": X[:8]},
+    "short c": {"c": FACTORS.c[:8]},
+    "c of length 1": {"c": FACTORS.c[:1]},
+    "c a number": {"c": jnp.array(0.5)},
+    "mu of length 1": {"mu": jnp.ones(1)},
+    "mu per user": {"mu": jnp.ones(N_USERS)},
+}
+
+
+@pytest.mark.parametrize("part", WRONG_PARTS)
+@pytest.mark.parametrize("name", TAKES_FACTORS)
+def test_factors_whose_parts_do_not_fit(name, part):
+    wrong = dataclasses.replace(FACTORS, **WRONG_PARTS[part])
+    for function in (TAKES_FACTORS[name], jax.jit(TAKES_FACTORS[name])):
+        with pytest.raises(ValueError, match=r"factors: expected"):
+            function(wrong)
+
+
+@pytest.mark.parametrize("name", [name for name in TAKES_FACTORS if "predict" not in name and name != "as_vectors"])
+def test_factors_of_other_tables(name):
+    for n_users, n_items in ((N_USERS + 1, N_ITEMS), (N_USERS, N_ITEMS + 1), (N_ITEMS, N_USERS)):
+        wrong = models.init(n_users, n_items, D, key=jax.random.key(0))
+        for function in (TAKES_FACTORS[name], jax.jit(TAKES_FACTORS[name])):
+            with pytest.raises(ValueError, match=r"expected tables of \(7, 9\) users and items|\(9, 7\)"):
+                function(wrong)
+
+
+BY_ROW = {
+    "cost": lambda l2: losses.cost(FACTORS, LAYOUTS["linked"], l2=l2),
+    "cost of a minibatch": lambda l2: losses.cost(FACTORS, LAYOUTS["observed"], l2=l2),
+    "closed_form.gradient": lambda l2: closed_form.gradient(FACTORS, LAYOUTS["linked"], l2=l2),
+    "l2_bias": lambda l2: losses.cost(FACTORS, LAYOUTS["linked"], l2=0.1, l2_bias=l2),
+    "penalty": lambda l2: penalty.of_factors(FACTORS, l2=l2),
+    "users_cost": lambda l2: losses.users_cost(W, B, X, *GRID, l2=l2[0]),
+    "items_cost": lambda l2: losses.items_cost(X, W, B, *GRID, l2=l2[1]),
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+@pytest.mark.parametrize("name", BY_ROW)
+def test_strengths_are_numbers_or_one_per_row(name, size):
+    with pytest.raises(ValueError, match="l2: expected a number or one per row"):
+        BY_ROW[name]((jnp.ones(size), jnp.ones(size)))
+    BY_ROW[name]((jnp.ones(N_USERS), jnp.ones(N_ITEMS)))
+
+
+ONE_ROW = {
+    "user_cost": lambda **changes: losses.user_cost(
+        **({"w": W[0], "b": B[0], "x": X, "y": Y, "where": WHERE} | changes)
+    ),
+    "user_gradient": lambda **changes: closed_form.user_gradient(
+        **({"w": W[0], "b": B[0], "x": X, "y": Y, "where": WHERE} | changes)
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"x": X[:1]},
+        {"x": X[0]},
+        {"y": Y[:1]},
+        {"where": WHERE[:1]},
+        {"b": jnp.zeros(9)},
+        {"offset": jnp.zeros(1)},
+        {"weights": jnp.ones(1)},
+        {"l2": jnp.ones(9)},
+        {"l2_bias": jnp.ones(1)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+@pytest.mark.parametrize("name", ONE_ROW)
+def test_one_users_arrays_fit(name, changes):
+    with pytest.raises(ValueError, match="expected"):
+        ONE_ROW[name](**({"l2": 0.1} | changes))
+
+
+@pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf, jnp.float32(-0.5)])
+@pytest.mark.parametrize("option", ["l2", "l2_bias"])
+@pytest.mark.parametrize("name", [*ONE_ROW, *(name for name in TAKES_FACTORS if "," in name)])
+def test_strengths_are_finite_and_not_negative(name, option, wrong):
+    given = {"l2": 0.1} | {option: wrong}
+    function = {
+        "cost": lambda layout: losses.cost(FACTORS, LAYOUTS[layout], **given),
+        **{
+            f"closed_form.{each.__name__}": lambda layout, each=each: each(FACTORS, LAYOUTS[layout], **given)
+            for each in (closed_form.cost, closed_form.gradient, closed_form.value_and_gradient)
+        },
+        **{each: lambda _, each=each: ONE_ROW[each](**given) for each in ONE_ROW},
+    }
+    kind, _, layout = name.partition(", ")
+    with pytest.raises(ValueError, match=f"{option}: expected finite numbers >= 0, got"):
+        function[kind](layout)
+
+
+@pytest.mark.parametrize(
+    "loss", [content.two_tower, lambda u, v, y, **more: content.in_batch_softmax(u, v, y.astype(int), **more)]
+)
+def test_pairs_of_vectors_fit(loss):
+    u, y = np.ones((4, 3)), np.ones(4)
+    for wrong in ((u[:1], u, y), (u, u[:1], y), (u, u, y[:1]), (u[:, :1], u, y), (u, u, y[:, None]), (u[0], u[0], y)):
+        with pytest.raises(ValueError, match="expected"):
+            loss(*wrong)
+    for option in ("where", "weights"):
+        with pytest.raises(ValueError, match="expected arrays of one shape"):
+            loss(u, u, y, **{option: np.ones(1, bool)})
+
+
+def test_predictions_of_ratings_are_of_their_own_tables():
+    np.testing.assert_array_equal(models.predict(FACTORS, RATINGS), models.predict(FACTORS, RATINGS.user, RATINGS.item))
+    more = jaxrec.Ratings([0], [0], [1.0], N_USERS + 1, N_ITEMS)
+    with pytest.raises(ValueError, match=r"expected \(7, 9\) users and items, as the factors have, got \(8, 9\)"):
+        models.predict(FACTORS, more)
+    with pytest.raises(ValueError, match="train: expected"):
+        models.predict(FACTORS, RATINGS, train=more)
+    for wrong in ((RATINGS, [0]), ([0],)):
+        with pytest.raises(ValueError, match="item|expected user and item ids"):
+            models.predict(FACTORS, *wrong)
+    with pytest.raises(ValueError, match="expected user and item ids"):
+        models.predict(FACTORS, [0], [0], train=TRAIN)
+    with pytest.raises(ValueError, match="one shape"):
+        models.predict(FACTORS, [0, 1], [0])
+
+
+def test_predictions_find_raw_ids_in_train():
+    """Positions in test's own tables are other people: raw ids say who is who."""
+    names = {"user_ids": [f"u{j}" for j in range(N_USERS)], "item_ids": np.arange(N_ITEMS) + 100}
+    train = dataclasses.replace(TRAIN, **names)
+    test = jaxrec.Ratings.from_columns(["u6", "u2", "u6"], [108, 100, 101], [1, 2, 3])
+    expected = models.predict(FACTORS, [6, 2, 6], [8, 0, 1])
+    np.testing.assert_array_equal(models.predict(FACTORS, test, train=train), expected)
+    with pytest.raises(ValueError, match=r"expected \(7, 9\) users and items, as the factors have, got \(2, 3\)"):
+        models.predict(FACTORS, test)
+    with pytest.raises(ValueError, match="'zoe' is not among the 7 known ids"):
+        models.predict(FACTORS, jaxrec.Ratings.from_columns(["zoe"], [108]), train=train)
+    as_many = jaxrec.Ratings([1], [0], [1], N_USERS, N_ITEMS, user_ids=[f"v{j}" for j in range(N_USERS)])
+    with pytest.raises(ValueError, match="'v1' is not among the 7 known ids"):
+        models.predict(FACTORS, as_many, train=train)
+    positions = jaxrec.Ratings([1], [0], [1], N_USERS, N_ITEMS)
+    np.testing.assert_array_equal(models.predict(FACTORS, positions, train=train), models.predict(FACTORS, [1], [0]))
+
+
+def test_means_of_other_tables():
+    means = normalize.item_then_user(RATINGS)
+    more = jaxrec.Ratings([0], [0], [1.0], N_USERS + 1, N_ITEMS)
+    with pytest.raises(ValueError, match="means.user: expected one per user"):
+        normalize.subtract(more, means)

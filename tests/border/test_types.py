@@ -1,0 +1,172 @@
+"""Narrow types: what subtracts, sums or counts does so in float32 at least, whatever comes in."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import Factors, data, evaluation, losses, metrics, models, retrieval
+from jaxrec.losses import closed_form, content
+from jaxrec.retrieval import candidates
+from jaxrec.retrieval import ranking as rerank
+from tests.border.calls import N_ITEMS, N_USERS, RATINGS, TEST, TRAIN, D
+
+pytestmark = pytest.mark.usefixtures("as_users_run")
+
+NARROW = (
+    bool,
+    np.int8,
+    np.uint8,
+    np.int16,
+    np.uint16,
+    np.int32,
+    np.uint32,
+    np.int64,
+    np.uint64,
+    np.float16,
+    jnp.bfloat16,
+)
+OBSERVED = data.observed(RATINGS)
+TABLES = {"w": (N_USERS, D), "b": (N_USERS,), "x": (N_ITEMS, D), "c": (N_ITEMS,), "mu": (N_ITEMS,)}
+
+
+def factors(cast):
+    rng = np.random.default_rng(5)
+    return Factors(**{name: jnp.asarray(cast(rng.integers(0, 2, shape))) for name, shape in TABLES.items()})
+
+
+def floats(tree):
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf, tree
+    )
+
+
+A, B = np.array([3, 0, 1, 7, 2]), np.array([5, 1, 0, 2, 2])
+M, ONES = np.arange(15).reshape(5, 3) % 4, np.array([1, 0, 1, 1, 0])
+# name -> a function of a cast, which every array of numbers goes through
+COMPUTES = {
+    **{
+        f"losses.{loss.__name__}": lambda cast, loss=loss: loss(cast(A), cast(B), weights=cast(B))
+        for loss in (losses.squared_error, losses.half_squared_error, losses.absolute_error)
+    },
+    "losses.logistic": lambda cast: losses.logistic(cast(A), cast(ONES), weights=cast(B)),
+    "losses.squared_error_slope": lambda cast: losses.squared_error_slope(cast(A), cast(B)),
+    "losses.half_squared_error_slope": lambda cast: losses.half_squared_error_slope(cast(A), cast(B)),
+    "losses.logistic_slope": lambda cast: losses.logistic_slope(cast(A), cast(ONES)),
+    "metrics.rmse": lambda cast: metrics.rmse(cast(A), cast(B), weights=cast(ONES)),
+    "metrics.mae": lambda cast: metrics.mae(cast(A), cast(B), weights=cast(ONES)),
+    "metrics.log_loss": lambda cast: metrics.log_loss(cast(A), cast(ONES), weights=cast(A)),
+    "metrics.auc": lambda cast: metrics.auc(cast(A), cast(ONES), weights=cast(A)),
+    "losses.user_cost": lambda cast: losses.user_cost(cast(B[:3]), cast(B[3]), cast(M), cast(A), ONES > 0, l2=0.5),
+    "losses.item_cost": lambda cast: losses.item_cost(cast(B[:3]), cast(M), cast(A), cast(B), ONES > 0, l2=0.5),
+    "closed_form.user_gradient": lambda cast: closed_form.user_gradient(
+        cast(B[:3]), cast(B[3]), cast(M), cast(A), ONES > 0, l2=0.5
+    ),
+    "closed_form.item_gradient": lambda cast: closed_form.item_gradient(
+        cast(B[:3]), cast(M), cast(A), cast(B), ONES > 0, l2=0.5
+    ),
+    "content.two_tower": lambda cast: content.two_tower(cast(M), cast(M[::-1]), cast(A)),
+    "content.in_batch_softmax": lambda cast: content.in_batch_softmax(cast(M), cast(M[::-1]), A, weights=cast(B)),
+    "content.log_popularity": lambda cast: content.log_popularity(cast(A)),
+    "losses.ranking.softmax": lambda cast: losses.ranking.softmax(cast(M), cast(M[::-1]), weights=cast(B)),
+    "losses.cost of values": lambda cast: losses.cost(factors(np.float32), with_values(cast), l2=0.5),
+    "closed_form of values": lambda cast: closed_form.value_and_gradient(
+        factors(np.float32), with_values(cast), l2=0.5
+    ),
+    "retrieval.top_k": lambda cast: retrieval.top_k(cast(M[:2]), cast(M), 3),
+    "retrieval.related": lambda cast: retrieval.related(cast(M), [0, 2], 2),
+    "retrieval.cosine": lambda cast: retrieval.top_k(cast(M[:2]), cast(M), 3, score=retrieval.cosine),
+    "candidates.nearest": lambda cast: candidates.nearest(cast(M), 2, progress=False),
+    "candidates.top_of_groups": lambda cast: candidates.top_of_groups(cast(A), ONES[None] > 0, 2),
+    "candidates.favorites": lambda cast: candidates.favorites(cast(A), 2),
+    "ranking.rank": lambda cast: rerank.rank(cast(M[0]), cast(M), np.array([0, 3]), np.ones(2, bool), k=2),
+    "ranking.order": lambda cast: rerank.order(cast(A[:2]), np.array([0, 3]), np.ones(2, bool), k=2),
+    "ranking.diversify": lambda cast: rerank.diversify(cast(A), cast(M), k=3, trade_off=0.5),
+    "evaluation.ranking": lambda cast: list(
+        evaluation.ranking(
+            cast(np.arange(N_USERS)[:, None] % 3), cast(np.arange(N_ITEMS)[:, None]), TRAIN, TEST, k=2,
+            metrics={"ndcg": metrics.ndcg, "auc": metrics.auc_at_k},
+        ).values()
+    ),
+}  # fmt: skip
+
+
+def with_values(cast):
+    return dataclasses.replace(
+        OBSERVED, value=cast(RATINGS.value.astype(int)), weights=cast(RATINGS.weights.astype(int))
+    )
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("name", COMPUTES)
+def test_is_what_it_is_of_float32(name, dtype):
+    cast = lambda array: np.asarray(array).astype(dtype)
+    as_floats = lambda array: cast(array).astype(np.float32)
+    got, expected = COMPUTES[name](cast), COMPUTES[name](as_floats)
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for g, e in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert g.dtype == e.dtype
+        np.testing.assert_allclose(g, e, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("name", ["cost", "gradient", "data_term", "predict_layout"])
+def test_of_half_precision_parameters(name, dtype):
+    """Sums are made in float32; a gradient comes back in the parameters' type."""
+    narrow, wide = (factors(lambda a, dtype=dtype: np.asarray(a, dtype)), factors(np.float32))
+    for layout in (data.dense(RATINGS), OBSERVED, data.linked(RATINGS)):
+        of = {
+            "cost": lambda f, layout=layout: losses.cost(f, layout, l2=0.5),
+            "gradient": lambda f, layout=layout: floats(closed_form.value_and_gradient(f, layout, l2=0.5)),
+            "data_term": lambda f, layout=layout: losses.data_term(f, layout),
+            "predict_layout": lambda f, layout=layout: models.factors.predict_layout(f, layout),
+        }[name]
+        for g, e in zip(jax.tree.leaves(of(narrow)), jax.tree.leaves(of(wide)), strict=True):
+            np.testing.assert_allclose(g, e, rtol=1e-2 if name == "gradient" else 1e-6)
+            assert g.dtype == jnp.float32
+    got = jax.grad(closed_form.cost)(narrow, OBSERVED, l2=0.5)
+    assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype(dtype)}
+
+
+# Longer than a narrow type can count
+
+
+N = 70_000
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_counts_and_sums_beyond_the_type(dtype):
+    prediction, target, weights = (np.arange(N) % 2).astype(dtype), np.zeros(N, dtype), np.ones(N, dtype)
+    for loss in (losses.squared_error, losses.absolute_error):
+        total = loss(prediction, target, weights=weights)
+        assert (float(total.sum), float(total.count)) == (N / 2, N)
+        assert float(loss(prediction, target).count) == N
+    assert float(metrics.rmse(prediction, target, weights=weights)) == pytest.approx(np.sqrt(0.5))
+    assert float(metrics.mae(prediction, target)) == pytest.approx(0.5)
+    assert float(metrics.log_loss(target, prediction, weights=weights)) == pytest.approx(np.log(2), rel=1e-5)
+    assert float(metrics.auc(prediction, prediction.astype(np.float32), weights=weights)) == 1
+
+
+def test_weights_beyond_int32():
+    weights = np.full(4, 2**30, np.int32)
+    total = losses.squared_error(np.ones(4, np.int32), np.zeros(4, np.int32), weights=weights)
+    assert (float(total.sum), float(total.count)) == (2.0**32, 2.0**32)
+    assert float(content.log_popularity(weights)[0]) == pytest.approx(np.log(0.25))
+
+
+def test_the_issues_examples():
+    y, p = np.array([5, 1, 3], np.uint8), np.array([3, 4, 3], np.uint8)
+    assert float(metrics.mae(p, y)) == pytest.approx(5 / 3)
+    many = np.float16(np.arange(70_000) % 3)
+    assert float(metrics.rmse(many, np.zeros(70_000, np.float16))) == pytest.approx(np.sqrt(5 / 3), rel=1e-3)
+
+
+def test_scores_of_64_bits_are_ranked_as_they_are():
+    """Times in nanoseconds, say: float32 would make them all the same."""
+    score, target = np.array([2**60 + 1, 2**60, 2**60 + 2, 2**60 - 1]), np.array([1, 0, 1, 0])
+    assert float(metrics.auc(score, target)) == 1
+    assert float(metrics.auc(1 + 1e-12 * np.arange(4.0), target)) == float(metrics.auc(np.arange(4.0), target))
+    where = np.array([True, True, False, True])
+    assert float(metrics.auc(np.where(where, score, 2**62), target, where=where)) == 1

@@ -1,0 +1,122 @@
+"""Infinite logits, values and gradients: no NaN, and the limits of what is finite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrec import losses, metrics
+from jaxrec.losses import content
+from jaxrec.numerics import binary_cross_entropy, log_softmax
+
+LOGITS = [-np.inf, -3e38, -1e30, -200.0, -20.0, -1.0, -1e-30, 0.0, 1e-30, 0.5, 20.0, 200.0, 1e30, 3e38, np.inf]
+
+
+def exact(z, y):
+    """In float64, by cases at infinity."""
+    softplus = lambda t: np.logaddexp(0, t)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return (y * softplus(-z) if y > 0 else 0) + ((1 - y) * softplus(z) if y < 1 else 0)
+
+
+@pytest.mark.parametrize("y", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("z", LOGITS)
+def test_binary_cross_entropy_and_its_gradients(z, y):
+    z32, y32 = jnp.float32(z), jnp.float32(y)
+    np.testing.assert_allclose(binary_cross_entropy(z32, y32), np.float32(exact(z, y)), rtol=2e-6)
+    slope = jax.grad(binary_cross_entropy)(z32, y32)
+    np.testing.assert_allclose(slope, 1 / (1 + np.exp(np.float64(-z))) - y, rtol=1e-5, atol=1e-6)
+    assert np.isfinite(jax.grad(jax.grad(binary_cross_entropy))(z32, y32))
+    if np.isfinite(z):
+        np.testing.assert_allclose(jax.grad(binary_cross_entropy, 1)(z32, y32), -np.float32(z), rtol=1e-6)
+
+
+@pytest.mark.parametrize("function", ["logistic", "log_loss"])
+def test_an_infinite_logit_on_the_right_side_costs_nothing(function):
+    z, y = jnp.array([jnp.inf, -jnp.inf, 0.0]), jnp.array([1.0, 0.0, 1.0])
+    value = (
+        (lambda z, w=None: losses.logistic(z, y, weights=w).sum / 3)
+        if function == "logistic"
+        else (lambda z, w=None: metrics.log_loss(z, y, weights=w))
+    )
+    assert float(value(z)) == pytest.approx(np.log(2) / 3)
+    assert np.isfinite(jax.grad(value)(z)).all()
+    wrong = z.at[0].set(-jnp.inf)
+    assert float(value(wrong)) == np.inf
+    assert np.isfinite(jax.grad(value)(wrong)).all()
+    weights = jnp.array([0.0, 1.0, 2.0])  # what has no weight may cost anything
+    assert np.isfinite(value(wrong, weights))
+    assert np.isfinite(jax.grad(value)(wrong, weights)).all()
+
+
+SCORES = st.sampled_from([-np.inf, -1e30, -5.0, 0.0, 1.0, 1.0, 80.0, 3e38, np.inf])
+
+
+def probabilities(score, where):
+    """By cases, in float64."""
+    out, s = np.zeros(len(score)), np.where(where, score, -np.inf)
+    if not where.any():
+        return out
+    top = s.max()
+    if np.isinf(top):
+        return (where & (s == top)) / (where & (s == top)).sum()
+    with np.errstate(over="ignore"):
+        e = np.exp(s - top)
+    return e / e.sum()
+
+
+@given(st.lists(st.tuples(SCORES, st.booleans()), min_size=1, max_size=6))
+@settings(max_examples=150, deadline=None)
+def test_log_softmax(entries):
+    score, where = (np.array(column) for column in zip(*entries, strict=True))
+    score, where = score.astype(np.float32), where.astype(bool)
+    found = log_softmax(jnp.asarray(score), jnp.asarray(where))
+    np.testing.assert_allclose(
+        np.exp(np.float64(found)), probabilities(np.float64(score), where), rtol=1e-5, atol=1e-30
+    )
+    reached = lambda score: jnp.sum(jnp.where(log_softmax(score, where) > -jnp.inf, log_softmax(score, where), 0))
+    assert np.isfinite(jax.grad(reached)(jnp.asarray(score))).all()
+
+
+def test_log_softmax_shows_a_nan():
+    found = log_softmax(jnp.array([1.0, jnp.nan, 0.0]), jnp.array([True, True, False]))
+    assert np.isnan(found[:2]).all()
+    assert np.isfinite(log_softmax(jnp.array([1.0, jnp.nan]), jnp.array([True, False]))[0])
+
+
+@given(st.lists(st.lists(SCORES, min_size=3, max_size=3), min_size=1, max_size=3), st.integers(0, 2))
+@settings(max_examples=60, deadline=None)
+def test_a_lists_softmax_is_never_nan(lists, right):
+    score, relevance = jnp.array(lists, jnp.float32), jnp.zeros((len(lists), 3)).at[:, right].set(1)
+    value = lambda score: losses.ranking.softmax(score, relevance).sum
+    expected = sum(-np.log(probabilities(np.float64(np.float32(s)), np.ones(3, bool))[right] + 1e-300) for s in lists)
+    if float(value(score)) < np.inf:
+        np.testing.assert_allclose(value(score), expected, rtol=1e-4, atol=1e-5)
+    else:
+        assert expected > 600
+    assert np.isfinite(jax.grad(value)(score)).all()
+
+
+def test_one_item_of_log_q_minus_infinity_costs_nobody_anything():
+    v = jax.random.normal(jax.random.key(0), (2, 5, 4))
+    log_q = jnp.log(jnp.array([0.1, 0.2, 0.0, 0.3, 0.4]))
+    item = jnp.arange(5)
+    rest = jnp.array([0, 1, 3, 4])
+    total = content.in_batch_softmax(*v, item, log_q=log_q)
+    alone = content.in_batch_softmax(*v[:, rest], item[rest], log_q=log_q[rest])
+    np.testing.assert_allclose(total.sum, alone.sum, rtol=1e-6)
+    assert (float(total.count), float(alone.count)) == (5, 4)
+    gradient = jax.grad(lambda v: content.in_batch_softmax(*v, item, log_q=log_q).sum)(v)
+    by_rest = jax.grad(lambda v: content.in_batch_softmax(*v[:, rest], item[rest], log_q=log_q[rest]).sum)(v)
+    np.testing.assert_allclose(gradient, by_rest, atol=1e-6)
+    for wrong in (np.inf, np.nan):
+        with pytest.raises(ValueError, match="log_q: expected logarithms of chances"):
+            content.in_batch_softmax(*v, item, log_q=log_q.at[0].set(wrong))
+
+
+@pytest.mark.parametrize("count", [[0, 0], [-1, 2], [np.nan, 1.0], [np.inf, 1.0]])
+def test_popularity_of_what_cannot_be_counted(count):
+    with pytest.raises(ValueError, match="count: expected numbers >= 0"):
+        content.log_popularity(np.array(count))
