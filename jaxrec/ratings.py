@@ -232,7 +232,7 @@ def align_ids(*ratings: Ratings) -> tuple[Ratings, ...]:
     >>> train.user_ids, test.user, test.item
     (array(['ann', 'bob', 'zoe'], dtype='<U3'), array([1, 2], dtype=int32), array([2, 1], dtype=int32))
     """
-    joint = {}
+    joint: dict[str, Any] = {}
     for name in ("user_ids", "item_ids"):
         tables = [getattr(one, name) for one in ratings]
         if any(table is None for table in tables):

@@ -139,7 +139,8 @@ def index(name: str, raw: Any, known: np.ndarray | None, size: int) -> Any:
     if known is not None:
         position = positions(ids, known)
     elif ids.dtype.kind in "iu":
-        position = np.where((ids >= 0) & (ids < size), ids, -1)
+        inside = (ids >= 0) & (ids < size)
+        position = np.where(inside, np.where(inside, ids, 0).astype(np.int64), -1)  # -1 of uint64 would be 2**64 - 1
     else:
         position = np.full(len(ids), -1)
     if (position < 0).any():

@@ -73,7 +73,9 @@ def as_times(name: str, values: Any, unit: TimeUnit = "s") -> tuple[np.ndarray, 
 
 def as_ticks(name: str, moment: Any, unit: TimeUnit) -> int | float:
     """The first tick of a unit that is not before a moment; a number is in that unit already."""
-    if isinstance(moment, int | float | np.integer | np.floating):
+    if isinstance(moment, int | np.integer):
+        return int(moment)
+    if isinstance(moment, float | np.floating):
         return math.ceil(moment) if math.isfinite(moment) else float(moment)
     (ticks,), own = as_times(name, [moment])
     return -(-int(ticks) * _billionths(own) // _billionths(unit))
@@ -213,14 +215,20 @@ def _of_floats(name: str, array: np.ndarray, unit: TimeUnit) -> tuple[np.ndarray
             f"{name}: {array.dtype} holds whole numbers up to {exact:.0f}, got {array[large][0]:.0f}: times near "
             "one another have become one number. Read the column as float64 or integers, from its source."
         )
-    if (large := np.abs(array) >= 2.0**63).any():
+    numbers = array.astype(np.float64, copy=False)
+    if (large := np.abs(numbers) >= 2.0**63).any():
         raise ValueError(f"{name}: expected times that fit in int64, got {array[large][0]}. Are these nanoseconds?")
-    whole = np.floor(array)
-    fraction = (array - whole).astype(np.float64)
+    whole, fraction = np.trunc(numbers), np.fmod(numbers, 1.0)  # exact, both
     for digits in range(0, 3 * (len(UNITS) - UNITS.index(unit)), 3):
-        ticks = np.rint(fraction * 10.0**digits)
-        if ((whole.astype(np.float64) + ticks / 10.0**digits).astype(array.dtype) == array).all():
-            return _coarsest(name, whole.astype(np.int64), ticks.astype(np.int64) * 10 ** (9 - digits), unit)
+        per = 10.0**digits
+        ticks = np.rint(fraction * per)
+        # by one rounding, which is right as long as the numerator is exact; by two where it is not
+        same = ((whole * per + ticks) / per).astype(array.dtype) == array
+        same |= (whole + ticks / per).astype(array.dtype) == array
+        if same.all():
+            borrowed = ticks < 0  # -0.25 is -1 and 0.75
+            billionths = (ticks + borrowed * per).astype(np.int64) * 10 ** (9 - digits)
+            return _coarsest(name, whole.astype(np.int64) - borrowed, billionths, unit)
     raise ValueError(
         f"{name}: expected numbers of {unit} with at most {digits} digits after the point, got "
         f"{array[fraction != 0][0]}. Round them (np.round), or give integers of a finer time_unit, or datetimes."

@@ -1,4 +1,4 @@
-"""The counting sort against argsort."""
+"""The counting sort against argsort; ids that would make native code write where it must not."""
 
 import numpy as np
 import pytest
@@ -12,3 +12,15 @@ def test_group_is_a_stable_argsort_with_starts(n, size):
     start, order = group(ids, size)
     np.testing.assert_array_equal(order, np.argsort(ids, kind="stable"))
     np.testing.assert_array_equal(start, np.concatenate([[0], np.cumsum(np.bincount(ids, minlength=size))]))
+
+
+@pytest.mark.parametrize("wrong", [3, -1, 10**9, -(10**9), 2**31, 2**32 + 1, 2**63 - 1])
+def test_ids_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=rf"^ids: expected ids in \[0, 3\), got {wrong} at position 1"):
+        group(np.array([0, wrong, 2]), 3)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros((3, 1), int), np.array(["0"]), np.array([True, False])])
+def test_what_is_no_column_of_ids_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"^ids: expected"):
+        group(wrong, 3)

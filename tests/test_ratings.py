@@ -1,10 +1,17 @@
 """Ratings: what is refused and in which words, what is kept and in which order."""
 
+import copy
+import dataclasses
+import pickle
+
+import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 
-from jaxrec import Ratings
+from jaxrec import Dataset, Ratings
+from jaxrec.ratings import align_ids, check_same_ids
 
 RAW = {"user": ["ann", "bob", "bob"], "item": [30, 10, 30]}
 
@@ -377,3 +384,353 @@ def test_the_ends_of_int64_are_ids():
 def test_a_raw_id_twice_is_an_error(name):
     with pytest.raises(ValueError, match=f"^{name}: expected distinct ids"):
         Ratings([0], [0], [1.0], 2, 2, **{name: ["a", "a"]})
+
+
+# what unknown="drop" leaves out
+
+
+def test_rows_of_unknown_ids_are_dropped_where_that_is_asked_for():
+    columns = {"user": ["ann", "zoe", "bob", "ann"], "item": [10, 10, 30, 99], "value": [1, 2, 3, 4]}
+    known = {"user_ids": ["bob", "ann"], "item_ids": [30, 10]}
+    ratings = Ratings.from_columns(**columns, time=[4, 3, 2, 1], weights=[1, 2, 3, 4], **known, unknown="drop")
+    assert as_rows(ratings) == [("ann", 10, 1, 4, 1), ("bob", 30, 3, 2, 3)]
+    assert ratings.user_ids.tolist() == ["bob", "ann"]
+    only_users = Ratings.from_columns(**columns, user_ids=known["user_ids"], unknown="drop")
+    assert only_users.item_ids.tolist() == [10, 30, 99]
+    with pytest.raises(ValueError, match=r"^user: 'zoe' is not among the 2 known ids \(1 such rows\).*unknown='drop'"):
+        Ratings.from_columns(**columns, **known)
+
+
+def test_duplicates_among_the_dropped_are_none():
+    ratings = Ratings.from_columns([1, 1, 2], [7, 7, 7], user_ids=[2, 3], unknown="drop")
+    assert ratings.user.tolist() == [0]
+
+
+def test_nothing_left_is_an_error():
+    with pytest.raises(ValueError, match=r"^unknown='drop' leaves no rating"):
+        Ratings.from_columns([1, 2], [7, 8], user_ids=[3], unknown="drop")
+    with pytest.raises(ValueError, match=r"^unknown='drop' leaves no rating"):
+        Ratings.from_columns([1], [7]).reindexed(item_ids=[8], unknown="drop")
+
+
+@pytest.mark.parametrize("unknown", ["ignore", None, True])
+def test_another_way_with_unknown_ids(unknown):
+    for call in (
+        lambda **o: Ratings.from_columns([1], [2], user_ids=[1], **o),
+        Ratings.from_columns([1], [2]).reindexed,
+    ):
+        with pytest.raises(ValueError, match=r"^unknown: expected one of 'error', 'drop', got"):
+            call(unknown=unknown)
+
+
+def test_a_string_is_not_the_integer_it_reads_as():
+    with pytest.raises(
+        ValueError, match=r"'1' is not among the 2 known ids .2 such rows.. Those are integers, these st"
+    ):
+        Ratings.from_columns(["1", "2"], [0, 1], user_ids=[1, 2])
+
+
+# user_index, item_index
+
+
+def test_positions_of_raw_ids():
+    ratings = Ratings.from_columns(["ann", "bob", "bob"], np.uint64([10, 2**63 + 1, 30]))
+    assert ratings.user_index("bob") == 1
+    assert isinstance(ratings.user_index("bob"), int)
+    assert ratings.user_index(np.array("bob")) == ratings.user_index(np.str_("bob")) == 1
+    assert ratings.item_index(np.uint64(2**63 + 1)) == 2
+    assert ratings.item_index(np.array(30, np.int8)) == 1
+    found = ratings.user_index(["bob", "ann", "bob"])
+    assert (found.dtype, found.tolist()) == (np.int32, [1, 0, 1])
+    assert ratings.item_index([]).dtype == np.int32
+    np.testing.assert_array_equal(ratings.user_index(ratings.user_ids[ratings.user]), ratings.user)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_positions_are_those_of_the_columns(seed):
+    rng = np.random.default_rng(seed)
+    raw = rng.choice(10**9, 50), rng.integers(-20, 20, 50).astype(str)
+    ratings = Ratings.from_columns(*raw, duplicates="first")
+    np.testing.assert_array_equal(ratings.user_ids[ratings.user_index(raw[0])], raw[0])
+    np.testing.assert_array_equal(ratings.item_ids[ratings.item_index(raw[1])], raw[1])
+
+
+def test_unknown_ids_are_named_and_counted():
+    ratings = Ratings.from_columns(["ann", "bob"], [10, 30])
+    with pytest.raises(ValueError, match=r"^user: 'zoe' is not among the 2 known ids \(2 such rows\)"):
+        ratings.user_index(["ann", "zoe", "max"])
+    for wrong in (11, "10", [10, 11], 2**70, 10.0, True, None, np.nan):
+        with pytest.raises(ValueError, match=r"^item: "):
+            ratings.item_index(wrong)
+
+
+def test_without_raw_ids_positions_are_checked():
+    ratings = make()
+    assert ratings.user_index(2) == 2
+    assert ratings.item_index(np.array([2, 0], np.uint64)).tolist() == [2, 0]
+    for wrong in (3, -1, [0, 3], 2**32, np.uint64(2**63), "0", 0.0, True):
+        with pytest.raises(ValueError, match=r"^user: "):
+            ratings.user_index(wrong)
+
+
+# two Ratings over one table
+
+
+def two_files():
+    train = Ratings.from_columns(["ann", "bob", "bob"], [10, 10, 30], [5, 4, 3], time=[1, 2, 3])
+    test = Ratings.from_columns(["bob", "zoe"], [20, 30], [2, 1], weights=[1, 2])
+    return train, test
+
+
+def test_align_ids_is_the_union():
+    train, test = two_files()
+    a, b = align_ids(train, test)
+    assert as_rows(a) == as_rows(train)
+    assert as_rows(b) == as_rows(test)
+    assert a.user_ids is b.user_ids
+    assert a.user_ids.tolist() == ["ann", "bob", "zoe"]
+    assert a.item_ids.tolist() == b.item_ids.tolist() == [10, 20, 30]
+    check_same_ids(a, b)
+
+
+def test_reindexed_is_over_the_tables_given():
+    train, test = two_files()
+    with pytest.raises(ValueError, match=r"^user: 'zoe' is not among the 2 known ids \(1 such rows\)"):
+        test.reindexed(user_ids=train.user_ids)
+    moved = test.reindexed(user_ids=train.user_ids, item_ids=[30, 20], unknown="drop")
+    assert as_rows(moved) == [("bob", 20, 2, None, 1)]
+    assert (moved.n_users, moved.n_items, moved.item.tolist()) == (2, 2, [1])
+    assert as_rows(train.reindexed()) == as_rows(train)
+    assert train.reindexed(user_ids=["zoe", "bob", "ann"]).user.tolist() == [2, 1, 1]
+
+
+def test_positions_are_not_looked_up_as_raw_ids():
+    with pytest.raises(ValueError, match=r"^user_ids: these ratings have no raw user ids"):
+        make().reindexed(user_ids=[0, 1, 2])
+    with pytest.raises(ValueError, match=r"^user_ids: expected raw ids in all of the ratings"):
+        align_ids(two_files()[0], make())
+    with pytest.raises(ValueError, match=r"^user_ids: expected ids of one kind, got strings and integers"):
+        align_ids(two_files()[0], Ratings.from_columns([1], [2]))
+
+
+SAME = {
+    "the same arrays": (["a", "b", "c"], ["a", "b", "c"], None),
+    "another type": (np.int8([1, 2, 3]), np.uint64([1, 2, 3]), None),
+    "one without": (["a", "b", "c"], None, None),
+    "none": (None, None, None),
+    "the third": ([1, 2, 3], [1, 2, 4], r"got 3 in train and 4 in test at position 2"),
+    "beyond float64": (
+        [1, 2, 2**53],
+        [1, 2, 2**53 + 1],
+        rf"got {2**53} in train and {2**53 + 1} in test at position 2",
+    ),
+    "int64 and uint64": (np.array([1, 2, 2**53 + 1]), np.uint64([1, 2, 2**53]), r".* at position 2"),
+    "text": ([1, 2, 3], ["1", "2", "3"], r"got 1 in train and '1' in test at position 0"),
+    "text and longer text": (["a", "b", "c"], ["a", "b", "cc"], r"got 'c' in train and 'cc' in test at position 2"),
+    "sorted otherwise": (["a", "b", "c"], ["c", "b", "a"], r"got 'a' in train and 'c' in test at position 0"),
+}
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize(("a", "b", "message"), SAME.values(), ids=SAME)
+def test_the_same_ids(side, a, b, message):
+    a, b = (make(**{f"{side}_ids": ids}) for ids in (a, b))
+    if message is None:
+        check_same_ids(a, b)
+    else:
+        with pytest.raises(
+            ValueError, match=rf"^expected the same {side} ids, {message}.*test.reindexed\(user_ids=train"
+        ):
+            check_same_ids(a, b)
+        with pytest.raises(ValueError, match=r"in seen and .* in liked.*liked.reindexed\(user_ids=seen"):
+            check_same_ids(a, b, names=("seen", "liked"))
+
+
+def test_tables_of_another_size():
+    with pytest.raises(ValueError, match=r"^expected user tables of one size, got 3 users in train, 4 in test"):
+        check_same_ids(make(), make(n_users=4))
+    a, b = Ratings.from_columns([1, 2], [1, 2]), Ratings.from_columns([1, 2, 4], [1, 2, 2])
+    with pytest.raises(ValueError, match=r"^expected the same users, got 2 in train and 3 in test. .*reindexed"):
+        check_same_ids(a, b)
+    c = Ratings.from_columns([1, 3, 4], [1, 2, 2])
+    with pytest.raises(
+        ValueError, match=r"^expected the same user ids, got 2 in train and 3 in test at position 1 .2 and 3"
+    ):
+        check_same_ids(a, c)
+
+
+# times
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_fractions_of_seconds_stay(unit):
+    times = np.array([1500, 200, 900]).astype(f"M8[{unit}]")
+    ratings = make(time=times)
+    assert (ratings.time.tolist(), ratings.time_unit) == ([1500, 200, 900], unit)
+    for later in (ratings.take([2, 1]), dataclasses.replace(ratings, value=ratings.value + 1).take([2, 1])):
+        assert (later.time.tolist(), later.time_unit) == ([900, 200], unit)
+    assert ratings.take([0, 0]).time_unit == unit, "parts of one table share its unit"
+
+
+def test_the_unit_of_numbers_is_what_is_said():
+    assert make(time=[1, 2, 3], time_unit="ms").time_unit == "ms"
+    assert make(time=[1.5, 2, 3], time_unit="ms").time.tolist() == [1500, 2000, 3000]
+    assert make(time=[1.5, 2, 3], time_unit="ms").time_unit == "us"
+    ratings = Ratings.from_columns([1, 2], [3, 4], time=[10, 20], time_unit="ns")
+    assert (ratings.time.tolist(), ratings.time_unit) == ([10, 20], "ns")
+    with pytest.raises(ValueError, match=r"^time_unit: expected one of"):
+        make(time_unit="D")
+
+
+def test_merged_duplicates_have_the_latest_fraction():
+    times = np.array([1500, 1700], "M8[ms]")
+    merged = Ratings.from_columns([1, 1], [2, 2], [3, 4], time=times, duplicates="mean")
+    assert (merged.time.tolist(), merged.time_unit) == ([1700], "ms")
+
+
+# the caller's arrays
+
+COLUMNS = {
+    "user": np.array([0, 1, 1], np.int32),
+    "item": np.array([0, 0, 2], np.int32),
+    "value": np.array([5, 4, 0], np.float32),
+    "time": np.array([7, 8, 9], np.int64),
+    "weights": np.array([1, 2, 3], np.float32),
+    "user_ids": np.array([7, 8, 9]),
+    "item_ids": np.array(["a", "b", "c"]),
+}
+
+
+def frozen_by_the_caller(array):
+    array.setflags(write=False)
+    return array, lambda: array.setflags(write=True)
+
+
+def read_only_view(array):
+    view = array.view()
+    view.setflags(write=False)
+    return view, lambda: None
+
+
+FORMS = {
+    "array": lambda array: (array, lambda: None),
+    "frozen, and opened again": frozen_by_the_caller,
+    "read-only view": read_only_view,
+    "slice": lambda array: (array[:], lambda: None),
+    "memoryview": lambda array: (memoryview(array), lambda: None),
+    "bytearray": lambda array: (np.frombuffer(bytearray(array.tobytes()), array.dtype), lambda: None),
+    "pandas": lambda array: (pd.Series(array, copy=False), lambda: None),
+    "polars": lambda array: (pl.Series(array), lambda: None),
+}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("form", FORMS)
+def test_what_the_caller_changes_later_changes_nothing(column, form):
+    if form == "memoryview" and column == "item_ids":
+        pytest.skip("NumPy makes no text of a memoryview of it")
+    given = COLUMNS | {column: COLUMNS[column].copy()}
+    array = given[column]
+    given[column], unlock = FORMS[form](array)
+    made = [Ratings(**given, n_users=3, n_items=3), dataclasses.replace(make(), **{column: given[column]})]
+    unlock()
+    target = given[column] if form == "bytearray" else array
+    target[:] = target[::-1].copy() if column == "item_ids" else 10**9
+    for ratings in made:
+        np.testing.assert_array_equal(getattr(ratings, column), COLUMNS[column])
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda ratings: ratings,
+        copy.copy,
+        copy.deepcopy,
+        lambda ratings: pickle.loads(pickle.dumps(ratings)),
+        lambda ratings: ratings.take([0, 1, 2]),
+        lambda ratings: ratings.take(slice(None)),
+        lambda ratings: dataclasses.replace(ratings, value=[1, 2, 3]),
+        lambda ratings: ratings.reindexed(user_ids=[9, 8, 7]),
+        lambda ratings: align_ids(ratings)[0],
+        lambda ratings: Ratings.from_columns(**COLUMNS | {"user": [7, 8, 8], "item": ["a", "a", "c"]}),
+    ],
+)
+def test_nobody_can_write_to_ratings(again):
+    ratings = again(Ratings(**COLUMNS, n_users=3, n_items=3))
+    for name in COLUMNS:
+        column = getattr(ratings, name)
+        with pytest.raises(ValueError, match="read-only"):
+            column[0] = column[1]
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            column.setflags(write=True)
+
+
+def test_what_is_kept_is_not_copied_again():
+    ratings = Ratings(**COLUMNS, n_users=3, n_items=3)
+    replaced = dataclasses.replace(ratings, value=[1, 2, 3])
+    taken = ratings.take([1])
+    for name in set(COLUMNS) - {"value"}:
+        assert getattr(replaced, name) is getattr(ratings, name)
+    assert taken.user_ids is ratings.user_ids
+    assert taken.item_ids is ratings.item_ids
+    assert Ratings.from_columns([7], [1], user_ids=ratings.user_ids).user_ids is ratings.user_ids
+
+
+def test_jax_arrays_are_columns():
+    given = {name: jnp.asarray(COLUMNS[name]) for name in ("user", "item", "value", "weights")}
+    ratings = Ratings(**given, n_users=3, n_items=3)
+    for name, column in given.items():
+        assert isinstance(getattr(ratings, name), np.ndarray)
+        np.testing.assert_array_equal(getattr(ratings, name), COLUMNS[name])
+        column.delete()
+        np.testing.assert_array_equal(getattr(ratings, name), COLUMNS[name])
+
+
+@pytest.mark.parametrize("column", ["user", "item", "value", "weights", "time", "user_ids", "item_ids"])
+def test_masked_values_are_no_values(column):
+    with pytest.raises(ValueError, match=f"^{column}: .*masked"):
+        make(**{column: np.ma.array([0, 1, 2], mask=[False, True, False])})
+
+
+# Dataset
+
+
+def dataset(**more):
+    titles = np.array(["x", "y", "z"])
+    return Dataset("small", make(), **{"titles": titles, "negatives": np.zeros((3, 2), np.int32)} | more)
+
+
+def test_a_dataset_keeps_copies():
+    arrays = {"titles": np.array(["x", "y", "z"]), "negatives": np.zeros((3, 2), np.int32)}
+    mask, published = np.array([True, False, False]), {}
+    published["last"] = mask
+    made = dataset(**arrays, published=published)
+    mask[:] = True
+    published["other"] = mask
+    arrays["titles"][0], arrays["negatives"][0] = "q", 10**9
+    for one in (made, copy.deepcopy(made), pickle.loads(pickle.dumps(made)), dataclasses.replace(made, name="b")):
+        assert list(one.published) == ["last"]
+        assert one.published["last"].tolist() == [True, False, False]
+        assert one.titles.tolist() == ["x", "y", "z"]
+        assert one.negatives.max() == 0
+        for array in (one.published["last"], one.titles, one.negatives):
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                array.setflags(write=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"titles": ["x"]}, r"^titles: expected 3 rows"),
+        ({"titles": ["x", None, "z"]}, r"^titles: "),
+        ({"users": pl.DataFrame({"age": [1]})}, r"^users: expected 3 rows"),
+        ({"items": pl.DataFrame({"year": [1]})}, r"^items: expected 3 rows"),
+        ({"negatives": np.zeros((2, 2), int)}, r"^negatives: expected 3 rows"),
+        ({"negatives": np.full((3, 2), 3)}, r"^negatives: expected ids in \[0, 3\), got 3"),
+        ({"negatives": np.full((3, 2), 2**32)}, r"^negatives: expected ids in \[0, 3\), got 4294967296"),
+        ({"negatives": np.zeros((3, 2))}, r"^negatives: expected integer ids"),
+    ],
+)
+def test_a_dataset_whose_parts_do_not_fit(more, message):
+    with pytest.raises(ValueError, match=message):
+        dataset(**more)

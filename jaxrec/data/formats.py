@@ -118,7 +118,7 @@ def read_csv(
         ticks, time_unit = from_text(f"{path}: column {time!r}", table[time], time_unit)
         table = table.with_columns(pl.Series(time, ticks))
     names = {"user": user, "item": item, "value": value, "time": time, "weights": weights}
-    options = {"duplicates": duplicates, "unknown": unknown, "time_unit": time_unit}
+    options: dict[str, Any] = {"duplicates": duplicates, "unknown": unknown, "time_unit": time_unit}
     return _from_table(table, path, names, user_ids=user_ids, item_ids=item_ids, **options)
 
 
@@ -147,7 +147,7 @@ def read_parquet(
             table = pl.read_parquet(file, columns=wanted)
     _check_filled(table, wanted, path, "row", 0)
     names = {"user": user, "item": item, "value": value, "time": time, "weights": weights}
-    options = {"duplicates": duplicates, "unknown": unknown, "time_unit": time_unit}
+    options: dict[str, Any] = {"duplicates": duplicates, "unknown": unknown, "time_unit": time_unit}
     return _from_table(table, path, names, user_ids=user_ids, item_ids=item_ids, **options)
 
 
@@ -170,7 +170,7 @@ def from_frame(
     _check_columns(list(frame.columns), wanted, "frame")
     _check_filled(frame, wanted, "frame", "row", 0)
     names = {"user": user, "item": item, "value": value, "time": time, "weights": weights}
-    options = {"duplicates": duplicates, "unknown": unknown, "time_unit": time_unit}
+    options: dict[str, Any] = {"duplicates": duplicates, "unknown": unknown, "time_unit": time_unit}
     return _from_table(frame, "frame", names, user_ids=user_ids, item_ids=item_ids, **options)
 
 

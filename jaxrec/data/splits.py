@@ -134,7 +134,7 @@ def by_time(
         _check_share("test", test)
         what = f"test={test} of {len(ratings)} ratings"
         wanted = min(max(round(test * len(ratings)), 1), len(ratings))
-        first = int(np.partition(time, -wanted)[-wanted]) if len(time) else 0
+        first: int | float = int(np.partition(time, -wanted)[-wanted]) if len(time) else 0
         with_ties, without = int((time >= first).sum()), int((time > first).sum())
         if with_ties == len(time) or (without > 0 and wanted - without < with_ties - wanted):
             first += 1

@@ -1,12 +1,17 @@
 """Own ratings in and out: what goes out comes back bit for bit, and what cannot be read says why and where."""
 
 import os
+import re
 import stat
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
 from jaxrec import Ratings, data
@@ -325,3 +330,264 @@ def test_csv_ids_as_they_are_written(csv):
 def test_csv_weights(csv):
     ratings = data.read_csv(csv("user,item,rating,sure\n1,2,3,0.5\n"), weights="sure")
     assert ratings.weights.tolist() == [0.5]
+
+
+# a path is a path
+
+
+@pytest.mark.parametrize("name", ["g[1]", "g*", "g?", "~", "~root", "{a,b}", "http:", "s3:x", "%41", "a b"])
+def test_a_path_is_no_pattern(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for write, read in ((data.write_csv, data.read_csv), (data.write_parquet, data.read_parquet)):
+        for other in ("g1", "gg", "a", "b", "A"):
+            write(Ratings.from_columns(["other"], [0]), other)
+        with pytest.raises(FileNotFoundError):
+            read(name)
+        for path in (name, tmp_path / name):
+            write(Ratings.from_columns(["right"], [1]), path)
+            assert read(path).user_ids.tolist() == ["right"]
+            (tmp_path / name).unlink()
+
+
+# ids in text
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ["001", "1"],
+        ["-0", "0"],
+        ["+5", "5"],
+        ["7", "b"],
+        ["1", str(2**64)],
+        ["-1", str(2**63)],
+        [" 7", "8"],
+        ["nan", "NA"],
+        ["null", "None"],
+        ["true", "false"],
+        ["inf", "-inf"],
+        ["", "x"],
+        ['"', "'"],
+        ["a,b", "a;b"],
+        ["a\nb", "a\r\nb"],
+        ["#1", "\ufeff"],
+        ["2020-01-01", "2020-01-02"],
+        ["é", "e\u0301"],
+    ],
+    ids=str,
+)
+def test_ids_that_are_text_come_back_as_text(tmp_path, ids):
+    for user, item in ((ids, [1, 2]), ([1, 2], ids)):
+        ratings = Ratings.from_columns(user, item, [5, 4])
+        data.write_csv(ratings, tmp_path / "r")
+        assert as_rows(data.read_csv(tmp_path / "r")) == as_rows(ratings)
+
+
+@pytest.mark.parametrize("ids", [["1", "2"], ["1.0", "2.5"], ["1e3", "7"]], ids=str)
+def test_ids_that_read_as_numbers_stay_text_where_that_is_said(tmp_path, ids):
+    ratings = Ratings.from_columns(ids, [30, 10], [5, 4])
+    data.write_csv(ratings, tmp_path / "r")
+    assert as_rows(data.read_csv(tmp_path / "r", text_ids="user")) == as_rows(ratings)
+    assert data.read_csv(tmp_path / "r", text_ids=True).item_ids.tolist() == ["10", "30"]
+    if ids == ["1", "2"]:
+        assert data.read_csv(tmp_path / "r").user_ids.tolist() == [1, 2]
+        assert data.read_csv(tmp_path / "r", text_ids="item").user_ids.tolist() == [1, 2]
+    else:
+        with pytest.raises(
+            ValueError, match="column 'user': expected ids that are integers or strings, got .*text_ids=T"
+        ):
+            data.read_csv(tmp_path / "r")
+    with pytest.raises(ValueError, match="^text_ids: expected one of"):
+        data.read_csv(tmp_path / "r", text_ids="both")
+
+
+TEXT = st.text(max_size=5).filter(lambda text: not text.endswith("\0"))
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+INTEGERS = st.one_of(st.lists(st.integers(-(2**63), 2**63 - 1)), st.lists(st.integers(0, 2**64 - 1)))
+TICKS = st.lists(st.integers(-(2**62), 2**62), min_size=6, max_size=6)
+
+
+def there_and_back(ratings, folder, text_ids):
+    """Through every form, with the names of the forms."""
+    columns = {"time": "time", "weights": "weights"}
+    data.write_csv(ratings, folder / "c")
+    data.write_parquet(ratings, folder / "p")
+    yield "csv", data.read_csv(folder / "c", text_ids=text_ids, **columns)
+    yield "parquet", data.read_parquet(folder / "p", **columns)
+    yield "polars", data.from_frame(data.to_polars(ratings), **columns)
+    yield "pandas", data.from_frame(data.to_pandas(ratings), **columns)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    ids=st.one_of(st.lists(TEXT, min_size=1), INTEGERS.filter(bool)),
+    ticks=TICKS,
+    unit=st.sampled_from(["s", "ms", "us", "ns"]),
+    values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=6, max_size=6),
+)
+def test_whatever_goes_out_comes_back(ids, ticks, unit, values):
+    ids, n = ids[:6], len(ids[:6])
+    times = np.array(ticks[:n])
+    times = times if unit == "s" else times.astype(f"M8[{unit}]")
+    weights = np.abs(values[:n])
+    ratings = Ratings.from_columns(ids, range(n), values[:n], time=times, weights=weights)
+    numbers = isinstance(ids[0], str) and all(NUMBER.fullmatch(one) for one in ids)
+    with tempfile.TemporaryDirectory() as folder:
+        for form, again in there_and_back(ratings, Path(folder), "user" if numbers else False):
+            assert as_rows(again) == as_rows(ratings), form
+            assert again.time_unit == ratings.time_unit, form
+            assert again.value.tobytes() == ratings.value.tobytes(), form
+
+
+# times
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "polars", "pandas"])
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_the_last_item_within_a_second(tmp_path, form, unit):
+    times = np.array([900, 100, 500]).astype(f"M8[{unit}]")
+    ratings = Ratings([0, 0, 0], [0, 1, 2], [1, 1, 1], 1, 3, time=times, weights=[1, 1, 1])
+    again = dict(there_and_back(ratings, tmp_path, False))[form]
+    assert data.splits.leave_last(again)[1].item.tolist() == [0]
+
+
+ZONED = [pd.Timestamp("2020-01-01 00:30", tz="Europe/Berlin"), pd.Timestamp("2020-01-01 00:00", tz="UTC")]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pd.Series(pd.to_datetime(ZONED, utc=True)).dt.tz_convert("Asia/Tokyo"),
+        pd.Series(ZONED, dtype=object),
+        pl.Series([stamp.tz_convert("UTC") for stamp in ZONED]).dt.convert_time_zone("Asia/Tokyo"),
+        pl.Series([stamp.tz_convert("UTC") for stamp in ZONED])
+        .dt.convert_time_zone("Asia/Tokyo")
+        .dt.cast_time_unit("ns"),
+        pl.Series(["2020-01-01T00:30:00+01:00", "2020-01-01T00:00:00Z"]),
+    ],
+    ids=["pandas", "pandas objects", "polars", "polars ns", "polars text"],
+)
+def test_time_zones_of_frames(tmp_path, times):
+    columns = {"user": [1, 1], "item": [1, 2], "rating": [1.0, 2.0], "t": times}
+    frame = (pd.DataFrame if isinstance(times, pd.Series) else pl.DataFrame)(columns)
+    expected = [1_577_836_800 - 1800, 1_577_836_800]
+    assert data.from_frame(frame, time="t").time.tolist() == expected
+    if isinstance(frame, pl.DataFrame):
+        frame.write_parquet(tmp_path / "p")
+        assert data.read_parquet(tmp_path / "p", time="t").time.tolist() == expected
+
+
+def test_polars_dates_are_times():
+    frame = pl.DataFrame({"user": [1], "item": [1], "rating": [1.0], "t": pl.Series(["1970-01-02"]).str.to_date()})
+    assert data.from_frame(frame, time="t").time.tolist() == [86400]
+
+
+@pytest.mark.parametrize(
+    ("cells", "ticks", "unit"),
+    [
+        (["2020-01-01T00:30:00+01:00", "2020-01-01T00:00:00Z"], [1577835000, 1577836800], "s"),
+        (["2020-01-01 00:00:00.25", "2020-01-01 00:00:00"], [1577836800250, 1577836800000], "ms"),
+        (["1577836800.25", "1577836800"], [1577836800250, 1577836800000], "ms"),
+        (["1577836800.123456789", "-0.5"], [1577836800123456789, -500000000], "ns"),
+        (["1577836800.0", "5"], [1577836800, 5], "s"),
+        (["1.5778368e9", "5"], [1577836800, 5], "s"),
+        (["9007199254740993", "-5"], [9007199254740993, -5], "s"),
+    ],
+)
+def test_csv_times_of_many_forms(csv, cells, ticks, unit):
+    path = csv("user,item,rating,t\n" + "".join(f"1,{k},1,{cell}\n" for k, cell in enumerate(cells)))
+    ratings = data.read_csv(path, time="t")
+    assert (ratings.time.tolist(), ratings.time_unit) == (ticks, unit)
+
+
+@pytest.mark.parametrize(
+    ("cells", "wrong"),
+    [
+        (["12/31/2019", "2020-01-01"], "12/31/2019"),
+        (["2020-01-01", "yesterday"], "yesterday"),
+        (["01-02-2020", "01-02-2020"], "01-02-2020"),
+        (["1577836800", "soon"], "1577836800"),
+        (["2020-01-01", "1577836800"], "1577836800"),
+    ],
+)
+def test_csv_times_of_forms_that_are_not_recognized(csv, cells, wrong):
+    path = csv("user,item,rating,t\n" + "".join(f"1,{k},1,{cell}\n" for k, cell in enumerate(cells)))
+    with pytest.raises(ValueError, match=rf"ratings.csv: column 't': .* got '{wrong}' at position .*to_datetime"):
+        data.read_csv(path, time="t")
+
+
+@pytest.mark.parametrize("frame", [pl.DataFrame, pd.DataFrame])
+def test_frame_times_that_are_refused_name_their_column(frame):
+    for times in (["12/31/2019"], np.float32([978_300_760])):
+        with pytest.raises(ValueError, match=r"^frame: column 't': "):
+            data.from_frame(frame({"user": [1], "item": [1], "rating": [1.0], "t": times}), time="t")
+
+
+def test_milliseconds_as_integers(csv):
+    path = csv("user,item,rating,t\n1,2,3,1577836800250\n")
+    ratings = data.read_csv(path, time="t", time_unit="ms")
+    assert (ratings.time.tolist(), ratings.time_unit) == ([1577836800250], "ms")
+    assert data.from_frame(pl.read_csv(path), time="t", time_unit="ms").time_unit == "ms"
+
+
+# known ids
+
+
+def test_every_reader_drops_the_unknown_where_that_is_asked_for(tmp_path):
+    ratings = Ratings.from_columns(["ann", "zoe"], [1, 2], [5, 4])
+    known = {"user_ids": ["bob", "ann"], "item_ids": [2, 1]}
+    data.write_csv(ratings, tmp_path / "c")
+    data.write_parquet(ratings, tmp_path / "p")
+    for read in (
+        lambda **o: data.read_csv(tmp_path / "c", **o),
+        lambda **o: data.read_parquet(tmp_path / "p", **o),
+        lambda **o: data.from_frame(data.to_pandas(ratings), **o),
+        lambda **o: data.from_frame(data.to_polars(ratings), **o),
+    ):
+        assert as_rows(read(**known, unknown="drop")) == [("ann", 1, 5, None, None)]
+        with pytest.raises(ValueError, match="'zoe' is not among the 2 known ids"):
+            read(**known)
+
+
+# columns that are lost, or not there
+
+
+def test_two_columns_of_one_name(csv):
+    with pytest.raises(ValueError, match="expected a name of its own for each column"):
+        data.to_polars(hard(), user="id", item="id")
+    with pytest.raises(ValueError, match=r"there twice: \['user'\]"):
+        data.read_csv(csv("user,user,item,rating\n1,2,3,4\n"))
+    frame = pd.DataFrame([[1, 2, 3, 4.0]], columns=["user", "user", "item", "rating"])
+    with pytest.raises(ValueError, match=r"there twice: \['user'\]"):
+        data.from_frame(frame)
+    with pytest.raises(ValueError, match="a column of its own for each role"):
+        data.read_csv(csv("user,item,rating\n1,2,3\n"), item="user")
+
+
+@pytest.mark.parametrize("dtype", [pl.Int128, pl.Int64, pl.UInt64, pl.Int8])
+def test_polars_integers_of_every_width(dtype):
+    frame = pl.DataFrame({"user": pl.Series([3, 1], dtype=dtype), "item": [1, 2], "rating": [1.0, 2.0]})
+    assert data.from_frame(frame).user_ids.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("dtype", [pl.Categorical, pl.Enum(["b", "a"]), pl.String])
+def test_polars_text_of_every_kind(dtype):
+    frame = pl.DataFrame({"user": pl.Series(["b", "a"], dtype=dtype), "item": [1, 2], "rating": [1.0, 2.0]})
+    assert data.from_frame(frame).user_ids.tolist() == ["a", "b"]
+
+
+def test_matrices_that_are_none():
+    with pytest.raises(ValueError, match="expected a SciPy sparse matrix"):
+        data.from_csr(np.ones((2, 2)))
+    with pytest.raises(ValueError, match="expected a SciPy sparse matrix"):
+        data.from_csr(sparse.coo_array(np.ones(3)))
+    broken = sparse.csr_array(np.ones((2, 2)))
+    broken.indptr[1] = 10**6
+    with pytest.raises(ValueError, match=r"index|indptr|indices"):
+        data.from_csr(broken)
+
+
+def test_a_matrix_wider_than_int32():
+    wide = sparse.coo_array(([1.0], ([0], [2**31 + 5])), shape=(1, 2**32))
+    with pytest.raises(ValueError, match=r"^n_items: expected between 1 and 2147483647 rows"):
+        data.from_csr(wide)

@@ -1,5 +1,6 @@
 """Splits: train + test = input, in the order of the input; the same seed, the same split."""
 
+import datetime
 from collections import Counter
 
 import numpy as np
@@ -343,3 +344,61 @@ def test_a_dataset_without_published_splits():
 def test_a_published_split_of_other_ratings(mask):
     with pytest.raises(ValueError, match=r"^split u1 of 'ml-100k': expected a mask over its 25 ratings, got"):
         splits.canonical(Dataset("ml-100k", draw(0, 25), published={"u1": mask}), "u1")
+
+
+# times finer than seconds
+
+
+def moments(*fractions, unit="ms"):
+    """One user's ratings within a second, the item numbers the row."""
+    times = np.array(fractions).astype(f"M8[{unit}]")
+    n = len(fractions)
+    return Ratings([0] * n, range(n), [1] * n, 1, n, time=times)
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_the_last_within_a_second(unit):
+    _, test = splits.leave_last(moments(900, 100, 500, unit=unit))
+    assert test.item.tolist() == [0]
+    assert splits.by_time(moments(900, 100, 500, unit=unit), test=1 / 3)[1].item.tolist() == [0]
+
+
+def test_the_last_of_float_seconds():
+    ratings = Ratings([0, 0, 0], [0, 1, 2], [1] * 3, 1, 3, time=[978300760.7, 978300760.2, 978300760.5])
+    assert splits.leave_last(ratings)[1].item.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        "2020-01-01T02:00:00.5+02:00",
+        np.datetime64("2020-01-01T00:00:00.500"),
+        datetime.datetime(2020, 1, 1, 0, 0, 0, 500_000),
+        datetime.datetime(2020, 1, 1, 2, 0, 0, 500_000, datetime.timezone(datetime.timedelta(hours=2))),
+        1_577_836_800_500,
+        1_577_836_800_499.5,
+    ],
+    ids=str,
+)
+def test_from_a_datetime_on(at):
+    times = np.datetime64("2020-01-01", "ms") + np.array([499, 500, 501], "m8[ms]")
+    train, test = splits.by_time(Ratings([0] * 3, range(3), [1] * 3, 1, 3, time=times), at=at)
+    assert (train.item.tolist(), test.item.tolist()) == ([0], [1, 2])
+
+
+def test_a_moment_of_nanoseconds_is_compared_exactly():
+    times = 2**60 + np.arange(3)  # float64 has one number for all of them
+    _, test = splits.by_time(Ratings([0] * 3, range(3), [1] * 3, 1, 3, time=times, time_unit="ns"), at=2**60 + 1)
+    assert test.item.tolist() == [1, 2]
+
+
+def test_a_moment_of_another_form():
+    with pytest.raises(ValueError, match=r"^at: expected numbers, got '12/31/2019'"):
+        splits.by_time(timed(0), at="12/31/2019")
+
+
+@pytest.mark.parametrize("split", [splits.leave_last, lambda ratings, k: splits.k_fold(ratings, k, rng=0)])
+@pytest.mark.parametrize("k", [2.5, 2.0, "2", True, None])
+def test_a_number_that_is_not_whole(split, k):
+    with pytest.raises(ValueError, match=r"^k: expected a whole number, got"):
+        split(timed(0), k)
