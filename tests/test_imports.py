@@ -13,11 +13,12 @@ import jaxrec
 
 ROOT = Path(jaxrec.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-BOTTOM = {"check", "group", "lookup", "ratings", "types"}
+BOTTOM = {"check", "group", "lookup", "norm", "ratings", "types"}
 ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "check": set(),
     "group": {"check"},
     "lookup": set(),
+    "norm": set(),
     "ratings": {"check", "group"},
     "types": {"ratings"},
     "kernels": {"types", "check", "lookup"},

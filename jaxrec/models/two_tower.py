@@ -16,33 +16,49 @@ Source: the notes' content-based filtering; Covington, Adams, Sargin 2016 (the t
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jax.typing import ArrayLike
+from jaxtyping import Float, Shaped
+
+from jaxrec import check
+from jaxrec.norm import unit
 
 __all__ = ["Tower", "TwoTower", "from_unit", "to_unit", "unit"]
 
 
-def unit(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-    """X / ‖x‖ along the last axis; a vector of zeros stays one, with a gradient of zeros (and no NaN)."""
-    square = jnp.sum(x * x, axis=-1, keepdims=True)
-    inverse = jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
-    return x * inverse
+def to_unit(value: Shaped[ArrayLike, "*n"], scale: tuple[Any, Any]) -> Float[Array, "*n"]:
+    """Ratings of a scale (lowest, highest) to [-1, 1], where products of unit vectors lie: 2 (y - low) / (high - low) - 1.
 
+    Computed in float32 at least, as `from_unit` is.
 
-def to_unit(value: Float[Array, "*n"], scale: tuple[float, float]) -> Float[Array, "*n"]:
-    """Ratings of a scale (lowest, highest) to [-1, 1], where products of unit vectors lie."""
-    low, high = scale
+    Raises:
+        ValueError: lowest and highest that are not finite, or no more apart than rounding.
+    """
+    (value,) = check.as_floats(value)
+    low, high = _ends(scale, value.dtype)
     return 2 * (value - low) / (high - low) - 1
 
 
-def from_unit(product: Float[Array, "*n"], scale: tuple[float, float]) -> Float[Array, "*n"]:
-    """The inverse of `to_unit`: predictions in ratings."""
-    low, high = scale
+def from_unit(product: Shaped[ArrayLike, "*n"], scale: tuple[Any, Any]) -> Float[Array, "*n"]:
+    """The inverse of `to_unit`: predictions in ratings; raises as it does."""
+    (product,) = check.as_floats(product)
+    low, high = _ends(scale, product.dtype)
     return low + (product + 1) / 2 * (high - low)
+
+
+def _ends(scale: tuple[Any, Any], dtype: jnp.dtype) -> tuple[Array, Array]:
+    """(lowest, highest) in the values' type, having checked that something lies between them."""
+    if not check.traced(scale):
+        low, high = (float(end) for end in scale)
+        apart = 4 * float(jnp.finfo(dtype).eps) * max(abs(low), abs(high))
+        if not apart < high - low <= float(jnp.finfo(dtype).max):
+            raise ValueError(f"scale: expected (lowest, highest), finite and apart, got ({low}, {high}).")
+    low, high = (jnp.asarray(end).astype(dtype) for end in scale)
+    return low, high
 
 
 class Tower(nn.Module):
