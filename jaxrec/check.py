@@ -149,10 +149,24 @@ def as_floats(*arrays: Any) -> tuple[Any, ...]:
 
     In its own type 3 - 5 of uint8 is 254, and a sum of float16 ends at 65,504. None stays None.
     """
-    given = [None if array is None else jnp.asarray(array) for array in arrays]
-    wide = any(array is not None and array.dtype == jnp.float64 for array in given)
+    given = [array if array is None or isinstance(array, jax.Array) else np.asarray(array) for array in arrays]
+    wide = any(array is not None and jax.dtypes.canonicalize_dtype(array.dtype) == jnp.float64 for array in given)
     dtype = jnp.float64 if wide else jnp.float32
-    return tuple(None if array is None else array.astype(dtype) for array in given)
+    return tuple(None if array is None else _as_float(array, dtype) for array in given)
+
+
+def _as_float(array: Any, dtype: Any) -> Array:
+    """On the host first: on its way to the device an int64 of 2**40 would become an int32 of 0."""
+    if isinstance(array, jax.Array):
+        return array.astype(dtype)
+    if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"expected numbers, got {array.dtype}.")
+    with np.errstate(over="ignore"):
+        out = array.astype(dtype)
+    if array.dtype.kind == "f" and array.dtype.itemsize > out.dtype.itemsize and np.isinf(out).any():
+        if (lost := np.isinf(out) & np.isfinite(array)).any():
+            raise ValueError(f"expected numbers that fit {np.dtype(dtype)}, got {array[lost].reshape(-1)[0]}.")
+    return jnp.asarray(out)
 
 
 def row_ids(name: str, values: Any, *, size: int, where: Any = None) -> Array:

@@ -95,6 +95,18 @@ def test_float64_stays(x64):
     assert {a.dtype for a in check.as_floats(np.ones(2, np.uint8), np.ones(2))} == {jnp.dtype("float64")}
 
 
+def test_wide_numbers_are_rounded_and_not_cut():
+    wide = np.array([2**40, -(2**40)]), np.array([2**63], np.uint64), [2**40]
+    for given, got in zip(wide, check.as_floats(*wide), strict=True):
+        assert got.dtype == jnp.float32
+        np.testing.assert_array_equal(got, np.asarray(given, np.float32))
+    with pytest.raises(ValueError, match="expected numbers that fit float32, got 1e\\+39"):
+        check.as_floats(np.array([1.0, 1e39]))
+    assert np.isinf(check.as_floats(np.array([np.inf]))[0]).all()
+    with pytest.raises(ValueError, match="expected numbers, got"):
+        check.as_floats(["a"])
+
+
 @pytest.mark.parametrize("wrong", [-1, np.nan, np.inf, (1.0, -2.0), (np.array([1.0, np.nan]), 1.0)])
 def test_strengths_that_are_none(wrong):
     with pytest.raises(ValueError, match="l2: expected finite numbers >= 0, got"):
