@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 
 __all__ = [
+    "all_finite",
     "as_array",
     "as_floats",
     "choice",
@@ -116,6 +117,20 @@ def same_shape(**arrays: Any) -> None:
 def traced(*values: Any) -> bool:
     """Whether any leaf is being traced (jit, vmap, grad): its shape is known then, and its numbers are not."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def all_finite(name: str, values: Any) -> None:
+    """Checks concrete numbers of any shape: none is NaN or infinite. Traced ones are trusted, None is skipped."""
+    if values is None or traced(values) or not jnp.issubdtype(jnp.result_type(values), jnp.inexact):
+        return
+    array = np.asarray(values)
+    wrong = ~np.isfinite(array)
+    if wrong.any():
+        position = tuple(int(axis[0]) for axis in np.nonzero(wrong))
+        raise ValueError(
+            f"{name}: expected finite numbers, got {array[position]} at position "
+            f"{position[0] if len(position) == 1 else position} ({int(wrong.sum())} in all)."
+        )
 
 
 def as_array(name: str, values: Any) -> Array:

@@ -84,6 +84,20 @@ def test_what_is_no_number_is_refused(values):
         check.as_array("x", values)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, jnp.bfloat16])
+def test_one_number_that_is_not_finite_is_found(wrong, dtype):
+    table = np.ones((2, 3)).astype(dtype)
+    check.all_finite("x", table)
+    table[1, 2] = wrong
+    for given in (table, jnp.asarray(table)):
+        with pytest.raises(ValueError, match=r"x: expected finite numbers, got .* at position \(1, 2\) \(1 in all\)"):
+            check.all_finite("x", given)
+    check.all_finite("x", None)
+    check.all_finite("x", np.array([2**60]))
+    jax.jit(lambda x: check.all_finite("x", x))(jnp.array([np.nan]))  # trusted
+
+
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.uint32, np.float16, jnp.bfloat16, np.float32])
 def test_computed_in_float32_at_least(dtype):
     a, none, b = check.as_floats(np.ones(2, dtype), None, jnp.ones(2, jnp.bfloat16))
