@@ -138,54 +138,50 @@ def _first(wrong: np.ndarray) -> tuple[tuple[int, ...], str]:
 
 
 def as_array(name: str, values: Any) -> Array:
-    """Numbers as an array of the device's own types, having checked that none changes much on its way there.
+    """Numbers as an array of the device's own types, having checked that none changes on its way there but in rounding.
 
     With 64 bits disabled, as by default, JAX makes int32 of int64 without a word: 2**40 + 5 becomes 5. Integers that
-    do not fit are refused here, and so are finite numbers beyond float32 and what are no numbers.
+    do not fit are refused here, and so are finite numbers beyond float32, and what is no number.
     """
+    if isinstance(values, jax.Array):
+        return values
+    array = _numbers(name, values)
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if dtype == array.dtype:
+        return jnp.asarray(array)
+    info: Any = np.finfo(dtype) if array.dtype.kind == "f" else np.iinfo(dtype)
+    wrong = ((array < info.min) | (array > info.max)) & (np.isfinite(array) if array.dtype.kind == "f" else True)
+    if wrong.any():
+        raise ValueError(
+            f"{name}: expected numbers that fit {np.dtype(dtype)}, got {array[wrong].reshape(-1)[0]}. For 64 bits: "
+            "jax.config.update('jax_enable_x64', True)."
+        )
+    return jnp.asarray(array.astype(dtype))
+
+
+def as_floats(**columns: Any) -> tuple[Any, ...]:
+    """The columns in one floating type, float32 or wider: what is subtracted, summed or counted is so in no less.
+
+    In its own type 3 - 5 of uint8 is 254, and a sum of float16 ends at 65,504. None stays None. What float32 does not
+    hold becomes infinity, and is not refused: it may stand under a mask.
+    """
+    given = {name: _numbers(name, column) for name, column in columns.items() if column is not None}
+    wide = any(array.dtype == np.float64 for array in given.values())
+    dtype = jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
+    with np.errstate(over="ignore"):
+        return tuple(
+            None if column is None else jnp.asarray(given[name].astype(dtype)) for name, column in columns.items()
+        )
+
+
+def _numbers(name: str, values: Any) -> Any:
+    """An array, of the device or of the host."""
     if isinstance(values, jax.Array):
         return values
     array = np.asarray(values)
     if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 is of kind V
         raise ValueError(f"{name}: expected numbers, got {array.dtype}.")
-    target = jax.dtypes.canonicalize_dtype(array.dtype)
-    if target != array.dtype and array.size:
-        wide = (
-            np.isfinite(array) & (np.abs(array) > np.finfo(target).max)
-            if array.dtype.kind == "f"
-            else ((array < np.iinfo(target).min) | (array > np.iinfo(target).max))
-        )
-        if wide.any():
-            raise ValueError(
-                f"{name}: expected numbers that fit {target}, got {array[wide].reshape(-1)[0]}. For 64 bits: "
-                "jax.config.update('jax_enable_x64', True)."
-            )
-    return jnp.asarray(array)
-
-
-def as_floats(*arrays: Any) -> tuple[Any, ...]:
-    """The arrays in one floating type, float32 or wider: what is subtracted, summed or counted is so in no less.
-
-    In its own type 3 - 5 of uint8 is 254, and a sum of float16 ends at 65,504. None stays None.
-    """
-    given = [array if array is None or isinstance(array, jax.Array) else np.asarray(array) for array in arrays]
-    wide = any(array is not None and jax.dtypes.canonicalize_dtype(array.dtype) == jnp.float64 for array in given)
-    dtype = jnp.float64 if wide else jnp.float32
-    return tuple(None if array is None else _as_float(array, dtype) for array in given)
-
-
-def _as_float(array: Any, dtype: Any) -> Array:
-    """On the host first: on its way to the device an int64 of 2**40 would become an int32 of 0."""
-    if isinstance(array, jax.Array):
-        return array.astype(dtype)
-    if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"expected numbers, got {array.dtype}.")
-    with np.errstate(over="ignore"):
-        out = array.astype(dtype)
-    if array.dtype.kind == "f" and array.dtype.itemsize > out.dtype.itemsize and np.isinf(out).any():
-        if (lost := np.isinf(out) & np.isfinite(array)).any():
-            raise ValueError(f"expected numbers that fit {np.dtype(dtype)}, got {array[lost].reshape(-1)[0]}.")
-    return jnp.asarray(out)
+    return array
 
 
 def row_ids(name: str, values: Any, *, size: int, where: Any = None) -> Array:
@@ -215,7 +211,8 @@ def row_ids(name: str, values: Any, *, size: int, where: Any = None) -> Array:
     if wrong.any():
         first, position = _first(wrong)
         raise ValueError(
-            f"{name}: expected ids in [0, {size}), got {array[first]}{position}. Ids are positions in the model's tables: "
+            f"{name}: expected ids in [0, {size}), got {array[first]}{position}. Ids are positions in the model's "
+            "tables: "
             "ratings.user_index and item_index find those of raw ids."
         )
     return jnp.asarray(np.where((array < 0) | (array >= size), 0, array).astype(np.int32))
@@ -246,7 +243,7 @@ def comparable_ids(**columns: Any) -> tuple[Array, ...]:
 
 
 def mask(name: str, values: Any, shape: tuple[int, ...]) -> Array:
-    """A mask as an array, having checked that it is of bools, and not of the positions that it chooses, and its shape."""
+    """A mask as an array, having checked its shape, and that it is of bools and no positions of what it chooses."""
     array = values if isinstance(values, jax.Array) else np.asarray(values)
     if array.dtype != bool or array.shape != shape:
         raise ValueError(f"{name}: expected a mask of bools of shape {shape}, got {array.dtype} of {array.shape}.")

@@ -10,7 +10,7 @@ __all__ = ["unit"]
 
 
 def unit(x: Shaped[ArrayLike, "*n d"]) -> Float[Array, "*n d"]:
-    """x / ‖x‖ along the last axis; a vector of zeros stays one, and the gradient there is 0.
+    """Divides by the length: x / ‖x‖ along the last axis; a vector of zeros stays one, and the gradient there is 0.
 
     Its derivative is (I - u u') / ‖x‖, u = x / ‖x‖. Neither depends on the size of x but by the factor 1 / ‖x‖, so
     both are computed from x / s, s the power of two next to the largest |x_k|: no digit is lost, and 1e25, whose

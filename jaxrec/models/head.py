@@ -48,9 +48,9 @@ class Head(nn.Module):
             ValueError: vectors of different dimensions, not one user for each list of candidates, or `more` of other
                 candidates; NaN or infinity in what is not traced.
         """
-        for name, given in (("v_user", v_user), ("v_item", v_item), ("more", more)):
+        user, item, rest = check.as_floats(v_user=v_user, v_item=v_item, more=more)
+        for name, given in (("v_user", user), ("v_item", item), ("more", rest)):
             check.all_finite(name, given)
-        user, item, rest = check.as_floats(v_user, v_item, more)
         if user.shape != (*item.shape[:-2], item.shape[-1]):
             raise ValueError(f"expected v_user [..., d] and v_item [..., c, d], got {user.shape}, {item.shape}.")
         if rest is not None and (rest.ndim != item.ndim or rest.shape[:-1] != item.shape[:-1]):

@@ -133,7 +133,7 @@ def summarize(
         ValueError: `keep` or `tags` of other ratings or items, mu that is no number, a damping below 0.
     """
     n_users, n_items = len(ratings.user_start) - 1, len(ratings.item_start) - 1
-    value, tag_rows = check.as_floats(ratings.value, tags)
+    value, tag_rows = check.as_floats(value=ratings.value, tags=tags)
     kept = ratings.where
     if keep is not None:
         kept = kept & check.mask("keep", keep, value.shape)
@@ -188,7 +188,7 @@ def sums(
 
     def side(name: str, given: ArrayLike, rows: int, to: str, count: Array) -> Array:
         half = _half(name, given, rows)
-        one, residual, table = check.as_floats(history.one, history.residual, given)
+        one, residual, table = check.as_floats(one=history.one, residual=history.residual, table=given)
         rated = linked_matmul(one, ratings, table[:, :half], to)
         how = linked_matmul(residual, ratings, table[:, half:], to)
         return jnp.concatenate([rated, how], axis=1) * (GAIN * jax.lax.rsqrt(1 + count))[:, None]
@@ -234,10 +234,10 @@ def of_user(
     if tags is not None:
         _check_shape("tags", tags, (n_items, "g"))
     valid = check.mask("where", where, np.shape(item))
-    if not check.traced(value, where):
-        check.all_finite("value", np.where(np.asarray(where), np.asarray(value), 0))
     ids = jnp.where(valid, check.row_ids("item", item, size=n_items, where=where), 0)
-    y, biases, rows, tag_rows = check.as_floats(value, c, watched, tags)
+    y, biases, rows, tag_rows = check.as_floats(value=value, c=c, watched=watched, tags=tags)
+    y = jnp.where(valid, y, 0)
+    check.all_finite("value", y)
     user_damping, _ = _damping(damping, y.dtype)
 
     one = valid.astype(y.dtype)

@@ -110,8 +110,8 @@ def init(
     Raises:
         ValueError: features that are no tables, not finite, or of other users and items than the ratings.
     """
-    check_content(content, ratings)
     content = _as_floats(content)
+    check_content(content, ratings)
     n_users, n_items = len(content.users), len(content.items)
     tags = 0 if content.tags is None else content.tags.shape[1]
     key_towers, key_ids, key_watched, key_raters = jax.random.split(key, 4)
@@ -163,8 +163,8 @@ def as_factors(
         ValueError: content, parameters, `keep` or `known` of other users, items or ratings than these; content that is
             not finite, where that can be seen; a chance out of range.
     """
-    check_content(content, ratings)
     content = _as_floats(content)
+    check_content(content, ratings)
     _check_params(params, len(content.users), len(content.items))
     if not check.traced(drop) and not 0 <= drop <= 1:
         raise ValueError(f"drop: expected a chance in [0, 1], got {drop}.")
@@ -230,10 +230,10 @@ def user_vector(
         ValueError: as `history.of_user`; features of another number than the towers were made for, or not finite,
             where that can be seen; tags where `init` had none, or others.
     """
-    check.all_finite("features", features)
     mu = 0.0 if params.ids.mu is None else params.ids.mu
     told, bag = history.of_user(item, value, where, c=c, mu=mu, watched=params.watched, tags=tags)
-    (declared,) = check.as_floats(features)
+    (declared,) = check.as_floats(features=features)
+    check.all_finite("features", declared)
     if declared.ndim != 1:
         raise ValueError(f"features: expected one user's, of shape [f], got {declared.shape}. vmap for several.")
     x = jnp.concatenate([declared, standard(told, params.user_moments), bag])
@@ -259,7 +259,7 @@ def standard(features: Shaped[ArrayLike, "*n f"], moments: Float[Array, "2 f"]) 
     Raises:
         ValueError: another number of features than of moments.
     """
-    (x,) = check.as_floats(features)
+    (x,) = check.as_floats(features=features)
     if x.shape[-1:] != moments.shape[1:]:
         raise ValueError(
             f"expected the {moments.shape[1]} features from histories that there were in training (two, and one for "
@@ -281,7 +281,7 @@ def _moments(features: Array, largest: Array) -> Array:
 
 
 def _as_floats(content: Content) -> Content:
-    users, items, tags = check.as_floats(content.users, content.items, content.tags)
+    users, items, tags = check.as_floats(users=content.users, items=content.items, tags=content.tags)
     return Content(users, items, tags)
 
 

@@ -38,14 +38,14 @@ def to_unit(value: Shaped[ArrayLike, "*n"], scale: tuple[Any, Any]) -> Float[Arr
     Raises:
         ValueError: lowest and highest that are not finite, or no more apart than rounding.
     """
-    (y,) = check.as_floats(value)
+    (y,) = check.as_floats(value=value)
     low, high = _ends(scale, y.dtype)
     return 2 * (y - low) / (high - low) - 1
 
 
 def from_unit(product: Shaped[ArrayLike, "*n"], scale: tuple[Any, Any]) -> Float[Array, "*n"]:
     """The inverse of `to_unit`: predictions in ratings; raises as it does."""
-    (p,) = check.as_floats(product)
+    (p,) = check.as_floats(product=product)
     low, high = _ends(scale, p.dtype)
     return low + (p + 1) / 2 * (high - low)
 
@@ -83,8 +83,8 @@ class Tower(nn.Module):
         Raises:
             ValueError: NaN or infinity in features that are not traced.
         """
-        check.all_finite("features", x)
-        (h,) = check.as_floats(x)
+        (h,) = check.as_floats(features=x)
+        check.all_finite("features", h)
         for width in self.layers[:-1]:
             h = self.activation(nn.Dense(width, kernel_init=nn.initializers.he_normal())(h))  # He et al.: for relu
             h = nn.Dropout(self.dropout, deterministic=not train)(h)

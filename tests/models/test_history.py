@@ -155,7 +155,7 @@ def test_narrow_types_are_summed_in_float32(ratings, tags, dtype):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
     mine = np.asarray(linked.user) == 2
     item, value = np.asarray(linked.item)[mine], np.asarray(linked.value)[mine]
-    one_user = dict(where=np.ones(len(item), bool), c=expected.c, mu=MU)
+    one_user = {"where": np.ones(len(item), bool), "c": expected.c, "mu": MU}
     features, bag = history.of_user(
         item, value.astype(dtype), watched=tables[0].astype(dtype), tags=np.asarray(tags).astype(dtype), **one_user
     )
