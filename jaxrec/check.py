@@ -122,9 +122,11 @@ def traced(*values: Any) -> bool:
 
 def all_finite(name: str, values: Any) -> None:
     """Checks concrete numbers of any shape: none is NaN or infinite. Traced ones are trusted, None is skipped."""
-    if values is None or traced(values) or not jnp.issubdtype(jnp.result_type(values), jnp.inexact):
+    if values is None or traced(values):
         return
     array = np.asarray(values)
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return
     wrong = ~np.isfinite(array)
     if wrong.any():
         first, position = _first(wrong)

@@ -164,7 +164,7 @@ def test_what_does_not_fit_the_model_is_refused(world, change, message):
 )
 @pytest.mark.usefixtures("as_users_run")
 def test_a_request_that_does_not_fit_is_refused(world, change, message):
-    _, content, linked, params = world
+    _, content, _, params = world
     given = {
         "features": content.users[0],
         "item": np.array([3, 2**40]),
