@@ -57,8 +57,8 @@ def _ends(scale: tuple[Any, Any], dtype: jnp.dtype) -> tuple[Array, Array]:
         apart = 4 * float(jnp.finfo(dtype).eps) * max(abs(low), abs(high))
         if not apart < high - low <= float(jnp.finfo(dtype).max):
             raise ValueError(f"scale: expected (lowest, highest), finite and apart, got ({low}, {high}).")
-    low, high = (jnp.asarray(end).astype(dtype) for end in scale)
-    return low, high
+    lowest, highest = (jnp.asarray(end).astype(dtype) for end in scale)
+    return lowest, highest
 
 
 class Tower(nn.Module):
