@@ -153,7 +153,7 @@ def test_negative_numbers(name):
         ({"n_users": 0}, "n_users: expected between 1 and"),
         ({"n_items": -3}, "n_items: expected between 1 and"),
         ({"n_users": 2.5}, "n_users: expected a whole number"),
-        ({"n_items": 2**31}, "n_items: expected between 1 and"),
+        ({"n_items": 2**40}, "n_items: expected between 1 and"),
         ({"n_ratings": -1}, "n_ratings: expected a finite number >= 0, got -1"),
         ({"n_ratings": 2.5}, "n_ratings: expected a whole number, got 2.5"),
         ({"rank": 1.5}, "rank: expected a whole number, got 1.5"),
