@@ -194,15 +194,18 @@ def test_features_of_any_size_have_the_same_cosines(size):
     np.testing.assert_allclose(one.x, other.x, atol=1e-6)
 
 
-def test_likes_and_dislikes_that_cancel_leave_no_profile():
-    """(2.9 - 3.1) + 1/2 and (2.3 - 3.1) + 1/2 of the same features: rounding must not become a taste."""
-    value = [3.4, 2.4, 2.8, 3.0]
-    ratings = Ratings([0, 0, 1, 1], [0, 1, 0, 1], np.array(value) + 0.0, 2, 2)
-    shares = ratings.value.astype(np.float64) - ratings.value.mean(dtype=np.float64) + 0.5
-    items = np.array([[1.0, 0.0], [-shares[0] / shares[1], 0.0]])
-    assert 0 <= abs(shares[:2] @ items[:, 0]) < 1e-14
-    assert content_profile(ratings, items).w[0].tolist() == [0, 0]
-    assert content_profile(ratings, items).w[1].tolist() != [0, 0]
+@pytest.mark.parametrize("seed", range(5))
+def test_likes_and_dislikes_that_cancel_leave_no_profile(seed):
+    """Features in which user 0's shares (y - mean + 1/2) cancel: what rounding leaves must not become a taste."""
+    rng = np.random.default_rng(seed)
+    ratings = Ratings([0] * 5 + [1] * 5, [*range(5)] * 2, rng.normal(3, 1, 10), 2, 5)
+    share = (ratings.value.astype(np.float64) - ratings.value.mean(dtype=np.float64) + 0.5)[:5]
+    items = rng.normal(size=(5, 2))
+    items[4] = -(share[:4] @ items[:4]) / share[4]
+    assert 0 < np.abs(share @ items).max() < 1e-14, "rounding, and nothing else"
+    factors = content_profile(ratings, items)
+    assert factors.w[0].tolist() == [0, 0]
+    np.testing.assert_allclose(np.linalg.norm(factors.w[1]), 1, rtol=1e-6)
 
 
 def test_a_pair_twice_is_two_ratings():
