@@ -18,12 +18,14 @@ import numpy as np
 from jax import Array
 
 __all__ = [
+    "all_finite",
     "as_array",
     "as_floats",
     "choice",
     "comparable_ids",
     "finite",
     "ids",
+    "mask",
     "positive",
     "row_ids",
     "same_length",
@@ -118,6 +120,25 @@ def traced(*values: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
+def all_finite(name: str, values: Any) -> None:
+    """Checks concrete numbers of any shape: none is NaN or infinite. Traced ones are trusted, None is skipped."""
+    if values is None or traced(values):
+        return
+    array = np.asarray(values)
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return
+    wrong = ~np.isfinite(array)
+    if wrong.any():
+        first, position = _first(wrong)
+        raise ValueError(f"{name}: expected finite numbers, got {array[first]}{position} ({int(wrong.sum())} in all).")
+
+
+def _first(wrong: np.ndarray) -> tuple[tuple[int, ...], str]:
+    """The first True of any shape, a scalar's too, and how a message says where it is."""
+    first = tuple(int(axis) for axis in np.unravel_index(int(wrong.argmax()), wrong.shape))
+    return first, f" at position {first[0] if len(first) == 1 else first}" if first else ""
+
+
 def as_array(name: str, values: Any) -> Array:
     """Numbers as an array of the device's own types, having checked that none changes on its way there but in rounding.
 
@@ -190,10 +211,10 @@ def row_ids(name: str, values: Any, *, size: int, where: Any = None) -> Array:
     if where is not None:
         wrong &= np.broadcast_to(np.asarray(where), array.shape)
     if wrong.any():
-        position = tuple(int(axis[0]) for axis in np.nonzero(wrong))
+        first, position = _first(wrong)
         raise ValueError(
-            f"{name}: expected ids in [0, {size}), got {array[position]} at position "
-            f"{position[0] if len(position) == 1 else position}. Ids are positions in the model's tables: "
+            f"{name}: expected ids in [0, {size}), got {array[first]}{position}. Ids are positions in the model's "
+            "tables: "
             "ratings.user_index and item_index find those of raw ids."
         )
     return jnp.asarray(np.where((array < 0) | (array >= size), 0, array).astype(np.int32))
@@ -221,6 +242,14 @@ def comparable_ids(**columns: Any) -> tuple[Array, ...]:
     return tuple(
         jnp.asarray(number.reshape(array.shape), jnp.int32) for number, array in zip(numbers, arrays, strict=True)
     )
+
+
+def mask(name: str, values: Any, shape: tuple[int, ...]) -> Array:
+    """A mask as an array, having checked its shape, and that it is of bools and no positions of what it chooses."""
+    array = values if isinstance(values, jax.Array) else np.asarray(values)
+    if array.dtype != bool or array.shape != shape:
+        raise ValueError(f"{name}: expected a mask of bools of shape {shape}, got {array.dtype} of {array.shape}.")
+    return jnp.asarray(array)
 
 
 def strength(name: str, value: Any, *, zero: bool = False) -> None:

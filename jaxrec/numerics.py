@@ -7,9 +7,10 @@ one is replaced before the arithmetic.
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Shaped
 
-__all__ = ["binary_cross_entropy", "log_softmax"]
+__all__ = ["binary_cross_entropy", "log_softmax", "unit"]
 
 
 def binary_cross_entropy(logit: Float[Array, "*n"], target: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -41,3 +42,28 @@ def log_softmax(score: Float[Array, "*n c"], where: Bool[Array, "*n c"]) -> Floa
     some = shifted != -jnp.inf
     total = jnp.sum(jnp.where(some, jnp.exp(jnp.where(some, shifted, 0)), 0), axis=-1, keepdims=True)
     return shifted - jnp.log(jnp.where(total == 0, 1, total))
+
+
+def unit(x: Shaped[ArrayLike, "*n d"]) -> Float[Array, "*n d"]:
+    """Divides by the length: x / ‖x‖ along the last axis; a vector of zeros stays one, and the gradient there is 0.
+
+    Its derivative is (I - u u') / ‖x‖, u = x / ‖x‖. Neither depends on the size of x but by the factor 1 / ‖x‖, so
+    both are computed from x / s, s the power of two next to the largest |x_k|: no digit is lost, and 1e25, whose
+    square float32 does not hold, is as good as 1. Numbers too small for a normal float (1e-38 in float32) count as 0.
+
+    Computed in float32 at least: narrower floats, integers and bools give float32. NaN and infinity give NaN.
+
+    >>> unit(jnp.array([[3e25, 4e25], [0.0, 0.0]])).round(6).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    x = jnp.asarray(x)
+    if x.dtype != jnp.float64:
+        x = x.astype(jnp.float32)
+    info = jnp.finfo(x.dtype)
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
+    power = jax.lax.reduce_precision(largest, exponent_bits=info.nexp, mantissa_bits=0)
+    # between the powers whose inverse is a normal number too
+    x = x * (1 / jnp.clip(power, 2.0**info.minexp, 2.0**-info.minexp))
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    some = ~(largest < info.tiny)  # NaN is not hidden as a 0
+    return x * jnp.where(some, jax.lax.rsqrt(jnp.where(some, square, 1)), 0)

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, export
 
-from jaxrec import artifact
+from jaxrec import artifact, check
 
 __all__ = ["Served", "load", "save", "with_rows"]
 
@@ -58,14 +58,23 @@ class Served:
         """The request function's answer; each input has the requests as its leading axis, of any length >= 1.
 
         Raises:
-            ValueError: inputs of other shapes or dtypes than those it was exported for.
+            ValueError: inputs of other shapes or dtypes than those it was exported for, of different numbers of
+                requests, or of none; numbers that those dtypes do not hold (integers of 64 bits are never cut); NaN.
         """
         wanted = self.program.in_avals[len(self.state) :]
-        given = [jnp.asarray(each) for each in inputs]
+        given = [check.as_array(f"inputs[{n}]", each) for n, each in enumerate(inputs)]
         got = [(each.dtype, each.shape[1:]) for each in given]
-        if [(aval.dtype, tuple(aval.shape[1:])) for aval in wanted] != got or len({len(each) for each in given}) != 1:
+        lengths = {each.shape[:1] for each in given}
+        if [(aval.dtype, tuple(aval.shape[1:])) for aval in wanted] != got or len(lengths) != 1 or lengths == {()}:
             expected = ", ".join(f"{aval.dtype}{list(aval.shape)}" for aval in wanted)
             raise ValueError(f"expected {expected}; got {', '.join(f'{e.dtype}{list(e.shape)}' for e in given)}.")
+        if lengths == {(0,)}:
+            raise ValueError("expected at least one request, got none: there is nothing to answer.")
+        for n, each in enumerate(given):
+            if check.traced(each) or not jnp.issubdtype(each.dtype, jnp.inexact):
+                continue
+            if (wrong := np.isnan(np.asarray(each)).reshape(len(each), -1).any(axis=1)).any():
+                raise ValueError(f"inputs[{n}]: expected numbers, got NaN in request {int(wrong.argmax())}.")
         return self._run(dict(self.state), *given)
 
 
@@ -88,12 +97,20 @@ def save(
         platforms: that it will run on.
 
     Raises:
-        ValueError: no inputs, or one without a leading axis; a state that is not finite; as `artifact.write`.
+        ValueError: no inputs, one without a leading axis, or of another number of requests; a state or an input that
+            the device's types do not hold (2**40 with 32 bits); a state that is not finite, or has two leaves of one
+            name; as `artifact.write`.
     """
-    if not inputs or any(np.ndim(each) < 1 for each in inputs):
+    examples = [check.as_array(f"inputs[{n}]", each) for n, each in enumerate(inputs)]
+    if not examples or any(each.ndim < 1 for each in examples):
         raise ValueError("inputs: expected at least one example, each with the requests as its leading axis.")
+    check.same_length(**{f"inputs[{n}]": each for n, each in enumerate(examples)})
     leaves, tree = jax.tree_util.tree_flatten_with_path(state)
-    named = {jax.tree_util.keystr(where, simple=True, separator="."): jnp.asarray(leaf) for where, leaf in leaves}
+    paths = [jax.tree_util.keystr(where, simple=True, separator=".") for where, _ in leaves]
+    named = {path: check.as_array(f"state {path}", leaf) for path, (_, leaf) in zip(paths, leaves, strict=True)}
+    if len(named) != len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise ValueError(f"state: expected leaves of different names, got {twice!r} twice. No dots in the keys.")
     for name, leaf in named.items():
         if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.isfinite(leaf).all()):
             raise ValueError(f"state {name}: expected finite numbers, got NaN or infinity. Has training diverged?")
@@ -103,7 +120,7 @@ def save(
 
     (batch,) = export.symbolic_shape("b")
     shape = lambda leaf, *lead: jax.ShapeDtypeStruct((*lead, *leaf.shape[len(lead) :]), leaf.dtype)
-    open_ = [shape(jnp.asarray(each), batch) for each in inputs]
+    open_ = [shape(each, batch) for each in examples]
     exported = export.export(jax.jit(run), platforms=tuple(platforms))({k: shape(v) for k, v in named.items()}, *open_)
     program = np.frombuffer(exported.serialize(), np.uint8)
     arrays = {"program": program, **{f"state/{name}": leaf for name, leaf in named.items()}}
@@ -134,20 +151,24 @@ def with_rows(served: Served, row: int, **tables: Any) -> Served:
         tables: name -> rows [n, ...] (dots in names are written as double underscores).
 
     Raises:
-        ValueError: an unknown table, rows of another shape, more rows than there is room for; NaN or infinity.
+        ValueError: an unknown table, rows of another shape or type, or beyond its type, more rows than there is room
+            for, a first row that is none; NaN or infinity.
     """
+    if isinstance(row, bool) or not isinstance(row, int | np.integer):
+        raise ValueError(f"row: expected the position of the first row, an integer, got {row!r}.")
     state = dict(served.state)
     for key, rows in tables.items():
         name = key.replace("__", ".")
         if name not in state:
             raise ValueError(f"{name}: no such table; there are {', '.join(state)}.")
-        table, rows = state[name], jnp.asarray(rows)
+        table, rows = state[name], check.as_array(name, rows)
+        if table.ndim == 0 or rows.ndim == 0:
+            raise ValueError(f"{name}: expected rows of a table, got {list(rows.shape)} for {list(table.shape)}.")
         if rows.shape[1:] != table.shape[1:] or rows.dtype != table.dtype or not 0 <= row <= len(table) - len(rows):
             raise ValueError(
                 f"{name}: expected rows {table.dtype}{['n', *table.shape[1:]]} that fit from row {row} into "
                 f"{len(table)}, got {rows.dtype}{list(rows.shape)}. Leave more room when the state is built."
             )
-        if jnp.issubdtype(rows.dtype, jnp.inexact) and not bool(jnp.isfinite(rows).all()):
-            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity.")
-        state[name] = table.at[row : row + len(rows)].set(rows)
+        check.all_finite(name, rows)
+        state[name] = table.at[int(row) : int(row) + len(rows)].set(rows)
     return dataclasses.replace(served, state=state)

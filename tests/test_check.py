@@ -34,6 +34,13 @@ def test_ids_under_the_mask_may_be_anything():
         check.row_ids("item", np.array([[0, 1], [-1, 0]]), size=2, where=np.array([[False, True], [True, True]]))
 
 
+def test_one_id_and_one_number_are_named_too():
+    with pytest.raises(ValueError, match=r"item: expected ids in \[0, 2\), got 2\. Ids"):
+        check.row_ids("item", 2, size=2)
+    with pytest.raises(ValueError, match=r"mu: expected finite numbers, got nan \("):
+        check.all_finite("mu", np.nan)
+
+
 def test_traced_ids_are_trusted():
     assert jax.jit(lambda ids: check.row_ids("item", ids, size=2))(jnp.array([7])).tolist() == [7]
 
@@ -84,6 +91,20 @@ def test_what_is_no_number_is_refused(values):
         check.as_array("x", values)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, jnp.bfloat16])
+def test_one_number_that_is_not_finite_is_found(wrong, dtype):
+    table = np.ones((2, 3)).astype(dtype)
+    check.all_finite("x", table)
+    table[1, 2] = wrong
+    for given in (table, jnp.asarray(table)):
+        with pytest.raises(ValueError, match=r"x: expected finite numbers, got .* at position \(1, 2\) \(1 in all\)"):
+            check.all_finite("x", given)
+    check.all_finite("x", None)
+    check.all_finite("x", np.array([2**60]))
+    jax.jit(lambda x: check.all_finite("x", x))(jnp.array([np.nan]))  # trusted
+
+
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.uint32, np.float16, jnp.bfloat16, np.float32])
 def test_computed_in_float32_at_least(dtype):
     a, none, b = check.as_floats(a=np.ones(2, dtype), b=None, c=jnp.ones(2, jnp.bfloat16))
@@ -108,3 +129,13 @@ def test_strengths_that_are_none(wrong):
         check.strength("l2", 0)
     check.strength("l2", (0, np.array([1.0, 0.0])), zero=True)
     jax.jit(lambda l2: check.strength("l2", l2))(-1.0)  # trusted
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.array([0, 2]), np.array([1, 0, 1]), np.array([True, False]), np.ones((3, 1), bool)]
+)
+def test_masks_are_bools_of_one_shape(wrong):
+    assert check.mask("keep", [True, False, True], (3,)).tolist() == [True, False, True]
+    for given in (wrong, jnp.asarray(wrong)):
+        with pytest.raises(ValueError, match=r"keep: expected a mask of bools of shape \(3,\), got"):
+            check.mask("keep", given, (3,))

@@ -13,12 +13,11 @@ import jaxrec
 
 ROOT = Path(jaxrec.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-BOTTOM = {"check", "group", "lookup", "norm", "numerics", "ratings", "raw_ids", "times", "types"}
+BOTTOM = {"check", "group", "lookup", "numerics", "ratings", "raw_ids", "times", "types"}
 ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "check": set(),
     "group": {"check"},
     "lookup": set(),
-    "norm": set(),
     "numerics": set(),
     "raw_ids": set(),
     "times": {"check"},

@@ -134,3 +134,88 @@ def test_damage_and_other_platforms_are_errors(path, state, tmp_path):
     serving.save(bad, request, state, *inputs(2), platforms=("tpu",))
     with pytest.raises(ValueError, match="exported for tpu, and this process runs on cpu"):
         serving.load(bad)
+
+
+# Numbers that do not fit, and requests that are none
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Ids and features in, what they were and a table's rows out."""
+
+    def echo(state, ids, features):
+        return {"ids": ids, "features": features, "rows": state["table"][ids], "scalar": state["scalar"]}
+
+    path = tmp_path_factory.mktemp("plain") / "echo.jaxrec"
+    state = {"table": np.arange(12).reshape(6, 2), "free": np.ones(6), "scalar": np.float32(2)}
+    serving.save(path, echo, state, [0, 1], [[0.5], [1.5]])
+    return serving.load(path)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, jnp.array])
+def test_lists_and_wide_types_that_fit_are_taken(plain, kind):
+    got = plain(kind([1, 5]), kind([[1.0], [2.0]]))
+    assert got["ids"].tolist() == [1, 5]
+    assert got["rows"].tolist() == [[2, 3], [10, 11]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ((np.array([2**40 + 1]), [[1.0]]), r"inputs\[0\]: expected numbers that fit int32, got 1099511627777"),
+        (([2**31], [[1.0]]), r"inputs\[0\]: expected numbers that fit int32"),
+        (([-(2**32)], [[1.0]]), r"inputs\[0\]: expected numbers that fit int32"),
+        (([1], np.array([[1e39]])), r"inputs\[1\]: expected numbers that fit float32, got 1e\+39"),
+        (([1, 2], [[1.0], [np.nan]]), r"inputs\[1\]: expected numbers, got NaN in request 1"),
+        (([1], jnp.array([[jnp.nan]])), r"inputs\[1\]: expected numbers, got NaN in request 0"),
+        (([1, 2], [[1.0]]), r"expected int32\[b\], float32\[b, 1\]; got int32\[2\], float32\[1, 1\]"),
+        ((np.zeros(0, np.int32), np.zeros((0, 1), np.float32)), "expected at least one request, got none"),
+        ((1, [[1.0]]), r"expected int32\[b\], .*; got int32\[\]"),
+        ((np.array([1], np.uint32), [[1.0]]), r"expected int32\[b\], .*; got uint32\[1\]"),
+        (([0.5], [[1.0]]), r"expected int32\[b\], .*; got float32\[1\]"),
+        ((["a"], [[1.0]]), r"inputs\[0\]: expected numbers, got"),
+        ((), r"expected int32\[b\]"),
+    ],
+)
+def test_requests_that_are_none_are_refused(plain, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        plain(*inputs)
+
+
+@pytest.mark.parametrize(
+    ("row", "tables", "message"),
+    [
+        (-1, {"table": np.ones((1, 2), int)}, "table: expected rows int32.* that fit from row -1 into 6"),
+        (2**40, {"table": np.ones((1, 2), int)}, "table: expected rows int32.* that fit from row 1099511627776"),
+        (0, {"table": np.full((1, 2), 2**40)}, "table: expected numbers that fit int32, got 1099511627776"),
+        (0, {"free": np.array([1e39])}, r"free: expected numbers that fit float32, got 1e\+39"),
+        (0, {"free": np.array([np.inf])}, "free: expected finite numbers, got inf at position 0"),
+        (0, {"free": 1.0}, "free: expected rows of a table"),
+        (0, {"scalar": np.ones(1)}, "scalar: expected rows of a table"),
+        (0.0, {"free": np.ones(1)}, "row: expected the position of the first row, an integer, got 0.0"),
+        (True, {"free": np.ones(1)}, "row: expected the position of the first row, an integer, got True"),
+    ],
+)
+def test_rows_that_the_table_does_not_hold_are_refused(plain, row, tables, message):
+    with pytest.raises(ValueError, match=message):
+        serving.with_rows(plain, row, **tables)
+    more = serving.with_rows(plain, np.int64(5), table=[[7, 8]], free=[3.0])
+    assert more([5], [[0.0]])["rows"].tolist() == [[7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("state", "inputs", "message"),
+    [
+        ({"t": np.array([2**40])}, ([1],), "state t: expected numbers that fit int32, got 1099511627776"),
+        ({"t": np.array([1e39])}, ([1],), r"state t: expected numbers that fit float32, got 1e\+39"),
+        ({"t": np.array(["a"])}, ([1],), "state t: expected numbers, got"),
+        ({"t": np.ones(1)}, ([2**40],), r"inputs\[0\]: expected numbers that fit int32"),
+        ({"t": np.ones(1)}, ([1], [1, 2]), r"expected columns of one length, got inputs\[0\]: 1, inputs\[1\]: 2"),
+        ({"t": np.ones(1)}, (3,), "at least one example, each with the requests"),
+        ({"a.b": np.ones(1), "a": {"b": np.ones(1)}}, ([1],), r"state: expected leaves of different names, got 'a\.b'"),
+    ],
+)
+def test_states_and_examples_that_do_not_fit_are_not_saved(tmp_path, state, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        serving.save(tmp_path / "x.jaxrec", lambda state, *inputs: inputs, state, *inputs)
+    assert not list(tmp_path.iterdir())

@@ -11,8 +11,21 @@ Declare what each column is, fit on the rows that may be known (train's), apply 
 {'genres=Drama': 1.0}
 
 A table is a polars or pandas frame, or a dict of columns. `align` brings a table of your own into the ratings' order.
-A value that is not known (null, None) gives zeros, in a numeric column the mean. `to_dict` and `from_dict` are for
-saving (JSON, or the meta of `artifact.write`).
+`to_dict` and `from_dict` are for saving (JSON, or the meta of `artifact.write`).
+
+A missing value (None, null, NA, NaN, NaT, masked) gives zeros, in fitting and in requests, whatever the column is: in a
+Numeric one that is the mean, in a Category it is not unknown, among Tags it is left out. An empty string is a value.
+
+Values that are equal are one category, whatever their types, in fitting, in requests (from JSON, too) and in `values=`:
+
+| values | are the category |
+| --- | --- |
+| 1, 1.0, np.int8(1), Decimal("1.00"), "1"; -0.0 is 0 | 1 |
+| 0.1, np.float32(0.1), Decimal("0.10"), "0.1" | 0.1 |
+| True, "True"; and 1, if it is in the same column or asked for | True (1, if that was in the column) |
+| a date, a datetime, Timestamp or datetime64 at its midnight, "2020-12-31" | 2020-12-31 |
+| any other datetime (with a time zone: in UTC) | 2020-12-31T23:59:00 |
+| text, to the letter: "01" is not "1", "1.0" is not 1 | itself |
 """
 
 from __future__ import annotations
@@ -20,34 +33,55 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jaxrec import check
+from jaxrec.data import tables
+from jaxrec.data.tables import align
 
 __all__ = ["Category", "Column", "Encoder", "Numeric", "Tags", "Text", "align", "fit"]
 
 
 @dataclass(frozen=True)
 class Numeric:
-    """A number less its mean, over its standard deviation (1 where all are equal). Not known gives 0, the mean.
+    """A number less its mean, over its standard deviation (1 where all are equal up to rounding). Missing gives 0.
+
+    Numbers are integers of any size, floats, bools (1 and 0), Decimals; computed in float64, given out as float32.
 
     Attributes:
         mean: fitted, or given.
-        std: fitted, or given.
+        std: fitted, or given; > 0.
     """
 
     mean: float | None = None
     std: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses what cannot be subtracted, or divided by."""
+        for name, zero in (("mean", True), ("std", False)):
+            if (number := getattr(self, name)) is not None:
+                if not (math.isfinite(number) and (zero or number > 0)):
+                    raise ValueError(f"{name}: expected a finite number{'' if zero else ' > 0'}, got {number}.")
+                object.__setattr__(self, name, float(number))  # JSON has no float32
+
     def fit(self, name: str, column: Sequence[Any]) -> Numeric:
         """Mean and standard deviation of what is known."""
         known = np.array([v for v in _numbers(name, column) if v is not None])
-        mean = (float(known.mean()) if len(known) else 0.0) if self.mean is None else self.mean
-        return Numeric(mean, (float(known.std()) if len(known) else 0.0) or 1.0 if self.std is None else self.std)
+        # over the power of two next to the largest: the square of 1e200 is infinite, that of 1e-200 is 0
+        largest = float(np.abs(known).max(initial=0.0))
+        power = 2.0 ** (math.frexp(largest)[1] - 1)
+        scaled = known / power
+        # all equal, up to the rounding of their own type: of three times 0.1 the deviation is 1.4e-17
+        eps = max(
+            np.finfo(kind).eps for kind in {np.float64, *map(type, column)} & {np.float16, np.float32, np.float64}
+        )
+        varies = len(known) > 0 and float(np.ptp(scaled)) > 4 * eps * (largest / power)
+        mean = (float(scaled.mean()) * power if len(known) else 0.0) if self.mean is None else self.mean
+        return Numeric(mean, (float(scaled.std()) * power if varies else 1.0) if self.std is None else self.std)
 
     def names(self, name: str) -> tuple[str, ...]:
         """One: the column's."""
@@ -56,7 +90,9 @@ class Numeric:
     def encode(self, name: str, column: Sequence[Any]) -> np.ndarray:
         """(value - mean) / std, [n, 1]."""
         mean, std = self.mean or 0.0, self.std or 1.0
-        return np.array([[0.0 if v is None else (v - mean) / std] for v in _numbers(name, column)]).reshape(-1, 1)
+        with np.errstate(over="ignore"):
+            numbers = np.array([mean if v is None else v for v in _numbers(name, column)])
+            return ((numbers - mean) / std).reshape(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -65,18 +101,24 @@ class Category:
 
     Attributes:
         unknown: what a value that was not there in fitting gives: 'error', 'zeros', or 'other', a column of its own
-            that the values rarer than `min_count` share.
-        min_count: how often a value must be there in fitting to have a column; rarer ones are unknown.
-        values: fitted in sorted order, or given.
+            that the values rarer than `min_count` share. A missing value is not unknown: it gives zeros.
+        min_count: in how many rows a value must be in fitting to have a column; rarer ones are unknown.
+        values: fitted in sorted order, or given; kept as text.
     """
 
     unknown: str = "error"
     min_count: int = 1
     values: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Values as the text that they are compared by."""
+        object.__setattr__(self, "values", _distinct_texts(self.values))
+
     def fit(self, name: str, column: Sequence[Any]) -> Category:
         """The values there are."""
-        return dataclasses.replace(self, values=self.values or _vocabulary(column, self.min_count))
+        if self.values is not None:
+            return self
+        return dataclasses.replace(self, values=_vocabulary(_single(column), self.min_count))
 
     def names(self, name: str) -> tuple[str, ...]:
         """NAME=VALUE each."""
@@ -84,12 +126,12 @@ class Category:
 
     def encode(self, name: str, column: Sequence[Any]) -> np.ndarray:
         """One-hot, [n, values]."""
-        return _multi_hot(name, [None if v is None else (v,) for v in column], self)
+        return _multi_hot(name, _single(column), self)
 
 
 @dataclass(frozen=True)
 class Tags:
-    """Any number of values in each row, such as genres: multi-hot.
+    """Any number of values in each row, such as genres: multi-hot. A value twice in a row counts once.
 
     Attributes:
         unknown: as in Category.
@@ -101,10 +143,15 @@ class Tags:
     min_count: int = 1
     values: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Values as the text that they are compared by."""
+        object.__setattr__(self, "values", _distinct_texts(self.values))
+
     def fit(self, name: str, column: Sequence[Any]) -> Tags:
         """The values there are, in any row."""
-        every = [tag for row in column if row is not None for tag in _tags(name, row)]
-        return dataclasses.replace(self, values=self.values or _vocabulary(every, self.min_count))
+        if self.values is not None:
+            return self
+        return dataclasses.replace(self, values=_vocabulary(_tags(name, column), self.min_count))
 
     def names(self, name: str) -> tuple[str, ...]:
         """NAME=VALUE each."""
@@ -112,7 +159,7 @@ class Tags:
 
     def encode(self, name: str, column: Sequence[Any]) -> np.ndarray:
         """Multi-hot, [n, values]."""
-        return _multi_hot(name, [None if row is None else _tags(name, row) for row in column], self)
+        return _multi_hot(name, _tags(name, column), self)
 
 
 @dataclass(frozen=True)
@@ -133,11 +180,19 @@ class Text:
     words: tuple[str, ...] | None = None
     idf: tuple[float, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses words without weights."""
+        if (self.words is None) != (self.idf is None) or len(self.words or ()) != len(self.idf or ()):
+            raise ValueError("words and idf: expected one weight for every word, or neither.")
+        check.all_finite("idf", self.idf)
+
     def fit(self, name: str, column: Sequence[Any]) -> Text:
         """The words and their weights."""
+        if self.words is not None:
+            return self
         vectorizer = self._vectorizer(max_features=self.max_features, min_df=self.min_count)
         try:
-            vectorizer.fit(["" if v is None else str(v) for v in column])
+            vectorizer.fit([tables.text(v) or "" for v in column])
         except ValueError as error:
             raise ValueError(f"{name}: no word is in {self.min_count} of the {len(column)} texts.") from error
         words = tuple(map(str, vectorizer.get_feature_names_out()))
@@ -151,7 +206,7 @@ class Text:
         """TF-IDF, [n, words]."""
         vectorizer = self._vectorizer(vocabulary={word: k for k, word in enumerate(self.words or ())})
         vectorizer.idf_ = np.array(self.idf)
-        return vectorizer.transform(["" if v is None else str(v) for v in column]).toarray()
+        return vectorizer.transform([tables.text(v) or "" for v in column]).toarray()
 
     @staticmethod
     def _vectorizer(**options: Any) -> Any:
@@ -163,6 +218,7 @@ class Text:
 
 
 Column = Numeric | Category | Tags | Text
+UNKNOWN = ("error", "zeros", "other")
 KINDS: dict[str, type[Column]] = {kind.__name__: kind for kind in (Numeric, Category, Tags, Text)}
 
 
@@ -176,6 +232,11 @@ class Encoder:
 
     columns: Mapping[str, Column]
 
+    def __post_init__(self) -> None:
+        """No two places of the vector have one name."""
+        if twice := [name for name, times in Counter(self.names).items() if times > 1]:
+            raise ValueError(f"expected different names in all places of the vector, got {twice[0]!r} more than once.")
+
     @property
     def names(self) -> tuple[str, ...]:
         """[d], the name of every place of the vector, all different."""
@@ -185,13 +246,24 @@ class Encoder:
         """The rows' features, float32 [n, d]; columns of the table that were not declared are not looked at.
 
         Raises:
-            ValueError: a column is missing; columns of different lengths; NaN or infinity; an unknown value where the
-                column has unknown='error'.
+            ValueError: there is no such column, or it is no list; columns of different lengths; infinity, or a number
+                that is beyond float32 once its mean is subtracted and it is divided by the standard deviation; an
+                unknown value where the column has unknown='error'.
         """
-        given = {name: _column(table, name) for name in self.columns}
+        given = {name: tables.column(table, name) for name in self.columns}
         check.same_length(**given)
         parts = [column.encode(name, given[name]) for name, column in self.columns.items()]
-        return np.concatenate(parts, axis=1).astype(np.float32)
+        wide = np.concatenate(parts, axis=1)
+        with np.errstate(over="ignore"):
+            out = wide.astype(np.float32)
+        if not np.isfinite(out).all():
+            row, place = np.argwhere(~np.isfinite(out))[0]
+            name = self.names[place]
+            raise ValueError(
+                f"{name}: expected features that float32 holds, got {wide[row, place]} of {given[name][row]!r} in row "
+                f"{row}. Are its units those of fitting? Clip such a column first, or take its logarithm."
+            )
+        return out
 
     def read(self, vector: Any) -> dict[str, float]:
         """What is not 0 in one row's features, by name, largest first."""
@@ -215,6 +287,8 @@ class Encoder:
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state.items()}
             fields.pop("kind", None)
             check.choice(f"{name}: kind", state.get("kind"), tuple(KINDS))
+            if "unknown" in fields:
+                check.choice(f"{name}: unknown", fields["unknown"], UNKNOWN)
             columns[name] = KINDS[state["kind"]](**fields)
         return Encoder(columns)
 
@@ -230,102 +304,89 @@ def fit(table: Any, columns: Mapping[str, Column]) -> Encoder:
         columns: name -> Numeric(), Category(), Tags() or Text(), in the order wanted.
 
     Raises:
-        ValueError: no columns; a missing one; NaN or infinity in a Numeric one; a Category with unknown= not one of
-            'error', 'zeros', 'other'.
+        ValueError: no columns; one that the table does not have; infinity, or what is no number, in a Numeric one; a
+            Category with unknown= not one of 'error', 'zeros', 'other'; two features of one name.
     """
     if not columns:
         raise ValueError("columns: expected at least one, such as {'age': Numeric()}.")
-    given = {name: _column(table, name) for name in columns}
+    given = {name: tables.column(table, name) for name in columns}
     check.same_length(**given)
     for name, column in columns.items():
         if not isinstance(column, Column):
             raise ValueError(f"{name}: expected Numeric(), Category(), Tags() or Text(), got {column!r}.")
         if isinstance(column, Category | Tags):
-            check.choice(f"{name}: unknown", column.unknown, ("error", "zeros", "other"))
+            check.choice(f"{name}: unknown", column.unknown, UNKNOWN)
     return Encoder({name: column.fit(name, given[name]) for name, column in columns.items()})
 
 
-def align(table: Any, key: str, ids: Sequence[Any]) -> dict[str, list[Any]]:
-    """A table's rows in the order of `ids`: row n is of ids[n], as ratings with those raw ids need it.
-
-    Rows of other ids are left out.
-
-    Args:
-        table: a frame or a dict of columns.
-        key: its column of raw ids.
-        ids: `ratings.user_ids` or `ratings.item_ids`.
-
-    Raises:
-        ValueError: an id has no row, or several.
-
-    >>> align({"user": ["b", "a"], "age": [30, 20]}, "user", ["a", "b"])
-    {'user': ['a', 'b'], 'age': [20, 30]}
-    """
-    place: dict[Any, int] = {}
-    for n, raw in enumerate(_column(table, key)):
-        if raw in place:
-            raise ValueError(f"{key}: {raw!r} has rows {place[raw]} and {n}: expected one row of every id.")
-        place[raw] = n
-    wanted = [raw.item() if isinstance(raw, np.generic) else raw for raw in ids]
-    if missing := [raw for raw in wanted if raw not in place]:
-        raise ValueError(
-            f"{key}: {len(missing)} of {len(wanted)} ids have no row, such as {missing[0]!r}; the table has "
-            f"{len(place)}, such as {next(iter(place), None)!r}. Ids of one type? Add the rows, with None for what is "
-            "not known."
-        )
-    order = [place[raw] for raw in wanted]
-    every = list(table.keys()) if isinstance(table, Mapping) else list(table.columns)
-    return {name: [column[n] for n in order] for name in every for column in (_column(table, name),)}
-
-
-def _column(table: Any, name: str) -> list[Any]:
-    every = list(table.keys()) if isinstance(table, Mapping) else list(table.columns)
-    if name not in every:
-        raise ValueError(f"expected a column {name!r}, the table has {', '.join(map(repr, every))}.")
-    column = table[name]
-    column = (
-        column.tolist() if hasattr(column, "tolist") else column.to_list() if hasattr(column, "to_list") else column
-    )
-    return list(column)
-
-
 def _numbers(name: str, column: Sequence[Any]) -> list[float | None]:
-    for n, value in enumerate(column):
-        if value is not None and not (isinstance(value, int | float | np.number) and math.isfinite(value)):
-            raise ValueError(
-                f"{name}: expected finite numbers, got {value!r} in row {n}. What is not known is None, never NaN "
-                "(pandas: frame.astype(object).where(frame.notna(), None))."
-            )
-    return [None if value is None else float(value) for value in column]
+    return [None if tables.missing(value) else tables.number(name, value, n) for n, value in enumerate(column)]
 
 
-def _vocabulary(values: Sequence[Any], min_count: int) -> tuple[str, ...]:
-    count = Counter(str(v) for v in values if v is not None)
+# True and 1 of one column are one category, named by the number; a column of bools alone keeps their names.
+BOOLS = {"True": "1", "False": "0"}
+
+
+def _vocabulary(rows: Sequence[Sequence[str] | None], min_count: int) -> tuple[str, ...]:
+    every = {text for row in rows for text in row or ()}
+    numbered = {word: digit for word, digit in BOOLS.items() if digit in every}
+    count = Counter(text for row in rows for text in {numbered.get(text, text) for text in row or ()})
     return tuple(sorted(value for value, times in count.items() if times >= min_count))
+
+
+def _distinct_texts(values: Iterable[Any] | None) -> tuple[str, ...] | None:
+    """Values that were given, as text; an error where two are one."""
+    if values is None:
+        return None
+    texts = [tables.text(value) for value in tables.as_list("values", values)]
+    if None in texts:
+        raise ValueError(f"values: expected known values, got a missing one at position {texts.index(None)}.")
+    known = [BOOLS.get(text, text) for text in texts if text is not None]
+    if twice := [text for text, times in Counter(known).items() if times > 1]:
+        raise ValueError(f"values: expected different ones, got {twice[0]!r} more than once (1, 1.0 and True are one).")
+    return tuple(text for text in texts if text is not None)
 
 
 def _value_names(name: str, values: tuple[str, ...] | None, unknown: str) -> tuple[str, ...]:
     return tuple(f"{name}={value}" for value in (*(values or ()), *(("(other)",) if unknown == "other" else ())))
 
 
-def _tags(name: str, row: Any) -> list[Any]:
-    if isinstance(row, str) or not hasattr(row, "__iter__"):
-        raise ValueError(f"{name}: expected a list of tags in every row, got {row!r}. One value a row is a Category().")
-    return [tag for tag in row if tag is not None]
+def _single(column: Sequence[Any]) -> list[tuple[str, ...] | None]:
+    """Each row's one value as text, or None."""
+    return [None if (text := tables.text(value)) is None else (text,) for value in column]
 
 
-def _multi_hot(name: str, rows: Sequence[Sequence[Any] | None], column: Category | Tags) -> np.ndarray:
+def _tags(name: str, column: Sequence[Any]) -> list[tuple[str, ...] | None]:
+    """Each row's values as text, without those that are missing; None for a row that is."""
+    rows: list[tuple[str, ...] | None] = []
+    for row in column:
+        if tables.missing(row):
+            rows.append(None)
+        elif isinstance(row, str | bytes | Mapping) or not hasattr(row, "__iter__"):
+            raise ValueError(
+                f"{name}: expected a list of tags in every row, got {row!r}. One value a row is a Category()."
+            )
+        else:
+            rows.append(tuple(text for tag in row if (text := tables.text(tag)) is not None))
+    return rows
+
+
+def _multi_hot(name: str, rows: Sequence[Sequence[str] | None], column: Category | Tags) -> np.ndarray:
     place = {value: k for k, value in enumerate(column.values or ())}
+    for one, other in (*BOOLS.items(), *((digit, word) for word, digit in BOOLS.items())):
+        if one in place:
+            place.setdefault(other, place[one])
     out = np.zeros((len(rows), len(column.names(name))))
     for n, row in enumerate(rows):
-        for value in row or ():
-            if str(value) in place:
-                out[n, place[str(value)]] = 1
+        for text in row or ():
+            if text in place:
+                out[n, place[text]] = 1
             elif column.unknown == "other":
                 out[n, -1] = 1
             elif column.unknown == "error":
                 raise ValueError(
-                    f"{name}: {value!r} in row {n} was not there in fitting, which saw {len(place)} values such as "
-                    f"{next(iter(place), None)!r}. Declare what it gives: unknown='zeros', or 'other' with min_count=2."
+                    f"{name}: {text!r} in row {n} was not there in fitting, which saw {len(column.values or ())} "
+                    f"values such as {next(iter(place), None)!r}. Declare what it gives: unknown='zeros', or 'other' "
+                    "with min_count=2."
                 )
     return out

@@ -28,14 +28,15 @@ def by_threshold(ratings: Ratings, *, positive: float, negative: float | None = 
             was rated below `positive` is a 0.
 
     Raises:
-        ValueError: negative >= positive; all labels would be alike.
+        ValueError: negative >= positive, or NaN; all labels would be alike.
     """
     if negative is not None and not negative < positive:
         raise ValueError(f"negative: expected less than positive={positive}, got {negative}.")
-    engaged = ratings.value >= positive
+    # as float32, which the ratings are: 4.1 is below a threshold of np.float64(4.1) otherwise
+    engaged = ratings.value >= np.float32(positive)
     labels = dataclasses.replace(ratings, value=engaged.astype(np.float32))
     if negative is not None:
-        engaged_or_not = engaged | (ratings.value <= negative)
+        engaged_or_not = engaged | (ratings.value <= np.float32(negative))
         labels = labels.take(np.flatnonzero(engaged_or_not))
     ones = int(engaged.sum())
     if ones in (0, len(labels)):
@@ -59,7 +60,7 @@ def confidence(ratings: Ratings, *, alpha: float = 40.0) -> Ratings:
         alpha: > 0; theirs was 40.
 
     Raises:
-        ValueError: alpha or an amount that is not positive.
+        ValueError: alpha or an amount that is not positive; products of them that float32 does not hold.
 
     >>> hu = confidence(Ratings(user=[0], item=[0], value=[2.0], n_users=1, n_items=1), alpha=4.0)
     >>> hu.value.tolist(), hu.weights.tolist()
@@ -68,14 +69,15 @@ def confidence(ratings: Ratings, *, alpha: float = 40.0) -> Ratings:
     if not (0 < alpha < np.inf) or (len(ratings) and ratings.value.min() <= 0):
         low = ratings.value.min() if len(ratings) else "none"
         raise ValueError(f"confidence: expected alpha > 0 and amounts > 0, got {alpha} and a smallest amount of {low}.")
-    weights = np.float32(alpha) * ratings.value
+    weights = float(alpha) * ratings.value.astype(np.float64)
     return dataclasses.replace(ratings, value=(1 + weights) / weights, weights=weights)
 
 
 def with_sampled_negatives(ratings: Ratings, *, per_positive: int, rng: np.random.Generator | int) -> Ratings:
     """Every rating becomes a 1; for each, `per_positive` items that its user has not rated become a 0.
 
-    A user's zeros are drawn uniformly from what she has not rated, without repetition. A user who has rated nearly
+    A user's zeros are drawn uniformly from what she has not rated, without repetition. A pair that is there twice stays
+    two ones, and so asks for twice the zeros. A user who has rated nearly
     everything gets all that is left, which is fewer. **These zeros are assumed, not observed**: MovieLens (as most
     public data) has no impressions, so nobody knows what was shown and passed over. Some of the zeros would be ones.
 
@@ -90,10 +92,11 @@ def with_sampled_negatives(ratings: Ratings, *, per_positive: int, rng: np.rando
         The ones in the input's order, then the zeros by user; without times. Where ones have weights, zeros have 1.
 
     Raises:
-        ValueError: per_positive < 1; no ratings; no user has an item that she has not rated.
+        ValueError: per_positive < 1, or no whole number; no ratings; no user has an item that she has not rated.
     """
-    if per_positive < 1:
-        raise ValueError(f"per_positive: expected a number >= 1, got {per_positive}.")
+    if per_positive < 1 or per_positive != int(per_positive):
+        raise ValueError(f"per_positive: expected a number >= 1, got {per_positive}. It is of whole zeros.")
+    per_positive = min(int(per_positive), ratings.n_items)  # more there are not, and the product below stays an int64
     pair = np.sort(ratings.user * np.int64(ratings.n_items) + ratings.item)
     pair = pair[np.diff(pair, prepend=-1) > 0]
     rated_user = pair // ratings.n_items

@@ -24,6 +24,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec import check
 from jaxrec.types import Factors, Ratings
 
 __all__ = ["Means", "add", "global_mean", "into", "item_mean", "item_then_user", "subtract", "user_mean"]
@@ -39,15 +40,41 @@ class Means:
         overall: the (weighted) mean of all ratings.
         user: float32 [n_users], each user's offset from the item's (or overall) mean; 0 without ratings. Or None.
         item: float32 [n_items], each item's mean; the overall mean without ratings. Or None.
+
+    Raises:
+        ValueError: a mean that is not finite, or beyond float32.
     """
 
     overall: float
     user: np.ndarray | None = None
     item: np.ndarray | None = None
 
+    def __post_init__(self) -> None:
+        """Float32, whatever the tables come in: a sum of float16 or uint8 is none."""
+        check.all_finite("means.overall", self.overall)
+        object.__setattr__(self, "overall", float(self.overall))
+        for name in ("user", "item"):
+            if (table := getattr(self, name)) is not None:
+                with np.errstate(over="ignore"):
+                    table = np.array(table, np.float32)
+                check.all_finite(f"means.{name}", table)
+                object.__setattr__(self, name, table)
+
     def at(self, user: Any, item: Any) -> np.ndarray:
-        """The means of pairs (user[k], item[k]), float32 [n]; ids are trusted."""
-        user, item = np.asarray(user), np.asarray(item)
+        """The means of pairs (user[k], item[k]), float32 [n].
+
+        Raises:
+            ValueError: users and items of different shapes; an id out of range of the tables.
+        """
+        check.same_shape(user=user, item=item)
+        rows = {"user": self.user, "item": self.item}
+        sizes = {name: check.INT32_MAX if table is None else len(table) for name, table in rows.items()}
+        user, item = (
+            np.asarray(check.row_ids(name, ids, size=sizes[name])) for name, ids in (("user", user), ("item", item))
+        )
+        return self._at(user, item)
+
+    def _at(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         out = np.full(item.shape, self.overall, np.float32) if self.item is None else self.item[item]
         return out if self.user is None else out + self.user[user]
 
@@ -85,7 +112,8 @@ def user_mean(ratings: Ratings) -> Means:
     bound = max(abs(low), abs(high), high - low)
     overall = _round(_overall(ratings), bound)
     user = _mean(ratings.user, ratings.value, ratings.weights, ratings.n_users, empty=float(overall))
-    return Means(float(overall), user=_round(user, bound) - overall)
+    with np.errstate(over="ignore"):  # what float32 does not hold is refused by Means
+        return Means(float(overall), user=_round(user, bound) - overall)
 
 
 def item_then_user(ratings: Ratings) -> Means:
@@ -99,7 +127,8 @@ def item_then_user(ratings: Ratings) -> Means:
     bound = max(abs(low), abs(high)) + (high - low)
     overall = float(_round(_overall(ratings), bound))
     item = _round(_mean(ratings.item, ratings.value, ratings.weights, ratings.n_items, empty=overall), bound)
-    left = ratings.value - item[ratings.item]
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 does not hold is refused by Means
+        left = ratings.value - item[ratings.item]
     return Means(
         overall, item=item, user=_round(_mean(ratings.user, left, ratings.weights, ratings.n_users, empty=0.0), bound)
     )
@@ -112,31 +141,39 @@ def subtract(ratings: Ratings, means: Means) -> Ratings:
         ValueError: means of another number of users or items.
     """
     _check_sizes(ratings, means)
-    return dataclasses.replace(ratings, value=ratings.value - means.at(ratings.user, ratings.item))
+    with np.errstate(over="ignore"):
+        return dataclasses.replace(ratings, value=ratings.value - means._at(ratings.user, ratings.item))
 
 
 def add(ratings: Ratings, means: Means) -> Ratings:
     """Ratings y(i,j) + mean(i,j): the inverse of `subtract`, exact as the module says; raises as it does."""
     _check_sizes(ratings, means)
-    return dataclasses.replace(ratings, value=ratings.value + means.at(ratings.user, ratings.item))
+    with np.errstate(over="ignore"):
+        return dataclasses.replace(ratings, value=ratings.value + means._at(ratings.user, ratings.item))
 
 
 def into(factors: Factors, means: Means) -> Factors:
     """Factors whose prediction is that of `factors` + mean(i,j): item means (or overall) go to mu, user offsets to b.
 
-    For factors that were fitted to `subtract(ratings, means)`. What they have in mu and b already stays in the sum.
+    For factors that were fitted to `subtract(ratings, means)`. What they have in mu and b already stays in the sum,
+    which is one of float32 at least.
 
     Raises:
-        ValueError: means of another number of users or items.
+        ValueError: means of another number of users or items; parts of the factors that differ in length.
     """
-    for name, table, expected in (("user", means.user, len(factors.w)), ("item", means.item, len(factors.x))):
-        _check_size(name, table, expected)
-    put = lambda table: jnp.asarray(table, factors.b.dtype)
-    mu = put(means.overall if means.item is None else means.item)
-    if factors.mu is not None:
-        mu = jnp.broadcast_to(mu, jnp.broadcast_shapes(mu.shape, factors.mu.shape)) + put(factors.mu)
-    b = factors.b if means.user is None else factors.b + put(means.user)
-    return dataclasses.replace(factors, b=b, mu=mu)
+    n_users, n_items = len(factors.w), len(factors.x)
+    _check_size("user", means.user, n_users)
+    _check_size("item", means.item, n_items)
+    if np.shape(factors.b) != (n_users,):
+        raise ValueError(f"factors.b: expected one per user, shape ({n_users},), got {np.shape(factors.b)}.")
+    if factors.mu is not None and np.shape(factors.mu) not in ((), (n_items,)):
+        raise ValueError(f"factors.mu: expected a number or one per item ({n_items}), got {np.shape(factors.mu)}.")
+    b, mu = check.as_floats(b=factors.b, mu=factors.mu)
+    put = lambda table: jnp.asarray(table, b.dtype)
+    offset = put(means.overall if means.item is None else means.item)
+    if mu is not None:
+        offset = jnp.broadcast_to(offset, jnp.broadcast_shapes(offset.shape, mu.shape)) + mu
+    return dataclasses.replace(factors, b=b if means.user is None else b + put(means.user), mu=offset)
 
 
 def _overall(ratings: Ratings) -> np.ndarray:
@@ -166,7 +203,8 @@ def _round(means: np.ndarray, bound: float) -> np.ndarray:
     if bound == 0:
         return means.astype(np.float32)
     spacing = 2.0 ** (np.ceil(np.log2(bound)) - FLOAT32_BITS)
-    return (np.round(means / spacing) * spacing).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return (np.round(means / spacing) * spacing).astype(np.float32)
 
 
 def _check_sizes(ratings: Ratings, means: Means) -> None:

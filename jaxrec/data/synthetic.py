@@ -40,24 +40,32 @@ def low_rank(
         rng: a generator or a seed.
 
     Raises:
-        ValueError: more ratings than half of the pairs; a negative number; exponents so large that the pairs
-            repeat too often to find so many distinct ones.
+        ValueError: more ratings than half of the pairs; a negative number, or one that is not whole where it counts;
+            no user or item; exponents so large that the pairs repeat too often to find so many distinct ones; noise
+            beyond float32.
 
     >>> data = low_rank(30, 20, 200, noise=0.1, rng=0)
     >>> data.ratings, data.truth.w.shape
     (Ratings(200 ratings of 20 items by 30 users), (30, 4))
     """
+    n_users, n_items = check.size_of_table("n_users", n_users), check.size_of_table("n_items", n_items)
     if n_ratings > n_users * n_items // 2:
         raise ValueError(f"n_ratings: expected at most half of {n_users} x {n_items} pairs, got {n_ratings}.")
     for name, number in {"rank": rank, "noise": noise, "activity": activity, "popularity": popularity}.items():
         check.positive(name, number, zero=True)
+    for name, number in {"n_ratings": n_ratings, "rank": rank}.items():
+        check.positive(name, number, zero=True)
+        if number != int(number):
+            raise ValueError(f"{name}: expected a whole number, got {number}.")
+    n_ratings, rank = int(n_ratings), int(rank)
     rng = np.random.default_rng(rng)
     user, item = _pairs(_power_law(n_users, activity, rng), _power_law(n_items, popularity, rng), n_ratings, rng)
     scale = np.sqrt(0.5 / np.sqrt(max(rank, 1)))  # of w and x each, so that w . x has standard deviation 1/2
     w, x = _normal(rng, (n_users, rank), scale, grid=2.0**-9), _normal(rng, (n_items, rank), scale, grid=2.0**-9)
     b, c = _normal(rng, n_users, 0.5, grid=2.0**-18), _normal(rng, n_items, 0.5, grid=2.0**-18)
     value = rng.standard_normal(n_ratings, dtype=np.float32)
-    value *= np.float32(noise)
+    with np.errstate(over="ignore"):  # infinite ratings are refused by Ratings
+        value *= np.float32(noise)
     step = CHUNK // max(rank, 1)
     for first in range(0, n_ratings, step):
         part = slice(first, first + step)
@@ -76,6 +84,10 @@ def low_rank(
 def _power_law(n: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
     """Chances [n] of rows that fall as a power of their places, which are shuffled."""
     chance = rng.permutation((np.arange(n) + 10.0) ** -exponent)
+    if not chance.sum() > 0:
+        raise ValueError(
+            f"activity, popularity: expected exponents such as 1, got {exponent}: all chances are 0 there."
+        )
     return chance / chance.sum()
 
 

@@ -1,14 +1,17 @@
 """What any model must beat: means, damped biases, popularity.
 
 Each is Factors (of rank 0, but for the content profile), so that `predict`, `as_vectors` and `top_k` serve it as they
-serve any other model. Fitted on the host, on the train part.
+serve any other model. Fitted on the host, on the train part, in float64. A pair that is there twice is two ratings, in
+means as in counts; weights are read by `popularity` alone.
+
+All raise a ValueError where there is nothing to take a mean of, and where a number is beyond float32.
 """
 
 import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
+from jax import Array
 
 from jaxrec import check
 from jaxrec.types import Factors, Ratings
@@ -57,7 +60,10 @@ def damped_biases(ratings: Ratings, *, damping: float | tuple[float, float] = (4
 
 
 def popularity(ratings: Ratings) -> Factors:
-    """An item's score is how many ratings it has (their weights' sum): for rankings, not for ratings."""
+    """An item's score is how many ratings it has (their weights' sum): for rankings, not for ratings.
+
+    As float32 has them: from 2**24 ratings on, counts that differ by little may be equal.
+    """
     count = np.bincount(ratings.item, weights=ratings.weights, minlength=ratings.n_items)
     return _rank_zero(ratings, c=count, mu=0.0)
 
@@ -74,26 +80,48 @@ def content_profile(ratings: Ratings, items: np.ndarray) -> Factors:
         items: [n_items, d] features, such as `data.features` makes.
 
     Raises:
-        ValueError: features of another number of items, or not finite.
+        ValueError: features of another number of items, or not finite; no ratings.
 
     Source: Pazzani and Billsus 2007, Content-based recommendation systems (Rocchio's method).
     """
+    from scipy import sparse  # 0.1 s to import, and only this needs it
+
     items = np.asarray(items, np.float64)
     if items.ndim != 2 or len(items) != ratings.n_items or not np.isfinite(items).all():
         raise ValueError(f"items: expected finite features [{ratings.n_items}, d], got shape {items.shape}.")
-    share = scipy.sparse.csr_array(
-        (_centered(ratings) + 0.5, (ratings.user, ratings.item)), shape=(ratings.n_users, ratings.n_items)
-    )
-    unit = lambda table: table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
+    # of features up to 1, so that their sums are numbers, too; a profile's length does not matter
+    scaled = items / (np.abs(items).max(initial=0.0) or 1.0)
+
+    def summed(share: np.ndarray, features: np.ndarray) -> np.ndarray:
+        pairs = (ratings.user, ratings.item)
+        return sparse.csr_array((share, pairs), shape=(ratings.n_users, ratings.n_items)) @ features
+
+    profile = summed(_centered(ratings) + 0.5, scaled)
+    # where likes and dislikes cancel, what is left is the rounding of numbers so large, and no profile
+    size = summed(np.abs(ratings.value) + (abs(_mean(ratings)) + 0.5), np.abs(scaled))
     return dataclasses.replace(
         _rank_zero(ratings, mu=0.0),
-        w=jnp.asarray(unit(share @ items), jnp.float32),
-        x=jnp.asarray(unit(items), jnp.float32),
+        w=jnp.asarray(_unit(np.where(np.abs(profile) > 1e-14 * size, profile, 0)), jnp.float32),
+        x=jnp.asarray(_unit(items), jnp.float32),
     )
+
+
+def _unit(table: np.ndarray) -> np.ndarray:
+    """Rows of length 1, those of zeros as they are; divided by the largest first, whose square may be infinite or 0."""
+    largest = np.abs(table).max(axis=1, keepdims=True, initial=0.0)
+    table = table / np.where(largest > 0, largest, 1)
+    length = np.linalg.norm(table, axis=1, keepdims=True)
+    return table / np.where(length > 0, length, 1)
 
 
 def _centered(ratings: Ratings) -> np.ndarray:
-    return ratings.value - ratings.value.mean(dtype=np.float64)
+    return ratings.value.astype(np.float64) - _mean(ratings)
+
+
+def _mean(ratings: Ratings) -> float:
+    if not len(ratings):
+        raise ValueError("no means: expected ratings, got none. Is the train part empty?")
+    return float(ratings.value.mean(dtype=np.float64))
 
 
 def _damped_mean(ids: np.ndarray, y: np.ndarray, size: int, damping: float) -> np.ndarray:
@@ -104,11 +132,16 @@ def _damped_mean(ids: np.ndarray, y: np.ndarray, size: int, damping: float) -> n
 def _rank_zero(
     ratings: Ratings, *, b: np.ndarray | None = None, c: np.ndarray | None = None, mu: float | None = None
 ) -> Factors:
-    column = lambda values, size: jnp.asarray(np.zeros(size) if values is None else values, jnp.float32)
+    def column(name: str, values: np.ndarray | float) -> Array:
+        with np.errstate(over="ignore"):
+            narrow = np.asarray(values, np.float32)
+        check.all_finite(name, narrow)
+        return jnp.asarray(narrow)
+
     return Factors(
         w=jnp.zeros((ratings.n_users, 0), jnp.float32),
-        b=column(b, ratings.n_users),
+        b=column("b", np.zeros(ratings.n_users) if b is None else b),
         x=jnp.zeros((ratings.n_items, 0), jnp.float32),
-        c=column(c, ratings.n_items),
-        mu=jnp.asarray(ratings.value.mean(dtype=np.float64) if mu is None else mu, jnp.float32),
+        c=column("c", np.zeros(ratings.n_items) if c is None else c),
+        mu=column("mu", _mean(ratings) if mu is None else mu),
     )

@@ -16,6 +16,9 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
+
+from jaxrec import check
 
 __all__ = ["Head"]
 
@@ -34,17 +37,27 @@ class Head(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, v_user: Array, v_item: Array, more: Array | None = None, *, train: bool = False) -> Array:
+    def __call__(
+        self, v_user: ArrayLike, v_item: ArrayLike, more: ArrayLike | None = None, *, train: bool = False
+    ) -> Array:
         """Scores [..., c] of users' vectors [..., d] and candidates' [..., c, d], and what else there is [..., c, e].
 
+        Computed in float32 at least.
+
         Raises:
-            ValueError: vectors of different dimensions, or not one user for each list of candidates.
+            ValueError: vectors of different dimensions, not one user for each list of candidates, or `more` of other
+                candidates; NaN or infinity in what is not traced.
         """
-        if v_user.shape != (*v_item.shape[:-2], v_item.shape[-1]):
-            raise ValueError(f"expected v_user [..., d] and v_item [..., c, d], got {v_user.shape}, {v_item.shape}.")
-        v_user = jnp.broadcast_to(v_user[..., None, :], v_item.shape)
-        product = v_user * v_item
-        x = jnp.concatenate([v_user, v_item, product, *([] if more is None else [more])], axis=-1)
+        user, item, rest = check.as_floats(v_user=v_user, v_item=v_item, more=more)
+        for name, given in (("v_user", user), ("v_item", item), ("more", rest)):
+            check.all_finite(name, given)
+        if user.shape != (*item.shape[:-2], item.shape[-1]):
+            raise ValueError(f"expected v_user [..., d] and v_item [..., c, d], got {user.shape}, {item.shape}.")
+        if rest is not None and (rest.ndim != item.ndim or rest.shape[:-1] != item.shape[:-1]):
+            raise ValueError(f"more: expected [..., c, e] of the {item.shape[:-1]} candidates, got {rest.shape}.")
+        user = jnp.broadcast_to(user[..., None, :], item.shape)
+        product = user * item
+        x = jnp.concatenate([user, item, product, *([] if rest is None else [rest])], axis=-1)
         for width in self.layers:
             x = self.activation(nn.Dense(width, kernel_init=nn.initializers.he_normal())(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)

@@ -31,10 +31,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.tree_util import register_dataclass
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
 
+from jaxrec import check
 from jaxrec.kernels.csr import linked_matmul
 from jaxrec.lookup import lookup
 from jaxrec.types import Linked
@@ -111,36 +114,48 @@ def part(
 
 def summarize(
     ratings: Linked,
-    keep: Bool[Array, " n"] | None = None,
+    keep: Bool[ArrayLike, " n"] | None = None,
     *,
-    mu: float | Float[Array, ""],
-    tags: Float[Array, "n_items g"] | None = None,
-    damping: tuple[float, float] = (4.0, 3.0),
+    mu: float | Shaped[ArrayLike, ""],
+    tags: Shaped[ArrayLike, "n_items g"] | None = None,
+    damping: tuple[Any, Any] = (4.0, 3.0),
 ) -> History:
-    """The features of all users and items, from the ratings kept (all of them by default).
+    """The features of all users and items, from the ratings kept (all of them by default), in float32 at least.
 
     Args:
-        ratings: Linked.
+        ratings: Linked; its weights are not read.
         keep: which ratings may be known; None: all.
         mu: their mean, or any number to measure from.
         tags: [n_items, g], 1 where an item has a tag (a genre); None for none.
-        damping: (users', items'), in ratings of 0.
+        damping: (users', items'), in ratings of 0, each >= 0; a mean of nothing is 0.
+
+    Raises:
+        ValueError: `keep` or `tags` of other ratings or items, mu that is no number, a damping below 0.
     """
     n_users, n_items = len(ratings.user_start) - 1, len(ratings.item_start) - 1
-    kept = ratings.where if keep is None else ratings.where & keep
-    one = kept.astype(ratings.value.dtype)
+    value, tag_rows = check.as_floats(value=ratings.value, tags=tags)
+    kept = ratings.where
+    if keep is not None:
+        kept = kept & check.mask("keep", keep, value.shape)
+    if tags is not None:
+        _check_shape("tags", tags, (n_items, "g"))
+    offset = _number("mu", mu, value.dtype)
+    user_damping, item_damping = _damping(damping, value.dtype)
+
+    one = kept.astype(value.dtype)
     by_user = lambda e: jax.ops.segment_sum(e, ratings.user, n_users, indices_are_sorted=True)
     by_item = lambda e: jax.ops.segment_sum(e, ratings.item, n_items)
-    left = jnp.where(kept, ratings.value - mu, 0)
-    item_count, user_count = by_item(one), by_user(one)
-    c = by_item(left) / (item_count + damping[1])
+    left = jnp.where(kept, value - offset, 0)
+    # as integers: a sum of ones in float32 ends at 2**24
+    item_count, user_count = (count(kept.astype(jnp.int32)).astype(value.dtype) for count in (by_item, by_user))
+    c = _mean(by_item(left), item_count + item_damping)
     left = left - one * lookup(c, ratings.item)
-    b = by_user(left) / (user_count + damping[0])
+    b = _mean(by_user(left), user_count + user_damping)
     left = left - one * lookup(b, ratings.user)
     user = [b[:, None], jnp.log1p(user_count)[:, None]]
-    if tags is not None:
-        tagged = linked_matmul(one, ratings, tags, "user")
-        user.append(linked_matmul(left, ratings, tags, "user") / (tagged + damping[0]))
+    if tag_rows is not None:
+        tagged = linked_matmul(one, ratings, tag_rows, "user")
+        user.append(_mean(linked_matmul(left, ratings, tag_rows, "user"), tagged + user_damping))
     item = [c[:, None], jnp.log1p(item_count)[:, None]]
     join = lambda columns: jnp.concatenate(columns, axis=1)
     return History(join(user), join(item), b, c, one, left, user_count, item_count)
@@ -149,8 +164,8 @@ def summarize(
 def sums(
     history: History,
     ratings: Linked,
-    watched: Float[Array, "n_items e2"],
-    raters: Float[Array, "n_users e2"],
+    watched: Shaped[ArrayLike, "n_items e2"],
+    raters: Shaped[ArrayLike, "n_users e2"],
 ) -> tuple[Float[Array, "n_users e2"], Float[Array, "n_items e2"]]:
     """Sums of learned rows: for each user over the items she rated, for each item over the users who rated it.
 
@@ -162,51 +177,110 @@ def sums(
         ratings: as given to `summarize`.
         watched: a row per item.
         raters: a row per user.
-    """
 
-    def side(table: Array, name: str, count: Array) -> Array:
-        half = table.shape[1] // 2
-        rated = linked_matmul(history.one, ratings, table[:, :half], name)
-        how = linked_matmul(history.residual, ratings, table[:, half:], name)
+    Raises:
+        ValueError: a history of other ratings, tables of other users or items, or of an odd width.
+    """
+    n_users, n_items = len(ratings.user_start) - 1, len(ratings.item_start) - 1
+    _check_shape("history.one", history.one, np.shape(ratings.value))
+    _check_shape("history.user_count", history.user_count, (n_users,))
+    _check_shape("history.item_count", history.item_count, (n_items,))
+
+    def side(name: str, given: ArrayLike, rows: int, to: str, count: Array) -> Array:
+        half = _half(name, given, rows)
+        one, residual, table = check.as_floats(one=history.one, residual=history.residual, table=given)
+        rated = linked_matmul(one, ratings, table[:, :half], to)
+        how = linked_matmul(residual, ratings, table[:, half:], to)
         return jnp.concatenate([rated, how], axis=1) * (GAIN * jax.lax.rsqrt(1 + count))[:, None]
 
-    return side(watched, "user", history.user_count), side(raters, "item", history.item_count)
+    return (
+        side("watched", watched, n_items, "user", history.user_count),
+        side("raters", raters, n_users, "item", history.item_count),
+    )
 
 
 def of_user(
-    item: Int[Array, " n"],
-    value: Float[Array, " n"],
-    where: Bool[Array, " n"],
+    item: Int[ArrayLike, " n"],
+    value: Shaped[ArrayLike, " n"],
+    where: Bool[ArrayLike, " n"],
     *,
-    c: Float[Array, " n_items"],
-    mu: float | Float[Array, ""],
-    watched: Float[Array, "n_items e2"],
-    tags: Float[Array, "n_items g"] | None = None,
-    damping: tuple[float, float] = (4.0, 3.0),
+    c: Shaped[ArrayLike, " n_items"],
+    mu: float | Shaped[ArrayLike, ""],
+    watched: Shaped[ArrayLike, "n_items e2"],
+    tags: Shaped[ArrayLike, "n_items g"] | None = None,
+    damping: tuple[Any, Any] = (4.0, 3.0),
 ) -> tuple[Float[Array, " f"], Float[Array, " e2"]]:
     """One user's features and sum from a padded list of her ratings: what a request has. `vmap` for several.
 
     The same numbers as her rows of `summarize` and `sums`, where c is theirs; the first feature is her bias b.
 
     Args:
-        item: what she rated; trusted.
+        item: what she rated.
         value: how.
-        where: False at padding. Nothing rated: a bias and averages of 0.
+        where: False at padding, where item and value may be anything. Nothing rated: a bias and averages of 0.
         c: the items' biases, of a History.
         mu: as in `summarize`, and so are tags and damping.
         watched: the items' learned rows.
         tags: as in `summarize`.
         damping: as in `summarize`.
+
+    Raises:
+        ValueError: lists of different lengths; tables of different items; an id out of range, or a value that is not
+            finite, where they are not traced.
     """
-    one = where.astype(c.dtype)
+    check.same_shape(item=item, value=value, where=where)
+    n_items = np.shape(c)[0]
+    half = _half("watched", watched, n_items)
+    if tags is not None:
+        _check_shape("tags", tags, (n_items, "g"))
+    valid = check.mask("where", where, np.shape(item))
+    ids = jnp.where(valid, check.row_ids("item", item, size=n_items, where=where), 0)
+    y, biases, rows, tag_rows = check.as_floats(value=value, c=c, watched=watched, tags=tags)
+    y = jnp.where(valid, y, 0)
+    check.all_finite("value", y)
+    user_damping, _ = _damping(damping, y.dtype)
+
+    one = valid.astype(y.dtype)
     count = jnp.sum(one)
-    left = jnp.where(where, value - mu - lookup(c, item), 0)
-    b = jnp.sum(left) / (count + damping[0])
+    left = jnp.where(valid, y - _number("mu", mu, y.dtype) - lookup(biases, ids), 0)
+    b = _mean(jnp.sum(left), count + user_damping)
     left = left - one * b
     features = [b[None], jnp.log1p(count)[None]]
-    if tags is not None:
-        mine = lookup(tags, item)
-        features.append((left @ mine) / (one @ mine + damping[0]))
-    rows, half = lookup(watched, item), watched.shape[1] // 2
+    if tag_rows is not None:
+        mine = lookup(tag_rows, ids)
+        features.append(_mean(left @ mine, one @ mine + user_damping))
+    rows = lookup(rows, ids)
     bag = jnp.concatenate([one @ rows[:, :half], left @ rows[:, half:]]) * (GAIN * jax.lax.rsqrt(1 + count))
     return jnp.concatenate(features), bag
+
+
+def _mean(total: Array, count: Array) -> Array:
+    """0 where nothing was counted."""
+    return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0)
+
+
+def _number(name: str, value: Any, dtype: Any) -> Array:
+    _check_shape(name, value, ())
+    check.all_finite(name, value)
+    return jnp.asarray(value).astype(dtype)
+
+
+def _damping(damping: tuple[Any, Any], dtype: Any) -> tuple[Array, Array]:
+    check.strength("damping", tuple(damping), zero=True)
+    users, items = (_number("damping", each, dtype) for each in damping)
+    return users, items
+
+
+def _half(name: str, table: Any, n_rows: int) -> int:
+    """Half the width of a table of learned rows, one for each of n_rows."""
+    _check_shape(name, table, (n_rows, "2 e"))
+    if (width := np.shape(table)[1]) % 2:
+        raise ValueError(f"{name}: expected rows of two halves of one width, got rows of {width}.")
+    return width // 2
+
+
+def _check_shape(name: str, array: Any, expected: tuple[int | str, ...]) -> None:
+    """Sizes that are numbers must be met; shapes are known under jit, too."""
+    got = np.shape(array)
+    if len(got) != len(expected) or any(isinstance(e, int) and e != g for e, g in zip(expected, got, strict=True)):
+        raise ValueError(f"{name}: expected shape [{', '.join(map(str, expected))}], got {list(got)}.")

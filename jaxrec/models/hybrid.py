@@ -28,10 +28,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.tree_util import register_dataclass
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
 
+from jaxrec import check
 from jaxrec.models import factors as factorization
 from jaxrec.models import history
 from jaxrec.models.two_tower import TwoTower
@@ -107,6 +110,7 @@ def init(
     Raises:
         ValueError: features that are no tables, not finite, or of other users and items than the ratings.
     """
+    content = _as_floats(content)
     check_content(content, ratings)
     n_users, n_items = len(content.users), len(content.items)
     tags = 0 if content.tags is None else content.tags.shape[1]
@@ -114,6 +118,7 @@ def init(
     dtype = content.users.dtype
     wide = lambda features, more: jnp.zeros((1, features.shape[1] + more), dtype)
     told = history.summarize(ratings, mu=mu, tags=content.tags)
+    largest = jnp.max(jnp.where(ratings.where, jnp.abs(ratings.value), 0), initial=0) + jnp.abs(mu)
     params = towers.init(key_towers, wide(content.users, 2 + tags + 2 * width), wide(content.items, 2 + 2 * width))
     row = lambda key, n: 0.1 * jax.random.normal(key, (n, 2 * width), dtype)
     return Hybrid(
@@ -123,8 +128,8 @@ def init(
         raters=row(key_raters, n_users),
         scale=jnp.ones((), dtype),
         trust=jnp.ones(2, dtype),
-        user_moments=_moments(told.user),
-        item_moments=_moments(told.item),
+        user_moments=_moments(told.user, largest),
+        item_moments=_moments(told.item, largest),
     )
 
 
@@ -133,9 +138,9 @@ def as_factors(
     params: Hybrid,
     content: Content,
     ratings: Linked,
-    keep: Bool[Array, " n"] | None = None,
+    keep: Bool[ArrayLike, " n"] | None = None,
     *,
-    known: tuple[Bool[Array, " n_users"], Bool[Array, " n_items"]] | None = None,
+    known: tuple[Bool[ArrayLike, " n_users"], Bool[ArrayLike, " n_items"]] | None = None,
     key: PRNGKeyArray | None = None,
     drop: float = 0.1,
 ) -> Factors:
@@ -152,16 +157,27 @@ def as_factors(
         keep: which of them; None: all.
         known: whose ids were trained; None: everyone's.
         key: makes this a training step: the towers' dropout, and ids dropped.
-        drop: the chance that an id is not known in a training step.
+        drop: the chance that an id is not known in a training step, in [0, 1].
+
+    Raises:
+        ValueError: content, parameters, `keep` or `known` of other users, items or ratings than these; content that is
+            not finite, where that can be seen; a chance out of range.
     """
-    user_known = jnp.ones(len(content.users), bool) if known is None else known[0]
-    item_known = jnp.ones(len(content.items), bool) if known is None else known[1]
+    content = _as_floats(content)
+    check_content(content, ratings)
+    _check_params(params, len(content.users), len(content.items))
+    if not check.traced(drop) and not 0 <= drop <= 1:
+        raise ValueError(f"drop: expected a chance in [0, 1], got {drop}.")
+    user_known, item_known = (
+        jnp.ones(len(table), bool) if known is None else check.mask(f"known[{k}]", known[k], (len(table),))
+        for k, table in enumerate((content.users, content.items))
+    )
     rngs = None
     if key is not None:
         key_towers, key_user, key_item = jax.random.split(key, 3)
         rngs = {"dropout": key_towers}
-        user_known &= jax.random.bernoulli(key_user, 1 - drop, user_known.shape)
-        item_known &= jax.random.bernoulli(key_item, 1 - drop, item_known.shape)
+        user_known = user_known & jax.random.bernoulli(key_user, 1 - drop, user_known.shape)
+        item_known = item_known & jax.random.bernoulli(key_item, 1 - drop, item_known.shape)
 
     told = history.summarize(ratings, keep, mu=0.0 if params.ids.mu is None else params.ids.mu, tags=content.tags)
     watched, raters = history.sums(told, ratings, params.watched, params.raters)
@@ -187,13 +203,13 @@ def as_factors(
 def user_vector(
     towers: TwoTower,
     params: Hybrid,
-    features: Float[Array, " f"],
-    item: Int[Array, " n"],
-    value: Float[Array, " n"],
-    where: Bool[Array, " n"],
+    features: Shaped[ArrayLike, " f"],
+    item: Int[ArrayLike, " n"],
+    value: Shaped[ArrayLike, " n"],
+    where: Bool[ArrayLike, " n"],
     *,
-    c: Float[Array, " n_items"],
-    tags: Float[Array, "n_items t"] | None = None,
+    c: Shaped[ArrayLike, " n_items"],
+    tags: Shaped[ArrayLike, "n_items t"] | None = None,
 ) -> Float[Array, " k"]:
     """One user's vector from what a request brings: her features and a padded list of her ratings; no id.
 
@@ -204,15 +220,25 @@ def user_vector(
         towers: the networks.
         params: theirs and the rest.
         features: declared ones, a row of `Content.users`.
-        item: what she rated; trusted.
+        item: what she rated.
         value: how.
         where: False at padding; nothing rated is fine.
         c: the items' damped biases, `history.summarize(...).c`, computed in advance.
         tags: as in Content.
+
+    Raises:
+        ValueError: as `history.of_user`; features of another number than the towers were made for, or not finite,
+            where that can be seen; tags where `init` had none, or others.
     """
     mu = 0.0 if params.ids.mu is None else params.ids.mu
     told, bag = history.of_user(item, value, where, c=c, mu=mu, watched=params.watched, tags=tags)
-    x = jnp.concatenate([features, standard(told, params.user_moments), bag])
+    (declared,) = check.as_floats(features=features)
+    check.all_finite("features", declared)
+    if declared.ndim != 1:
+        raise ValueError(f"features: expected one user's, of shape [f], got {declared.shape}. vmap for several.")
+    x = jnp.concatenate([declared, standard(told, params.user_moments), bag])
+    if (wide := _inputs(params.towers, "user")) not in (None, len(x)):
+        raise ValueError(f"features: expected {len(declared) + wide - len(x)}, as in training, got {len(declared)}.")
     v: Any = towers.apply(params.towers, x[None], method="users")
     nobody = jnp.zeros(params.ids.w.shape[1:], x.dtype)
     return jnp.concatenate([params.scale * v[0], nobody, params.trust[:1] * told[:1], jnp.ones(1, x.dtype)])
@@ -227,15 +253,59 @@ def decayed(params: Hybrid) -> Hybrid:
     return dataclasses.replace(mask, towers=jax.tree.map(lambda leaf: leaf.ndim > 1, params.towers))
 
 
-def standard(features: Float[Array, "*n f"], moments: Float[Array, "2 f"]) -> Float[Array, "*n f"]:
-    """(features - mean) / std; moments are data, so that no gradient reaches them."""
-    mean, std = jnp.expand_dims(jax.lax.stop_gradient(moments), tuple(range(1, features.ndim)))
-    return (features - mean) / std
+def standard(features: Shaped[ArrayLike, "*n f"], moments: Float[Array, "2 f"]) -> Float[Array, "*n f"]:
+    """(features - mean) / std; moments are data, so that no gradient reaches them.
+
+    Raises:
+        ValueError: another number of features than of moments.
+    """
+    (x,) = check.as_floats(features=features)
+    if x.shape[-1:] != moments.shape[1:]:
+        raise ValueError(
+            f"expected the {moments.shape[1]} features from histories that there were in training (two, and one for "
+            f"every tag), got {x.shape[-1]}. Are tags given as they were to init?"
+        )
+    mean, std = jnp.expand_dims(jax.lax.stop_gradient(moments), tuple(range(1, x.ndim)))
+    return (x - mean) / std
 
 
-def _moments(features: Array) -> Array:
-    std = jnp.std(features, axis=0)
-    return jnp.stack([jnp.mean(features, axis=0), jnp.where(std > 0, std, 1)])
+def _moments(features: Array, largest: Array) -> Array:
+    """Mean and standard deviation, 1 where all are equal up to rounding, which must not be made a feature.
+
+    All but the second feature, log(1 + count), are means of differences between numbers up to `largest`.
+    """
+    low, high = jnp.min(features, axis=0), jnp.max(features, axis=0)
+    size = jnp.maximum(jnp.maximum(jnp.abs(low), jnp.abs(high)), jnp.where(jnp.arange(len(low)) == 1, 0, largest))
+    varies = high - low > 16 * jnp.finfo(features.dtype).eps * size
+    return jnp.stack([jnp.mean(features, axis=0), jnp.where(varies, jnp.std(features, axis=0), 1)])
+
+
+def _as_floats(content: Content) -> Content:
+    users, items, tags = check.as_floats(users=content.users, items=content.items, tags=content.tags)
+    return Content(users, items, tags)
+
+
+def _inputs(towers: Any, side: str) -> int | None:
+    """How many numbers a tower takes, where it is one of `two_tower`'s."""
+    try:
+        return towers["params"][side]["Dense_0"]["kernel"].shape[0]
+    except (KeyError, TypeError):
+        return None
+
+
+def _check_params(params: Hybrid, n_users: int, n_items: int) -> None:
+    rank = params.ids.w.shape[1:]
+    for name, table, expected in (
+        ("ids.w", params.ids.w, (n_users, *rank)),
+        ("ids.b", params.ids.b, (n_users,)),
+        ("ids.x", params.ids.x, (n_items, *rank)),
+        ("ids.c", params.ids.c, (n_items,)),
+    ):
+        if np.shape(table) != expected:
+            raise ValueError(
+                f"params.{name}: expected shape {expected}, for the {n_users} users and {n_items} items of the "
+                f"ratings, got {np.shape(table)}. Parameters are of the tables they were trained on."
+            )
 
 
 def check_content(content: Content, ratings: Linked) -> None:
@@ -247,10 +317,10 @@ def check_content(content: Content, ratings: Linked) -> None:
     for name, table in (("users", content.users), ("items", content.items), ("tags", content.tags)):
         if table is None:
             continue
-        if table.ndim != 2:
-            raise ValueError(f"content.{name}: expected [rows, features], got shape {table.shape}.")
-        if not isinstance(table, jax.core.Tracer) and not bool(jnp.isfinite(table).all()):
-            row = int(jnp.argmax(~jnp.isfinite(table).all(axis=1)))
+        if np.ndim(table) != 2:
+            raise ValueError(f"content.{name}: expected [rows, features], got shape {np.shape(table)}.")
+        if not check.traced(table) and not (finite := np.isfinite(np.asarray(table)).all(axis=1)).all():
+            row = int(np.argmin(finite))
             raise ValueError(f"content.{name}: expected finite features, got NaN or infinity in row {row}.")
     n_users, n_items = len(ratings.user_start) - 1, len(ratings.item_start) - 1
     for name, table, rows in (

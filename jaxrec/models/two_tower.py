@@ -25,29 +25,29 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
 
 from jaxrec import check
-from jaxrec.norm import unit
+from jaxrec.numerics import unit
 
 __all__ = ["Tower", "TwoTower", "from_unit", "to_unit", "unit"]
 
 
 def to_unit(value: Shaped[ArrayLike, "*n"], scale: tuple[Any, Any]) -> Float[Array, "*n"]:
-    """Ratings of a scale (lowest, highest) to [-1, 1], where products of unit vectors lie: 2 (y - low) / (high - low) - 1.
+    """Ratings of a scale (lowest, highest) to [-1, 1], where products of unit vectors lie.
 
-    Computed in float32 at least, as `from_unit` is.
+    2 (y - lowest) / (highest - lowest) - 1, computed in float32 at least, as `from_unit` is.
 
     Raises:
         ValueError: lowest and highest that are not finite, or no more apart than rounding.
     """
-    (value,) = check.as_floats(value)
-    low, high = _ends(scale, value.dtype)
-    return 2 * (value - low) / (high - low) - 1
+    (y,) = check.as_floats(value=value)
+    low, high = _ends(scale, y.dtype)
+    return 2 * (y - low) / (high - low) - 1
 
 
 def from_unit(product: Shaped[ArrayLike, "*n"], scale: tuple[Any, Any]) -> Float[Array, "*n"]:
     """The inverse of `to_unit`: predictions in ratings; raises as it does."""
-    (product,) = check.as_floats(product)
-    low, high = _ends(scale, product.dtype)
-    return low + (product + 1) / 2 * (high - low)
+    (p,) = check.as_floats(product=product)
+    low, high = _ends(scale, p.dtype)
+    return low + (p + 1) / 2 * (high - low)
 
 
 def _ends(scale: tuple[Any, Any], dtype: jnp.dtype) -> tuple[Array, Array]:
@@ -57,8 +57,8 @@ def _ends(scale: tuple[Any, Any], dtype: jnp.dtype) -> tuple[Array, Array]:
         apart = 4 * float(jnp.finfo(dtype).eps) * max(abs(low), abs(high))
         if not apart < high - low <= float(jnp.finfo(dtype).max):
             raise ValueError(f"scale: expected (lowest, highest), finite and apart, got ({low}, {high}).")
-    low, high = (jnp.asarray(end).astype(dtype) for end in scale)
-    return low, high
+    lowest, highest = (jnp.asarray(end).astype(dtype) for end in scale)
+    return lowest, highest
 
 
 class Tower(nn.Module):
@@ -77,13 +77,19 @@ class Tower(nn.Module):
     normalize: bool = True
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """X [..., features] -> [..., layers[-1]]."""
+    def __call__(self, x: ArrayLike, *, train: bool = False) -> Array:
+        """X [..., features] -> [..., layers[-1]], computed in float32 at least.
+
+        Raises:
+            ValueError: NaN or infinity in features that are not traced.
+        """
+        (h,) = check.as_floats(features=x)
+        check.all_finite("features", h)
         for width in self.layers[:-1]:
-            x = self.activation(nn.Dense(width, kernel_init=nn.initializers.he_normal())(x))  # He et al.: for relu
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = nn.Dense(self.layers[-1])(x)
-        return unit(x) if self.normalize else x
+            h = self.activation(nn.Dense(width, kernel_init=nn.initializers.he_normal())(h))  # He et al.: for relu
+            h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = nn.Dense(self.layers[-1])(h)
+        return unit(h) if self.normalize else h
 
 
 class TwoTower(nn.Module):
@@ -106,14 +112,14 @@ class TwoTower(nn.Module):
         self.user = Tower(self.layers, self.activation, self.dropout, self.normalize)
         self.item = Tower(self.layers, self.activation, self.dropout, self.normalize)
 
-    def __call__(self, x_user: Array, x_item: Array, *, train: bool = False) -> tuple[Array, Array]:
+    def __call__(self, x_user: ArrayLike, x_item: ArrayLike, *, train: bool = False) -> tuple[Array, Array]:
         """(v_u, v_m); the two need not have the same number of rows."""
         return self.user(x_user, train=train), self.item(x_item, train=train)
 
-    def users(self, x_user: Array, *, train: bool = False) -> Array:
+    def users(self, x_user: ArrayLike, *, train: bool = False) -> Array:
         """v_u alone."""
         return self.user(x_user, train=train)
 
-    def items(self, x_item: Array, *, train: bool = False) -> Array:
+    def items(self, x_item: ArrayLike, *, train: bool = False) -> Array:
         """v_m alone."""
         return self.item(x_item, train=train)

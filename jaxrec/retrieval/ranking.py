@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from jaxrec import check
 from jaxrec.kernels.topk import orderable
 from jaxrec.lookup import lookup
-from jaxrec.norm import unit
+from jaxrec.numerics import unit
 
 __all__ = ["diversify", "order", "rank"]
 

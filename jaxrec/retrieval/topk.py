@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxrec import check
 from jaxrec.kernels.topk import Exclude, Score, dot, two_pass
-from jaxrec.norm import unit
+from jaxrec.numerics import unit
 
 __all__ = ["check_exclude", "cosine", "dot", "negative_squared_distance", "top_k"]
 

@@ -58,7 +58,7 @@ def test_top_k(path, score):
     items[neighbors, rng.integers(0, 4, len(neighbors))] = np.nan
     items[best[1]] = np.nan
     queries[-1, 0] = np.nan
-    scores = np.asarray(score(jnp.asarray(queries), jnp.asarray(items)))
+    scores = np.array(score(jnp.asarray(queries), jnp.asarray(items)))
     if options.get("allowed"):
         options["allowed"] = np.arange(m) % 5 != 0
         scores = np.where(options["allowed"], scores, -np.inf)

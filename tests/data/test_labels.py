@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec import Ratings
-from jaxrec.data.labels import by_threshold, with_sampled_negatives
+from jaxrec.data.labels import by_threshold, confidence, with_sampled_negatives
 
 FILMS = Ratings(
     user=[0, 0, 1, 1, 2],
@@ -54,6 +54,20 @@ def test_labels_that_are_all_alike(options, ones, zeros):
 def test_labels_of_nothing():
     with pytest.raises(ValueError, match=r"make 0 ones and 0 zeros of no ratings"):
         by_threshold(Ratings([], [], [], 3, 2), positive=4)
+
+
+@pytest.mark.parametrize("number", [float, np.float32, np.float64, np.float16])
+def test_thresholds_are_compared_in_the_ratings_type(number):
+    ratings = Ratings([0, 0, 0], [0, 1, 2], [4.1, 2.3, 3.0], 1, 3)
+    at = lambda value: number(np.float32(value)) if number is not np.float16 else 4.1
+    assert by_threshold(ratings, positive=at(4.1)).value.tolist() == [1, 0, 0]
+    assert by_threshold(ratings, positive=np.float64(4.1), negative=np.float64(2.3)).value.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("alpha", [1e-60, 1e300, 1e38])
+def test_confidences_beyond_float32_are_refused(alpha):
+    with pytest.raises(ValueError, match="(value|weights): expected finite numbers, got"):
+        confidence(Ratings([0], [0], [1e3], 1, 1), alpha=alpha)
 
 
 # Sampled negatives
@@ -142,3 +156,11 @@ def test_no_zeros_to_draw():
     for full in (Ratings([0, 0], [0, 1], [1, 1], 2, 2), Ratings([], [], [], 2, 2)):
         with pytest.raises(ValueError, match=r"^no zeros can be drawn"):
             with_sampled_negatives(full, per_positive=1, rng=0)
+
+
+@pytest.mark.parametrize("per_positive", [2**62, np.int64(2**62), 10**30, np.int8(100), 3.0])
+def test_any_whole_number_of_zeros(per_positive):
+    labels = with_sampled_negatives(FILMS, per_positive=per_positive, rng=0)
+    assert (labels.value == 0).sum() == 4, "all that is left of three items"
+    with pytest.raises(ValueError, match="per_positive: expected a number >= 1, got 1.5"):
+        with_sampled_negatives(FILMS, per_positive=1.5, rng=0)

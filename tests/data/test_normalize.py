@@ -1,5 +1,7 @@
 """Mean normalization: by hand, on a table where 0 is a rating; inversion bit for bit; prediction in ratings' units."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -199,3 +201,77 @@ def test_one_mean_per_row(name, table):
 def test_what_is_fitted_on_train_knows_nothing_of_test():
     train = draw(5).take(slice(0, 50))
     assert normalize.item_mean(train).item.shape == (7,), "over all items, rated or not"
+
+
+# What comes from outside
+
+
+TABLES = Means(3.0, item=np.float32([2, 4, 9, 0.5]), user=np.float32([0, 1, 0, 7]))
+
+
+@pytest.mark.parametrize("kind", [list, np.array, jnp.array, lambda ids: np.array(ids, np.uint8)])
+def test_means_at_any_kind_of_ids_are_numpy(kind):
+    got = TABLES.at(kind([0, 3]), kind([0, 2]))
+    assert type(got) is np.ndarray
+    assert got.dtype == np.float32
+    assert got.tolist() == [2, 16]
+
+
+@pytest.mark.parametrize("means", [Means(3.0), TABLES, Means(3.0, item=TABLES.item), Means(3.0, user=TABLES.user)])
+@pytest.mark.parametrize("wrong", [-1, 4, 2**40 + 1, -(2**40), 2**32])
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_means_at_ids_that_are_not_there(means, wrong, side):
+    ids = {"user": [0, 1], "item": [0, 1], side: np.array([0, wrong])}
+    if wrong == 4 and getattr(means, side) is None:
+        assert means.at(**ids).shape == (2,), "nothing is read there"
+        return
+    with pytest.raises(ValueError, match=rf"{side}: expected ids in \[0, .* got {wrong} at position 1"):
+        means.at(**ids)
+
+
+def test_means_at_pairs_that_are_none():
+    for user, item in (([0, 1], [0]), ([[0]], [0]), (0, [0, 1])):
+        with pytest.raises(ValueError, match="expected arrays of one shape, got user:"):
+            TABLES.at(user, item)
+    with pytest.raises(ValueError, match="item: expected integer ids"):
+        TABLES.at([0], [0.0])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float16, jnp.bfloat16, np.float64])
+def test_tables_of_any_type_are_added_in_float32(dtype):
+    item, user = np.array([200, 100]).astype(dtype), np.array([100, 3]).astype(dtype)
+    means = Means(np.float16(3), item=item, user=user)
+    assert means.item.dtype == means.user.dtype == means.at([0], [0]).dtype == np.float32
+    assert means.at([0, 1], [0, 1]).tolist() == [300, 103]
+    item[:] = 0
+    assert means.item.tolist() == [200, 100], "the caller's arrays are copied"
+    factors = Factors(w=jnp.zeros((2, 1)), b=jnp.full(2, 200).astype(jnp.float16), x=jnp.zeros((2, 1)))
+    with_means = into(factors, Means(0.125, user=np.full(2, 2000.125, np.float32)))
+    assert with_means.b.tolist() == [2200.125] * 2, "float16 has no such number"
+
+
+@pytest.mark.parametrize("wrong", [{"overall": np.nan}, {"user": [0, np.inf]}, {"item": [1e39]}, {"item": [np.nan]}])
+def test_means_that_are_not_finite(wrong):
+    with pytest.raises(ValueError, match=rf"means\.{next(iter(wrong))}: expected finite numbers"):
+        Means(**{"overall": 0.0, **wrong})
+
+
+@FITS
+def test_ratings_at_the_end_of_float32(fit):
+    """What float32 does not hold, -3e38 - 1e38, is refused, and never infinite."""
+    big = Ratings([0, 1, 0], [0, 1, 1], [3e38, -3e38, 3e38], 2, 2)
+    if fit is item_mean:
+        assert np.isfinite(subtract(big, fit(big)).value).all()
+    else:
+        with pytest.raises(ValueError, match="expected finite numbers, got -?inf"):
+            subtract(big, fit(big))
+
+
+def test_factors_whose_parts_differ_in_length():
+    zero = Factors(w=jnp.zeros((4, 1)), b=jnp.zeros(4), x=jnp.zeros((4, 1)))
+    for wrong, message in (
+        ({"b": jnp.zeros(3)}, "factors.b: expected one per user"),
+        ({"mu": jnp.zeros(5)}, "factors.mu"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            into(dataclasses.replace(zero, **wrong), TABLES)

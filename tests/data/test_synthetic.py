@@ -145,3 +145,27 @@ def test_exponents_at_which_pairs_repeat():
 def test_negative_numbers(name):
     with pytest.raises(ValueError, match=rf"^{name}: expected a finite number >= 0, got -1"):
         low_rank(30, 20, 10, **{name: -1}, rng=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_users": 0}, "n_users: expected between 1 and"),
+        ({"n_items": -3}, "n_items: expected between 1 and"),
+        ({"n_users": 2.5}, "n_users: expected a whole number"),
+        ({"n_items": 2**40}, "n_items: expected between 1 and"),
+        ({"n_ratings": -1}, "n_ratings: expected a finite number >= 0, got -1"),
+        ({"n_ratings": 2.5}, "n_ratings: expected a whole number, got 2.5"),
+        ({"rank": 1.5}, "rank: expected a whole number, got 1.5"),
+        ({"rank": float("nan")}, "rank: expected a finite number"),
+        ({"noise": 3.3e38}, "value: expected finite numbers"),
+        ({"activity": 1e6}, "expected exponents such as 1"),
+    ],
+)
+def test_sizes_that_are_none(change, message):
+    with pytest.raises(ValueError, match=message):
+        low_rank(**{"n_users": 30, "n_items": 20, "n_ratings": 100, "rng": 0, **change})
+
+
+def test_sizes_of_narrow_types():
+    assert len(low_rank(np.int32(70_000), np.int32(70_000), np.int16(100), rng=0).ratings) == 100

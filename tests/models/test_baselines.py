@@ -175,3 +175,65 @@ def test_content_profile_is_the_cosine_with_the_weighted_sum():
         content_profile(ratings, items[:3])
     with pytest.raises(ValueError, match="items: expected finite features"):
         content_profile(ratings, items * np.nan)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int8, np.int64, np.float16])
+def test_features_of_narrow_types_are_summed_in_float64(dtype):
+    rng = np.random.default_rng(0)
+    items = (rng.integers(0, 2, (N_ITEMS, 3)) * 100).astype(dtype)
+    wide, narrow = (content_profile(draw(0), table) for table in (items.astype(np.float64), items))
+    np.testing.assert_array_equal(wide.w, narrow.w)
+    np.testing.assert_array_equal(wide.x, narrow.x)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-160, 1e-20, 1e25, 1e200, 1e300])
+def test_features_of_any_size_have_the_same_cosines(size):
+    items = np.random.default_rng(0).normal(size=(N_ITEMS, 3))
+    one, other = content_profile(draw(0), items), content_profile(draw(0), size * items)
+    np.testing.assert_allclose(one.w, other.w, atol=1e-6)
+    np.testing.assert_allclose(one.x, other.x, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_likes_and_dislikes_that_cancel_leave_no_profile(seed):
+    """Features in which user 0's shares (y - mean + 1/2) cancel: what rounding leaves must not become a taste."""
+    rng = np.random.default_rng(seed)
+    ratings = Ratings([0] * 5 + [1] * 5, [*range(5)] * 2, rng.normal(3, 1, 10), 2, 5)
+    share = (ratings.value.astype(np.float64) - ratings.value.mean(dtype=np.float64) + 0.5)[:5]
+    items = rng.normal(size=(5, 2))
+    items[4] = -(share[:4] @ items[:4]) / share[4]
+    assert 0 < np.abs(share @ items).max() < 1e-14, "rounding, and nothing else"
+    factors = content_profile(ratings, items)
+    assert factors.w[0].tolist() == [0, 0]
+    np.testing.assert_allclose(np.linalg.norm(factors.w[1]), 1, rtol=1e-6)
+
+
+def test_a_pair_twice_is_two_ratings():
+    ratings = Ratings([0, 0, 1], [1, 1, 0], [5, 3, 1], 2, 2)
+    assert popularity(ratings).c.tolist() == [1, 2]
+    assert (item_mean(ratings).c + item_mean(ratings).mu).tolist() == [1, 4]
+
+
+def test_many_ratings_of_one_item():
+    n = 2**24 + 2**10
+    zero = np.zeros(n, np.int32)
+    ratings = Ratings(zero, zero, np.full(n, 4.1, np.float32), 1, 2, weights=np.full(n, 0.1, np.float32))
+    assert popularity(ratings).c[0] == np.float32(n * float(np.float32(0.1)))
+    np.testing.assert_allclose(predict_all(item_mean(ratings)), [[4.1, 4.1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("fit", [global_mean, user_mean, item_mean, damped_biases])
+def test_no_ratings_have_no_mean(fit):
+    nothing = Ratings([], [], [], 3, 2)
+    with pytest.raises(ValueError, match="no means: expected ratings, got none"):
+        fit(nothing)
+    with pytest.raises(ValueError, match="no means: expected ratings, got none"):
+        content_profile(nothing, np.ones((2, 1)))
+    assert popularity(nothing).c.tolist() == [0, 0]
+
+
+def test_numbers_beyond_float32_are_refused():
+    with pytest.raises(ValueError, match="c: expected finite numbers, got inf at position 0"):
+        popularity(Ratings([0, 1], [0, 0], [1, 1], 2, 1, weights=[3e38, 3e38]))
+    with pytest.raises(ValueError, match="b: expected finite numbers, got -inf at position 1"):
+        user_mean(Ratings([0, 0, 1], [0, 1, 1], [3e38, 3e38, -3e38], 2, 2))

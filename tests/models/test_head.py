@@ -67,3 +67,24 @@ def test_vectors_of_other_shapes_are_refused():
     for users in (V_USER[:, :3], V_USER[:5], V_USER[:, None]):
         with pytest.raises(ValueError, match=r"expected v_user \[..., d\] and v_item"):
             Head().init(jax.random.key(0), users, V_ITEM)
+    for more in (MORE[:, :4], MORE[0], MORE[..., 0]):
+        with pytest.raises(ValueError, match=r"more: expected \[..., c, e\] of the \(6, 5\) candidates"):
+            Head().init(jax.random.key(0), V_USER, V_ITEM, more)
+
+
+@pytest.mark.parametrize("name", ["v_user", "v_item", "more"])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_vectors_that_are_not_finite_are_refused_where_that_can_be_seen(name, wrong):
+    given = {"v_user": V_USER, "v_item": V_ITEM, "more": MORE}
+    params = Head().init(jax.random.key(0), *given.values())
+    given[name] = given[name].at[..., -1].set(wrong)
+    with pytest.raises(ValueError, match=f"{name}: expected finite numbers, got"):
+        Head().apply(params, *given.values())
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.float16, jnp.bfloat16])
+def test_narrow_vectors_are_multiplied_in_float32(dtype):
+    v_user, v_item = np.full((1, 4), 100), np.full((1, 2, 4), 120)  # a product of 12,000, a sum of 48,000
+    params = Head().init(jax.random.key(0), V_USER[:1], V_ITEM[:1])
+    scores = Head().apply(params, v_user.astype(dtype), v_item.astype(dtype))
+    assert scores.tolist() == [[48_000, 48_000]]

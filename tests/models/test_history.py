@@ -1,5 +1,7 @@
 """Features from ratings: against loops, one user against all, and what was held out is in none of them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from jaxrec import data
 from jaxrec.models import history
-from jaxrec.types import Ratings
+from jaxrec.types import Linked, Ratings
 
 U, I, MU, DAMPING = 8, 6, 3.5, (4.0, 3.0)  # noqa: E741
 
@@ -130,3 +132,138 @@ def test_part_makes_newcomers_of_users_and_items():
 def test_part_refuses(wrong):
     with pytest.raises(ValueError, match="expected held in"):
         history.part(data.linked(MANY), key=jax.random.key(0), **wrong)
+
+
+# What comes from outside: types, shapes, ids
+
+
+NARROW = pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.int64, np.float16, jnp.bfloat16])
+
+
+@NARROW
+def test_narrow_types_are_summed_in_float32(ratings, tags, dtype):
+    """2 - 3.5 of uint8, a sum of float16: the features are those of float32."""
+    linked, tags = data.linked(ratings), jnp.asarray(tags)
+    narrow = dataclasses.replace(linked, value=jnp.asarray(np.asarray(linked.value).astype(dtype)))
+    tables = [np.arange(4 * n).reshape(n, 4) % 7 for n in (I, U)]
+    expected = history.summarize(linked, mu=MU, tags=tags)
+    got = history.summarize(narrow, mu=MU, tags=np.asarray(tags).astype(dtype))
+    bags = history.sums(expected, linked, *(table.astype(np.float32) for table in tables))
+    narrow_bags = history.sums(got, narrow, *(table.astype(dtype) for table in tables))
+    for one, other in zip(jax.tree.leaves((expected, bags)), jax.tree.leaves((got, narrow_bags)), strict=True):
+        assert one.dtype == other.dtype == jnp.float32
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+    mine = np.asarray(linked.user) == 2
+    item, value = np.asarray(linked.item)[mine], np.asarray(linked.value)[mine]
+    one_user = {"where": np.ones(len(item), bool), "c": expected.c, "mu": MU}
+    features, bag = history.of_user(
+        item, value.astype(dtype), watched=tables[0].astype(dtype), tags=np.asarray(tags).astype(dtype), **one_user
+    )
+    np.testing.assert_allclose(features, expected.user[2], atol=1e-5)
+    np.testing.assert_allclose(bag, bags[0][2], rtol=1e-5, atol=1e-4)
+
+
+def test_an_item_with_more_ratings_than_float32_counts():
+    n = 2**24 + 3
+    zeros, ones = jnp.zeros(n, jnp.int32), jnp.ones(n, bool)
+    start = jnp.array([0, n])
+    many = Linked(zeros, zeros, jnp.ones(n), ones, start, jnp.arange(n), start, zeros)
+    counts = jax.jit(lambda ratings: history.summarize(ratings, mu=0.5))(many)
+    assert float(counts.item_count[0]) == float(counts.user_count[0]) == np.float32(n)
+
+
+@pytest.fixture(scope="module")
+def one_user(ratings, tags):
+    c = jnp.linspace(-1, 1, I)
+    return {
+        "item": np.array([1, 4, 2]),
+        "value": np.array([5.0, 3.0, 2.0], np.float32),
+        "where": np.array([True, True, False]),
+        "c": c,
+        "watched": jnp.ones((I, 4)),
+        "tags": jnp.asarray(tags),
+    }
+
+
+@pytest.mark.parametrize(
+    ("item", "value"), [(2**40, 9.0), (-1, np.nan), (I, np.inf), (2**31 - 1, 1e30)], ids=["wide", "-1", "I", "last"]
+)
+@pytest.mark.parametrize("jit", [False, True])
+def test_what_is_masked_may_be_anything(one_user, item, value, jit):
+    if jit and item > 2**31:
+        pytest.skip("is no int32: nothing that can be traced")
+    call = lambda item, value, where, **tables: history.of_user(item, value, where, mu=MU, **tables)
+    call = jax.jit(call) if jit else call
+    expected = call(**one_user)
+    got = call(**{**one_user, "item": np.array([1, 4, item]), "value": np.float32([5, 3, value])})
+    for one, other in zip(expected, got, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"item": np.array([1, I, 0])}, rf"item: expected ids in \[0, {I}\), got {I} at position 1"),
+        ({"item": np.array([1, 2**40 + 2, 0])}, r"item: expected ids in .*, got 1099511627778"),
+        ({"item": np.array([1, -1, 0])}, "item: expected ids in .*, got -1"),
+        ({"item": np.array([1.0, 2.0, 3.0])}, "item: expected integer ids"),
+        ({"value": np.float32([5, np.nan, 2])}, "value: expected finite numbers, got nan at position 1"),
+        ({"value": np.float32([5])}, "expected arrays of one shape"),
+        ({"where": np.array([1, 1, 0])}, "where: expected a mask of bools"),
+        ({"watched": np.ones((I - 1, 4))}, rf"watched: expected shape \[{I}, 2 e\], got \[{I - 1}, 4\]"),
+        ({"watched": np.ones((I, 3))}, "watched: expected rows of two halves of one width, got rows of 3"),
+        ({"tags": np.ones((I + 1, 3))}, rf"tags: expected shape \[{I}, g\]"),
+        ({"c": np.ones(I + 2)}, "watched: expected shape"),
+        ({"mu": np.ones(I)}, r"mu: expected shape \[\], got"),
+        ({"mu": np.nan}, "mu: expected finite numbers"),
+        ({"damping": (-1.0, 3.0)}, "damping: expected finite numbers >= 0, got -1"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run")
+def test_one_users_list_and_tables_that_do_not_fit(one_user, change, message):
+    with pytest.raises(ValueError, match=message):
+        history.of_user(**{"mu": MU, **one_user, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keep": np.ones(3, bool)}, "keep: expected a mask of bools of shape"),
+        ({"keep": np.arange(3)}, "keep: expected a mask of bools"),
+        ({"tags": np.ones((I + 1, 2))}, rf"tags: expected shape \[{I}, g\], got \[{I + 1}, 2\]"),
+        ({"tags": np.ones(I)}, "tags: expected shape"),
+        ({"mu": np.ones(I)}, r"mu: expected shape \[\]"),
+        ({"mu": np.inf}, "mu: expected finite numbers"),
+        ({"damping": (4.0, np.nan)}, "damping: expected finite numbers >= 0, got nan"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run")
+def test_what_does_not_fit_the_ratings_is_refused(ratings, change, message):
+    with pytest.raises(ValueError, match=message):
+        history.summarize(data.linked(ratings), **{"mu": MU, **change})
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_tables_of_other_users_and_items_are_refused(ratings):
+    linked = data.linked(ratings)
+    told = history.summarize(linked, mu=MU)
+    fits = jnp.ones((I, 4)), jnp.ones((U, 4))
+    for name, tables in {
+        "watched": (jnp.ones((I + 1, 4)), fits[1]),
+        "raters": (fits[0], jnp.ones((U - 1, 4))),
+    }.items():
+        with pytest.raises(ValueError, match=f"{name}: expected shape"):
+            history.sums(told, linked, *tables)
+    with pytest.raises(ValueError, match="history.one: expected shape"):
+        history.sums(told, data.linked(ratings.take(slice(0, 5))), *fits)
+
+
+def test_without_damping_a_mean_of_nothing_is_zero():
+    linked = data.linked(Ratings([0], [1], [5.0], n_users=3, n_items=2))
+    told = history.summarize(linked, mu=3.0, tags=jnp.array([[1.0, 0.0], [1.0, 0.0]]), damping=(0.0, 0.0))
+    assert told.c.tolist() == [0, 2]
+    assert np.isfinite(told.user).all()
+    features, _ = history.of_user(
+        jnp.array([0]), jnp.array([5.0]), jnp.array([False]), c=told.c, mu=3.0, watched=jnp.ones((2, 2)), damping=(0, 0)
+    )
+    assert features.tolist() == [0, 0]

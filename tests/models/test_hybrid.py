@@ -118,6 +118,106 @@ def test_content_that_does_not_fit_is_refused(world, change, message):
         hybrid.init(TOWERS, dataclasses.replace(content, **change), linked, key=jax.random.key(0))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"content": {"users": jnp.ones((59, 5))}}, "content.users: expected 60 rows"),
+        ({"content": {"items": np.full((40, 3), np.nan)}}, "content.items: expected finite features"),
+        ({"content": {"items": np.full((40, 3), 1e39)}}, "content.items: expected finite features"),
+        ({"ids": {"w": jnp.ones((61, 2))}}, r"params.ids.w: expected shape \(60, 2\)"),
+        ({"ids": {"b": jnp.ones(59)}}, r"params.ids.b: expected shape \(60,\)"),
+        ({"ids": {"x": jnp.ones((40, 3))}}, r"params.ids.x: expected shape \(40, 2\)"),
+        ({"ids": {"c": jnp.ones(41)}}, r"params.ids.c: expected shape \(40,\)"),
+        ({"ids": {"mu": jnp.ones(40)}}, r"mu: expected shape \[\]"),
+        ({"params": {"watched": jnp.ones((41, 6))}}, r"watched: expected shape \[40, 2 e\]"),
+        ({"params": {"raters": jnp.ones((59, 6))}}, r"raters: expected shape \[60, 2 e\]"),
+        ({"content": {"tags": None}}, "expected the 6 features from histories .* got 2. Are tags given as they were"),
+        ({"options": {"known": (np.ones(59, bool), np.ones(40, bool))}}, r"known\[0\]: expected a mask of bools"),
+        ({"options": {"known": (np.ones(60, bool), np.arange(40))}}, r"known\[1\]: expected a mask of bools"),
+        ({"options": {"keep": np.ones(7, bool)}}, "keep: expected a mask of bools"),
+        ({"options": {"drop": 1.5, "key": jax.random.key(0)}}, r"drop: expected a chance in \[0, 1\], got 1.5"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run")
+def test_what_does_not_fit_the_model_is_refused(world, change, message):
+    _, content, linked, params = world
+    content = dataclasses.replace(content, **change.get("content", {}))
+    ids = dataclasses.replace(params.ids, **change.get("ids", {}))
+    params = dataclasses.replace(params, ids=ids, **change.get("params", {}))
+    with pytest.raises(ValueError, match=message):
+        hybrid.as_factors(TOWERS, params, content, linked, **change.get("options", {}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": np.ones(4)}, "features: expected 5, as in training, got 4"),
+        ({"features": np.ones((1, 5))}, "features: expected one user's"),
+        ({"features": np.array([1, np.nan, 0, 0, 0])}, "features: expected finite numbers, got nan at position 1"),
+        ({"features": np.full(5, 1e39)}, "features: expected finite numbers, got inf"),
+        ({"item": np.array([40, 0])}, "item: expected ids"),
+        ({"item": np.array([2**40, 0])}, "item: expected ids"),
+        ({"value": np.array([np.nan, 1])}, "value: expected finite numbers, got nan at position 0"),
+        ({"c": np.ones(39)}, "watched: expected shape"),
+        ({"tags": None}, "Are tags given as they were to init"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run")
+def test_a_request_that_does_not_fit_is_refused(world, change, message):
+    _, content, _, params = world
+    given = {
+        "features": content.users[0],
+        "item": np.array([3, 2**40]),
+        "value": np.array([4.0, np.nan]),
+        "where": np.array([True, False]),
+        "c": np.zeros(40),
+        "tags": content.tags,
+    }
+    assert np.isfinite(hybrid.user_vector(TOWERS, params, **given)).all(), "what is masked may be anything"
+    with pytest.raises(ValueError, match=message):
+        hybrid.user_vector(TOWERS, params, **{**given, **change})
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32, np.float16])
+def test_narrow_content_is_computed_in_float32(world, dtype):
+    _, content, linked, _ = world
+    whole = jax.tree.map(lambda table: np.asarray(table > 0).astype(dtype), content)
+    wide = jax.tree.map(lambda table: jnp.asarray(table, jnp.float32), whole)
+    one, other = (
+        hybrid.as_factors(
+            TOWERS, hybrid.init(TOWERS, given, linked, key=jax.random.key(1), rank=2, width=3, mu=3.5), given, linked
+        )
+        for given in (whole, wide)
+    )
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype == jnp.float32
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_mask_of_the_callers_is_left_as_it_was(world):
+    _, content, linked, params = world
+    known = np.ones(60, bool), np.ones(40, bool)
+    hybrid.as_factors(TOWERS, params, content, linked, known=known, key=jax.random.key(0), drop=0.5)
+    assert known[0].all()
+    assert known[1].all()
+
+
+def test_history_features_that_are_equal_up_to_rounding_are_not_blown_up():
+    """Every user gave every item its own rating: without damping nothing but rounding is left of the users' biases."""
+    rng = np.random.default_rng(0)
+    n_users, n_items = 50, 37
+    user, item = (ids.ravel() for ids in np.indices((n_users, n_items)))
+    value = (rng.integers(1, 50, n_items) / 10)[item]
+    linked = data.linked(data.Ratings(user, item, value, n_users, n_items))
+    content = hybrid.Content(jnp.ones((n_users, 1)), jnp.ones((n_items, 1)))
+    params = hybrid.init(TOWERS, content, linked, key=jax.random.key(0), mu=float(value.mean()))
+    told = history.summarize(linked, mu=float(value.mean()), damping=(0.0, 0.0))
+    moments = hybrid._moments(told.user, jnp.max(linked.value))
+    assert 0 < float(jnp.abs(told.b).max()) < 1e-5, "rounding, and nothing else"
+    assert moments[1].tolist() == [1, 1]
+    assert float(params.item_moments[1, 0]) == pytest.approx(float(jnp.std(told.c)), rel=0.1), "what varies does"
+
+
 def test_it_learns_more_than_biases():
     """Items' tags decide what users of two kinds like: the towers find it, for users who never trained, too."""
     rng = np.random.default_rng(0)

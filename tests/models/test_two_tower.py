@@ -22,6 +22,36 @@ def test_ratings_to_the_products_range_and_back():
     np.testing.assert_allclose(from_unit(to_unit(y, (1.0, 5.0)), (1.0, 5.0)), y)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint32, np.int64, np.float16, jnp.bfloat16])
+def test_narrow_ratings_are_computed_in_float32(dtype):
+    y = np.array([1, 3, 100]).astype(dtype)  # 1 - 3 of uint8 is 254
+    got = to_unit(y, (3, 100))
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, 2 * (np.array([1, 3, 100]) - 3) / 97 - 1, rtol=1e-6)
+    np.testing.assert_allclose(from_unit(np.array([-1, 0, 1]).astype(np.float16), (3, 100)), [3, 51.5, 100])
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [(3, 3), (5, 1), (np.nan, 5), (1, np.inf), (0.3, 0.1 + 0.2), (1e8, 1e8 + 1), (-3e38, 3e38), (np.float32(2), 2)],
+)
+def test_scales_without_anything_between_are_refused(scale):
+    for call in (to_unit, from_unit):
+        with pytest.raises(ValueError, match=r"scale: expected \(lowest, highest\), finite and apart, got"):
+            call(jnp.ones(2), scale)
+    assert jax.jit(lambda low: to_unit(jnp.ones(2), (low, 2.0)))(0.0).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused_where_that_can_be_seen(wrong):
+    towers, x = TwoTower(layers=(4, 2)), np.ones((2, 3), np.float32)
+    params = towers.init(jax.random.key(0), x, x)
+    bad = np.where(np.arange(3) == 1, wrong, x)
+    for given in ((bad, x), (x, bad)):
+        with pytest.raises(ValueError, match=r"features: expected finite numbers, got .* at position \(0, 1\)"):
+            towers.apply(params, *given)
+
+
 def test_a_tower_is_its_formula():
     tower = Tower(layers=(4, 3), activation=nn.tanh, normalize=False)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2)), jnp.float32)

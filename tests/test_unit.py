@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jaxrec.norm import unit
+from jaxrec.numerics import unit
 
 number = st.floats(-1, 1, width=32).map(lambda v: 0.0 if abs(v) < 1e-6 else v)
 vectors = arrays(np.float32, 3, elements=number)
