@@ -240,7 +240,7 @@ class _Lines(NamedTuple):
 
 def _plan(length: np.ndarray, *, growth: float, shortest: int, multiple: int) -> list[_Lines]:
     """The buckets of rows with these numbers of ratings, shortest first."""
-    if growth <= 1:
+    if not 1 < growth < np.inf:
         raise ValueError(f"growth: expected a number > 1, got {growth}.")
     if shortest < 1:
         raise ValueError(f"shortest: expected a length >= 1, got {shortest}.")
@@ -281,4 +281,9 @@ def _padded(column: np.ndarray, extra: int) -> Array:
 def _extra(n: int, multiple: int) -> int:
     if multiple < 1:
         raise ValueError(f"multiple: expected a number >= 1, got {multiple}.")
-    return -n % multiple
+    extra = -n % multiple
+    if n + extra > check.INT32_MAX:
+        raise ValueError(
+            f"expected at most {check.INT32_MAX} entries in a column (positions are int32), got {n + extra}."
+        )
+    return extra

@@ -55,12 +55,18 @@ def init(
         dtype: of every array.
 
     Raises:
-        ValueError: mu is neither a number nor one per item.
+        ValueError: a size below 1 or a rank below 0; mu is neither a number nor one per item; a scale or mu that is not
+            finite.
 
     >>> factors = init(943, 1682, 8, key=jax.random.key(0), mu=3.5)
     >>> factors.w.shape, factors.x.shape, factors.c.shape
     ((943, 8), (1682, 8), (1682,))
     """
+    check.size_of_table("n_users", n_users), check.size_of_table("n_items", n_items)
+    if rank < 0:
+        raise ValueError(f"rank: expected a number >= 0, got {rank}.")
+    check.strength("scale", scale, zero=True)
+    check.all_finite("mu", mu)
     if mu is not None and np.shape(mu) not in ((), (n_items,)):
         raise ValueError(f"mu: expected a number or one per item, shape ({n_items},), got shape {np.shape(mu)}.")
     key_w, key_x = jax.random.split(key)

@@ -5,9 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxrec import Ratings, data, losses, metrics, models, retrieval
+from jaxrec import Ratings, data, losses, metrics, models, retrieval, training
 from jaxrec.data import normalize
 from jaxrec.losses import closed_form, content, penalty
 from jaxrec.retrieval import candidates, quantized
@@ -124,6 +125,15 @@ def test_a_minibatch_of_larger_data_is_refused_under_jit_too(name):
         with pytest.raises(ValueError, match=r"expected tables of \(10, 9\) users and items"):
             jax.jit(PAIRS[name])(layout)
     PAIRS[name](dataclasses.replace(batch, n_users=None))  # whose tables are not known
+
+
+def test_a_fit_on_minibatches_of_larger_data_is_refused():
+    more = Ratings([0, 9], [0, 8], [1.0, 2.0], N_USERS + 3, N_ITEMS)
+    cost = lambda factors, batch: losses.cost(factors, batch, l2=0.1)
+    options = {"optimizer": optax.sgd(0.1), "key": jax.random.key(0), "epochs": 1, "progress": False}
+    with pytest.raises(ValueError, match=r"expected tables of \(10, 9\) users and items"):
+        training.fit(cost, FACTORS, data.minibatches(more, 2, seed=0), **options)
+    training.fit(cost, FACTORS, data.minibatches(RATINGS, 8, seed=0), **options)
 
 
 def test_a_penalty_of_a_minibatch_checks_its_ids():
