@@ -19,6 +19,7 @@ Sources: Salakhutdinov, Mnih 2008, Bayesian probabilistic matrix factorization u
 scalable Bayesian factorization with high-dimensional side information using MCMC.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 
 import jax
@@ -27,7 +28,6 @@ import numpy as np
 from jax import Array
 from jax.tree_util import register_dataclass
 from jaxtyping import Float, PRNGKeyArray
-from scipy.special import gammaln
 
 from jaxrec.kernels.cholesky import cholesky, solve_transposed
 
@@ -38,7 +38,7 @@ Number = int | float | Array
 
 # What a is drawn from: from ratings of very different sureness to nearly equal ones.
 EVENNESS = np.geomspace(0.5, 200.0, 61)
-NORMALIZER = EVENNESS * np.log(EVENNESS) - EVENNESS - gammaln(EVENNESS)
+NORMALIZER = EVENNESS * np.log(EVENNESS) - EVENNESS - np.array([math.lgamma(a) for a in EVENNESS])
 
 
 @register_dataclass

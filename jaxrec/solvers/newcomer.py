@@ -29,6 +29,7 @@ pure function of one user; vmap, or `jax.lax.map` where memory matters, makes ma
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import NormalDist
 from typing import NamedTuple
 
 import jax
@@ -37,7 +38,6 @@ import numpy as np
 from jax import Array
 from jax.tree_util import register_dataclass
 from jaxtyping import Bool, Float, Int, Num
-from scipy.special import gammaincinv, ndtri
 
 from jaxrec import check
 from jaxrec.kernels.cholesky import cho_solve, cholesky
@@ -133,6 +133,8 @@ def draws(states: Sequence[State], *, mu: float, uneven: bool = True, nodes: int
     users, items, alpha = together.users, together.items, together.alpha
     node, share = np.ones((len(alpha), 1)), np.ones(1)
     if uneven:
+        from scipy.special import gammaincinv  # a third of a second to import, and only this needs it
+
         at, weight = np.polynomial.legendre.leggauss(nodes)
         a = np.asarray(users.evenness, np.float64)[:, None]
         node, share = gammaincinv(a, (at + 1) / 2) / a, weight / 2
@@ -278,7 +280,7 @@ def lower_bound(mean: Float[Array, "..."], deviation: Float[Array, "..."], share
     if not 0 < share < 1:
         raise ValueError(f"share: expected a number in (0, 1), got {share}.")
     check.same_shape(mean=mean, deviation=deviation)
-    return mean - jnp.asarray(ndtri(share), mean.dtype) * deviation
+    return mean - jnp.asarray(NormalDist().inv_cdf(share), mean.dtype) * deviation
 
 
 class _Collapsed(NamedTuple):

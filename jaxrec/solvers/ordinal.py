@@ -14,19 +14,19 @@ Sources: Albert, Chib 1993, Bayesian analysis of binary and polychotomous respon
 Monte Carlo Markov chain convergence for cumulative-link generalized linear models.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy.special import log_ndtr, ndtri
-from jax.scipy.stats import norm
+from jax.scipy.special import log_ndtr, ndtr, ndtri
 from jax.tree_util import register_dataclass
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
-from scipy import stats
 
 from jaxrec import check
 from jaxrec.kernels.cholesky import cho_solve, cholesky, solve_transposed
@@ -36,6 +36,7 @@ __all__ = ["Levels", "draw_cuts", "draw_latents", "level_of", "levels_of", "log_
 
 HIGHEST = jax.lax.Precision.HIGHEST
 FAR = 8.0  # deviations beyond which a tail is drawn from by its ratio to the density, for its mass underflows
+LOG_ROOT_2PI = math.log(2 * math.pi) / 2
 SHORT = 0.01  # the smallest share of a Newton step that is tried
 
 
@@ -66,7 +67,7 @@ def levels_of(values: Sequence[float] | np.ndarray) -> Levels:
     value, count = np.unique(check.finite("levels", values), return_counts=True)
     if len(value) < 2:
         raise ValueError(f"levels: expected at least 2 different ratings, got {value.tolist()}.")
-    cut = stats.norm.ppf(np.cumsum(count)[:-1] / count.sum())
+    cut = [NormalDist().inv_cdf(share) for share in np.cumsum(count)[:-1] / count.sum()]
     return Levels(jnp.asarray(value, jnp.float32), jnp.asarray(cut, jnp.float32))
 
 
@@ -101,7 +102,7 @@ def draw_latents(
     u = jax.random.uniform(key, eta.shape, eta.dtype) + jnp.finfo(eta.dtype).eps / 2  # never 0, never 1
 
     near = jnp.minimum(a, FAR)
-    at_a, at_b = norm.cdf(-near), norm.cdf(-jnp.maximum(b, near))
+    at_a, at_b = ndtr(-near), ndtr(-jnp.maximum(b, near))
     inside = -ndtri(at_a - u * (at_a - at_b))
 
     far = jnp.maximum(a, FAR)
@@ -210,7 +211,7 @@ class _Around(NamedTuple):
         root = jnp.sqrt(precision)
         a, b = ((end - eta) * root for end in _ends(cut, level))
         each = log_interval(a, b)
-        at_a, at_b = (jnp.exp(norm.logpdf(end) - each) for end in (a, b))
+        at_a, at_b = (jnp.exp(-(end**2) / 2 - LOG_ROOT_2PI - each) for end in (a, b))
         a, b = jnp.where(level == 0, 0, a), jnp.where(level == len(cut), 0, b)
         first = [root * at_b, -root * at_a]
         second = [precision * at_b * (at_b + b), precision * at_a * (at_a - a), -precision * at_a * at_b]
