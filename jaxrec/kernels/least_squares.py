@@ -23,7 +23,7 @@ from jaxrec.kernels.chunks import by_chunks
 from jaxrec.kernels.platform import by_platform
 from jaxrec.lookup import rows_where
 
-__all__ = ["Equations", "Lists", "Solved", "conjugate_gradient", "dual_least_squares", "normal_equations"]
+__all__ = ["Equations", "Lists", "Solved", "conjugate_gradient", "dual_least_squares", "normal_equations", "scaled"]
 
 # Floats of features gathered at once: 2 MiB. 1/4 and 4 times as many were up to a fifth slower.
 CHUNK = 2**19
@@ -66,10 +66,12 @@ class Solved(NamedTuple):
     Attributes:
         v: [r, k].
         objective: [r], 1/2 sum of weight (x . v - y)^2 + 1/2 v' P v (+ 1/2 v' shared v) at v.
+        share: [r], what the equations' pivots keep of their diagonal (`cholesky.shares`); 1 where there are none.
     """
 
     v: Array
     objective: Array
+    share: Array
 
 
 def normal_equations(table: Float[Array, "m d"], lists: Lists, *, intercept: bool) -> Equations:
@@ -111,7 +113,7 @@ def _on_tpu(
     return Equations(gram[:, :d, :d], sides, jnp.sum(sums, axis=1))
 
 
-def _scaled(table: Array, lists: Lists) -> tuple[Array, Array, Array]:
+def scaled(table: Array, lists: Lists) -> tuple[Array, Array, Array]:
     """(the weights' roots, features and targets times them), 0 where masked."""
     where = lists.where
     root = where.astype(table.dtype)
@@ -123,7 +125,7 @@ def _scaled(table: Array, lists: Lists) -> tuple[Array, Array, Array]:
 
 
 def _equations(table: Array, lists: Lists, intercept: bool) -> Equations:
-    root, x, y = _scaled(table, lists)
+    root, x, y = scaled(table, lists)
     gram = jnp.einsum("rld,rle->rde", x, x, precision=HIGHEST)
     # one product a side: both at once are no matrix-vector product, and take five times as long
     rhs = tuple(jnp.einsum("rld,rl->rd", x, side, precision=HIGHEST) for side in ((y, root) if intercept else (y,)))
@@ -154,17 +156,17 @@ def dual_least_squares(
 
 def _dual(table: Array, lists: Lists, precision: Array, intercept: bool) -> Solved:
     d = table.shape[1]
-    root, x, y = _scaled(table, lists)
+    root, x, y = scaled(table, lists)
     weak = x / precision[:, None, :d]
     kernel = jnp.einsum("rld,rmd->rlm", x, weak, precision=HIGHEST) + jnp.eye(x.shape[1], dtype=x.dtype)[None]
-    left, *bent = cholesky.solve(kernel, (y, root) if intercept else (y,))
+    (left, *bent), share = cholesky.solve(kernel, (y, root) if intercept else (y,))
     if intercept:
         count = precision[:, d] + jnp.sum(root * bent[0], axis=1)
         bias = jnp.where(count > 0, jnp.sum(root * left, axis=1) / jnp.where(count > 0, count, 1), 0)
         left = left - bias[:, None] * bent[0]
     v = jnp.einsum("rld,rl->rd", weak, left, precision=HIGHEST)
     v = jnp.concatenate([v, bias[:, None]], axis=1) if intercept else v
-    return Solved(v, jnp.sum(y * left, axis=1) / 2)
+    return Solved(v, jnp.sum(y * left, axis=1) / 2, share)
 
 
 def conjugate_gradient(
@@ -239,7 +241,7 @@ def _conjugate_gradient(
             square, before = dot(residual, residual), square
             direction = residual + over(square, before) * direction
     objective = jnp.sum(weight * error * error, axis=1) / 2 + jnp.sum(v * prior(v), axis=1) / 2
-    return Solved(v, objective)
+    return Solved(v, objective, jnp.ones_like(objective))
 
 
 def _rows_at_once(lists: Lists, d: int) -> int:
