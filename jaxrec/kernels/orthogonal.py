@@ -17,9 +17,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-__all__ = ["Fitted", "block_of", "fit", "lost", "mend", "root", "triangle"]
+__all__ = ["Fitted", "block_of", "fit", "lost", "mend", "mend_fits", "root", "triangle"]
 
 # Floats of rows that are reflected at once, in groups of rows: 1 MiB.
 GROUP = 2**18
@@ -155,11 +155,62 @@ def mend(
     given = jax.lax.stop_gradient(Fitted(v, objective, share))
     hard = lost(given.share)
     _, found = jax.lax.while_loop(lambda state: jnp.any(state[0]), some, (hard, given))
-    # the new value with the old one's derivative
-    keep = lambda new, old: jnp.where(
-        hard.reshape((n, *[1] * (old.ndim - 1))), new + (old - jax.lax.stop_gradient(old)), old
-    )
+
+    def keep(new: Array, old: Array) -> Array:
+        """The new value with the old one's derivative."""
+        move = old - jax.lax.stop_gradient(old)
+        moved = new + jnp.where(jnp.isfinite(move), move, 0)
+        return jnp.where(hard.reshape((n, *[1] * (old.ndim - 1))), moved, old)
+
     return keep(found.v, v), keep(found.objective, objective), found.share
+
+
+def mend_fits(
+    v: Float[Array, "m d"],
+    share: Float[Array, " m"],
+    x: Float[Array, "n d"],
+    y: Float[Array, " n"],
+    weight: Float[Array, " n"],
+    precision: Float[Array, "d d"],
+    mean: Float[Array, " d"],
+    *,
+    without: Int[Array, " m"],
+    at_once: int = 1,
+) -> tuple[Float[Array, "m d"], Float[Array, " m"]]:
+    """(v, share) of fits of one row's entries, those whose share is `lost` made anew: of all but entry without[r].
+
+    Args:
+        v: solutions by normal equations.
+        share: their shares.
+        x: the features, finite.
+        y: the targets, finite.
+        weight: 0 where masked.
+        precision: P, positive semidefinite.
+        mean: m of the penalty 1/2 (v - m)' P (v - m).
+        without: the entry each fit is without; n: none.
+        at_once: fits at a time.
+    """
+    n, d = x.shape
+    if n == 0:
+        return v, share
+    x, y, weight, precision, mean = jax.lax.stop_gradient((x, y, weight, precision, mean))
+    size = block_of(d, n)
+    scale = jnp.where(weight > 0, jnp.sqrt(jnp.where(weight > 0, weight, 1)), 0)
+    lines = scale[:, None] * jnp.concatenate([x, y[:, None]], axis=1)
+
+    def prior(_: Array) -> Array:
+        rows = root(precision)
+        return jnp.concatenate([rows, jnp.sum(rows * mean[None], axis=1, keepdims=True)], axis=1)
+
+    def entries(fit: Array, block: Array) -> Array:
+        first = jnp.minimum(block * size, n - size)
+        place = first + jnp.arange(size, dtype=jnp.int32)
+        there = (place >= block * size) & (place != without[fit].astype(jnp.int32))
+        return jnp.where(there[:, None], jax.lax.dynamic_slice_in_dim(lines, first, size), 0)
+
+    blocks = lambda _: jnp.int32(-(-n // size))
+    v, _, share = mend(v, jnp.zeros_like(share), share, prior=prior, blocks=blocks, entries=entries, at_once=at_once)
+    return v, share
 
 
 def _unordered(upper: Array, order: Array) -> Array:

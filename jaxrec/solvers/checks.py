@@ -10,7 +10,16 @@ from jaxrec import check
 from jaxrec.losses.penalty import L2, pair
 from jaxrec.types import Dense, Factors, Rows
 
-__all__ = ["check_dense", "check_factors", "check_finite", "check_rows", "check_strength", "in_float32", "like"]
+__all__ = [
+    "check_dense",
+    "check_factors",
+    "check_finite",
+    "check_rows",
+    "check_strength",
+    "floats",
+    "in_float32",
+    "like",
+]
 
 
 def check_factors(factors: Factors) -> None:
@@ -98,11 +107,54 @@ def check_finite(what: str, solved: Any, why: str) -> None:
             raise ValueError(f"{what}: row {row} has no finite solution. {why}")
 
 
+def check_columns(x: Any, y: Any, where: Any, weights: Any) -> None:
+    """Features [n, d], and columns [n] beside them.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if np.ndim(x) != 2:
+        raise ValueError(f"x: expected features [n, d], got shape {np.shape(x)}.")
+    n = np.shape(x)[:1]
+    if any(column is not None and np.shape(column) != n for column in (y, where, weights)):
+        shapes = {"y": y, "where": where, "weights": weights}
+        got = ", ".join(f"{name}: {np.shape(column)}" for name, column in shapes.items() if column is not None)
+        raise ValueError(f"expected arrays of one shape, got {got}, rows_of_x: {n}.")
+
+
+def check_factor(factor: Any) -> None:
+    """A concrete `ridge.Factor` whose solutions mean something: singular equations have none.
+
+    Raises:
+        ValueError: a pivot below 2^11 eps of its diagonal entry: then a solution is off by a hundredth, or anything.
+    """
+    if check.traced(factor):
+        return
+    lower = np.asarray(factor.cholesky)
+    square = np.sum(lower**2, axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.diagonal(lower, axis1=-2, axis2=-1) ** 2 / square
+    if share.size and not np.min(share) >= 2**11 * np.finfo(lower.dtype).eps:  # NaN, too
+        raise ValueError(
+            f"factor: the equations are singular or too badly scaled for {lower.dtype}: beside the others a "
+            f"coefficient keeps {np.min(share):.1e} of its square. Raise the precision (l2), scale the weights, or run in "
+            "float64; solve_user, solve_item and fold_in solve badly scaled rows from their features."
+        )
+
+
 def in_float32(tree: Any) -> Any:
     """A tree's numbers all in float32, or in float64 where one of them is: what is summed is so in no less."""
-    leaves = jax.tree.leaves(tree)
-    wide = any(jnp.result_type(leaf) == jnp.float64 for leaf in leaves)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(jnp.float64 if wide else jnp.float32), tree)
+    leaves, taken = jax.tree.flatten(tree)
+    return jax.tree.unflatten(taken, floats(*leaves))
+
+
+def floats(*arrays: Any) -> tuple[Any, ...]:
+    """Arrays, of the host or the device, all in float32, or in float64 where one of them is; None stays None."""
+    given = [a if a is None or isinstance(a, jax.Array) else np.asarray(a) for a in arrays]
+    wide = any(a is not None and a.dtype == np.float64 for a in given)
+    dtype = jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
+    with np.errstate(over="ignore"):  # what is too large may stand under a mask
+        return tuple(None if a is None else jnp.asarray(a.astype(dtype)) for a in given)
 
 
 def like(tree: Any, given: Any) -> Any:

@@ -176,8 +176,10 @@ def _check_tables(which: str, n_others: int, n_items: int, factors: Factors) -> 
             f"rows: expected ratings over the {len(theirs)} {of_what} of the factors, got {n_others}. "
             "Give Ratings.from_columns the ids that the model was trained with."
         )
-    if (shape := jnp.shape(factors.mu)) not in ((), (n_items,)) and factors.mu is not None:
-        raise ValueError(f"mu: expected a number or one per item ({n_items}), got {shape[0]}.")
+    if factors.mu is not None and (shape := jnp.shape(factors.mu)) not in ((), (n_items,)):
+        raise ValueError(
+            f"mu: expected a number or one per item ({n_items}), got {shape[0] if len(shape) == 1 else shape}."
+        )
 
 
 def _left_out(bucket: Bucket, side: Side) -> Array:
