@@ -137,8 +137,8 @@ def check_factor(factor: Any) -> None:
     if share.size and not np.min(share) >= 2**11 * np.finfo(lower.dtype).eps:  # NaN, too
         raise ValueError(
             f"factor: the equations are singular or too badly scaled for {lower.dtype}: beside the others a "
-            f"coefficient keeps {np.min(share):.1e} of its square. Raise the precision (l2), or run in float64; solve_user, "
-            "solve_item and fold_in solve badly scaled rows from their features."
+            f"coefficient keeps {np.min(share):.1e} of its square. Raise the precision (l2), or run in float64; "
+            "solve_user, solve_item and fold_in solve badly scaled rows from their features."
         )
 
 
