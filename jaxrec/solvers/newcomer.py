@@ -208,8 +208,9 @@ def _posterior(draws: Draws, item: Array, value: Array, where: Array | None, z: 
     log_weight = log_weight[:, None] + count * jnp.log(draws.node)  # log det D
     log_weight = log_weight + _log_det(cholesky(draws.precision))[:, None] - _log_det(factor.cholesky) - misfit
     # Ratings that no draw foretells, 10^20 say, have densities of 0: then the draws count alike, and not as NaN.
+    # (The barrier: of 10^6 the largest, computed once more in another order, would be off by more than it is apart.)
     log_weight = jnp.maximum(log_weight / 2 + jnp.log(draws.share)[None], -jnp.finfo(dtype).max / 4)
-    log_weight = jax.nn.log_softmax(log_weight, axis=(0, 1))
+    log_weight = jax.nn.log_softmax(jax.lax.optimization_barrier(log_weight), axis=(0, 1))
     return Mixture(log_weight, prior[:, None] + change, covariance)
 
 
