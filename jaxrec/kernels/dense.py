@@ -41,20 +41,27 @@ def normal_equations(
     return gram[place], jnp.matmul(weighted.T, weight * y, precision=HIGHEST)
 
 
-def solve(matrix: Float[Array, "k k n"], rhs: Float[Array, "k n"]) -> Float[Array, "k n"]:
-    """The z with matrix z = rhs of each of n positive definite matrices, by Gaussian elimination without pivoting."""
+def solve(matrix: Float[Array, "k k n"], rhs: Float[Array, "k n"]) -> tuple[Float[Array, "k n"], Float[Array, " n"]]:
+    """(the z with matrix z = rhs of n positive definite matrices, the shares), by elimination without pivoting.
+
+    The shares are those of `cholesky.shares`; as in `cholesky.solve`, pivots that rounding has eaten are raised.
+    """
     k = len(rhs)
     index = jnp.arange(k)[:, None]
+    diagonal = jnp.moveaxis(jnp.diagonal(matrix), -1, 0)
+    least = jnp.finfo(matrix.dtype).eps * diagonal
 
     def eliminate(j: Array, a: Array) -> Array:  # [k, k + 1, n]
         pivot = a[j]
+        pivot = pivot.at[j].max(least[j])
         factor = jnp.where(index > j, a[:, j] / pivot[j][None], 0)
-        return a - factor[:, None, :] * pivot[None, :, :]
+        return (a - factor[:, None, :] * pivot[None, :, :]).at[j].set(pivot)
 
     upper = jax.lax.fori_loop(0, k, eliminate, jnp.concatenate([matrix, rhs[:, None, :]], axis=1))
+    share = jnp.min(jnp.moveaxis(jnp.diagonal(upper[:, :k]), -1, 0) / diagonal, axis=0, initial=1)
 
     def back(step: Array, z: Array) -> Array:  # what is not solved yet is 0 in z
         j = k - 1 - step
         return z.at[j].set((upper[j, k] - jnp.sum(upper[j, :k] * z, axis=0)) / upper[j, j])
 
-    return jax.lax.fori_loop(0, k, back, jnp.zeros_like(rhs))
+    return jax.lax.fori_loop(0, k, back, jnp.zeros_like(rhs)), share

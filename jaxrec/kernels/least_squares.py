@@ -23,7 +23,7 @@ from jaxrec.kernels.chunks import by_chunks
 from jaxrec.kernels.platform import by_platform
 from jaxrec.lookup import rows_where
 
-__all__ = ["Equations", "Lists", "Solved", "conjugate_gradient", "dual_least_squares", "normal_equations"]
+__all__ = ["Equations", "Lists", "Solved", "conjugate_gradient", "dual_least_squares", "normal_equations", "scaled"]
 
 # Floats of features gathered at once: 2 MiB. 1/4 and 4 times as many were up to a fifth slower.
 CHUNK = 2**19
@@ -66,10 +66,12 @@ class Solved(NamedTuple):
     Attributes:
         v: [r, k].
         objective: [r], 1/2 sum of weight (x . v - y)^2 + 1/2 v' P v (+ 1/2 v' shared v) at v.
+        share: [r], what the equations' pivots keep of their diagonal (`cholesky.shares`); 1 where there are none.
     """
 
     v: Array
     objective: Array
+    share: Array
 
 
 def normal_equations(table: Float[Array, "m d"], lists: Lists, *, intercept: bool) -> Equations:
@@ -111,7 +113,7 @@ def _on_tpu(
     return Equations(gram[:, :d, :d], sides, jnp.sum(sums, axis=1))
 
 
-def _scaled(table: Array, lists: Lists) -> tuple[Array, Array, Array]:
+def scaled(table: Array, lists: Lists) -> tuple[Array, Array, Array]:
     """(the weights' roots, features and targets times them), 0 where masked."""
     where = lists.where
     root = where.astype(table.dtype)
@@ -123,7 +125,7 @@ def _scaled(table: Array, lists: Lists) -> tuple[Array, Array, Array]:
 
 
 def _equations(table: Array, lists: Lists, intercept: bool) -> Equations:
-    root, x, y = _scaled(table, lists)
+    root, x, y = scaled(table, lists)
     gram = jnp.einsum("rld,rle->rde", x, x, precision=HIGHEST)
     # one product a side: both at once are no matrix-vector product, and take five times as long
     rhs = tuple(jnp.einsum("rld,rl->rd", x, side, precision=HIGHEST) for side in ((y, root) if intercept else (y,)))
@@ -154,17 +156,17 @@ def dual_least_squares(
 
 def _dual(table: Array, lists: Lists, precision: Array, intercept: bool) -> Solved:
     d = table.shape[1]
-    root, x, y = _scaled(table, lists)
+    root, x, y = scaled(table, lists)
     weak = x / precision[:, None, :d]
     kernel = jnp.einsum("rld,rmd->rlm", x, weak, precision=HIGHEST) + jnp.eye(x.shape[1], dtype=x.dtype)[None]
-    left, *bent = cholesky.solve(kernel, (y, root) if intercept else (y,))
+    (left, *bent), share = cholesky.solve(kernel, (y, root) if intercept else (y,))
     if intercept:
         count = precision[:, d] + jnp.sum(root * bent[0], axis=1)
         bias = jnp.where(count > 0, jnp.sum(root * left, axis=1) / jnp.where(count > 0, count, 1), 0)
         left = left - bias[:, None] * bent[0]
     v = jnp.einsum("rld,rl->rd", weak, left, precision=HIGHEST)
     v = jnp.concatenate([v, bias[:, None]], axis=1) if intercept else v
-    return Solved(v, jnp.sum(y * left, axis=1) / 2)
+    return Solved(v, jnp.sum(y * left, axis=1) / 2, share)
 
 
 def conjugate_gradient(
@@ -180,7 +182,10 @@ def conjugate_gradient(
     """Some steps towards the solution of (X' D X + P (+ shared)) v = X' D y of every row, from `start`.
 
     The objective falls with every step. With k steps it is exact but for rounding; warm-started in alternating least
-    squares, two or three lose little.
+    squares, two or three lose little. Preconditioned by the weights' sum times the table's mean squares, and the
+    penalties: features and rows of any scale do not slow it down. (Of ml-100k at rank 16, four sweeps of two steps end
+    at 27,322 for 27,579 without, and exact ones at 27,205.) It never claims more than its steps: rows whose weights are
+    powers of ten apart want the exact solution.
 
     Args:
         table: features of all.
@@ -194,12 +199,15 @@ def conjugate_gradient(
     Source: Takács, Pilászy, Tikk 2011, Applications of the conjugate gradient method for implicit feedback.
     """
     size = _rows_at_once(lists, table.shape[1])
-    some = lambda part: _conjugate_gradient(table, part[0], part[1], part[2], shared, intercept, steps)
+    squares = jnp.mean(table * table, axis=0)
+    squares = jnp.append(squares, jnp.ones(1, table.dtype)) if intercept else squares
+    some = lambda part: _conjugate_gradient(table, squares, part[0], part[1], part[2], shared, intercept, steps)
     return by_chunks(some, (lists, start, precision), size)
 
 
 def _conjugate_gradient(
     table: Array,
+    squares: Array,
     lists: Lists,
     start: Array,
     precision: Array,
@@ -225,21 +233,28 @@ def _conjugate_gradient(
         own = precision * v
         return own if shared is None else own + jnp.matmul(v, shared, precision=HIGHEST)
 
+    # About the diagonal of what is solved, by the table's mean squares: the features' scales, without a pass.
+    diagonal = jnp.sum(weight, axis=1, keepdims=True) * squares[None] + precision
+    diagonal = diagonal if shared is None else diagonal + jnp.diagonal(shared)[None]
+    diagonal = jnp.where(diagonal > 0, diagonal, 1)
+
     dot = lambda a, b: jnp.sum(a * b, axis=1, keepdims=True)
     over = lambda a, b: jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)  # nothing left: stay
     v, error = start, y - forward(start)  # `error` is kept, so that the objective at the end costs no pass
     residual = backward(weight * error) - prior(v)
-    direction, square = residual, dot(residual, residual)
+    scaled = residual / diagonal
+    direction, square = scaled, dot(residual, scaled)
     for step in range(steps):
         ahead, pull = forward(direction), prior(direction)
         length = over(square, dot(weight * ahead, ahead) + dot(direction, pull))
         v, error = v + length * direction, error - length * ahead
         if step + 1 < steps:  # the last step needs no X' e
             residual = residual - length * (backward(weight * ahead) + pull)
-            square, before = dot(residual, residual), square
-            direction = residual + over(square, before) * direction
+            scaled = residual / diagonal
+            square, before = dot(residual, scaled), square
+            direction = scaled + over(square, before) * direction
     objective = jnp.sum(weight * error * error, axis=1) / 2 + jnp.sum(v * prior(v), axis=1) / 2
-    return Solved(v, objective)
+    return Solved(v, objective, jnp.ones_like(objective))
 
 
 def _rows_at_once(lists: Lists, d: int) -> int:

@@ -39,7 +39,8 @@ from tqdm import tqdm
 from jaxrec import check
 from jaxrec.lookup import lookup
 from jaxrec.solvers import hierarchy, ordinal
-from jaxrec.solvers.als import check_sides
+from jaxrec.solvers.als import check_sides, check_tables
+from jaxrec.solvers.checks import check_dense
 from jaxrec.solvers.conditionals import Cells, Known, Side, cells, draw_rows, equations, errors, with_values
 from jaxrec.solvers.hierarchy import Basis, Level, Priors
 from jaxrec.solvers.ordinal import Levels
@@ -139,7 +140,25 @@ def sweep(
         mu: the mean rating: data, not drawn. Of latents 0, for the cuts lie about what they lie about.
         groups: (users', items') groups of features.
         priors: of the unknowns.
+
+    Raises:
+        ValueError: a state of several chains, or whose parts do not fit; ratings, features and priors as `gibbs`.
     """
+    if jnp.ndim(state.alpha) != 0:
+        raise ValueError(f"state: expected one chain's, got alpha of shape {state.alpha.shape}; vmap makes several.")
+    one = jax.tree.map(jnp.shape, state)
+    _check_state(one)
+    _check_known(known, one, state.levels)
+    _check_groups(one, groups)
+    _check_mu(mu)
+    hierarchy.check_priors(priors)
+    return _sweep(state, known, key=key, mu=mu, groups=groups, priors=priors)
+
+
+@jax.jit
+def _sweep(
+    state: State, known: Known, *, key: PRNGKeyArray, mu: float | Array, groups: Features, priors: Priors
+) -> State:
     key_users, key_items, key_last = jax.random.split(key, 3)
 
     def of(side: Side, level: Level, others: Level, key: Array) -> tuple[Level, Array, Array]:
@@ -184,7 +203,13 @@ def _flat(levels: Levels, part: Cells) -> tuple[Array, Array, Array, Array]:
 
 
 def factors(state: State, mu: float | Array = 0.0) -> Factors:
-    """One chain's present draw, as the Factors that `models.predict` and all else take; of latents where there are."""
+    """One chain's present draw, as the Factors that `models.predict` and all else take; of latents where there are.
+
+    Raises:
+        ValueError: mu that is neither a number nor one per item.
+    """
+    if jnp.shape(mu) not in ((), state.items.rows.shape[-2:-1]):
+        raise ValueError(f"mu: expected a number or one per item, got shape {jnp.shape(mu)}.")
     (w, b), (x, c) = ((level.rows[..., :-1], level.rows[..., -1]) for level in (state.users, state.items))
     return Factors(w, b, x, c, jnp.asarray(mu, x.dtype))
 
@@ -232,17 +257,23 @@ def gibbs(
         that of test's pairs, the root of their mean variance.
 
     Raises:
-        ValueError: ratings of other tables than the state's, with weights, or none of its levels; features that the
-            state was not started with; test pairs out of range, or others than the posterior's; burn not in
-            [0, sweeps); block < 1.
+        ValueError: ratings of other tables than the state's, with weights, or none of its levels; a state whose parts
+            do not fit; features that the state was not started with; priors that are not finite and positive; test
+            pairs out of range, or others than the posterior's; a scale that is no interval; burn not in [0, sweeps);
+            block < 1.
         FloatingPointError: a chain is no longer finite.
     """
     _check(known, state, test, groups, sweeps, burn, block)
+    hierarchy.check_priors(priors)
+    _check_mu(mu)
+    if scale is not None and not (len(scale) == 2 and scale[0] < scale[1]):
+        raise ValueError(f"scale: expected (lowest, highest), got {scale}.")
     chains, n = len(state.alpha), len(test)
     if posterior is None:
         zero, per_pair = jnp.zeros(chains, state.alpha.dtype), jnp.zeros((chains, n), state.alpha.dtype)
         posterior = Posterior(zero, per_pair, per_pair, per_pair, per_pair)
-    if posterior.mean.shape != (chains, n):
+    each = (posterior.mean, posterior.center, posterior.spread, posterior.noise)
+    if any(part.shape != (chains, n) for part in each) or posterior.count.shape != (chains,):
         raise ValueError(f"posterior: expected {chains} chains of {n} pairs, got shape {posterior.mean.shape}.")
     if not isinstance(known, Dense):
         state, posterior = known[0].beside((state, posterior))
@@ -285,7 +316,7 @@ def _block(
 ) -> tuple[State, Posterior, Array]:
     def step(carry: tuple[State, Posterior], _: None, key: Array) -> tuple[tuple[State, Posterior], Array]:
         state, posterior = carry
-        state = sweep(state, known, key=jax.random.fold_in(key, state.step), mu=mu, groups=groups, priors=priors)
+        state = _sweep(state, known, key=jax.random.fold_in(key, state.step), mu=mu, groups=groups, priors=priors)
         u, v = lookup(state.users.rows, pairs[0]), lookup(state.items.rows, pairs[1])
         prediction = mu + jnp.sum(u[:, :-1] * v[:, :-1], axis=1) + u[:, -1] + v[:, -1]
         sureness = lookup(state.users.sureness, pairs[0]) * lookup(state.items.sureness, pairs[1])
@@ -320,30 +351,70 @@ def _check(known: Known, state: State, test: Ratings, groups: Features, sweeps: 
     if state.alpha.ndim != 1:
         raise ValueError(f"state: expected a leading axis of chains, got alpha of shape {state.alpha.shape}; `start`.")
     sizes = state.users.rows.shape[1], state.items.rows.shape[1]
-    if isinstance(known, Dense):
-        parts: list[Any] = [known]
-        got = known.value.shape[::-1]
-        if got != sizes:
-            raise ValueError(f"known: expected {sizes} users and items, as the state has, got {got}.")
-    else:
-        one = Factors(*(a[0] for a in (state.users.rows, state.users.rows[..., -1], state.items.rows)))
-        check_sides(*known, one, sweeps)
-        parts = [bucket for rows in known for bucket in rows.buckets]
-    if any(part.weights is not None for part in parts):
-        raise ValueError("known: expected ratings without weights, for all have the same noise. Drop them, or use als.")
-    if state.levels is not None:
-        allowed = np.asarray(state.levels.value[0], np.float32)
-        for part in parts:
-            value = np.asarray(part.value, np.float32)[np.asarray(part.where)]
-            if len(other := np.setdiff1d(value, allowed)):
-                raise ValueError(f"known: expected ratings among the levels {allowed.tolist()}, got {other[0]}.")
-    for name, level, bases in (("users", state.users, groups[0]), ("items", state.items, groups[1])):
-        got_z = [b.z.shape for b in bases]
-        if got_z != (wanted := [(level.rows.shape[1], link.shape[1]) for link in level.links]):
-            raise ValueError(f"groups: expected features of the {name} of shapes {wanted}, as in `start`, got {got_z}.")
+    if any(jnp.shape(leaf)[:1] != state.alpha.shape for leaf in jax.tree.leaves(state)):
+        raise ValueError(f"state: expected {len(state.alpha)} chains in every part, as alpha has; `start`.")
+    one = jax.tree.map(lambda a: jnp.shape(a)[1:], state)
+    _check_state(one)
+    _check_known(known, one, state.levels)
+    _check_groups(one, groups)
     if (test.n_users, test.n_items) != sizes:
         raise ValueError(f"test: expected {sizes} users and items, got {(test.n_users, test.n_items)}.")
     if not 0 <= burn < sweeps:
         raise ValueError(f"burn: expected a number in [0, sweeps), got {burn} of {sweeps}.")
     if block < 1:
         raise ValueError(f"block: expected at least 1, got {block}.")
+
+
+def _check_state(shapes: State) -> None:
+    """Of one chain, shapes in place of arrays."""
+    k = shapes.users.rows[-1:]
+    for name, level in (("users", shapes.users), ("items", shapes.items)):
+        n = level.rows[:1]
+        fits = len(level.rows) == 2 and level.rows[-1:] == k and level.sureness == n and level.evenness == ()
+        links = all(link[1:] == k for link in level.links) and len(level.links) == len(level.strengths)
+        if not (fits and links and level.mean == k and level.precision == k + k):
+            raise ValueError(
+                f"state.{name}: expected rows [n, k], mean [k], precision [k, k], sureness [n] and links [r, k], with "
+                f"the users' k, got {level}. `start` makes a state."
+            )
+
+
+def _check_known(known: Known, shapes: State, levels: Levels | None) -> None:
+    sizes = shapes.users.rows[0], shapes.items.rows[0]
+    if isinstance(known, Dense):
+        parts: list[Any] = [known]
+        got = np.shape(known.value)[::-1]
+        if got != sizes:
+            raise ValueError(f"known: expected {sizes} users and items, as the state has, got {got}.")
+        check_dense(known, *sizes)
+    else:
+        d = shapes.users.rows[1] - 1
+        empty = lambda *shape: np.broadcast_to(np.float32(0), shape)
+        one = Factors(empty(sizes[0], d), empty(sizes[0]), empty(sizes[1], d))
+        if check.traced(known):
+            check_tables(*known, one)
+        else:
+            check_sides(*known, one, 1)
+        parts = [bucket for rows in known for bucket in rows.buckets]
+    if any(part.weights is not None for part in parts):
+        raise ValueError("known: expected ratings without weights, for all have the same noise. Drop them, or use als.")
+    if levels is not None and not check.traced(parts, levels):
+        allowed = np.unique(np.asarray(levels.value, np.float32))
+        for part in parts:
+            value = np.asarray(part.value).astype(np.float32)[np.asarray(part.where)]
+            if len(other := np.setdiff1d(value, allowed)):
+                raise ValueError(f"known: expected ratings among the levels {allowed.tolist()}, got {other[0]}.")
+
+
+def _check_groups(shapes: State, groups: Features) -> None:
+    for name, level, bases in (("users", shapes.users, groups[0]), ("items", shapes.items, groups[1])):
+        got_z = [b.z.shape for b in bases]
+        if got_z != (wanted := [(level.rows[0], link[0]) for link in level.links]):
+            raise ValueError(f"groups: expected features of the {name} of shapes {wanted}, as in `start`, got {got_z}.")
+
+
+def _check_mu(mu: float | Array) -> None:
+    if jnp.shape(mu) != ():
+        raise ValueError(f"mu: expected a number, got shape {jnp.shape(mu)}.")
+    if not check.traced(mu) and not np.isfinite(float(mu)):
+        raise ValueError(f"mu: expected a finite number, got {mu}.")

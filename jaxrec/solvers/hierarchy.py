@@ -19,6 +19,7 @@ Sources: Salakhutdinov, Mnih 2008, Bayesian probabilistic matrix factorization u
 scalable Bayesian factorization with high-dimensional side information using MCMC.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 
 import jax
@@ -27,24 +28,38 @@ import numpy as np
 from jax import Array
 from jax.tree_util import register_dataclass
 from jaxtyping import Float, PRNGKeyArray
-from scipy.special import gammaln
 
+from jaxrec import check
 from jaxrec.kernels.cholesky import cholesky, solve_transposed
+from jaxrec.solvers.checks import floats
 
-__all__ = ["Basis", "Level", "Priors", "basis", "draw", "draw_sureness", "gamma", "prior_mean", "wishart"]
+__all__ = [
+    "Basis",
+    "Level",
+    "Priors",
+    "basis",
+    "check_priors",
+    "draw",
+    "draw_sureness",
+    "gamma",
+    "prior_mean",
+    "wishart",
+]
 
 HIGHEST = jax.lax.Precision.HIGHEST
 Number = int | float | Array
 
 # What a is drawn from: from ratings of very different sureness to nearly equal ones.
 EVENNESS = np.geomspace(0.5, 200.0, 61)
-NORMALIZER = EVENNESS * np.log(EVENNESS) - EVENNESS - gammaln(EVENNESS)
+NORMALIZER = EVENNESS * np.log(EVENNESS) - EVENNESS - np.array([math.lgamma(a) for a in EVENNESS])
 
 
 @register_dataclass
 @dataclass(frozen=True)
 class Priors:
     """What the unknowns of the prior are drawn from; arrays, so that vmap makes a grid of them.
+
+    All are finite and > 0.
 
     Attributes:
         beta: β, in rows' worth of knowledge that m is 0.
@@ -138,22 +153,43 @@ def basis(features: np.ndarray, *, tol: float = 1e-9) -> Basis:
 
 
 def prior_mean(level: Level, bases: tuple[Basis, ...]) -> Float[Array, "n k"]:
-    """M + the sum over groups of L' z(i), of every row."""
+    """M + the sum over groups of L' z(i), of every row.
+
+    Raises:
+        ValueError: features that the level's links do not fit.
+    """
+    _check_bases(level, bases)
+    return _prior_mean(level, bases)
+
+
+@jax.jit
+def _prior_mean(level: Level, bases: tuple[Basis, ...]) -> Array:
     linked = [jnp.matmul(b.z, link, precision=HIGHEST) for b, link in zip(bases, level.links, strict=True)]
     return sum(linked, start=jnp.broadcast_to(level.mean, level.rows.shape))
 
 
 def draw(level: Level, bases: tuple[Basis, ...], priors: Priors, *, key: PRNGKeyArray) -> Level:
-    """(Λ, m), then every L and its λ, each from its conditional given the rows and all the others."""
+    """(Λ, m), then every L and its λ, each from its conditional given the rows and all the others.
+
+    Raises:
+        ValueError: priors that are not finite and positive; features that the level's links do not fit.
+    """
+    check_priors(priors)
+    _check_bases(level, bases)
+    return _draw(level, bases, priors, key=key)
+
+
+@jax.jit
+def _draw(level: Level, bases: tuple[Basis, ...], priors: Priors, *, key: PRNGKeyArray) -> Level:
     n, k = level.rows.shape
     key_precision, key_mean, *keys = jax.random.split(key, 2 + 2 * len(bases))
-    own = level.rows - (prior_mean(level, bases) - level.mean[None])  # what the links do not explain
+    own = level.rows - (_prior_mean(level, bases) - level.mean[None])  # what the links do not explain
     center = jnp.mean(own, axis=0)
     dof, scatter = k - 1 + priors.dof + n, priors.scatter * jnp.eye(k, dtype=own.dtype) + _square(own - center[None])
     scatter = scatter + priors.beta * n / (priors.beta + n) * center[:, None] * center[None, :]
     for link, strength in zip(level.links, level.strengths, strict=True):  # for the prior of L has Λ in it
         dof, scatter = dof + len(link), scatter + strength * _square(link)
-    precision, root = wishart(key_precision, dof, scatter)
+    precision, root = _wishart(key_precision, dof, scatter)
     noise = lambda key, *shape: jnp.matmul(jax.random.normal(key, (*shape, k), own.dtype), root.T, precision=HIGHEST)
     mean = n / (priors.beta + n) * center + noise(key_mean) / jnp.sqrt(priors.beta + n)
 
@@ -168,7 +204,7 @@ def draw(level: Level, bases: tuple[Basis, ...], priors: Priors, *, key: PRNGKey
         if isinstance(priors.strength, tuple):
             shape, rate = priors.strength
             size = jnp.sum(jnp.matmul(links[g], precision, precision=HIGHEST) * links[g])
-            strengths[g] = gamma(keys[2 * g + 1], shape + links[g].size / 2, rate + size / 2)
+            strengths[g] = _gamma(keys[2 * g + 1], shape + links[g].size / 2, rate + size / 2)
         else:
             strengths[g] = jnp.full_like(strengths[g], priors.strength)
     return replace(level, mean=mean, precision=precision, links=tuple(links), strengths=tuple(strengths))
@@ -182,10 +218,20 @@ def draw_sureness(level: Level, count: Float[Array, " n"], error: Float[Array, "
         count: how many ratings a row has.
         error: their squared errors, each times all that the rating's precision has beside τ.
         key: of the draw.
+
+    Raises:
+        ValueError: columns of other lengths than the side's rows.
     """
+    check.same_shape(sureness=level.sureness, count=count, error=error)
+    return _draw_sureness(level, count, error, key=key)
+
+
+@jax.jit
+def _draw_sureness(level: Level, count: Array, error: Array, *, key: PRNGKeyArray) -> Level:
     key_sureness, key_evenness = jax.random.split(key)
     a = level.evenness
-    sureness = gamma(key_sureness, a + count / 2, a + error / 2)
+    # above 0, for its logarithm
+    sureness = jnp.maximum(_gamma(key_sureness, a + count / 2, a + error / 2), jnp.finfo(a.dtype).tiny)
     # The log density of every candidate, n a log(a) - n log Γ(a) + sum of a (log τ - τ), without large numbers.
     normalizer, candidates = (jnp.asarray(each, a.dtype) for each in (NORMALIZER, EVENNESS))
     log_density = len(sureness) * (normalizer + candidates * jnp.mean(jnp.log(sureness) - sureness + 1))
@@ -200,14 +246,28 @@ def wishart(
     With scatter = K K' and A lower triangular, normal below a diagonal of roots of chi-squares of dof, dof - 1, ..,
     Λ = (K'^-1 A) (K'^-1 A)' and R = K A'^-1. dof > k - 1; the mean of Λ is dof scatter^-1.
 
+    Raises:
+        ValueError: a scatter that is no square matrix; degrees of freedom that are too few.
+
     Source: Bartlett 1934, The vector representation of a sample.
     """
+    if np.ndim(scatter) != 2 or np.shape(scatter)[0] != np.shape(scatter)[1]:
+        raise ValueError(f"scatter: expected a square matrix, got shape {np.shape(scatter)}.")
+    if not check.traced(dof) and not len(scatter) - 1 < float(dof) < np.inf:
+        raise ValueError(f"dof: expected a finite number > {len(scatter) - 1}, the matrix' size less 1, got {dof}.")
+    return _wishart(key, dof, scatter)
+
+
+@jax.jit
+def _wishart(key: PRNGKeyArray, dof: Number, scatter: Array) -> tuple[Array, Array]:
     k = len(scatter)
     key_below, key_diagonal = jax.random.split(key)
     dtype = scatter.dtype
-    chi_square = 2 * gamma(key_diagonal, (dof - jnp.arange(k, dtype=dtype)) / 2, 1.0)
+    chi_square = 2 * _gamma(key_diagonal, (dof - jnp.arange(k, dtype=dtype)) / 2, 1.0)
+    chi_square = jnp.maximum(chi_square, jnp.finfo(dtype).tiny)  # of few degrees of freedom some draws are 0
     a = jnp.tril(jax.random.normal(key_below, (k, k), dtype), -1) + jnp.diag(jnp.sqrt(chi_square))
-    lower = cholesky(scatter)
+    # rounding can take what a small scatter adds to rows that lie in a plane
+    lower = cholesky(scatter + jnp.diag(2 * k * jnp.finfo(dtype).eps * jnp.diagonal(scatter)))
     transposed_solve = lambda lower, columns: solve_transposed(jnp.broadcast_to(lower, (k, k, k)), columns.T).T
     half = transposed_solve(lower, a)
     root = jnp.matmul(lower, transposed_solve(a, jnp.eye(k, dtype=dtype)), precision=HIGHEST)
@@ -215,9 +275,33 @@ def wishart(
 
 
 def gamma(key: PRNGKeyArray, shape: Number, rate: Number) -> Array:
-    """A draw of mean shape / rate."""
+    """A draw of mean shape / rate.
+
+    Raises:
+        ValueError: a shape or rate that is not finite and positive.
+    """
+    check.strength("shape", shape)
+    check.strength("rate", rate)
+    shape, rate = floats(shape, rate)
+    return _gamma(key, shape, rate)
+
+
+@jax.jit
+def _gamma(key: PRNGKeyArray, shape: Number, rate: Number) -> Array:
     shape = jnp.asarray(shape)
     return jax.random.gamma(key, shape, dtype=shape.dtype) / rate
+
+
+def check_priors(priors: Priors) -> None:
+    """All of them finite and positive, where they are concrete; raises a ValueError otherwise."""
+    for name in ("beta", "dof", "scatter", "noise", "strength", "cuts"):
+        check.strength(f"priors.{name}", getattr(priors, name))
+
+
+def _check_bases(level: Level, bases: tuple[Basis, ...]) -> None:
+    got = [b.z.shape for b in bases]
+    if got != (wanted := [(len(level.rows), len(link)) for link in level.links]):
+        raise ValueError(f"bases: expected features of shapes {wanted}, one for each of the links, got {got}.")
 
 
 def _square(a: Float[Array, "n k"]) -> Float[Array, "k k"]:

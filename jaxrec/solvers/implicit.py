@@ -32,10 +32,13 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from jaxrec.losses.penalty import L2, pair
+from jaxrec import check
+from jaxrec.losses.penalty import L2, half_squared_norm, pair
 from jaxrec.ratings import Ratings
 from jaxrec.solvers import regressions
-from jaxrec.solvers.als import alternate, check_sides, check_strengths
+from jaxrec.solvers.als import alternate, check_sides, check_strengths, check_tables
+from jaxrec.solvers.checks import check_factors, check_finite, check_rows, check_strength, in_float32, like
+from jaxrec.solvers.one_side import OVERFLOW
 from jaxrec.solvers.regressions import Side
 from jaxrec.types import Factors, Rows, Solution
 
@@ -72,25 +75,25 @@ def implicit_als(
         progress: show a bar.
 
     Returns:
-        The factors (b is 0), and how it ended: `trace` is the objective before the first and after each sweep.
+        The factors (b is 0), in `init`'s types, and how it ended: `trace` is the objective before the first and after
+        each sweep.
 
     Raises:
         ValueError: as `als`; a model with item biases or means; unobserved that is not positive.
         FloatingPointError: the objective is no longer finite.
     """
     check_sides(by_user, by_item, init, sweeps)
-    check_strengths(l2)
+    check_strengths(init, l2)
+    _check_unobserved(unobserved)
     if init.c is not None or init.mu is not None:
         raise ValueError("init: expected a model of products alone, models.init(..., item_bias=False) without mu.")
-    if not (np.ndim(unobserved) == 0 and 0 < unobserved < np.inf):
-        raise ValueError(f"unobserved: expected a finite number > 0, got {unobserved}.")
-    init = by_user.beside(dataclasses.replace(init, b=jnp.zeros_like(init.b)))
+    start = by_user.beside(in_float32(dataclasses.replace(init, b=jnp.zeros_like(init.b))))
     step = lambda factors: _sweep(factors, by_user, by_item, l2=l2, unobserved=unobserved, cg_steps=cg_steps)
-    before = _cost(init, by_user, l2=l2, unobserved=unobserved)
-    return alternate(step, init, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress)
+    before = _cost(start, by_user, l2=l2, unobserved=unobserved)
+    factors, how = alternate(step, start, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress)
+    return like(factors, init), how
 
 
-@partial(jax.jit, static_argnames="cg_steps")
 def implicit_fold_in(
     rows: Rows, factors: Factors, *, l2: L2, unobserved: float | Float[Array, ""] = 1.0, cg_steps: int | None = None
 ) -> Factors:
@@ -106,8 +109,18 @@ def implicit_fold_in(
         cg_steps: as in `implicit_als`; for rows that are in the model.
 
     Raises:
-        ValueError: rows over another number of items (users) than the factors have; cg_steps for new rows.
+        ValueError: rows over another number of items (users) than the factors have, or ids that they have not; factors
+            whose parts do not fit; l2 that is not positive or neither a number nor one per row; unobserved that is not
+            positive; cg_steps for new rows; a row whose numbers are beyond the type's range.
     """
+    _check_side(rows, factors, l2, unobserved)
+    found = _fold_in(rows, factors, l2=l2, unobserved=unobserved, cg_steps=cg_steps)
+    check_finite("implicit_fold_in", found.w if rows.side == "user" else found.x, OVERFLOW)
+    return found
+
+
+@partial(jax.jit, static_argnames="cg_steps")
+def _fold_in(rows: Rows, factors: Factors, *, l2: L2, unobserved: float | Array, cg_steps: int | None) -> Factors:
     return _solved(rows, factors, l2=l2, unobserved=unobserved, cg_steps=cg_steps)[0]
 
 
@@ -120,23 +133,51 @@ def implicit_sweep(
     unobserved: float | Float[Array, ""] = 1.0,
     cg_steps: int | None = None,
 ) -> tuple[Factors, Array]:
-    """One sweep, (new factors, objective after it): pure, to be jitted, vmapped over l2 and unobserved."""
+    """One sweep, (new factors, objective after it): pure, to be jitted, vmapped over l2 and unobserved.
+
+    Raises:
+        ValueError: as `implicit_als`, but for the two sides' observations, which are not compared.
+    """
+    check_tables(by_user, by_item, factors)
+    check_strengths(factors, l2)
+    _check_unobserved(unobserved)
+    return _sweep(factors, by_user, by_item, l2=l2, unobserved=unobserved, cg_steps=cg_steps)
+
+
+@partial(jax.jit, static_argnames="cg_steps")
+def _sweep(
+    factors: Factors, by_user: Rows, by_item: Rows, *, l2: L2, unobserved: float | Array, cg_steps: int | None
+) -> tuple[Factors, Array]:
     factors, _ = _solved(by_user, factors, l2=l2, unobserved=unobserved, cg_steps=cg_steps)
     factors, left = _solved(by_item, factors, l2=l2, unobserved=unobserved, cg_steps=cg_steps)
-    return factors, left + jnp.sum(jnp.asarray(pair(l2)[0]) * jnp.sum(factors.w**2, axis=1)) / 2
+    return factors, left + half_squared_norm(in_float32(factors.w), pair(l2)[0])
 
 
 def implicit_cost(
     factors: Factors, rows: Rows, *, l2: L2, unobserved: float | Float[Array, ""] = 1.0
 ) -> Float[Array, ""]:
-    """The module's objective; rows may be of either side."""
+    """The module's objective; rows may be of either side. In float32 at least.
+
+    Raises:
+        ValueError: rows of other tables than the factors', or ids that they have not; factors or strengths as
+            `implicit_als`.
+    """
+    _check_side(rows, factors, l2, unobserved)
+    if (got := len(factors.w if rows.side == "user" else factors.x)) != len(rows.place):
+        raise ValueError(f"factors: expected a table of the {len(rows.place)} rows, got {got}.")
+    return _cost(factors, rows, l2=l2, unobserved=unobserved)
+
+
+@jax.jit
+def _cost(factors: Factors, rows: Rows, *, l2: L2, unobserved: float | Array) -> Array:
+    factors = in_float32(factors)
     of_users, of_items = pair(l2)
     by_user = rows.side == "user"
     own, theirs = (factors.w, factors.x) if by_user else (factors.x, factors.w)
     everywhere = jnp.sum(_gram(factors.w) * _gram(factors.x))  # sum over all pairs of (w . x)^2
     total = unobserved * everywhere / 2
     for strength, table in ((of_users, factors.w), (of_items, factors.x)):
-        total = total + jnp.sum(jnp.asarray(strength) * jnp.sum(table**2, axis=1)) / 2
+        total = total + half_squared_norm(table, strength)
     none = jnp.zeros(own.shape, own.dtype)  # no penalty beside the observed errors
     return total + regressions.left(rows, Side(theirs, own, none, intercept=False))
 
@@ -151,8 +192,10 @@ def frequency_scaled(
 
     Source: Rendle et al. 2022, where an exponent of 1 is best.
     """
-    if not (l2 > 0 and unobserved > 0):
-        raise ValueError(f"expected l2 and unobserved > 0, got {l2} and {unobserved}.")
+    if not (0 < l2 < np.inf and 0 < unobserved < np.inf and np.isfinite(exponent)):
+        raise ValueError(
+            f"expected finite l2 and unobserved > 0 and a finite exponent, got {l2} and {unobserved}, {exponent}."
+        )
     strength = lambda ids, n, others: jnp.asarray(
         l2 * (np.bincount(ids, minlength=n) + unobserved * others) ** exponent, jnp.float32
     )
@@ -160,28 +203,40 @@ def frequency_scaled(
     return strength(ratings.user, n_users, n_items), strength(ratings.item, n_items, n_users)
 
 
-_sweep = jax.jit(implicit_sweep, static_argnames="cg_steps")
-_cost = jax.jit(implicit_cost)
-
-
-def _solved(
-    rows: Rows, factors: Factors, *, l2: L2, unobserved: float | Array, cg_steps: int | None
-) -> tuple[Factors, Array]:
-    by_user = rows.side == "user"
-    own, theirs = (factors.w, factors.x) if by_user else (factors.x, factors.w)
+def _check_side(rows: Rows, factors: Factors, l2: L2, unobserved: float | Array) -> None:
+    by_user, n_rows = rows.side == "user", len(rows.place)
+    theirs = factors.x if by_user else factors.w
+    unread = np.broadcast_to(np.float32(0), np.shape(factors.w)[:1])  # b is 0 whatever stands there
+    check_factors(dataclasses.replace(factors, b=unread))
     if rows.n_others != len(theirs):
         raise ValueError(
             f"rows: expected observations over the {len(theirs)} {'items' if by_user else 'users'} of the factors, "
             f"got {rows.n_others}. Give Ratings.from_columns the ids that the model was trained with."
         )
+    check_rows(rows)
+    check_strength("l2", l2, *((n_rows, rows.n_others) if by_user else (rows.n_others, n_rows)))
+    _check_unobserved(unobserved)
+
+
+def _check_unobserved(unobserved: float | Array) -> None:
+    number = np.ndim(unobserved) == 0
+    if not (number and (check.traced(unobserved) or 0 < float(unobserved) < np.inf)):
+        raise ValueError(f"unobserved: expected a finite number > 0, got {unobserved}.")
+
+
+def _solved(
+    rows: Rows, factors: Factors, *, l2: L2, unobserved: float | Array, cg_steps: int | None
+) -> tuple[Factors, Array]:
+    by_user, wide = rows.side == "user", in_float32(factors)
+    own, theirs = (wide.w, wide.x) if by_user else (wide.x, wide.w)
     strength = jnp.asarray(pair(l2)[0 if by_user else 1], own.dtype)
     shape = len(rows.place), own.shape[1]
     precision = jnp.broadcast_to(strength[:, None] if strength.ndim else strength, shape)
     shared = jnp.asarray(unobserved, own.dtype) * _gram(theirs)
     v, left = regressions.solve(rows, Side(theirs, own, precision, intercept=False, shared=shared), cg_steps)
     if by_user:
-        return dataclasses.replace(factors, w=v, b=jnp.zeros(len(v), v.dtype)), left
-    return dataclasses.replace(factors, x=v), left
+        return dataclasses.replace(factors, w=like(v, factors.w), b=jnp.zeros(len(v), factors.b.dtype)), left
+    return dataclasses.replace(factors, x=like(v, factors.x)), left
 
 
 def _gram(table: Array) -> Array:

@@ -29,6 +29,7 @@ pure function of one user; vmap, or `jax.lax.map` where memory matters, makes ma
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import NormalDist
 from typing import NamedTuple
 
 import jax
@@ -36,14 +37,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.tree_util import register_dataclass
-from jaxtyping import Bool, Float, Int, Num
-from scipy.special import gammaincinv, ndtri
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxrec import check
 from jaxrec.kernels.cholesky import cho_solve, cholesky
 from jaxrec.kernels.chunks import by_chunks
 from jaxrec.lookup import lookup
 from jaxrec.solvers import ridge
+from jaxrec.solvers.checks import floats
 from jaxrec.solvers.gibbs import State
 
 __all__ = ["Draws", "Mixture", "Prediction", "draws", "lower_bound", "next_question", "posterior", "predict"]
@@ -133,9 +135,12 @@ def draws(states: Sequence[State], *, mu: float, uneven: bool = True, nodes: int
     users, items, alpha = together.users, together.items, together.alpha
     node, share = np.ones((len(alpha), 1)), np.ones(1)
     if uneven:
+        from scipy.special import gammaincinv  # a third of a second to import, and only this needs it
+
         at, weight = np.polynomial.legendre.leggauss(nodes)
         a = np.asarray(users.evenness, np.float64)[:, None]
         node, share = gammaincinv(a, (at + 1) / 2) / a, weight / 2
+        node = np.maximum(node, np.finfo(np.float32).tiny)  # above 0 in float32 too, for its logarithm
     rows, dtype = jnp.moveaxis(items.rows, 0, 1), items.rows.dtype
     return Draws(
         rows.at[..., -1].set(1),
@@ -151,11 +156,11 @@ def draws(states: Sequence[State], *, mu: float, uneven: bool = True, nodes: int
 
 def posterior(
     draws: Draws,
-    item: Int[Array, " n"],
-    value: Num[Array, " n"],
-    where: Bool[Array, " n"] | None = None,
+    item: Int[ArrayLike, " n"],
+    value: Shaped[ArrayLike, " n"],
+    where: Bool[ArrayLike, " n"] | None = None,
     *,
-    z: tuple[Float[Array, " _"], ...] = (),
+    z: tuple[Shaped[ArrayLike, " _"], ...] = (),
 ) -> Mixture:
     """The posterior of a user's (w, b) given her ratings; of no ratings, her prior.
 
@@ -167,14 +172,21 @@ def posterior(
         z: her features, one row for each of the users' groups, turned as `hierarchy.Basis` says; 0: not known.
 
     Raises:
-        ValueError: columns of different lengths; other groups of features than the draws have.
+        ValueError: columns of different lengths; items that the draws do not have; other features than theirs.
     """
     check.same_shape(item=item, value=value, where=where)
+    item = check.row_ids("item", item, size=len(draws.x), where=where)
     if (got := [len(each) for each in z]) != (wanted := [link.shape[1] for link in draws.links]):
         raise ValueError(f"z: expected a user's features of lengths {wanted}, one row a group, got {got}.")
+    value, *z = (each.astype(draws.x.dtype) for each in floats(value, *z))
+    return _posterior(draws, item, value, None if where is None else jnp.asarray(where, bool), tuple(z))
+
+
+@jax.jit
+def _posterior(draws: Draws, item: Array, value: Array, where: Array | None, z: tuple[Array, ...]) -> Mixture:
     dtype = draws.x.dtype
     where = jnp.ones(item.shape, bool) if where is None else where
-    item, y = jnp.where(where, item, 0), jnp.where(where, value.astype(dtype), 0)
+    item, y = jnp.where(where, item, 0), jnp.where(where, value, 0)
     x, offset, weight = (lookup(each, item) for each in (draws.x, draws.offset, draws.precision_of))
     log_weight = jnp.sum(jnp.where(where[:, None], jnp.log(weight), 0), axis=0)
     weight = jnp.where(where[:, None], weight, 0)
@@ -195,18 +207,30 @@ def posterior(
     misfit = misfit + product("stk,skl,stl->st", change, draws.precision, change)
     log_weight = log_weight[:, None] + count * jnp.log(draws.node)  # log det D
     log_weight = log_weight + _log_det(cholesky(draws.precision))[:, None] - _log_det(factor.cholesky) - misfit
-    log_weight = jax.nn.log_softmax(log_weight / 2 + jnp.log(draws.share)[None], axis=(0, 1))
+    # Ratings that no draw foretells, 10^20 say, have densities of 0: then the draws count alike, and not as NaN.
+    # (The barrier: of 10^6 the largest, computed once more in another order, would be off by more than it is apart.)
+    log_weight = jnp.maximum(log_weight / 2 + jnp.log(draws.share)[None], -jnp.finfo(dtype).max / 4)
+    log_weight = jax.nn.log_softmax(jax.lax.optimization_barrier(log_weight), axis=(0, 1))
     return Mixture(log_weight, prior[:, None] + change, covariance)
 
 
-def predict(draws: Draws, mixture: Mixture, items: Int[Array, " n"] | None = None) -> Prediction:
+def predict(draws: Draws, mixture: Mixture, items: Int[ArrayLike, " n"] | None = None) -> Prediction:
     """What she would say of items (None: of all): means and spreads by the law of total variance.
 
     Args:
         draws: that the mixture is of.
         mixture: from `posterior`.
         items: ids.
+
+    Raises:
+        ValueError: ids that the draws do not have; a mixture of other draws.
     """
+    _check_mixture(draws, mixture)
+    return _predict(draws, mixture, _ids("items", items, draws))
+
+
+@jax.jit
+def _predict(draws: Draws, mixture: Mixture, items: Array | None) -> Prediction:
     given = _collapse(draws, mixture)
     x, apart, mean, noise = _of_items(draws, given, items)
     spread = product("ns,s->n", jnp.sum(_bent(given, x) * x, axis=2) + apart**2, given.share)
@@ -216,10 +240,10 @@ def predict(draws: Draws, mixture: Mixture, items: Int[Array, " n"] | None = Non
 def next_question(
     draws: Draws,
     mixture: Mixture,
-    candidates: Int[Array, " c"] | None = None,
-    targets: Int[Array, " n"] | None = None,
+    candidates: Int[ArrayLike, " c"] | None = None,
+    targets: Int[ArrayLike, " n"] | None = None,
     *,
-    weights: Float[Array, " n"] | None = None,
+    weights: Shaped[ArrayLike, " n"] | None = None,
     block: int = 256,
 ) -> Float[Array, " c"]:
     """By how much the variances of her predictions, summed over the targets, are expected to fall if she rates j.
@@ -242,20 +266,40 @@ def next_question(
         block: candidates at a time.
 
     Raises:
-        ValueError: weights of another number than targets; block < 1.
+        ValueError: weights of another number than targets; ids that the draws do not have; a mixture of other draws;
+            block < 1.
 
     Source: Cohn, Ghahramani, Jordan 1996, Active learning with statistical models.
     """
     n_targets = len(draws.x) if targets is None else len(targets)
-    if weights is not None and len(weights) != n_targets:
-        raise ValueError(f"weights: expected one for each of {n_targets} targets, got {len(weights)}.")
+    if weights is not None and np.shape(weights) != (n_targets,):
+        got = np.shape(weights)
+        raise ValueError(
+            f"weights: expected one for each of {n_targets} targets, got {got[0] if len(got) == 1 else got}."
+        )
     if block < 1:
         raise ValueError(f"block: expected at least 1, got {block}.")
+    _check_mixture(draws, mixture)
+    candidates, targets = _ids("candidates", candidates, draws), _ids("targets", targets, draws)
+    weights = None if weights is None else floats(weights)[0].astype(draws.x.dtype)
+    return _next_question(draws, mixture, candidates, targets, weights, block=block)
+
+
+@partial(jax.jit, static_argnames="block")
+def _next_question(
+    draws: Draws,
+    mixture: Mixture,
+    candidates: Array | None,
+    targets: Array | None,
+    weights: Array | None,
+    *,
+    block: int,
+) -> Array:
     given = _collapse(draws, mixture)
     flat = lambda x, apart: jnp.concatenate([x.reshape(len(x), -1), apart], axis=1)
     x, apart, _, _ = _of_items(draws, given, targets)
     known = flat(x, apart)
-    weights = jnp.ones(n_targets, known.dtype) if weights is None else weights
+    weights = jnp.ones(len(known), known.dtype) if weights is None else weights
 
     def reduction(asked: Array) -> Array:
         x, apart, _, noise = _of_items(draws, given, asked)
@@ -267,7 +311,9 @@ def next_question(
     return by_chunks(reduction, candidates, block)
 
 
-def lower_bound(mean: Float[Array, "..."], deviation: Float[Array, "..."], share: float) -> Float[Array, "..."]:
+def lower_bound(
+    mean: Shaped[ArrayLike, "..."], deviation: Shaped[ArrayLike, "..."], share: float
+) -> Float[Array, "..."]:
     """What a prediction exceeds with probability `share`, if it is normal: mean - z(share) deviation, to rank by.
 
     A list ranked by it prefers, of two items of one mean, the one that is known better. .5 is the mean itself.
@@ -278,7 +324,18 @@ def lower_bound(mean: Float[Array, "..."], deviation: Float[Array, "..."], share
     if not 0 < share < 1:
         raise ValueError(f"share: expected a number in (0, 1), got {share}.")
     check.same_shape(mean=mean, deviation=deviation)
-    return mean - jnp.asarray(ndtri(share), mean.dtype) * deviation
+    mean, deviation = floats(mean, deviation)
+    return mean - jnp.asarray(NormalDist().inv_cdf(share), mean.dtype) * deviation
+
+
+def _ids(name: str, ids: ArrayLike | None, draws: Draws) -> Array | None:
+    return None if ids is None else check.row_ids(name, ids, size=len(draws.x))
+
+
+def _check_mixture(draws: Draws, mixture: Mixture) -> None:
+    expected, got = (draws.node.shape, draws.mean.shape[1:]), (mixture.log_weight.shape, mixture.mean.shape[2:])
+    if expected != got:
+        raise ValueError(f"mixture: expected one of these draws, {expected} draws, nodes and coefficients, got {got}.")
 
 
 class _Collapsed(NamedTuple):

@@ -17,13 +17,19 @@ from jaxrec.lookup import lookup
 from jaxrec.losses.penalty import L2, pair
 from jaxrec.losses.pointwise import PointwiseLoss, squared_error
 from jaxrec.solvers import regressions, ridge
+from jaxrec.solvers.checks import check_factors, check_finite, check_rows, check_strength, in_float32, like
 from jaxrec.solvers.regressions import Side
 from jaxrec.types import Bucket, Dense, Factors, Rows, Total
 
-__all__ = ["fold_in", "leave_one_out", "solved", "solved_densely"]
+__all__ = ["OVERFLOW", "check_side", "fold_in", "leave_one_out", "solved", "solved_densely"]
+
+# What is said of a row whose solution is not finite.
+OVERFLOW = (
+    "NaN among its numbers or the features, or weights times squares beyond the type's range: scale them, or run in "
+    "float64."
+)
 
 
-@partial(jax.jit, static_argnames="cg_steps")
 def fold_in(rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, cg_steps: int | None = None) -> Factors:
     """Every row of one side solved in closed form, given the other side: half a sweep, and how new rows come in.
 
@@ -42,11 +48,14 @@ def fold_in(rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, cg_steps
             parameters: for sweeps of training.
 
     Returns:
-        The factors, with the side's table replaced by one of as many rows as `rows` has.
+        The factors, with the side's table replaced by one of as many rows as `rows` has. Solved in float32 at least,
+        and returned in the factors' own types; how exactly, `solvers.regressions` says.
 
     Raises:
-        ValueError: `rows` names other users or items than the other side's table has; mu of another length; cg_steps
-            below 1, or for other rows than the factors have.
+        ValueError: `rows` names other users or items than the other side's table has, or ids that it has not; factors
+            whose parts do not fit; mu of another length; a strength that is not finite and positive (l2_bias: or 0), or
+            neither a number nor one per row; cg_steps below 1, or for other rows than the factors have; a row whose
+            numbers are beyond the type's range.
 
     >>> from jaxrec import Ratings, data, models, solvers
     >>> ratings = data.synthetic.low_rank(50, 40, 600, rng=0).ratings
@@ -57,27 +66,35 @@ def fold_in(rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, cg_steps
     >>> models.predict_all(fold_in(data.rows(newcomer, "user"), factors, l2=2.0)).shape
     (1, 40)
     """
-    return solved(rows, factors, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps)[0]
+    check_side(rows, factors, l2, l2_bias)
+    found = _fold_in(rows, factors, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps)
+    check_finite("fold_in", (found.w, found.b) if rows.side == "user" else (found.x, found.c), OVERFLOW)
+    return found
 
 
 def solved(
     rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, cg_steps: int | None = None
 ) -> tuple[Factors, Array]:
     """(what `fold_in` returns, the squared error and the rows' own penalty at it): a solution knows what it leaves."""
-    side = _side(rows.side, (len(rows.place), rows.n_others), factors, l2, l2_bias)
+    side = _side(rows.side, (len(rows.place), rows.n_others), in_float32(factors), l2, l2_bias)
     v, left = regressions.solve(rows, side, cg_steps)
     return _replace(factors, rows.side, v, side.intercept), left
+
+
+@partial(jax.jit, static_argnames="cg_steps")
+def _fold_in(rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2, cg_steps: int | None) -> Factors:
+    return solved(rows, factors, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps)[0]
 
 
 def solved_densely(which: str, ratings: Dense, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0) -> tuple[Factors, Array]:
     """The same for every 'user' or 'item' of a dense matrix: all rows' normal equations are one matrix product."""
     n_items, n_users = ratings.where.shape
-    side = _side(which, (n_users, n_items) if which == "user" else (n_items, n_users), factors, l2, l2_bias)
+    sizes = (n_users, n_items) if which == "user" else (n_items, n_users)
+    side = _side(which, sizes, in_float32(factors), l2, l2_bias)
     v, left = regressions.solve_densely(ratings if which == "user" else ratings.T, side)
     return _replace(factors, which, v, side.intercept), left
 
 
-@partial(jax.jit, static_argnames="loss")
 def leave_one_out(
     rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, loss: PointwiseLoss = squared_error
 ) -> Total:
@@ -96,19 +113,39 @@ def leave_one_out(
     Raises:
         ValueError: as `fold_in`.
     """
-    side = _side(rows.side, (len(rows.place), rows.n_others), factors, l2, l2_bias)
+    check_side(rows, factors, l2, l2_bias)
+    return _leave_one_out(rows, factors, l2=l2, l2_bias=l2_bias, loss=loss)
+
+
+@partial(jax.jit, static_argnames="loss")
+def _leave_one_out(rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2, loss: PointwiseLoss) -> Total:
+    side = _side(rows.side, (len(rows.place), rows.n_others), in_float32(factors), l2, l2_bias)
     parts = []
     for bucket in rows.buckets:
         error = _left_out(bucket, side)  # in the regression's units: y less what is given
-        parts.append(loss(error + bucket.value, bucket.value, where=bucket.where, weights=bucket.weights))
+        value = bucket.value.astype(error.dtype)
+        weights = None if bucket.weights is None else bucket.weights.astype(error.dtype)
+        parts.append(loss(error + value, value, where=bucket.where, weights=weights))
     return sum(parts[1:], start=parts[0])
+
+
+def check_side(rows: Rows, factors: Factors, l2: L2, l2_bias: L2 = 0.0) -> None:
+    """What one side's regressions are given: tables, ids and strengths that fit; raises a ValueError otherwise."""
+    by_user, n_rows = rows.side == "user", len(rows.place)
+    n_users, n_items = (n_rows, rows.n_others) if by_user else (rows.n_others, n_rows)
+    check_factors(factors if by_user else dataclasses.replace(factors, mu=None))  # mu may be of new items
+    _check_tables(rows.side, rows.n_others, n_items, factors)
+    check_rows(rows)
+    check_strength("l2", l2, n_users, n_items)
+    check_strength("l2_bias", l2_bias, n_users, n_items, zero=True)
 
 
 def _replace(factors: Factors, which: str, v: Array, intercept: bool) -> Factors:
     if not intercept:
-        return dataclasses.replace(factors, x=v)
+        return dataclasses.replace(factors, x=like(v, factors.x))
     names = ("w", "b") if which == "user" else ("x", "c")
-    return dataclasses.replace(factors, **dict(zip(names, (v[:, :-1], v[:, -1]), strict=True)))
+    new = dict(zip(names, (v[:, :-1], v[:, -1]), strict=True))
+    return dataclasses.replace(factors, **like(new, {name: getattr(factors, name) for name in names}))
 
 
 def _side(which: str, sizes: tuple[int, int], factors: Factors, l2: L2, l2_bias: L2) -> Side:
@@ -116,16 +153,9 @@ def _side(which: str, sizes: tuple[int, int], factors: Factors, l2: L2, l2_bias:
     by_user = which == "user"
     n_rows, n_others = sizes
     theirs, dtype = (factors.x if by_user else factors.w), factors.x.dtype
-    if n_others != len(theirs):
-        raise ValueError(
-            f"rows: expected ratings over the {len(theirs)} {'items' if by_user else 'users'} of the factors, got "
-            f"{n_others}. Give Ratings.from_columns the ids that the model was trained with."
-        )
     n_items = n_others if by_user else n_rows
-    mu = jnp.asarray(0.0 if factors.mu is None else factors.mu, dtype)
-    if mu.ndim and len(mu) != n_items:
-        raise ValueError(f"mu: expected a number or one per item ({n_items}), got {len(mu)}.")
-    mu = jnp.broadcast_to(mu, (n_items,))
+    _check_tables(which, n_others, n_items, factors)
+    mu = jnp.broadcast_to(jnp.asarray(0.0 if factors.mu is None else factors.mu, dtype), (n_items,))
     strength, strength_bias = pair(l2)[0 if by_user else 1], pair(l2_bias)[0 if by_user else 1]
     each = lambda strength: jnp.broadcast_to(jnp.asarray(strength, dtype), (n_rows,))
     precision = jnp.broadcast_to(each(strength)[:, None], (n_rows, theirs.shape[1]))
@@ -137,6 +167,19 @@ def _side(which: str, sizes: tuple[int, int], factors: Factors, l2: L2, l2_bias:
     if factors.c is None:
         return Side(theirs, factors.x, precision, False, factors.b, mu)
     return Side(theirs, beside(factors.x, factors.c), with_bias, True, factors.b, mu)
+
+
+def _check_tables(which: str, n_others: int, n_items: int, factors: Factors) -> None:
+    theirs, of_what = (factors.x, "items") if which == "user" else (factors.w, "users")
+    if n_others != len(theirs):
+        raise ValueError(
+            f"rows: expected ratings over the {len(theirs)} {of_what} of the factors, got {n_others}. "
+            "Give Ratings.from_columns the ids that the model was trained with."
+        )
+    if factors.mu is not None and (shape := jnp.shape(factors.mu)) not in ((), (n_items,)):
+        raise ValueError(
+            f"mu: expected a number or one per item ({n_items}), got {shape[0] if len(shape) == 1 else shape}."
+        )
 
 
 def _left_out(bucket: Bucket, side: Side) -> Array:

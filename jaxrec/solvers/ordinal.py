@@ -14,28 +14,31 @@ Sources: Albert, Chib 1993, Bayesian analysis of binary and polychotomous respon
 Monte Carlo Markov chain convergence for cumulative-link generalized linear models.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy.special import log_ndtr, ndtri
-from jax.scipy.stats import norm
+from jax.scipy.special import log_ndtr, ndtr, ndtri
 from jax.tree_util import register_dataclass
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
-from scipy import stats
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
 
 from jaxrec import check
 from jaxrec.kernels.cholesky import cho_solve, cholesky, solve_transposed
 from jaxrec.lookup import lookup
+from jaxrec.solvers.checks import floats
 
 __all__ = ["Levels", "draw_cuts", "draw_latents", "level_of", "levels_of", "log_interval", "moments", "probabilities"]
 
 HIGHEST = jax.lax.Precision.HIGHEST
 FAR = 8.0  # deviations beyond which a tail is drawn from by its ratio to the density, for its mass underflows
+LOG_ROOT_2PI = math.log(2 * math.pi) / 2
 SHORT = 0.01  # the smallest share of a Newton step that is tried
 
 
@@ -66,14 +69,18 @@ def levels_of(values: Sequence[float] | np.ndarray) -> Levels:
     value, count = np.unique(check.finite("levels", values), return_counts=True)
     if len(value) < 2:
         raise ValueError(f"levels: expected at least 2 different ratings, got {value.tolist()}.")
-    cut = stats.norm.ppf(np.cumsum(count)[:-1] / count.sum())
+    cut = [NormalDist().inv_cdf(share) for share in np.cumsum(count)[:-1] / count.sum()]
     return Levels(jnp.asarray(value, jnp.float32), jnp.asarray(cut, jnp.float32))
 
 
-def level_of(levels: Levels, value: Float[Array, "*n"]) -> Int[Array, "*n"]:
-    """Which level a rating is: that of the nearest value."""
-    between = (levels.value[1:] + levels.value[:-1]) / 2
-    return jnp.searchsorted(between.astype(value.dtype), value, method="compare_all").astype(jnp.int32)
+def level_of(levels: Levels, value: Shaped[ArrayLike, "*n"]) -> Int[Array, "*n"]:
+    """Which level a rating is: that of the nearest value. Ratings of any type."""
+    return _level_of(*floats(levels.value, value))
+
+
+@jax.jit
+def _level_of(values: Array, value: Array) -> Array:
+    return jnp.searchsorted((values[1:] + values[:-1]) / 2, value, method="compare_all").astype(jnp.int32)
 
 
 def draw_latents(
@@ -91,7 +98,17 @@ def draw_latents(
     Q(z) = Q(a) - u (Q(a) - Q(b)), u uniform. Where a is `FAR` out, it solves by a few steps, with Q = φ m::
 
         (z^2 - a^2) / 2 = -log(1 - u (1 - Q(b) / Q(a))) + log(m(z) / m(a))        m(z): about 1 / z
+
+    Raises:
+        ValueError: arrays of different shapes; levels that the cuts do not have.
     """
+    check.same_shape(eta=eta, precision=precision, level=level, where=where)
+    level = check.row_ids("level", level, size=len(cut) + 1, where=where)
+    return _draw_latents(cut, eta, precision, level, where, key=key)
+
+
+@jax.jit
+def _draw_latents(cut: Array, eta: Array, precision: Array, level: Array, where: Array, *, key: PRNGKeyArray) -> Array:
     eta, precision = jnp.where(where, eta, 0), jnp.where(where, precision, 1)
     root = jnp.sqrt(precision)
     below, above = _ends(cut, jnp.where(where, level, 0))
@@ -101,7 +118,7 @@ def draw_latents(
     u = jax.random.uniform(key, eta.shape, eta.dtype) + jnp.finfo(eta.dtype).eps / 2  # never 0, never 1
 
     near = jnp.minimum(a, FAR)
-    at_a, at_b = norm.cdf(-near), norm.cdf(-jnp.maximum(b, near))
+    at_a, at_b = ndtr(-near), ndtr(-jnp.maximum(b, near))
     inside = -ndtri(at_a - u * (at_a - at_b))
 
     far = jnp.maximum(a, FAR)
@@ -130,18 +147,39 @@ def _ends(cut: Array, level: Array) -> tuple[Array, Array]:
     return lookup(ends, level), lookup(ends, level + 1)
 
 
+@jax.jit
 def log_interval(lower: Float[Array, "*n"], upper: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """log(Φ(upper) - Φ(lower)), lower < upper, in both tails; finite where they differ by less than rounding."""
+    """log(Φ(upper) - Φ(lower)), lower < upper, in both tails; finite where they differ by less than rounding.
+
+    Beyond 10^18 deviations, whose square float32 does not hold, it is that of 10^18.
+    """
+    most = jnp.sqrt(jnp.finfo(lower.dtype).max) / 16
+    lower, upper = jnp.clip(lower, -most, most), jnp.clip(upper, -most, most)
     over = lower < -upper
     a, b = jnp.where(over, -upper, lower), jnp.where(over, -lower, upper)
-    above = log_ndtr(-a)
-    return above + jnp.log(-jnp.expm1(jnp.minimum(log_ndtr(-b) - above, -jnp.finfo(a.dtype).eps)))
+    least = jnp.finfo(a.dtype).eps  # of 1 - Q(b) / Q(a)
+
+    near = jnp.minimum(a, FAR)
+    above = log_ndtr(-near)
+    inside = above + jnp.log(-jnp.expm1(jnp.minimum(log_ndtr(-jnp.maximum(b, near)) - above, -least)))
+
+    far = jnp.maximum(a, FAR)
+    end = jnp.maximum(b, far)
+    ratio = jnp.log(_mills(end) / _mills(far)) - (end - far) * ((end + far) / 2)
+    tail = -far * far / 2 - LOG_ROOT_2PI + jnp.log(_mills(far)) + jnp.log(-jnp.expm1(jnp.minimum(ratio, -least)))
+    return jnp.where(a > FAR, tail, inside)
 
 
 def probabilities(
     cut: Float[Array, " cuts"], eta: Float[Array, "*n"], precision: Float[Array, "*n"]
 ) -> Float[Array, "*n levels"]:
     """Of every level."""
+    check.same_shape(eta=eta, precision=precision)
+    return _probabilities(cut, eta, precision)
+
+
+@jax.jit
+def _probabilities(cut: Array, eta: Array, precision: Array) -> Array:
     each, eta, root = jnp.arange(len(cut) + 1), eta[..., None], jnp.sqrt(precision)[..., None]
     lower, upper = ((end.reshape((1,) * (eta.ndim - 1) + (-1,)) - eta) * root for end in _ends(cut, each))
     return jnp.exp(log_interval(lower, upper))
@@ -151,7 +189,13 @@ def moments(
     levels: Levels, eta: Float[Array, "*n"], precision: Float[Array, "*n"]
 ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
     """The rating's mean and variance."""
-    share = probabilities(levels.cut, eta, precision)
+    check.same_shape(eta=eta, precision=precision)
+    return _moments(levels, eta, precision)
+
+
+@jax.jit
+def _moments(levels: Levels, eta: Array, precision: Array) -> tuple[Array, Array]:
+    share = _probabilities(levels.cut, eta, precision)
     value = levels.value.reshape((1,) * eta.ndim + (-1,))
     mean = jnp.sum(share * value, axis=-1)
     return mean, jnp.sum(share * (value - mean[..., None]) ** 2, axis=-1)
@@ -175,7 +219,27 @@ def draw_cuts(
 
     which is reversible where the density is normal, and nearly always accepted where ratings are many. s is 1 or
     less, down to `SHORT`, by a coin. Far from the mode a whole step may never be taken: the way back is too unlikely.
+
+    Raises:
+        ValueError: arrays of different shapes; levels that the cuts do not have; a scale that is not positive.
     """
+    check.same_shape(eta=eta, precision=precision, level=level, where=where)
+    level = check.row_ids("level", level, size=len(cut) + 1, where=where)
+    check.strength("scale", scale)
+    return _draw_cuts(cut, eta, precision, level, where, scale, key=key)
+
+
+@jax.jit
+def _draw_cuts(
+    cut: Array,
+    eta: Array,
+    precision: Array,
+    level: Array,
+    where: Array,
+    scale: float | Array,
+    *,
+    key: PRNGKeyArray,
+) -> Array:
     key_noise, key_share, key_accept = jax.random.split(key, 3)
     eta, precision = jnp.where(where, eta, 0), jnp.where(where, precision, 1)
     level = jnp.where(where, level, 0)
@@ -210,7 +274,7 @@ class _Around(NamedTuple):
         root = jnp.sqrt(precision)
         a, b = ((end - eta) * root for end in _ends(cut, level))
         each = log_interval(a, b)
-        at_a, at_b = (jnp.exp(norm.logpdf(end) - each) for end in (a, b))
+        at_a, at_b = (jnp.exp(-(end**2) / 2 - LOG_ROOT_2PI - each) for end in (a, b))
         a, b = jnp.where(level == 0, 0, a), jnp.where(level == len(cut), 0, b)
         first = [root * at_b, -root * at_a]
         second = [precision * at_b * (at_b + b), precision * at_a * (at_a - a), -precision * at_a * at_b]

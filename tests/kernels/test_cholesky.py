@@ -23,7 +23,8 @@ def test_is_numpys(x64, batch, d):
     np.testing.assert_allclose(
         kernel.cho_solve(lower, jnp.asarray(rhs)), np.linalg.solve(a, rhs[..., None])[..., 0], rtol=1e-7, atol=1e-9
     )
-    for each, times in zip(kernel.solve(jnp.asarray(a), (jnp.asarray(rhs), 2 * jnp.asarray(rhs))), (1, 2), strict=True):
+    solutions, _ = kernel.solve(jnp.asarray(a), (jnp.asarray(rhs), 2 * jnp.asarray(rhs)))
+    for each, times in zip(solutions, (1, 2), strict=True):
         np.testing.assert_allclose(each, times * np.linalg.solve(a, rhs[..., None])[..., 0], rtol=1e-7, atol=1e-9)
     upper = np.linalg.solve(np.swapaxes(expected, 1, 2), rhs[..., None])[..., 0]
     np.testing.assert_allclose(kernel.solve_transposed(lower, jnp.asarray(rhs)), upper, rtol=1e-7, atol=1e-9)

@@ -18,7 +18,7 @@ def test_equations_and_solutions_are_numpys(x64, sizes):
     scaled = jax.jit(dense.normal_equations)(table, weight, y, of_other)
     for got, expected in zip(scaled, dense.normal_equations(table, weight * of_other[:, None], y), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-12)
-    z = jax.jit(dense.solve)(gram + np.eye(k)[:, :, None], rhs)
+    z, _ = jax.jit(dense.solve)(gram + np.eye(k)[:, :, None], rhs)
     assert gram.shape == (k, k, n)
     assert rhs.shape == z.shape == (k, n)
     for r in range(n):

@@ -1,0 +1,165 @@
+"""What the solvers check at the door: shapes always, and numbers and ids wherever they are concrete."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import check
+from jaxrec.losses.penalty import L2, pair
+from jaxrec.types import Dense, Factors, Rows
+
+__all__ = [
+    "check_dense",
+    "check_factors",
+    "check_finite",
+    "check_rows",
+    "check_strength",
+    "floats",
+    "in_float32",
+    "like",
+]
+
+
+def check_factors(factors: Factors) -> None:
+    """Parts that fit: w [n_users, d], b [n_users], x [n_items, d], c [n_items] or None, mu [], [n_items] or None.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    w, b, x, c, mu = (
+        None if part is None else jnp.shape(part) for part in (factors.w, factors.b, factors.x, factors.c, factors.mu)
+    )
+    fits = len(w) == len(x) == 2 and w[1] == x[1] and b == w[:1] and c in (None, x[:1]) and mu in (None, (), x[:1])
+    if not fits:
+        raise ValueError(
+            "factors: expected w [n_users, d], b [n_users], x [n_items, d], c [n_items] or None, mu [] or [n_items] or "
+            f"None; got w {w}, b {b}, x {x}, c {c}, mu {mu}."
+        )
+
+
+def check_rows(rows: Rows) -> None:
+    """Buckets whose arrays fit, and whose ids name rows of the tables.
+
+    Padding's ids are read too. Ids of layouts from `data.rows` were checked there: this is a minimum and a maximum of
+    each column, some milliseconds for 20M ratings.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    n_rows, lines = len(rows.place), sum(len(bucket.row) for bucket in rows.buckets)
+    check.choice("rows.side", rows.side, ("user", "item"))
+    for bucket in rows.buckets:
+        if len(np.shape(bucket.other)) != 2 or np.shape(bucket.row) != np.shape(bucket.other)[:1]:
+            raise ValueError(
+                f"rows: expected buckets of row [r] and other [r, length], got {np.shape(bucket.row)} and "
+                f"{np.shape(bucket.other)}."
+            )
+        check.same_shape(other=bucket.other, value=bucket.value, where=bucket.where, weights=bucket.weights)
+        check.row_ids("rows: other", bucket.other, size=rows.n_others)
+        check.row_ids("rows: row", bucket.row, size=n_rows)
+    check.row_ids("rows: place", rows.place, size=lines)
+
+
+def check_dense(ratings: Dense, n_users: int, n_items: int) -> None:
+    """A matrix of the tables' items and users.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    check.same_shape(value=ratings.value, where=ratings.where, weights=ratings.weights)
+    if np.shape(ratings.where) != (n_items, n_users):
+        raise ValueError(
+            f"ratings: expected a matrix of the {n_items} items and {n_users} users of the factors, items first, got "
+            f"shape {np.shape(ratings.where)}."
+        )
+
+
+def check_strength(name: str, strength: L2, n_users: int, n_items: int, *, zero: bool = False) -> None:
+    """A number, or a pair (users', items') of numbers or of exactly one per row: finite and positive, or 0 if allowed.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if isinstance(strength, tuple) and len(strength) != 2:
+        raise ValueError(f"{name}: expected a number or a pair (users', items'), got {len(strength)} parts.")
+    for part, n, side in zip(pair(strength), (n_users, n_items), ("users", "items"), strict=True):
+        if np.shape(part) not in ((), (n,)):
+            raise ValueError(
+                f"{name}: expected a number or one for each of {n} {side}, shape ({n},), got shape {np.shape(part)}."
+            )
+    check.strength(name, strength, zero=zero)
+
+
+def check_finite(what: str, solved: Any, why: str) -> None:
+    """Concrete solutions that are numbers.
+
+    Raises:
+        ValueError: otherwise; `why` says what they come from and what to do.
+    """
+    if check.traced(solved):
+        return
+    for leaf in jax.tree.leaves(solved):
+        array = np.asarray(leaf)
+        if not np.isfinite(array).all():
+            row = int(np.argwhere(~np.isfinite(array))[0][0]) if array.ndim else 0
+            raise ValueError(f"{what}: row {row} has no finite solution. {why}")
+
+
+def check_columns(x: Any, y: Any, where: Any, weights: Any) -> None:
+    """Features [n, d], and columns [n] beside them.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if np.ndim(x) != 2:
+        raise ValueError(f"x: expected features [n, d], got shape {np.shape(x)}.")
+    n = np.shape(x)[:1]
+    if any(column is not None and np.shape(column) != n for column in (y, where, weights)):
+        shapes = {"y": y, "where": where, "weights": weights}
+        got = ", ".join(f"{name}: {np.shape(column)}" for name, column in shapes.items() if column is not None)
+        raise ValueError(f"expected arrays of one shape, got {got}, rows_of_x: {n}.")
+
+
+def check_factor(factor: Any) -> None:
+    """A concrete `ridge.Factor` whose solutions mean something: singular equations have none.
+
+    Raises:
+        ValueError: a pivot below 2^11 eps of its diagonal entry: then a solution is off by a hundredth, or anything.
+    """
+    if check.traced(factor):
+        return
+    lower = np.asarray(factor.cholesky)
+    square = np.sum(lower**2, axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.diagonal(lower, axis1=-2, axis2=-1) ** 2 / square
+    if share.size and not np.min(share) >= 2**11 * np.finfo(lower.dtype).eps:  # NaN, too
+        raise ValueError(
+            f"factor: the equations are singular or too badly scaled for {lower.dtype}: beside the others a "
+            f"coefficient keeps {np.min(share):.1e} of its square. Raise the precision (l2), or run in float64; "
+            "solve_user, solve_item and fold_in solve badly scaled rows from their features."
+        )
+
+
+def in_float32(tree: Any) -> Any:
+    """A tree's numbers all in float32, or in float64 where one of them is: what is summed is so in no less."""
+    leaves, taken = jax.tree.flatten(tree)
+    return jax.tree.unflatten(taken, floats(*leaves))
+
+
+def floats(*arrays: Any) -> tuple[Any, ...]:
+    """Arrays, of the host or the device, all in float32, or in float64 where one of them is; None stays None."""
+    given = [a if a is None or isinstance(a, jax.Array) else np.asarray(a) for a in arrays]
+    wide = any(a is not None and a.dtype == np.float64 for a in given)
+    dtype = jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
+    with np.errstate(over="ignore"):  # what is too large may stand under a mask
+        return tuple(None if a is None else jnp.asarray(a.astype(dtype)) for a in given)
+
+
+def like(tree: Any, given: Any) -> Any:
+    """A tree's numbers in the floating types of another of the same structure."""
+    to = lambda leaf, old: (
+        leaf.astype(jnp.result_type(old)) if jnp.issubdtype(jnp.result_type(old), jnp.floating) else leaf
+    )
+    return jax.tree.map(to, tree, given)
