@@ -27,12 +27,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-compiled = 0
+compiled = ever_compiled = 0
 
 
 def _count(event: str, duration: float, **_: object) -> None:
-    global compiled
-    compiled += event == "/jax/core/compile/backend_compile_duration"  # read from the cache, too
+    global compiled, ever_compiled
+    if event == "/jax/core/compile/backend_compile_duration":  # read from the cache, too
+        compiled, ever_compiled = compiled + 1, ever_compiled + 1
 
 
 jax.monitoring.register_event_duration_secs_listener(_count)
@@ -47,6 +48,12 @@ def room_for_programs():
     if compiled > 3_000:  # one test adds up to 500
         jax.clear_caches()
         compiled = 0
+
+
+@pytest.fixture
+def compilations():
+    """A function that says how many programs were compiled so far: a second identical eager call compiles none."""
+    return lambda: ever_compiled
 
 
 @pytest.fixture
