@@ -212,11 +212,12 @@ def _check_resumed(
         ("parameters", start.params, history.state.params),
         ("optimizer's state", start.optimizer, history.state.optimizer),
     ):
-        if not jax.tree.structure(here) == jax.tree.structure(there) or shapes(here) != shapes(there):
+        structures: tuple[Any, Any] = jax.tree.structure(here), jax.tree.structure(there)
+        if structures[0] != structures[1] or shapes(here) != shapes(there):
             is_, was = dict(shapes(here)), dict(shapes(there))
             at = next((place for place in was | is_ if was.get(place) != is_.get(place)), None)
             what = (
-                f"{jax.tree.structure(here)}, was {jax.tree.structure(there)}"
+                f"{structures[0]}, was {structures[1]}"
                 if at is None
                 else f"{at} is {is_.get(at, 'not there')}, was {was.get(at, 'not there')}"
             )
