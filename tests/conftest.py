@@ -1,17 +1,20 @@
 """What holds for every test: strict promotion of dtypes and ranks. (pyproject.toml turns warnings into errors.)"""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 # The tests compile thousands of small programs and run each once, and three quarters of their time is XLA's. Machine
 # code without LLVM's optimizations takes a quarter less in all, without its expensive passes a twentieth less again,
-# and fusions by the older emitters, which need no MLIR, two fifths less (41 -> 24 s of CPU for experiments.cold_start).
-# XLA's own passes (fusion, layout, algebra) are those users get. An XLA_FLAGS of yours wins.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
-)
+# and fusions by the older emitters, which need no MLIR, two fifths less (41 -> 24 s of CPU for experiments.cold_start):
+# jaxlib had these before 0.11, and later ones end the process at a flag they do not know. XLA's own passes (fusion,
+# layout, algebra) are those users get. An XLA_FLAGS of yours wins.
+FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 
+import hypothesis
 import jax
 import jaxtyping
 import pytest
@@ -19,6 +22,8 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 3)  # for the tests that spread rows over devices; all others use the first
+hypothesis.settings.register_profile("jaxrec", deadline=None)  # an example that compiles takes its time
+hypothesis.settings.load_profile("jaxrec")
 
 # The test processes compile the same small programs over and over, and read again what either has compiled, in this run
 # or an earlier one. The keys know versions and flags; an entry that the other process has half written is a miss.
