@@ -21,7 +21,8 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python -m experiments.quickstart --data ml-100k --split u1 --seed 0 --out results
 
-PYTEST := -m pytest --quiet --numprocesses 2
+# Each process begins with half of the files, in their order, so that no program is compiled by both.
+PYTEST := -m pytest --quiet --numprocesses 2 --dist worksteal
 
 test: setup
 	$(BIN)/python $(PYTEST) -m 'not slow'

@@ -1,5 +1,6 @@
 """What holds for every test: strict promotion of dtypes and ranks. (pyproject.toml turns warnings into errors.)"""
 
+import ctypes
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 # and fusions by the older emitters, which need no MLIR, two fifths less (41 -> 24 s of CPU for experiments.cold_start):
 # jaxlib had these before 0.11, and later ones end the process at a flag they do not know. XLA's own passes (fusion,
 # layout, algebra) are those users get. An XLA_FLAGS of yours wins.
-FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
-if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    + (" --xla_cpu_use_fusion_emitters=false" if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11) else ""),
+)
 
 import hypothesis
 import jax
@@ -32,6 +34,18 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+# Doctests cannot carry a marker: of these modules, and of all experiments, they compile for ten seconds and more.
+SLOW_DOCTESTS = {"jaxrec.solvers.als.dense_sweep", "jaxrec.solvers.gibbs", "jaxrec.solvers.newcomer"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and (
+            item.name in SLOW_DOCTESTS or item.name.startswith("experiments.")
+        ):
+            item.add_marker("slow")
+
+
 compiled = ever_compiled = 0
 
 
@@ -44,15 +58,22 @@ def _count(event: str, duration: float, **_: object) -> None:
 jax.monitoring.register_event_duration_secs_listener(_count)
 
 
+last_file = None
+
+
 @pytest.fixture(autouse=True)
-def room_for_programs():
-    """Frees all programs when they are many. Each holds some ten memory mappings, and Linux gives a process 65,530:
-    workers that kept all they had compiled crashed near the end, where JAX loads a program (at about 4,600 of them).
+def room_for_programs(request):
+    """Frees all programs when they are many, between files where it can. Each holds some ten memory mappings, and Linux
+    gives a process 65,530: workers that kept all they had compiled crashed near the end, where JAX loads a program (at
+    about 4,600 of them). Each also holds 1.5 MB, which glibc keeps unless it is asked for them.
     """
-    global compiled
-    if compiled > 3_000:  # one test adds up to 500
+    global compiled, last_file
+    if compiled > (1_000 if request.path != last_file else 3_000):  # one test adds up to 500
         jax.clear_caches()
         compiled = 0
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)
+    last_file = request.path
 
 
 @pytest.fixture
