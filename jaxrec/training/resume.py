@@ -147,4 +147,5 @@ def _digest(leaf: Any) -> str:
             return ""
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-    return hashlib.sha256(memoryview(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))).hexdigest()[:16]
+    words: Any = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)  # no copy of a large batch
+    return hashlib.sha256(words).hexdigest()[:16]
