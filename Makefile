@@ -1,12 +1,13 @@
-# make demo: set up and run the main job.   make test: set up and run the tests.
+# make demo: set up and run the main job.   make test: set up and run the tests that are not slow.   make test-all: all.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NEWEST ?= .venv-newest
 AOT ?= .venv-aot
 PEERS ?= .venv-peers
 
-.PHONY: setup demo test lint types bench aot clean
+.PHONY: setup demo test test-all test-newest lint types bench aot clean
 
 setup: $(READY)
 
@@ -20,8 +21,26 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python -m experiments.quickstart --data ml-100k --split u1 --seed 0 --out results
 
+# Each process begins with half of the files, in their order, so that no program is compiled by both.
+PYTEST := -m pytest --quiet --numprocesses 2 --dist worksteal
+
 test: setup
-	$(BIN)/python -m pytest --quiet --numprocesses 2
+	$(BIN)/python $(PYTEST) -m 'not slow'
+
+test-all: setup
+	$(BIN)/python $(PYTEST)
+
+# With the newest of everything that pyproject.toml allows, which needs a newer Python; constraints.txt is what CI runs.
+test-newest: $(NEWEST)/.ready
+	$(NEWEST)/bin/python $(PYTEST)
+
+$(NEWEST)/.ready: pyproject.toml
+	@newer=$$(for v in 3.13 3.12; do for p in python$$v $(HOME)/.pyenv/versions/$$v.*/bin/python; do \
+	    "$$p" -c 'import ensurepip' 2>/dev/null && echo "$$p" && exit; done; done); \
+	  test -n "$$newer" || { echo "test-newest needs Python 3.12 or 3.13 (jax >= 0.11 does), and neither is installed."; exit 1; }; \
+	  $$newer -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --editable '.[dev]'
+	@touch $@
 
 lint: setup
 	$(BIN)/ruff check .
@@ -51,4 +70,4 @@ $(AOT)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(AOT) $(PEERS) results build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(NEWEST) $(AOT) $(PEERS) results build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

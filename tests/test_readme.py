@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 
 from jaxrec import data
 
 README = Path(__file__).parents[1] / "README.md"
 
 
+@pytest.mark.slow
 def test_the_readmes_code_runs(as_users_run, monkeypatch, tmp_path, capsys):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     code = "\n".join(block for block in blocks if ">>>" not in block)

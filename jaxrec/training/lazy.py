@@ -23,9 +23,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
+from jaxrec import check
 from jaxrec.training.step import Cost, State, as_total, moved_by
 from jaxrec.types import Total
 
@@ -81,15 +83,22 @@ def make_step(
             often the row is named in an epoch (`Observed.user_count`).
         optimizer: as in `init`.
         rows: rows(batch) -> name -> (ids [m], where [m]): the rows that the batch needs of each table. Ids are
-            trusted; where `where` is False the rows looked up are those of some id, and are not moved.
+            trusted under jit, and checked in a step that is not; where `where` is False the rows looked up are those
+            of some id, and are not moved.
         of_rows: as in `init`.
+
+    Raises:
+        ValueError: (the step) a state that is not of `init`; rows of a table that is not there; ids and where that are
+            no columns of one length; ids out of range.
     """
     total, move, move_rows = as_total(cost), moved_by(optimizer), jax.vmap(moved_by(of_rows or optimizer))
 
     def step(state: State, batch: Any, *, key: Array) -> tuple[State, Total]:
         key = jax.random.fold_in(key, state.step)
+        if not (isinstance(state.params, tuple) and len(state.params) == 2 and isinstance(state.params[1], Mapping)):
+            raise ValueError("state: expected that of training.lazy.init, whose params are (params, tables).")
         (params, tables), (optimizer_state, of_tables) = state.params, state.optimizer
-        named = {name: _unique(*pair, n_rows=_rows_of(tables[name])) for name, pair in rows(batch).items()}
+        named = {name: _unique(*_checked(name, pair, tables)) for name, pair in rows(batch).items()}
         # `clip`: an absent row (n_rows) reads the last one, and is dropped on the way back
         take = lambda tree, ids: jax.tree.map(lambda leaf: leaf.at[ids].get(mode="clip"), tree)
         put = lambda tree, ids, new: jax.tree.map(lambda leaf, n: leaf.at[ids].set(n, mode="drop"), tree, new)
@@ -115,7 +124,25 @@ def _rows_of(table: Any) -> int:
     return len(jax.tree.leaves(table)[0])
 
 
-def _unique(ids: Array, where: Array, *, n_rows: int) -> tuple[Array, Array]:
+def _checked(name: str, pair: tuple[Array, Array], tables: Mapping[str, Any]) -> tuple[Array, Array, int]:
+    """(ids, where, the table's rows), having checked what can be seen."""
+    if name not in tables:
+        raise ValueError(f"rows: no table {name!r}; the state has {', '.join(map(repr, tables)) or 'none'}.")
+    ids, where = pair
+    if np.ndim(ids) != 1 or np.shape(ids) != np.shape(where):
+        raise ValueError(
+            f"rows: of table {name}, expected ids [m] and where [m], got shapes {np.shape(ids)} and {np.shape(where)}."
+        )
+    if jnp.result_type(where) != jnp.bool_ or not jnp.issubdtype(jnp.result_type(ids), jnp.integer):
+        raise ValueError(
+            f"rows: of table {name}, expected whole numbers as ids and bools as where, got {jnp.result_type(ids)} and "
+            f"{jnp.result_type(where)}."
+        )
+    n_rows = _rows_of(tables[name])
+    return check.row_ids(f"rows of table {name}", ids, size=n_rows, where=where), where, n_rows
+
+
+def _unique(ids: Array, where: Array, n_rows: int) -> tuple[Array, Array]:
     """(the different ids, filled up with n_rows to [m]; the place of each id among them)."""
     ids = jnp.where(where, ids, n_rows)
     return jnp.unique(ids, size=len(ids), fill_value=n_rows, return_inverse=True)

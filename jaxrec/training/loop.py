@@ -10,18 +10,21 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
 from tqdm import tqdm
 
-from jaxrec.training.step import Cost, State, init, make_step
+from jaxrec import check
+from jaxrec.training.resume import Fingerprint, batch_digests, check_same, fingerprint, shapes
+from jaxrec.training.step import Cost, State, init, make_step, whole_number
 from jaxrec.types import Total
 
 __all__ = ["History", "fit"]
@@ -40,6 +43,7 @@ class History:
         stopped: 'epochs' (ran them all), 'converged' (`tol`), 'patience' or 'callback'.
         state: the last state, not the best; `fit(..., resume=history)` goes on from it.
         best: the best parameters so far.
+        fingerprint: of the key, the optimizer and the first batch, by which `resume` knows other ones.
     """
 
     loss: np.ndarray
@@ -48,6 +52,7 @@ class History:
     stopped: str
     state: State
     best: Any
+    fingerprint: Fingerprint | None = None
 
 
 def fit(
@@ -67,33 +72,44 @@ def fit(
 ) -> tuple[Any, History]:
     """Minimizes a cost over batches, epoch by epoch.
 
+    Whatever is not finite is an error, and never returned: it is not worse than other numbers, it is broken.
+
     Args:
         cost: cost(params, batch), a scalar or a Total (its mean is minimized); `cost(params, batch, key=)` where it
             is random. Pass data through the batch: arrays closed over become constants of the compiled program.
-        params: a pytree of arrays.
+        params: a pytree of finite arrays.
         batches: a sequence of batches, [ratings] for full-batch steps; or a function of the epoch that gives them,
             such as `data.minibatches`.
         optimizer: from Optax; optax.sgd(alpha) is the notes' gradient descent.
         key: a random key; each step sees fold_in(key, step).
-        epochs: at most, those of a resumed history counted in.
-        validate: validate(params) -> a number, lower is better, after every epoch; the best parameters are returned.
-        patience: stop after so many epochs without a better validation.
+        epochs: at most, those of a resumed history counted in; 0 returns the initial parameters.
+        validate: validate(params) -> a finite number, lower is better, after every epoch; the best parameters are
+            returned.
+        patience: stop after so many epochs without a better validation, >= 1.
         callback: callback(epoch, params) after every epoch; a true answer stops.
         progress: show a bar with loss and validation.
         tol: stop when an epoch changes the loss by less than this share of it: "until converged".
-        resume: the History of an earlier call with the same arguments: goes on as if never interrupted.
+        resume: the History of an earlier call with the same arguments: goes on as if never interrupted. What can be
+            seen is checked: the parameters' structure, shapes and types, the key, the optimizer (its state's
+            structure, its updates of fixed gradients), the first batch of epoch 0, and whether there is a validation.
+            Another cost, `validate` or callback cannot be seen, nor other batches after the first; `params` are
+            looked at for their shapes alone.
 
     Returns:
         (params, history): the best by `validate`, or the last without it.
 
     Raises:
-        ValueError: an epoch without batches (a spent generator), patience without validate.
-        FloatingPointError: the loss is no longer finite.
+        ValueError: an epoch without batches (a spent generator), patience without validate, numbers out of range,
+            parameters that are not finite to begin with; a history to resume that was made with something else.
+        FloatingPointError: the loss, the parameters after an epoch, or a validation is not finite.
     """
-    if patience is not None and validate is None:
-        raise ValueError("patience: counts epochs without a better validation; pass validate=, or use tol=.")
-    state, best, best_epoch, losses, scores = init(params, optimizer), params, -1, [], []
+    _check_options(epochs, patience, tol, validate, batches)
+    state = init(params, optimizer)
+    if broken := _not_finite(state.params):
+        raise ValueError(f"params: expected finite numbers to begin with, got others in {broken}.")
+    made_by, best, best_epoch, losses, scores = fingerprint(state.params, optimizer, key), state.params, -1, [], []
     if resume is not None:
+        made_by = _check_resumed(resume, state, made_by, batches, validate is not None, epochs)
         state, best, best_epoch = resume.state, resume.best, resume.best_epoch
         losses, scores = list(resume.loss), list(resume.validation)
     stopped = "epochs"
@@ -101,11 +117,21 @@ def fit(
         for epoch in range(len(losses), epochs):
             infos = []
             for batch in batches(epoch) if callable(batches) else batches:
+                if not made_by.batch:
+                    made_by = made_by._replace(batch=batch_digests(batch))
                 state, info = _step(state, batch, key, cost=cost, optimizer=optimizer)
                 infos.append(info)
             losses.append(_epoch_loss(infos, epoch, state, optimizer))
+            if broken := _not_finite(state.params):
+                at = int(state.step) - 1
+                rate, advice = _rate_and_advice(optimizer, state, at)
+                raise FloatingPointError(
+                    f"step {at} (epoch {epoch}), {rate}: the parameters after it are not finite: {broken}. {advice}"
+                    " A gradient that is not finite beside a finite loss comes from a square root, a norm or a "
+                    "logarithm at 0, or from the mean of nothing."
+                )
             if validate is not None:
-                scores.append(float(validate(state.params)))
+                scores.append(_validation(validate(state.params), epoch))
             if not scores or scores[-1] <= min(scores):
                 best, best_epoch = state.params, epoch
             bar.set_postfix(loss=f"{losses[-1]:.5g}", **({"validation": f"{scores[-1]:.4f}"} if scores else {}))
@@ -118,7 +144,7 @@ def fit(
                 stopped = "converged"
             if stopped != "epochs":
                 break
-    return best, History(np.array(losses), np.array(scores), best_epoch, stopped, state, best)
+    return best, History(np.array(losses), np.array(scores), best_epoch, stopped, state, best, made_by)
 
 
 @partial(jax.jit, static_argnames=("cost", "optimizer"))
@@ -133,18 +159,114 @@ def _epoch_loss(infos: list[Total], epoch: int, state: State, optimizer: optax.G
             f"batches: epoch {epoch} had none. A generator is spent after one epoch: pass a list, or a function of "
             "the epoch that makes one."
         )
-    losses = np.array([float(info.sum) for info in infos])
-    if not np.isfinite(losses).all():
-        at = int(state.step) - len(infos) + int((~np.isfinite(losses)).argmax())
-        rate = _learning_rate(optimizer, state, at)
-        known, smaller = ("unknown", "") if rate is None else (f"{rate:g}", f" ({rate / 10:g})")
+    sums, counts = np.array([(float(info.sum), float(info.count)) for info in infos]).T
+    wrong = ~np.isfinite(sums) | ~np.isfinite(counts)
+    if wrong.any():
+        first = int(wrong.argmax())
+        at = int(state.step) - len(infos) + first
+        rate, advice = _rate_and_advice(optimizer, state, at)
+        what = f"'s count is {counts[first]}" if np.isfinite(sums[first]) else f" is {sums[first]}"
+        raise FloatingPointError(f"step {at} (epoch {epoch}), {rate}: the loss{what}. {advice}")
+    count = math.fsum(counts)
+    return math.fsum(sums) / count if count else math.fsum(sums)
+
+
+def _validation(value: Any, epoch: int) -> float:
+    if np.size(value) != 1 or not isinstance(value, int | float | np.number | np.ndarray | jax.Array):
+        raise ValueError(f"validate: expected one number, lower is better, got {type(value).__name__} {value!r}.")
+    score = float(np.asarray(value).reshape(()))
+    if not math.isfinite(score):
         raise FloatingPointError(
-            f"step {at} (epoch {epoch}), learning rate {known}: the loss is {losses[~np.isfinite(losses)][0]}. "
-            f"Try a smaller learning rate{smaller}, a smaller initial scale, or optax.clip_by_global_norm before the "
-            "optimizer; then look for inf in the data."
+            f"epoch {epoch}: validate gave {score}; the parameters and the loss are finite. It is neither better nor "
+            "worse than a number. Look at what it computes: the mean of nothing (a validation set that is empty or "
+            "masked), 0 / 0, the logarithm of 0, NaN among its ratings."
         )
-    count = math.fsum(float(info.count) for info in infos)
-    return math.fsum(losses) / count if count else math.fsum(losses)
+    return score
+
+
+def _check_options(epochs: int, patience: int | None, tol: float | None, validate: Any, batches: Any) -> None:
+    whole_number("epochs", epochs, least=0)
+    if patience is not None:
+        whole_number("patience", patience, least=1)
+        if validate is None:
+            raise ValueError("patience: counts epochs without a better validation; pass validate=, or use tol=.")
+    if tol is not None:
+        check.positive("tol", tol, zero=True)
+    if not callable(batches) and (isinstance(batches, Mapping | str) or not isinstance(batches, Iterable)):
+        raise ValueError(
+            f"batches: expected a sequence of batches or a function of the epoch, got one {type(batches).__name__}; "
+            "for full-batch steps pass a list of it: [ratings]."
+        )
+
+
+def _check_resumed(
+    history: History, start: State, now: Fingerprint, batches: Batches, validated: bool, epochs: int
+) -> Fingerprint:
+    """What the history was made by, having checked that it is what is here now."""
+    done = len(history.loss)
+    if epochs < done:
+        raise ValueError(
+            f"epochs: expected at least the {done} that the history has done (they are counted in), got {epochs}."
+        )
+    for name, here, there in (
+        ("parameters", start.params, history.state.params),
+        ("optimizer's state", start.optimizer, history.state.optimizer),
+    ):
+        structures: tuple[Any, Any] = jax.tree.structure(here), jax.tree.structure(there)
+        if structures[0] != structures[1] or shapes(here) != shapes(there):
+            is_, was = dict(shapes(here)), dict(shapes(there))
+            at = next((place for place in was | is_ if was.get(place) != is_.get(place)), None)
+            what = (
+                f"{structures[0]}, was {structures[1]}"
+                if at is None
+                else f"{at} is {is_.get(at, 'not there')}, was {was.get(at, 'not there')}"
+            )
+            raise ValueError(
+                f"resume: the {name} are others: {what}. Pass parameters of the same structure, shapes and types and "
+                "the same optimizer, or start anew from params=history.best."
+            )
+    if broken := _not_finite((history.state.params, history.best)):
+        raise ValueError(f"resume: expected finite parameters in the history, got others in {broken}.")
+    if done and validated != bool(len(history.validation)):
+        raise ValueError(
+            f"resume: the history was made {'without' if validated else 'with'} validate=, and this call has "
+            f"{'one' if validated else 'none'}. The best parameters so far are not known by it: pass the same, or "
+            "start anew from params=history.best."
+        )
+    then = history.fingerprint
+    if then is None:  # a History of other makings: its state is all there is to see
+        return now
+    if then.batch:
+        if isinstance(batches, Iterator):
+            raise ValueError("batches: to resume, pass a list or a function of the epoch: a generator is spent.")
+        for batch in batches(0) if callable(batches) else batches:
+            now = now._replace(batch=batch_digests(batch))
+            break
+    check_same(then, now)
+    return then
+
+
+def _not_finite(tree: Any) -> str:
+    """Names of the arrays that hold a number that is not finite; '' where there is none."""
+    finite = jax.tree.leaves(_all_finite(tree))
+    return ", ".join(place for (place, _), good in zip(shapes(tree), finite, strict=True) if not good)
+
+
+@jax.jit
+def _all_finite(tree: Any) -> Any:
+    """Of each array: one reduction, once an epoch."""
+    return jax.tree.map(
+        lambda leaf: jnp.isfinite(leaf).all() if jnp.issubdtype(leaf.dtype, jnp.inexact) else jnp.array(True), tree
+    )
+
+
+def _rate_and_advice(optimizer: optax.GradientTransformation, state: State, step: int) -> tuple[str, str]:
+    rate = _learning_rate(optimizer, state, step)
+    known, smaller = ("unknown", "") if rate is None else (f"{rate:g}", f" ({rate / 10:g})")
+    return f"learning rate {known}", (
+        f"Try a smaller learning rate{smaller}, a smaller initial scale, or optax.clip_by_global_norm before the "
+        "optimizer; then look for inf in the data."
+    )
 
 
 def _learning_rate(optimizer: optax.GradientTransformation, state: State, step: int) -> float | None:

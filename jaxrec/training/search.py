@@ -12,6 +12,9 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
+from jaxrec import check
+from jaxrec.training.step import whole_number
+
 __all__ = ["grid", "product"]
 
 logger = logging.getLogger("jaxrec")
@@ -22,9 +25,26 @@ def product(**choices: Iterable[Any]) -> dict[str, Array]:
 
     >>> product(l2=(1.0, 3.0), seed=(0, 1))
     {'l2': Array([1., 1., 3., 3.], dtype=float32), 'seed': Array([0, 1, 0, 1], dtype=int32)}
+
+    Raises:
+        ValueError: no choices, one without values, or values that are no numbers (or do not fit 32 bits).
     """
-    columns = zip(*itertools.product(*choices.values()), strict=True)
-    return {name: jnp.asarray(np.array(column)) for name, column in zip(choices, columns, strict=True)}
+    if not choices:
+        raise ValueError("choices: expected at least one name with its values, such as l2=(1.0, 3.0), got none.")
+    values = {name: _values(name, choice) for name, choice in choices.items()}
+    columns = zip(*itertools.product(*values.values()), strict=True)
+    return {name: check.as_array(name, np.array(column)) for name, column in zip(values, columns, strict=True)}
+
+
+def _values(name: str, choice: Iterable[Any]) -> list[Any]:
+    if isinstance(choice, str) or not isinstance(choice, Iterable):
+        raise ValueError(f"{name}: expected a list of numbers, got {choice!r}.")
+    values = list(choice)
+    if any(np.ndim(value) for value in values):
+        raise ValueError(f"{name}: expected a list of numbers, got {values!r}.")
+    if not values:
+        raise ValueError(f"{name}: expected at least one value: without any there is no combination.")
+    return values
 
 
 def grid(run: Callable[..., Any], members: Any, *data: Any, at_once: int = 1, progress: bool = True) -> Any:
@@ -51,17 +71,26 @@ def grid(run: Callable[..., Any], members: Any, *data: Any, at_once: int = 1, pr
         warning, and leaves the others as they are; choose by `numpy.nanargmin`.
 
     Raises:
-        ValueError: members of different lengths, or none; at_once < 1.
+        ValueError: members of different lengths, or none, or NaN among them; at_once < 1.
 
     >>> square = lambda member: member["a"] ** 2
     >>> grid(square, product(a=(1.0, 2.0, 3.0)), progress=False)
     Array([1., 4., 9.], dtype=float32)
     """
+    members = jax.tree.map(partial(check.as_array, "members"), members)
     lengths = {len(leaf) if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(members)}
     if len(lengths) != 1 or (n := lengths.pop()) == 0:
         raise ValueError(f"members: expected arrays of one length > 0, got lengths {sorted(lengths) or [0]}.")
-    if at_once < 1:
+    if whole_number("at_once", at_once) < 1:
         raise ValueError(f"at_once: expected a number of members >= 1, got {at_once}.")
+    for place, leaf in jax.tree_util.tree_flatten_with_path(members)[0]:
+        if (
+            jnp.issubdtype(leaf.dtype, jnp.inexact)
+            and (wrong := np.isnan(np.asarray(leaf)).reshape(n, -1).any(1)).any()
+        ):
+            raise ValueError(
+                f"members{jax.tree_util.keystr(place)}: expected numbers, got NaN in member {wrong.argmax()}."
+            )
     at_once = min(at_once, n)
     results = []
     with tqdm(total=n, desc="grid", unit="member", disable=not progress) as bar:

@@ -8,14 +8,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.tree_util import register_dataclass
 
+from jaxrec import check
 from jaxrec.lookup import lookup
 from jaxrec.types import Total
 
-__all__ = ["Cost", "State", "as_total", "descend", "epochs", "init", "make_step", "moved_by"]
+__all__ = ["Cost", "State", "as_total", "descend", "epochs", "init", "make_step", "moved_by", "whole_number"]
 
 # cost(params, batch) or cost(params, batch, key=key) -> a scalar, or a Total whose mean is minimized
 Cost = Callable[..., Any]
@@ -102,18 +104,27 @@ def epochs(
         (state, cost [epochs]): of each epoch, summed over its steps, each before its step.
 
     Raises:
-        ValueError: columns of different lengths; batch_size out of range, or not a divisor of n where the data have no
-            `where` to close the rows that fill up the last batch.
+        ValueError: columns of different lengths; epochs < 1; batch_size out of range, or not a divisor of n where the
+            data have no `where` to close the rows that fill up the last batch.
     """
-    lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(data)}
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
     if len(lengths) != 1 or () in lengths:
         raise ValueError(f"data: expected columns [n, ...] of one length, got lengths {sorted(lengths)}.")
     ((n,),) = lengths
-    if not 1 <= batch_size <= n:
+    whole_number("epochs", epochs, least=1)
+    if whole_number("batch_size", batch_size) < 1 or batch_size > n:
         raise ValueError(f"batch_size: expected between 1 and the data's {n} rows, got {batch_size}.")
-    fill = -n % batch_size
-    if fill and not hasattr(data, "where"):
+    if n % batch_size and not hasattr(data, "where"):
         raise ValueError(f"batch_size: {batch_size} does not divide the {n} rows, and the data have no `where`.")
+    run = _epochs if check.traced(state, data, key) else _epochs_jit
+    return run(state, data, key, step=step, batch_size=batch_size, epochs=epochs)
+
+
+def _epochs(
+    state: State, data: Any, key: Array, *, step: Callable[..., tuple[State, Total]], batch_size: int, epochs: int
+) -> tuple[State, Total]:
+    n = len(jax.tree.leaves(data)[0])
+    fill = -n % batch_size
     key_order, key_step = jax.random.split(key)
 
     def epoch(state: State, number: Array) -> tuple[State, Total]:
@@ -134,6 +145,9 @@ def epochs(
     return jax.lax.scan(epoch, state, jnp.arange(epochs))
 
 
+_epochs_jit = jax.jit(_epochs, static_argnames=("step", "batch_size", "epochs"))
+
+
 def descend(
     cost: Cost, params: Any, batches: Any, *, optimizer: optax.GradientTransformation, key: Array, steps: int
 ) -> tuple[Any, Array]:
@@ -152,7 +166,24 @@ def descend(
 
     Returns:
         (params, losses [steps]): each step's cost before it, the mean where the cost is a Total.
+
+    Raises:
+        ValueError: steps < 1; batches without a common leading axis.
     """
+    whole_number("steps", steps, least=1)
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
+    if len(lengths) != 1 or not lengths.isdisjoint({(), (0,)}):
+        raise ValueError(
+            f"batches: expected arrays [n_batches, ...] of one length > 0, got lengths {sorted(lengths)}. One full "
+            "batch has a leading axis of 1: jax.tree.map(lambda a: a[None], batch)."
+        )
+    run = _descend if check.traced(params, batches, key) else _descend_jit
+    return run(params, batches, key, cost=cost, optimizer=optimizer, steps=steps)
+
+
+def _descend(
+    params: Any, batches: Any, key: Array, *, cost: Cost, optimizer: optax.GradientTransformation, steps: int
+) -> tuple[Any, Array]:
     step = make_step(cost, optimizer)
     n_batches = len(jax.tree.leaves(batches)[0])
 
@@ -165,3 +196,14 @@ def descend(
 
     state, losses = jax.lax.scan(body, init(params, optimizer), jnp.arange(steps))
     return state.params, losses
+
+
+_descend_jit = jax.jit(_descend, static_argnames=("cost", "optimizer", "steps"))
+
+
+def whole_number(name: str, value: Any, *, least: int | None = None) -> int:
+    """Returns a whole number, having checked that it is one, and not less than the least."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or (least is not None and value < least):
+        at_least = "" if least is None else f" >= {least}"
+        raise ValueError(f"{name}: expected a whole number{at_least}, got {value!r}.")
+    return int(value)

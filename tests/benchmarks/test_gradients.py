@@ -20,6 +20,7 @@ def here(here):
 SMALL = {"ratings": (400,), "ranks": (3,), "n_users": 40, "n_items": 30, "repeats": 2}
 
 
+@pytest.mark.slow
 def test_every_cell_is_checked_weighed_and_timed(here, tmp_path, capsys):
     result = gradients.main(gradients.Settings(**SMALL, out=str(tmp_path)))
     rows = result["metrics"]["rows"]

@@ -33,6 +33,7 @@ def stand_in(monkeypatch, peer):
     monkeypatch.setattr(harness, "in_fresh_process", run)
 
 
+@pytest.mark.slow
 def test_every_report_is_a_table(tmp_path, monkeypatch, capsys):
     stand_in(monkeypatch, lambda cell: {"failed": "no such module"})
     tables = reports.main(reports.Settings(**SMALL, out=str(tmp_path)))["metrics"]

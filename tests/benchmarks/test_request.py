@@ -44,6 +44,7 @@ def test_a_cell_that_is_wrong_is_an_error_and_one_that_does_not_fit_a_line(modul
         module.main(module.Settings(out=str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_lazy_and_dense_steps_are_compared_and_timed(here, tmp_path):
     here(embeddings)
     settings = embeddings.Settings(rows=(50, 90), batches=(8,), dim=3, repeats=2, out=str(tmp_path))

@@ -35,6 +35,7 @@ def stand_in(monkeypatch, peer):
     monkeypatch.setattr(harness, "in_fresh_process", run)
 
 
+@pytest.mark.slow
 def test_every_operation_is_measured_beside_a_peer_that_is_missing(tmp_path, monkeypatch, capsys):
     stand_in(monkeypatch, lambda cell: {"failed": "no such module"})
     result = suite.main(suite.Settings(**SMALL, out=str(tmp_path)))["metrics"]

@@ -19,6 +19,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(data.synthetic, "low_rank", lambda *_, rng: low_rank(60, 50, 1200, noise=0.5, rng=rng))
 
 
+@pytest.mark.slow
 def test_ask(tmp_path, capsys, monkeypatch):
     some = {name: ask.POLICIES[name] for name in ("reduction", "random")}
     monkeypatch.setattr(ask, "POLICIES", some)  # each takes a second to compile; all of them are below
@@ -55,6 +56,7 @@ def test_new_users_are_in_no_part_of_train_and_asked_about_nothing_that_is_teste
     assert new.where.sum(axis=1).max() == 3
 
 
+@pytest.mark.slow
 def test_every_policy_wishes_for_films_by_what_it_says():
     known = newcomer.draws([gibbs.start(5, 20, 2, key=jax.random.key(0), chains=2)], mu=3.5)
     item, rated = jnp.array([3, 8, 1]), jnp.zeros(20).at[8].set(7.0)

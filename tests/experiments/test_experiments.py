@@ -87,6 +87,7 @@ def test_quickstart_unknown_film_and_user(tmp_path):
         quickstart.main(quickstart.Settings(**TINY, out=str(tmp_path), film="Film 1", user=999))
 
 
+@pytest.mark.slow
 def test_als_chooses_on_validation_and_reads_test_once(tmp_path, monkeypatch):
     asked = []
     errors = harness.errors
@@ -100,6 +101,7 @@ def test_als_chooses_on_validation_and_reads_test_once(tmp_path, monkeypatch):
     assert metrics["test_rmse"] < metrics["damped_biases_test_rmse"] * 1.2
 
 
+@pytest.mark.slow
 def test_gradient_descent(tmp_path):
     settings = gradient_descent.Settings(
         **TINY, out=str(tmp_path), rank=2, l2s=(1.0, 3.0), adam_iterations=40, descent_iterations=400, descent_rate=0.01
@@ -111,6 +113,7 @@ def test_gradient_descent(tmp_path):
     assert metrics["test_rmse"] == metrics["adam_test_rmse"]
 
 
+@pytest.mark.slow
 def test_user_ridge_finds_the_l2_of_the_lowest_leave_one_out_error(tmp_path):
     settings = user_ridge.Settings(**TINY, out=str(tmp_path), l2s=(0.1, 0.3, 1.0, 3.0, 10.0), steps=150, start=30.0)
     user_ridge.main(settings)
@@ -135,6 +138,7 @@ def test_user_ridge_takes_genres_and_decades_as_features():
         user_ridge.features(data.Dataset("none", data.Ratings([0], [0], [1.0], 1, 3)))
 
 
+@pytest.mark.slow
 def test_item_features(tmp_path):
     settings = item_features.Settings(**TINY, out=str(tmp_path), rank=2, l2=2.0, given=(1, 10), at_least=20, sweeps=5)
     item_features.main(settings)
@@ -146,6 +150,7 @@ def test_item_features(tmp_path):
         item_features.main(dataclasses.replace(settings, at_least=999))
 
 
+@pytest.mark.slow
 def test_fold_in_nears_training_again(tmp_path):
     fold_in.main(fold_in.Settings(**TINY, out=str(tmp_path), rank=2, l2=2.0, given=(0, 10), sweeps=5))
     metrics = read(tmp_path, "fold_in")["metrics"]
@@ -153,6 +158,7 @@ def test_fold_in_nears_training_again(tmp_path):
     assert metrics["rmse_given_10"] == pytest.approx(metrics["trained_again_rmse_given_10"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_mean_normalization(tmp_path):
     settings = mean_normalization.Settings(
         **TINY, out=str(tmp_path), rank=2, l2s=(2.0,), descent_rate=0.01, descent_iterations=60, goals=(1.2,)
@@ -164,6 +170,7 @@ def test_mean_normalization(tmp_path):
     assert 0 < metrics["adam_film_steps_to_1.2"] < metrics["adam_none_steps_to_1.2"]
 
 
+@pytest.mark.slow
 def test_binary_labels(tmp_path):
     settings = binary_labels.Settings(**TINY, out=str(tmp_path), rank=2, l2s=(2.0,), l2_biases=(0.5,), iterations=60)
     binary_labels.main(settings)
@@ -186,6 +193,7 @@ def test_clicks_are_the_ratings_and_their_zeros_are_unrated():
     assert len(zeros) == len(train) + len(test) - len(dataset.ratings)
 
 
+@pytest.mark.slow
 def test_grid_search(tmp_path):
     settings = grid_search.Settings(
         **TINY,
@@ -206,6 +214,7 @@ def test_grid_search(tmp_path):
     assert metrics["adam_rate"] in settings.rates
 
 
+@pytest.mark.slow
 def test_a_grids_fold_is_left_out_and_is_its_validation():
     """A member of fold 1 is als on the other rows, scored on fold 1: by the functions that make no masks."""
     import jax
@@ -265,6 +274,7 @@ def small_ml_100k(monkeypatch, tmp_path):
     return published.Settings(tables=("ml-100k u1-u5", "ml-100k 5-fold"), out=str(tmp_path / "out"), **grid)
 
 
+@pytest.mark.slow
 def test_published_chooses_without_test_then_reads_it_once_and_resumes(small_ml_100k, tmp_path, monkeypatch, capsys):
     settings = small_ml_100k
     with pytest.raises(ValueError, match="ml-100k u1, ALS: no settings chosen.*--stage choose"):
@@ -339,6 +349,7 @@ def test_place_and_together():
     assert (both.user.tolist(), both.item.tolist(), both.value.tolist()) == ([0, 1], [1, 0], [2.0, 3.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [quickstart, als, gradient_descent])
 def test_results_repeat(module, tmp_path):
     small = {"rank": 2, "user": 3, "film": "Film 1"} if module is quickstart else {"l2s": (2.0,)}
@@ -401,6 +412,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 NETWORKS = {"layers": (16, 8), "width": 4, "rank": 2, "steps": 60, "rate": 0.01}
 
 
+@pytest.mark.slow
 def test_hybrid(tmp_path):
     settings = hybrid.Settings(
         **TINY, **NETWORKS, out=str(tmp_path), dropouts=(0.1,), l2=2.0, l2_bias=1.0, seeds=2, seeds_to_choose=2
@@ -422,6 +434,7 @@ def test_jesters_jokes_have_the_words_of_their_texts_as_features():
     assert of_users.names == ("user",)
 
 
+@pytest.mark.slow
 def test_cold_start(tmp_path):
     settings = cold_start.Settings(
         **TINY, **NETWORKS, out=str(tmp_path), als_rank=2, als_l2=2.0, given=(0, 5), sweeps=5
@@ -435,6 +448,7 @@ def test_cold_start(tmp_path):
     assert values["item_AUC_popularity_given_0"] == 0.5  # a new film has no popularity
 
 
+@pytest.mark.slow
 def test_the_harness_ranks_the_whole_catalogue_less_what_was_seen():
     dataset = data.synthetic.low_rank(rng=0)
     train, test = data.splits.random(dataset.ratings, test=0.2, rng=0)
@@ -463,6 +477,7 @@ def with_times(*_, rng):
 LOW_RANK = data.synthetic.low_rank
 
 
+@pytest.mark.slow
 def test_retrieve_and_rank(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(data.synthetic, "low_rank", with_times)
     settings = retrieve_and_rank.Settings(
@@ -485,6 +500,7 @@ def test_retrieve_and_rank_needs_times(tmp_path):
         retrieve_and_rank.main(retrieve_and_rank.Settings(data="synthetic", out=str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_ranking_head(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(data.synthetic, "low_rank", with_times)
     settings = ranking_head.Settings(
@@ -501,6 +517,7 @@ def test_ranking_head(tmp_path, capsys, monkeypatch):
     assert "validation NDCG at 10 by epochs: 0: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_gibbs_chooses_on_validation_and_reads_test_once(tmp_path, monkeypatch, capsys):
     asked = []
     rmse = gibbs.rmse
@@ -524,6 +541,7 @@ def test_gibbs_chooses_on_validation_and_reads_test_once(tmp_path, monkeypatch, 
         gibbs.main(dataclasses.replace(settings, models=("side",)))
 
 
+@pytest.mark.slow
 def test_gibbs_takes_ratings_as_levels(monkeypatch):
     dataset = data.synthetic.low_rank(rng=0)
     stars = dataclasses.replace(dataset.ratings, value=np.clip(np.round(dataset.ratings.value), 1, 5))

@@ -17,17 +17,20 @@ def matrices(batch, d, seed=0):
 def test_is_numpys(x64, batch, d):
     a = matrices(batch, d)
     rhs = np.random.default_rng(1).normal(size=(batch, d))
-    lower = kernel.cholesky(jnp.asarray(a))
+
+    @jax.jit  # eagerly every block of 8 is a program of its own, of a shape of its own
+    def every_form(a, rhs):
+        lower = kernel.cholesky(a)
+        solved, _ = kernel.solve(a, (rhs, 2 * rhs))
+        return lower, kernel.cho_solve(lower, rhs), solved, kernel.solve_transposed(lower, rhs)
+
+    lower, by_factor, solved, transposed = every_form(jnp.asarray(a), jnp.asarray(rhs))
     expected = np.array([np.linalg.cholesky(m) for m in a]).reshape(batch, d, d)
     np.testing.assert_allclose(lower, expected, atol=1e-10)
-    np.testing.assert_allclose(
-        kernel.cho_solve(lower, jnp.asarray(rhs)), np.linalg.solve(a, rhs[..., None])[..., 0], rtol=1e-7, atol=1e-9
-    )
-    solutions, _ = kernel.solve(jnp.asarray(a), (jnp.asarray(rhs), 2 * jnp.asarray(rhs)))
-    for each, times in zip(solutions, (1, 2), strict=True):
+    for each, times in zip((by_factor, *solved), (1, 1, 2), strict=True):
         np.testing.assert_allclose(each, times * np.linalg.solve(a, rhs[..., None])[..., 0], rtol=1e-7, atol=1e-9)
     upper = np.linalg.solve(np.swapaxes(expected, 1, 2), rhs[..., None])[..., 0]
-    np.testing.assert_allclose(kernel.solve_transposed(lower, jnp.asarray(rhs)), upper, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(transposed, upper, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("batch", [6, 7, 8, 13])

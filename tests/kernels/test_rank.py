@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from jaxrec.kernels import rank
 
 FORMS = [rank._at_once, rank._by_counting]
+# one program of a shape, in place of one of each operation
+RANKS = jax.jit(rank.ranks, static_argnums=2)
+AMONG_THE_BEST = jax.jit(rank._among_the_best, static_argnames="k")
 
 
 def places(scores):
@@ -53,8 +57,8 @@ def test_ranks_below_k_are_right_and_the_others_are_not_below(spread, k):
     scores[k // 2 :, 1] = -np.inf  # fewer than k are there
     ids = np.argsort(rng.random((300, 9)), axis=0)[:150]
     mine, right = np.take_along_axis(scores, ids, axis=0), np.take_along_axis(places(scores), ids, axis=0)
-    for form in (rank.ranks, lambda scores, ids, k: rank._among_the_best(scores, ids, jnp.asarray(mine), k=k)):
-        found = np.asarray(form(jnp.asarray(scores), jnp.asarray(ids, jnp.int32), k))
+    given = jnp.asarray(scores), jnp.asarray(ids, jnp.int32)
+    for found in map(np.asarray, (RANKS(*given, k), AMONG_THE_BEST(*given, jnp.asarray(mine), k=k))):
         low = (mine > -np.inf) & (right < k)
         np.testing.assert_array_equal(found[low], right[low])
         assert (found[(mine > -np.inf) & (right >= k)] >= k).all()

@@ -7,6 +7,9 @@ import pytest
 
 from jaxrec.kernels import select
 
+# jitted: a program of each shape, in place of one of each operation in it
+FORMS = (select.largest, select.by_groups, select.by_threshold, select.shortlist)
+LARGEST, BY_GROUPS, BY_THRESHOLD, SHORTLIST = (jax.jit(form, static_argnums=1) for form in FORMS)
 SIZES = [(64, 1), (100, 3), (129, 3), (1000, 5), (1031, 7), (3000, 40), (5000, 400), (20_000, 9)]
 
 
@@ -21,7 +24,7 @@ def same(found, right):
     assert found[1].dtype == jnp.int32
 
 
-@pytest.mark.parametrize("form", [select.largest, select.by_groups, select.by_threshold])
+@pytest.mark.parametrize("form", [LARGEST, BY_GROUPS, BY_THRESHOLD], ids=["largest", "by_groups", "by_threshold"])
 @pytest.mark.parametrize(("m", "k"), SIZES)
 @pytest.mark.parametrize("spread", [50, 2**20])
 def test_is_a_stable_sort(form, m, k, spread):
@@ -35,12 +38,12 @@ def test_is_a_stable_sort(form, m, k, spread):
 def test_far_from_zero_and_with_outliers(offset):
     scores = np.random.default_rng(0).normal(size=(900, 8)).astype(np.float32) + np.float32(offset)
     scores[17, 2], scores[800, 2], scores[3, 4] = 3e38, 2e38, -3e38
-    same(select.by_threshold(jnp.asarray(scores), 20), by_sorting(scores, 20))
+    same(BY_THRESHOLD(jnp.asarray(scores), 20), by_sorting(scores, 20))
 
 
 def test_a_shortlist_holds_the_best_and_is_short():
     scores = np.random.default_rng(0).normal(size=(4000, 16)).astype(np.float32)
-    values, places, count = map(np.asarray, select.shortlist(jnp.asarray(scores), 100))
+    values, places, count = map(np.asarray, SHORTLIST(jnp.asarray(scores), 100))
     assert (count >= 100).all()
     assert (count <= 150).all()
     assert len(values) == 150
@@ -55,10 +58,10 @@ def test_a_shortlist_holds_the_best_and_is_short():
 
 def test_a_shortlist_says_when_it_is_not_whole_and_when_too_few_are_there():
     tied = np.zeros((1000, 8), np.float32)
-    assert (np.asarray(select.shortlist(jnp.asarray(tied), 10)[2]) == 1000).all()
+    assert (np.asarray(SHORTLIST(jnp.asarray(tied), 10)[2]) == 1000).all()
     few = np.full((1000, 8), -np.inf, np.float32)
     few[5:8] = 1
-    values, places, count = map(np.asarray, select.shortlist(jnp.asarray(few), 10))
+    values, places, count = map(np.asarray, SHORTLIST(jnp.asarray(few), 10))
     assert (count == 3).all()
     assert (np.sort(places[:3], axis=0) == np.array([[5], [6], [7]])).all()
     assert (values[3:] == -np.inf).all()
@@ -66,23 +69,23 @@ def test_a_shortlist_says_when_it_is_not_whole_and_when_too_few_are_there():
 
 @pytest.mark.parametrize("n", [2, 8])
 def test_where_nothing_is_there_the_places_exist(n):
-    _, places = select.largest(jnp.full((1001, n), -jnp.inf), 4)
+    _, places = LARGEST(jnp.full((1001, n), -jnp.inf), 4)
     np.testing.assert_array_equal(places, [[0, 1, 2, 3]] * n)
 
 
 def test_one_column_without_enough_leaves_the_others_right():
     scores = np.random.default_rng(0).normal(size=(700, 8)).astype(np.float32)
     scores[4:, 3] = -np.inf
-    same(select.by_threshold(jnp.asarray(scores), 6), by_sorting(scores, 6))
+    same(BY_THRESHOLD(jnp.asarray(scores), 6), by_sorting(scores, 6))
 
 
 def test_float64_is_compared_in_float64(x64):
     scores = 1 + np.random.default_rng(0).permutation(700 * 8).reshape(700, 8) * 1e-13
-    same(select.by_threshold(jnp.asarray(scores), 6), by_sorting(scores, 6))
+    same(BY_THRESHOLD(jnp.asarray(scores), 6), by_sorting(scores, 6))
 
 
 def test_vmap_is_a_loop():
     scores = jnp.asarray(np.random.default_rng(0).normal(size=(3, 200, 8)), jnp.float32)
-    found = jax.vmap(lambda each: select.largest(each, 5))(scores)
+    found = jax.jit(jax.vmap(lambda each: select.largest(each, 5)))(scores)
     for one, *right in zip(scores, *found, strict=True):
-        same(select.largest(one, 5), right)
+        same(LARGEST(one, 5), right)

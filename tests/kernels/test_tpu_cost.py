@@ -55,6 +55,7 @@ def check(given, loss=half_squared_error, clean=None):
         np.testing.assert_allclose(ours, right, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 # one entry; ragged tiles both ways; whole tiles; one tile that is the whole
 @pytest.mark.parametrize(("n_items", "n_users", "d"), [(1, 1, 1), (17, 9, 3), (16, 8, 2), (5, 3, 4)])
 @pytest.mark.parametrize("loss", [half_squared_error, logistic])
@@ -63,6 +64,7 @@ def test_value_and_sums_are_the_formulas(n_items, n_users, d, loss):
     check(draw(n_items, n_users, d), loss)
 
 
+@pytest.mark.slow
 def test_at_the_sizes_of_a_tpu():
     check(draw(tpu_cost.ITEMS + 3, 130, 2))
 
@@ -105,6 +107,7 @@ def test_it_lowers_for_a_tpu_and_holds_no_errors(n_items, n_users, d, loss):
     assert "stablehlo.dot" not in text
 
 
+@pytest.mark.slow
 def test_vmap_is_a_loop():
     w, *others = given = draw(9, 5, 2)
     b, x, c, y, r = map(jnp.asarray, others)

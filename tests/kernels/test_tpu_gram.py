@@ -56,6 +56,7 @@ def check(table, other, value, where, weights, clean=None):
     np.testing.assert_allclose(rhs, right[1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 # rows: fewer than a step's, ragged; lengths: one chunk that is whole, several, ragged, several blocks of them
 @pytest.mark.parametrize(
     ("r", "length", "weighted"),
@@ -67,6 +68,7 @@ def test_equations_are_those_of_a_loop(r, length, weighted):
     check(table, other, value, where, weights if weighted else None)
 
 
+@pytest.mark.slow
 def test_at_the_sizes_of_a_tpu():
     table, other, value, where, weights = draw(2, 130, 40, 5)
     where[0, 100:] = False  # a row shorter than a chunk, and one that needs two
@@ -103,6 +105,7 @@ def test_a_mask_of_numbers_and_a_table_in_half_precision():
     assert gram.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_vmap_is_one_after_the_other():
     table, other, value, where, _ = map(jnp.asarray, draw(2, 5, 8, 3))

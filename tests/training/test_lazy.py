@@ -98,6 +98,7 @@ def test_a_factorization_of_tables_takes_the_steps_of_the_whole_one():
     ratings = data.synthetic.low_rank(40, 30, 500, rng=0).ratings
     init, state, step = factorization(optax.sgd(0.02))
     whole = training.make_step(lambda f, batch: losses.cost(f, batch, l2=1.0, l2_bias=0.5), optax.sgd(0.02))
+    step, whole = jax.jit(step), jax.jit(whole)  # eagerly they are two hundred programs
     dense = training.init(init, optax.sgd(0.02))
     for batch in data.minibatches(ratings, 64, seed=0)(0):
         state, info = step(state, batch, key=jax.random.key(1))
