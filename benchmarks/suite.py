@@ -290,8 +290,8 @@ def _objective(ratings: Ratings, cell: dict[str, Any]) -> float | None:
 
 
 def _of_search(cell: dict[str, Any]) -> dict[str, Any]:
-    items, queries = map(jnp.asarray, draw_vectors(cell))
-    items = quantized.build(items) if cell["bits"] == 8 else items
+    table, queries = map(jnp.asarray, draw_vectors(cell))
+    items = quantized.build(table) if cell["bits"] == 8 else table
     run = jax.jit(lambda queries, items: top_k(queries, items, cell["k"]))
     scores, _ = run(queries, items)
     seconds = harness.seconds(run, queries, items, repeats=cell["repeats"])["seconds"]

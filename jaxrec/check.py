@@ -161,19 +161,18 @@ def as_array(name: str, values: Any) -> Array:
     return jnp.asarray(array.astype(dtype))
 
 
-def as_floats(**columns: Any) -> tuple[Any, ...]:
+def as_floats(**columns: Any) -> tuple[Array, ...]:
     """The columns in one floating type, float32 or wider: what is subtracted, summed or counted is so in no less.
 
-    In its own type 3 - 5 of uint8 is 254, and a sum of float16 ends at 65,504. None stays None. What float32 does not
-    hold becomes infinity, and is not refused: it may stand under a mask.
+    In its own type 3 - 5 of uint8 is 254, and a sum of float16 ends at 65,504. None stays None, whatever the annotation
+    says. What float32 does not hold becomes infinity, and is not refused: it may stand under a mask.
     """
     given = {name: _numbers(name, column) for name, column in columns.items() if column is not None}
     wide = any(array.dtype == np.float64 for array in given.values())
     dtype = jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
     with np.errstate(over="ignore"):
-        return tuple(
-            None if column is None else jnp.asarray(given[name].astype(dtype)) for name, column in columns.items()
-        )
+        floats: Any = [None if name not in given else jnp.asarray(given[name].astype(dtype)) for name in columns]
+    return tuple(floats)
 
 
 def _numbers(name: str, values: Any) -> Any:

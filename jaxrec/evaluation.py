@@ -182,7 +182,7 @@ def _measure(
         hit = jnp.zeros((n, longest), jnp.float32).at[column, jnp.where(listed, rank, longest)].set(1, mode="drop")
         n_candidates = jnp.sum(scores > -jnp.inf, axis=0, dtype=jnp.int32) if counts else jnp.full(n, m, jnp.int32)
         filled = jnp.arange(longest, dtype=jnp.int32)[None, :] < n_candidates[:, None]
-        ids = _best(scores, longest, filled) if makes_lists else None
+        ids = _best(scores, longest, filled) if makes_lists else jnp.zeros((n, 0), jnp.int32)
         count = jnp.sum(where, axis=1, dtype=jnp.float32)
 
         def one(metric: Metric, k: int) -> Array:

@@ -21,8 +21,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int, Integer
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 
+from jaxrec import check
 from jaxrec.kernels.platform import by_platform
 from jaxrec.kernels.select import largest
 from jaxrec.lookup import lookup
@@ -40,8 +42,9 @@ GROUP = 32
 QUERIES = 64
 
 
-def dot(queries: Float[Array, "n d"], items: Float[Array, "m d"]) -> Float[Array, "n m"]:
-    """Query . item."""
+def dot(queries: Shaped[ArrayLike, "n d"], items: Shaped[ArrayLike, "m d"]) -> Float[Array, "n m"]:
+    """Query . item, in float32 at least."""
+    queries, items = check.as_floats(queries=queries, items=items)
     return jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
 
 

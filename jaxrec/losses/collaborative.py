@@ -113,9 +113,9 @@ def item_cost(
 
 
 def check_row(
-    features: ArrayLike,
-    y: ArrayLike,
-    where: ArrayLike,
+    features: Array,
+    y: Array,
+    where: Array,
     *,
     row: Mapping[str, ArrayLike],
     l2: Strength,

@@ -59,7 +59,8 @@ def two_tower(
     _check_pairs(v_user, v_item, target=target, where=where, weights=weights)
     v_user, v_item, scale, offset = check.as_floats(v_user=v_user, v_item=v_item, scale=scale, offset=offset)
     if where is not None:
-        v_user, v_item = (jnp.where(where[:, None], v, 0) for v in (v_user, v_item))
+        observed = jnp.asarray(where)[:, None]
+        v_user, v_item = (jnp.where(observed, v, 0) for v in (v_user, v_item))
     product = jnp.sum(v_user * v_item, axis=-1)
     return loss(scale * product + offset, target, where=where, weights=weights)
 

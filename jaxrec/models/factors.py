@@ -194,9 +194,9 @@ def check_factors(factors: Factors) -> None:
     Raises:
         ValueError: otherwise.
     """
-    w, b, x, c, mu = (
-        None if part is None else jnp.shape(part) for part in (factors.w, factors.b, factors.x, factors.c, factors.mu)
-    )
+    shape = lambda part: None if part is None else jnp.shape(part)
+    w, b, x = jnp.shape(factors.w), jnp.shape(factors.b), jnp.shape(factors.x)
+    c, mu = shape(factors.c), shape(factors.mu)
     fits = len(w) == len(x) == 2 and w[1] == x[1] and b == w[:1] and c in (None, x[:1]) and mu in (None, (), x[:1])
     if not fits:
         raise ValueError(

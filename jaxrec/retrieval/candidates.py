@@ -214,7 +214,7 @@ def merge(
         good &= ~jnp.any((ids[:, None] == seen[None, :]) & real[None, :], axis=1)
     if allowed is not None:
         good &= lookup(jnp.asarray(allowed), jnp.where(good, ids, 0))
-    source = jnp.asarray(np.repeat(np.arange(len(sources), dtype=np.int32), [len(each) for each, _ in sources]))
+    source = jnp.asarray(np.repeat(np.arange(len(sources), dtype=np.int32), [np.size(each) for each, _ in sources]))
     same = (ids[:, None] == ids[None, :]) & good[:, None] & good[None, :]
     first = good & (jnp.argmax(same, axis=1) == jnp.arange(len(ids)))
     named = jnp.stack([jnp.any(same & (source == s)[None, :], axis=1) for s in range(len(sources))], axis=1)

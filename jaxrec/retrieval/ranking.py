@@ -51,8 +51,9 @@ def rank(
     check.same_shape(ids=ids, where=where)
     if jnp.ndim(items) != 2 or jnp.shape(items)[1:] != jnp.shape(query):
         raise ValueError(f"expected query [d] and items [m, d], got {jnp.shape(query)} and {jnp.shape(items)}.")
-    ids = check.row_ids("ids", ids, size=len(items), where=where)
-    query, vectors = check.as_floats(query=query, items=lookup(check.as_array("items", items), ids))
+    table = check.as_array("items", items)
+    ids = check.row_ids("ids", ids, size=len(table), where=where)
+    query, vectors = check.as_floats(query=query, items=lookup(table, ids))
     return order(jnp.sum(vectors * query[None, :], axis=-1), ids, where, k=k)
 
 

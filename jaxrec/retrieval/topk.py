@@ -10,7 +10,8 @@
 [[0, 1]]
 """
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -30,19 +31,24 @@ __all__ = ["check_exclude", "cosine", "dot", "negative_squared_distance", "top_k
 class Searchable(Protocol):
     """An index over `items`, which searches them in its own way."""
 
-    items: Array
+    @property
+    def items(self) -> Array:
+        """The catalogue."""
 
     def top_k(self, queries: Array, k: int, *, exclude: Exclude | None, allowed: Array | None) -> tuple[Array, Array]:
         """(scores, ids), as `top_k`."""
 
 
-def cosine(queries: Float[Array, "n d"], items: Float[Array, "m d"]) -> Float[Array, "n m"]:
+def cosine(queries: Shaped[ArrayLike, "n d"], items: Shaped[ArrayLike, "m d"]) -> Float[Array, "n m"]:
     """Query . item / (‖query‖ ‖item‖); 0 where either is 0. Items of length 1 need `dot` only."""
     return dot(unit(queries), unit(items))
 
 
-def negative_squared_distance(queries: Float[Array, "n d"], items: Float[Array, "m d"]) -> Float[Array, "n m"]:
+def negative_squared_distance(
+    queries: Shaped[ArrayLike, "n d"], items: Shaped[ArrayLike, "m d"]
+) -> Float[Array, "n m"]:
     """-‖query - item‖^2, from differences: the expanded square loses what near neighbors differ in."""
+    queries, items = check.as_floats(queries=queries, items=items)
     return -jnp.sum((queries[:, None, :] - items[None, :, :]) ** 2, axis=-1)
 
 
@@ -80,7 +86,7 @@ def top_k(
     """
     queries = check.as_array("queries", queries)
     if queries.ndim == 1:
-        row = lambda each: each[None] if isinstance(each, jax.Array) else np.asarray(each)[None]
+        row: Callable[[Any], Any] = lambda each: each[None] if isinstance(each, jax.Array) else np.asarray(each)[None]
         rows = None if exclude is None else (row(exclude[0]), row(exclude[1]))
         scores, ids = top_k(queries[None], items, k, exclude=rows, allowed=allowed, score=score, block=block)
         return scores[0], ids[0]

@@ -14,16 +14,6 @@ MODULES = (
     *("retrieval", "retrieval.candidates", "retrieval.quantized", "retrieval.ranking", "evaluation"),
 )
 
-events = 0
-
-
-def _count(event: str, duration: float, **_: object) -> None:
-    global events
-    events += event == "/jax/core/compile/backend_compile_duration"
-
-
-jax.monitoring.register_event_duration_secs_listener(_count)
-
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.usefixtures("as_users_run")

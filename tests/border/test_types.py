@@ -77,6 +77,8 @@ COMPUTES = {
     ),
     "retrieval.top_k": lambda cast: retrieval.top_k(cast(M[:2]), cast(M), 3),
     "retrieval.related": lambda cast: retrieval.related(cast(M), [0, 2], 2),
+    "retrieval.dot": lambda cast: retrieval.dot(cast(M), cast(M)),
+    "retrieval.negative_squared_distance": lambda cast: retrieval.negative_squared_distance(cast(M), cast(M)),
     "retrieval.cosine": lambda cast: retrieval.top_k(cast(M[:2]), cast(M), 3, score=retrieval.cosine),
     "candidates.nearest": lambda cast: candidates.nearest(cast(M), 2, progress=False),
     "candidates.top_of_groups": lambda cast: candidates.top_of_groups(cast(A), ONES[None] > 0, 2),

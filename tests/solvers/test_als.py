@@ -107,6 +107,7 @@ def test_layout_does_not_matter(options):
     chex.assert_trees_all_close(plain, other, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_recovers_a_synthetic_truth_to_the_noise():
     dataset = data.synthetic.low_rank(300, 200, 20_000, rank=2, noise=0.1, rng=0)
     train, test = data.splits.random(dataset.ratings, test=0.1, rng=0)
@@ -133,6 +134,7 @@ def test_stops_by_callback_tol_and_sweeps_and_shows_a_bar(capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_sweep_vmaps_over_l2():
     ratings = toy()
     sides, init = rows(ratings), start(ratings)

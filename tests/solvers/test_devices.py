@@ -64,6 +64,7 @@ def test_implicit_als(cg_steps):
     np.testing.assert_allclose(how.trace, how_three.trace, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_fold_in_leave_one_out_and_costs():
     def run(factors, by_user, by_item):
         new = solvers.fold_in(by_item, factors, l2=2.0)
@@ -73,6 +74,7 @@ def test_fold_in_leave_one_out_and_costs():
     assert_same(*both(ratings(), run, init()))
 
 
+@pytest.mark.slow
 def test_a_sweep_is_vmapped_and_differentiated():
     def after(l2, factors, *rows):
         factors, _ = solvers.sweep(factors, *rows, l2=l2, l2_bias=1.0)
@@ -85,6 +87,7 @@ def test_a_sweep_is_vmapped_and_differentiated():
     assert np.abs(one[1]).min() > 1, "a derivative that is not zero"
 
 
+@pytest.mark.slow
 def test_gibbs():
     test = ratings().take(slice(50))
     given = {"key": jax.random.key(1), "mu": 3.5, "sweeps": 3, "burn": 1, "block": 3, "progress": False}

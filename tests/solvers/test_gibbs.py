@@ -215,6 +215,7 @@ def statistics(state, values, where):
     return {name: np.asarray(value) for name, value in out.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uneven", [True, False])
 def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, uneven):
     """Unknowns from the prior, ratings given them, then sweeps given the ratings: the unknowns are from the prior
@@ -244,6 +245,7 @@ def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, uneven):
     assert max(map(abs, z.values())) < 4.5, z
 
 
+@pytest.mark.slow
 def test_it_finds_what_made_the_ratings():
     """Noise .5 is found, predictions are nearly as good as the truth, and intervals cover what they say."""
     synthetic = data.synthetic.low_rank(80, 60, 2400, noise=0.5, rng=0)

@@ -128,6 +128,7 @@ def test_cuts_are_drawn_from_their_posterior(x64):
         np.testing.assert_allclose(share, [0.05, 0.25, 0.5, 0.75, 0.95], atol=0.03)
 
 
+@pytest.mark.slow
 def test_cuts_of_many_ratings_come_from_afar_and_then_move_nearly_always():
     rng = np.random.default_rng(0)
     cut = np.array([-1.5, -0.4, 0.1, 1.2], np.float32)
@@ -172,6 +173,7 @@ def test_dense_and_rows_have_the_same_cells(x64, side):
             same(part._replace(value=part.eta), new)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uneven", [True, False])
 def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, uneven):
     """As in test_gibbs, of ratings that are levels: of Dense where noise is uneven, of Rows where it is not. It finds
