@@ -207,10 +207,13 @@ def _posterior(draws: Draws, item: Array, value: Array, where: Array | None, z: 
     misfit = misfit + product("stk,skl,stl->st", change, draws.precision, change)
     log_weight = log_weight[:, None] + count * jnp.log(draws.node)  # log det D
     log_weight = log_weight + _log_det(cholesky(draws.precision))[:, None] - _log_det(factor.cholesky) - misfit
-    # Ratings that no draw foretells, 10^20 say, have densities of 0: then the draws count alike, and not as NaN.
-    # (The barrier: of 10^6 the largest, computed once more in another order, would be off by more than it is apart.)
+    # Ratings that no draw foretells, 10^20 say, have densities of 0: then the draws count alike, and not as NaN. The
+    # largest is 0 by its place, for computed once more in another order 10^12 would not be itself.
     log_weight = jnp.maximum(log_weight / 2 + jnp.log(draws.share)[None], -jnp.finfo(dtype).max / 4)
-    log_weight = jax.nn.log_softmax(jax.lax.optimization_barrier(log_weight), axis=(0, 1))
+    flat = log_weight.ravel()
+    best = jnp.argmax(flat)
+    flat = jnp.where(jnp.arange(flat.size) == best, 0, jnp.minimum(flat - flat[best], 0))
+    log_weight = jax.nn.log_softmax(flat).reshape(log_weight.shape)
     return Mixture(log_weight, prior[:, None] + change, covariance)
 
 
