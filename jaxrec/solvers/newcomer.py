@@ -176,10 +176,10 @@ def posterior(
     """
     check.same_shape(item=item, value=value, where=where)
     item = check.row_ids("item", item, size=len(draws.x), where=where)
-    if (got := [len(each) for each in z]) != (wanted := [link.shape[1] for link in draws.links]):
+    if (got := [np.shape(each)[0] for each in z]) != (wanted := [link.shape[1] for link in draws.links]):
         raise ValueError(f"z: expected a user's features of lengths {wanted}, one row a group, got {got}.")
-    value, *z = (each.astype(draws.x.dtype) for each in floats(value, *z))
-    return _posterior(draws, item, value, None if where is None else jnp.asarray(where, bool), tuple(z))
+    y, *rows = (each.astype(draws.x.dtype) for each in floats(value, *z))
+    return _posterior(draws, item, y, None if where is None else jnp.asarray(where, bool), tuple(rows))
 
 
 @jax.jit
@@ -274,7 +274,7 @@ def next_question(
 
     Source: Cohn, Ghahramani, Jordan 1996, Active learning with statistical models.
     """
-    n_targets = len(draws.x) if targets is None else len(targets)
+    n_targets = len(draws.x) if targets is None else np.size(targets)
     if weights is not None and np.shape(weights) != (n_targets,):
         got = np.shape(weights)
         raise ValueError(
@@ -283,9 +283,9 @@ def next_question(
     if block < 1:
         raise ValueError(f"block: expected at least 1, got {block}.")
     _check_mixture(draws, mixture)
-    candidates, targets = _ids("candidates", candidates, draws), _ids("targets", targets, draws)
-    weights = None if weights is None else floats(weights)[0].astype(draws.x.dtype)
-    return _next_question(draws, mixture, candidates, targets, weights, block=block)
+    given = _ids("candidates", candidates, draws), _ids("targets", targets, draws)
+    weight = None if weights is None else floats(weights)[0].astype(draws.x.dtype)
+    return _next_question(draws, mixture, *given, weight, block=block)
 
 
 @partial(jax.jit, static_argnames="block")
@@ -327,8 +327,8 @@ def lower_bound(
     if not 0 < share < 1:
         raise ValueError(f"share: expected a number in (0, 1), got {share}.")
     check.same_shape(mean=mean, deviation=deviation)
-    mean, deviation = floats(mean, deviation)
-    return mean - jnp.asarray(NormalDist().inv_cdf(share), mean.dtype) * deviation
+    center, apart = floats(mean, deviation)
+    return center - jnp.asarray(NormalDist().inv_cdf(share), center.dtype) * apart
 
 
 def _ids(name: str, ids: ArrayLike | None, draws: Draws) -> Array | None:
