@@ -26,6 +26,8 @@ BLOCK = 8
 # Floats of matrices worked on at once: 2 MiB; 4 times as many take twice as long at d = 128.
 CHUNK = 2**19
 HIGHEST = jax.lax.Precision.HIGHEST
+# A pivot is held to so many eps of its diagonal entry: more than the rounding that may have eaten it.
+LEAST = 128
 
 
 def cholesky(matrix: Float[Array, "*batch d d"]) -> Float[Array, "*batch d d"]:
@@ -62,8 +64,8 @@ def solve(
     The inverses of the diagonal's blocks serve the panels and both substitutions, and the factor is never laid out.
     Each right-hand side has products of its own, for a matrix of two columns is multiplied far slower than two vectors.
 
-    A pivot that rounding has eaten is raised to eps times its diagonal entry: of a matrix that is positive definite
-    but for rounding the answer is finite, though it may mean little; the share says so.
+    A pivot that rounding has eaten is raised to `LEAST` eps of its diagonal entry: of a matrix that is positive
+    definite but for rounding the answer is finite, though it may mean little; the share says so.
     """
     if matrix.size == 0:
         return rhs, jnp.ones(len(matrix), matrix.dtype)
@@ -86,7 +88,7 @@ def _solve(a: Array, rhs: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:
     steps: list[tuple[Array, Array, list[Array]]] = []  # of each block: its inverse, the panel below, L^-1 rhs there
     while a.shape[-1] > 0:
         size = min(BLOCK, a.shape[-1])
-        head = _eliminate(a[:, :size, :size], least=jnp.finfo(a.dtype).eps * whole[:, :size])
+        head = _eliminate(a[:, :size, :size], least=LEAST * jnp.finfo(a.dtype).eps * whole[:, :size])
         inverse = _inverse(head)
         share = jnp.minimum(share, jnp.min(jnp.diagonal(head, axis1=1, axis2=2) ** 2 / whole[:, :size], axis=1))
         whole = whole[:, size:]

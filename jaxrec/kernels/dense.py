@@ -12,6 +12,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from jaxrec.kernels.cholesky import LEAST
+
 __all__ = ["normal_equations", "solve"]
 
 HIGHEST = jax.lax.Precision.HIGHEST  # accelerators would otherwise round to bfloat16 or TF32
@@ -49,7 +51,7 @@ def solve(matrix: Float[Array, "k k n"], rhs: Float[Array, "k n"]) -> tuple[Floa
     k = len(rhs)
     index = jnp.arange(k)[:, None]
     diagonal = jnp.moveaxis(jnp.diagonal(matrix), -1, 0)
-    least = jnp.finfo(matrix.dtype).eps * diagonal
+    least = LEAST * jnp.finfo(matrix.dtype).eps * diagonal
 
     def eliminate(j: Array, a: Array) -> Array:  # [k, k + 1, n]
         pivot = a[j]

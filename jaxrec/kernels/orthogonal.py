@@ -51,47 +51,53 @@ def block_of(k: int, longest: int) -> int:
 
 
 def triangle(rows: Float[Array, "n k1"]) -> tuple[Float[Array, "k1 k1"], Array]:
-    """(R upper triangular, order) with R'R = the Gram matrix of rows[:, order]; the last column stays the last."""
+    """(R, order) with R'R = rows' rows, and R[:, order] upper triangular; the last column is the last in order."""
     n, k1 = rows.shape
     rows = jnp.pad(rows, ((0, max(0, k1 - n)), (0, 0)))
-    place, column = jnp.arange(len(rows)), jnp.arange(k1)
+    place, column = jnp.arange(len(rows), dtype=jnp.int32), jnp.arange(k1, dtype=jnp.int32)
+    never = jnp.full(k1, k1, jnp.int32)
 
-    def reflect(j: Array, given: tuple[Array, Array]) -> tuple[Array, Array]:
-        rows, order = given
-        live = (place >= j)[:, None]
-        squares = jnp.sum(jnp.where(live, rows, 0) ** 2, axis=0)
-        first = jnp.argmax(jnp.where((column >= j) & (column < k1 - 1), squares, -1))
-        first = jnp.where(j == k1 - 1, j, first)
-        swap = jnp.where(column == j, first, jnp.where(column == first, j, column))
-        rows, order = rows[:, swap], order[swap]
-        mine = jnp.where(live[:, 0], rows[:, j], 0)
-        largest = jnp.argmax(jnp.where(live[:, 0], jnp.abs(mine), -1))
-        swap = jnp.where(place == j, largest, jnp.where(place == largest, j, place))
-        rows, mine = rows[swap], mine[swap]
+    def reflect(j: Array, given: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        """The rows that are left, turned so that the largest column of those is 0 but in its largest row, the j-th."""
+        rows, live, step_of, chosen = given
+        squares = jnp.sum(jnp.where(live[:, None], rows, 0) ** 2, axis=0)
+        open_ = (step_of == k1) & ((column < k1 - 1) | (j == k1 - 1))
+        first = jnp.argmax(jnp.where(open_, squares, -1)).astype(jnp.int32)
+        mine = jnp.where(live, jax.lax.dynamic_index_in_dim(rows, first, axis=1, keepdims=False), 0)
+        largest = jnp.argmax(jnp.where(live, jnp.abs(mine), -1)).astype(jnp.int32)
         length = jnp.sqrt(jnp.sum(mine**2))
-        u = mine + jnp.where(place == j, jnp.where(mine[j] < 0, -length, length), 0)
+        u = mine + jnp.where(place == largest, jnp.where(mine < 0, -length, length), 0)
         square = jnp.sum(u**2)
         dots = jnp.sum(u[:, None] * rows, axis=0)
-        return rows - (2 / jnp.where(square > 0, square, 1)) * u[:, None] * dots[None], order
+        rows = rows - (2 / jnp.where(square > 0, square, 1)) * u[:, None] * dots[None]
+        step_of = jnp.where(column == first, j, step_of)
+        return rows, live & (place != largest), step_of, jnp.where(column == j, largest, chosen)
 
-    rows, order = jax.lax.fori_loop(0, k1, reflect, (rows, column))
-    return jnp.triu(rows[:k1]), order
+    begin = rows, jnp.ones(len(rows), bool), never, never
+    rows, _, step_of, chosen = jax.lax.fori_loop(jnp.int32(0), jnp.int32(k1), reflect, begin)
+    upper = jnp.where(step_of[None, :] >= column[:, None], rows[chosen], 0)
+    return upper, jnp.argsort(step_of).astype(jnp.int32)
 
 
 def fit(rows: Float[Array, "n k1"]) -> Fitted:
     """The v that minimizes 1/2 the squared length of rows[:, :k] v - rows[:, k]."""
-    upper, order = triangle(rows)
+    return _back(*triangle(rows))
+
+
+def _back(upper: Array, order: Array) -> Fitted:
     k = len(order) - 1
-    diagonal, whole = jnp.diagonal(upper)[:k] ** 2, jnp.sum(upper[:, :k] ** 2, axis=0)
-    share = jnp.min(jnp.where(whole > 0, diagonal / jnp.where(whole > 0, whole, 1), 0), initial=1)
+    pivot = jnp.take_along_axis(upper[:k], order[:k, None], axis=1)[:, 0]
+    whole = jnp.sum(upper[:, :k] ** 2, axis=0)[order[:k]]
+    share = jnp.min(jnp.where(whole > 0, pivot**2 / jnp.where(whole > 0, whole, 1), 0), initial=1)
 
-    def back(step: Array, z: Array) -> Array:  # what is not solved yet is 0 in z
+    def back(step: Array, v: Array) -> Array:  # what is not solved yet is 0 in v
         j = k - 1 - step
-        left = upper[j, k] - jnp.sum(upper[j, :k] * z)
-        return z.at[j].set(jnp.where(upper[j, j] == 0, 0, left / jnp.where(upper[j, j] == 0, 1, upper[j, j])))
+        left = upper[j, k] - jnp.sum(upper[j, :k] * v)
+        solved = jnp.where(pivot[j] == 0, 0, left / jnp.where(pivot[j] == 0, 1, pivot[j]))
+        return jnp.where(jnp.arange(k, dtype=jnp.int32) == order[j], solved, v)
 
-    z = jax.lax.fori_loop(0, k, back, jnp.zeros(k, rows.dtype))
-    return Fitted(jnp.zeros(k, rows.dtype).at[order[:k]].set(z), upper[k, k] ** 2 / 2, share)
+    v = jax.lax.fori_loop(0, k, back, jnp.zeros(k, upper.dtype))
+    return Fitted(v, upper[k, k] ** 2 / 2, share)
 
 
 def root(matrix: Float[Array, "k k"]) -> Float[Array, "k k"]:
@@ -127,8 +133,8 @@ def mend(
         v: the rows' solutions by normal equations.
         objective: what they leave.
         share: the normal equations' `cholesky.shares`.
-        prior: a row's number -> [., k + 1], the penalty's rows sqrt(P) (1, m).
-        blocks: a row's number -> how many blocks of entries it has.
+        prior: a row's number -> [k + 1, k + 1], the penalty's rows sqrt(P) (1, m), and one of 0.
+        blocks: a row's number -> how many blocks of entries it has, at least one.
         entries: a row's number and a block's -> [m, k + 1], sqrt(w) (x, y), 0 where there is none.
         at_once: rows fitted at a time; None: as many as fit `GROUP`.
     """
@@ -136,25 +142,33 @@ def mend(
     if n == 0 or k == 0:
         return v, objective, share
 
-    def one(row: Array) -> Fitted:
-        first, _ = triangle(prior(row))
-        add = lambda t, rows: _unordered(*triangle(jnp.concatenate([rows, entries(row, t)])))
-        return fit(jax.lax.fori_loop(0, blocks(row), add, _unordered(first, _)))
-
     row = jax.ShapeDtypeStruct((), jnp.int32)
     lines = jax.eval_shape(entries, row, row).shape[0] + k + 1
     group = min(n, at_once or max(1, GROUP // (lines * (k + 1))))
 
-    def some(state: tuple[Array, Fitted]) -> tuple[Array, Fitted]:
-        left, found = state
-        rows = jnp.nonzero(left, size=group, fill_value=n)[0].astype(jnp.int32)
-        new = jax.vmap(one)(jnp.minimum(rows, n - 1))
-        put = lambda old, new: old.at[rows].set(new.astype(old.dtype), mode="drop")
-        return left.at[rows].set(False, mode="drop"), jax.tree.map(put, found, new)
+    def some(state: Array) -> Array:
+        waiting, mine = jax.lax.top_k(state[:, -1], group)
+        rows = jnp.where(waiting > 0, mine, n)  # n is nobody
+        counts = jax.vmap(blocks)(mine)
 
-    given = jax.lax.stop_gradient(Fitted(v, objective, share))
-    hard = lost(given.share)
-    _, found = jax.lax.while_loop(lambda state: jnp.any(state[0]), some, (hard, given))
+        def add(t: Array, given: tuple[Array, Array]) -> tuple[Array, Array]:
+            """One block more of each; beyond its last a row's are 0."""
+            more = jax.lax.map(lambda row: entries(row, t), mine)
+            more = jnp.where((t < counts)[:, None, None], more, 0)
+            return jax.vmap(triangle)(jnp.concatenate([given[0], more], axis=1))
+
+        begin = jax.vmap(prior)(mine), jnp.zeros((group, k + 1), jnp.int32)
+        new = jax.vmap(_back)(*jax.lax.fori_loop(0, jnp.max(counts), add, begin))
+        lines = jnp.concatenate(
+            [new.v, new.objective[:, None], new.share[:, None], jnp.zeros((group, 1), v.dtype)], axis=1
+        )
+        return state.at[rows].set(lines.astype(v.dtype), mode="drop")
+
+    # in one array, for each update is compiled: v, objective, share, and whether it is still to be done
+    given = jax.lax.stop_gradient((v, objective, share))
+    hard = lost(given[2])
+    columns = [a[:, None] if a.ndim == 1 else a for a in (*given, hard.astype(v.dtype))]
+    state = jax.lax.while_loop(lambda state: jnp.any(state[:, -1] > 0), some, jnp.concatenate(columns, axis=1))
 
     def keep(new: Array, old: Array) -> Array:
         """The new value with the old one's derivative."""
@@ -162,7 +176,7 @@ def mend(
         moved = new + jnp.where(jnp.isfinite(move), move, 0)
         return jnp.where(hard.reshape((n, *[1] * (old.ndim - 1))), moved, old)
 
-    return keep(found.v, v), keep(found.objective, objective), found.share
+    return keep(state[:, :k], v), keep(state[:, k], objective), state[:, k + 1]
 
 
 def mend_fits(
@@ -200,7 +214,8 @@ def mend_fits(
 
     def prior(_: Array) -> Array:
         rows = root(precision)
-        return jnp.concatenate([rows, jnp.sum(rows * mean[None], axis=1, keepdims=True)], axis=1)
+        rows = jnp.concatenate([rows, jnp.sum(rows * mean[None], axis=1, keepdims=True)], axis=1)
+        return jnp.pad(rows, ((0, 1), (0, 0)))
 
     def entries(fit: Array, block: Array) -> Array:
         first = jnp.minimum(block * size, n - size)
@@ -211,7 +226,3 @@ def mend_fits(
     blocks = lambda _: jnp.int32(-(-n // size))
     v, _, share = mend(v, jnp.zeros_like(share), share, prior=prior, blocks=blocks, entries=entries, at_once=at_once)
     return v, share
-
-
-def _unordered(upper: Array, order: Array) -> Array:
-    return jnp.zeros_like(upper).at[:, order].set(upper)

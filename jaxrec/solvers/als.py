@@ -144,7 +144,7 @@ def dense_sweep(factors: Factors, ratings: Dense, *, l2: L2, l2_bias: L2 = 0.0) 
     >>> from jaxrec import data, models
     >>> ratings = data.synthetic.low_rank(50, 40, 600, rng=0).ratings
     >>> init = models.init(50, 40, 2, key=jax.random.key(0), mu=3.5)
-    >>> strengths = jnp.array([1.0, 2.0, 4.0])
+    >>> strengths = jax.numpy.array([1.0, 2.0, 4.0])
     >>> factors, costs = jax.vmap(lambda l2: dense_sweep(init, data.dense(ratings), l2=l2))(strengths)
     >>> factors.w.shape
     (3, 50, 2)
@@ -180,15 +180,13 @@ def check_sides(by_user: Rows, by_item: Rows, init: Factors, sweeps: int) -> Non
     if (users.weights is None) != (items.weights is None):
         side = "by_user" if users.weights is not None else "by_item"
         raise ValueError(f"by_user and by_item hold different ratings: only {side} has weights.")
-    if (users.count, users.own, users.others) != (items.count, items.others, items.own):
-        raise ValueError(
-            f"by_user and by_item hold different ratings: {users.count} and {items.count}, or other pairs of ids."
-        )
+    if (users.n, users.own, users.others) != (items.n, items.others, items.own):
+        raise ValueError(f"by_user and by_item hold different ratings: {users.n} and {items.n}, or other pairs of ids.")
     for name, mine, theirs, scale in (
         ("values", users.values, items.values, users.scale),
-        ("weights", users.weights, items.weights, users.weights),
+        ("weights", users.weights or 0.0, items.weights or 0.0, users.weights or 0.0),
     ):
-        if mine is not None and not abs(mine - theirs) <= 1e-9 * abs(scale):
+        if not abs(mine - theirs) <= 1e-9 * abs(scale):
             raise ValueError(
                 f"by_user and by_item hold different ratings: {name} that sum to {mine:.9g} and {theirs:.9g}."
             )
@@ -223,7 +221,7 @@ def check_strengths(factors: Factors, l2: L2, l2_bias: L2 = 0.0) -> None:
 class _Summary(NamedTuple):
     """Sums over a side's ratings: how many, of their rows' ids and the others', of values and their sizes, weights."""
 
-    count: int
+    n: int
     own: int
     others: int
     values: float

@@ -28,9 +28,8 @@ def check_factors(factors: Factors) -> None:
     Raises:
         ValueError: otherwise.
     """
-    w, b, x, c, mu = (
-        None if part is None else jnp.shape(part) for part in (factors.w, factors.b, factors.x, factors.c, factors.mu)
-    )
+    w, b, x = (jnp.shape(part) for part in (factors.w, factors.b, factors.x))
+    c, mu = (None if part is None else jnp.shape(part) for part in (factors.c, factors.mu))
     fits = len(w) == len(x) == 2 and w[1] == x[1] and b == w[:1] and c in (None, x[:1]) and mu in (None, (), x[:1])
     if not fits:
         raise ValueError(

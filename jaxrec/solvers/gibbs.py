@@ -146,10 +146,9 @@ def sweep(
     """
     if jnp.ndim(state.alpha) != 0:
         raise ValueError(f"state: expected one chain's, got alpha of shape {state.alpha.shape}; vmap makes several.")
-    one = jax.tree.map(jnp.shape, state)
-    _check_state(one)
-    _check_known(known, one, state.levels)
-    _check_groups(one, groups)
+    _check_state(state)
+    _check_known(known, state)
+    _check_groups(state, groups)
     _check_mu(mu)
     hierarchy.check_priors(priors)
     return _sweep(state, known, key=key, mu=mu, groups=groups, priors=priors)
@@ -353,10 +352,9 @@ def _check(known: Known, state: State, test: Ratings, groups: Features, sweeps: 
     sizes = state.users.rows.shape[1], state.items.rows.shape[1]
     if any(jnp.shape(leaf)[:1] != state.alpha.shape for leaf in jax.tree.leaves(state)):
         raise ValueError(f"state: expected {len(state.alpha)} chains in every part, as alpha has; `start`.")
-    one = jax.tree.map(lambda a: jnp.shape(a)[1:], state)
-    _check_state(one)
-    _check_known(known, one, state.levels)
-    _check_groups(one, groups)
+    _check_state(state)
+    _check_known(known, state)
+    _check_groups(state, groups)
     if (test.n_users, test.n_items) != sizes:
         raise ValueError(f"test: expected {sizes} users and items, got {(test.n_users, test.n_items)}.")
     if not 0 <= burn < sweeps:
@@ -365,32 +363,36 @@ def _check(known: Known, state: State, test: Ratings, groups: Features, sweeps: 
         raise ValueError(f"block: expected at least 1, got {block}.")
 
 
-def _check_state(shapes: State) -> None:
-    """Of one chain, shapes in place of arrays."""
-    k = shapes.users.rows[-1:]
-    for name, level in (("users", shapes.users), ("items", shapes.items)):
-        n = level.rows[:1]
-        fits = len(level.rows) == 2 and level.rows[-1:] == k and level.sureness == n and level.evenness == ()
-        links = all(link[1:] == k for link in level.links) and len(level.links) == len(level.strengths)
-        if not (fits and links and level.mean == k and level.precision == k + k):
+def _shape(state: State, part: Array) -> tuple[int, ...]:
+    """Of one chain's."""
+    return jnp.shape(part)[jnp.ndim(state.alpha) :]
+
+
+def _check_state(state: State) -> None:
+    shape = partial(_shape, state)
+    k = shape(state.users.rows)[-1:]
+    for name, level in (("users", state.users), ("items", state.items)):
+        rows, n = shape(level.rows), shape(level.rows)[:1]
+        fits = len(rows) == 2 and rows[1:] == k and shape(level.sureness) == n and shape(level.evenness) == ()
+        links = all(shape(link)[1:] == k for link in level.links) and len(level.links) == len(level.strengths)
+        if not (fits and links and shape(level.mean) == k and shape(level.precision) == k + k):
             raise ValueError(
                 f"state.{name}: expected rows [n, k], mean [k], precision [k, k], sureness [n] and links [r, k], with "
-                f"the users' k, got {level}. `start` makes a state."
+                f"the users' k, got {jax.tree.map(jnp.shape, jax.tree.leaves(level))}. `start` makes a state."
             )
 
 
-def _check_known(known: Known, shapes: State, levels: Levels | None) -> None:
-    sizes = shapes.users.rows[0], shapes.items.rows[0]
+def _check_known(known: Known, state: State) -> None:
+    (n_users, k), (n_items, _) = _shape(state, state.users.rows), _shape(state, state.items.rows)
     if isinstance(known, Dense):
         parts: list[Any] = [known]
         got = np.shape(known.value)[::-1]
-        if got != sizes:
-            raise ValueError(f"known: expected {sizes} users and items, as the state has, got {got}.")
-        check_dense(known, *sizes)
+        if got != (n_users, n_items):
+            raise ValueError(f"known: expected {(n_users, n_items)} users and items, as the state has, got {got}.")
+        check_dense(known, n_users, n_items)
     else:
-        d = shapes.users.rows[1] - 1
-        empty = lambda *shape: np.broadcast_to(np.float32(0), shape)
-        one = Factors(empty(sizes[0], d), empty(sizes[0]), empty(sizes[1], d))
+        empty = lambda *shape: jnp.broadcast_to(jnp.float32(0), shape)
+        one = Factors(empty(n_users, k - 1), empty(n_users), empty(n_items, k - 1))
         if check.traced(known):
             check_tables(*known, one)
         else:
@@ -398,18 +400,18 @@ def _check_known(known: Known, shapes: State, levels: Levels | None) -> None:
         parts = [bucket for rows in known for bucket in rows.buckets]
     if any(part.weights is not None for part in parts):
         raise ValueError("known: expected ratings without weights, for all have the same noise. Drop them, or use als.")
-    if levels is not None and not check.traced(parts, levels):
-        allowed = np.unique(np.asarray(levels.value, np.float32))
+    if state.levels is not None and not check.traced(parts, state.levels):
+        allowed = np.unique(np.asarray(state.levels.value, np.float32))
         for part in parts:
             value = np.asarray(part.value).astype(np.float32)[np.asarray(part.where)]
             if len(other := np.setdiff1d(value, allowed)):
                 raise ValueError(f"known: expected ratings among the levels {allowed.tolist()}, got {other[0]}.")
 
 
-def _check_groups(shapes: State, groups: Features) -> None:
-    for name, level, bases in (("users", shapes.users, groups[0]), ("items", shapes.items, groups[1])):
-        got_z = [b.z.shape for b in bases]
-        if got_z != (wanted := [(level.rows[0], link[0]) for link in level.links]):
+def _check_groups(state: State, groups: Features) -> None:
+    for name, level, bases in (("users", state.users, groups[0]), ("items", state.items, groups[1])):
+        got_z, n = [b.z.shape for b in bases], _shape(state, level.rows)[0]
+        if got_z != (wanted := [(n, _shape(state, link)[0]) for link in level.links]):
             raise ValueError(f"groups: expected features of the {name} of shapes {wanted}, as in `start`, got {got_z}.")
 
 

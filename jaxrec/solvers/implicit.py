@@ -206,7 +206,7 @@ def frequency_scaled(
 def _check_side(rows: Rows, factors: Factors, l2: L2, unobserved: float | Array) -> None:
     by_user, n_rows = rows.side == "user", len(rows.place)
     theirs = factors.x if by_user else factors.w
-    unread = np.broadcast_to(np.float32(0), np.shape(factors.w)[:1])  # b is 0 whatever stands there
+    unread = jnp.zeros(np.shape(factors.w)[:1])  # b is 0 whatever stands there
     check_factors(dataclasses.replace(factors, b=unread))
     if rows.n_others != len(theirs):
         raise ValueError(

@@ -176,10 +176,10 @@ def posterior(
     """
     check.same_shape(item=item, value=value, where=where)
     item = check.row_ids("item", item, size=len(draws.x), where=where)
-    if (got := [len(each) for each in z]) != (wanted := [link.shape[1] for link in draws.links]):
+    if (got := [np.shape(each)[0] for each in z]) != (wanted := [link.shape[1] for link in draws.links]):
         raise ValueError(f"z: expected a user's features of lengths {wanted}, one row a group, got {got}.")
-    value, *z = (each.astype(draws.x.dtype) for each in floats(value, *z))
-    return _posterior(draws, item, value, None if where is None else jnp.asarray(where, bool), tuple(z))
+    y, *rows = (each.astype(draws.x.dtype) for each in floats(value, *z))
+    return _posterior(draws, item, y, None if where is None else jnp.asarray(where, bool), tuple(rows))
 
 
 @jax.jit
@@ -207,10 +207,13 @@ def _posterior(draws: Draws, item: Array, value: Array, where: Array | None, z: 
     misfit = misfit + product("stk,skl,stl->st", change, draws.precision, change)
     log_weight = log_weight[:, None] + count * jnp.log(draws.node)  # log det D
     log_weight = log_weight + _log_det(cholesky(draws.precision))[:, None] - _log_det(factor.cholesky) - misfit
-    # Ratings that no draw foretells, 10^20 say, have densities of 0: then the draws count alike, and not as NaN.
-    # (The barrier: of 10^6 the largest, computed once more in another order, would be off by more than it is apart.)
+    # Ratings that no draw foretells, 10^20 say, have densities of 0: then the draws count alike, and not as NaN. The
+    # largest is 0 by its place, for computed once more in another order 10^12 would not be itself.
     log_weight = jnp.maximum(log_weight / 2 + jnp.log(draws.share)[None], -jnp.finfo(dtype).max / 4)
-    log_weight = jax.nn.log_softmax(jax.lax.optimization_barrier(log_weight), axis=(0, 1))
+    flat = log_weight.ravel()
+    best = jnp.argmax(flat)
+    flat = jnp.where(jnp.arange(flat.size) == best, 0, jnp.minimum(flat - flat[best], 0))
+    log_weight = jax.nn.log_softmax(flat).reshape(log_weight.shape)
     return Mixture(log_weight, prior[:, None] + change, covariance)
 
 
@@ -271,7 +274,7 @@ def next_question(
 
     Source: Cohn, Ghahramani, Jordan 1996, Active learning with statistical models.
     """
-    n_targets = len(draws.x) if targets is None else len(targets)
+    n_targets = len(draws.x) if targets is None else np.size(targets)
     if weights is not None and np.shape(weights) != (n_targets,):
         got = np.shape(weights)
         raise ValueError(
@@ -280,9 +283,9 @@ def next_question(
     if block < 1:
         raise ValueError(f"block: expected at least 1, got {block}.")
     _check_mixture(draws, mixture)
-    candidates, targets = _ids("candidates", candidates, draws), _ids("targets", targets, draws)
-    weights = None if weights is None else floats(weights)[0].astype(draws.x.dtype)
-    return _next_question(draws, mixture, candidates, targets, weights, block=block)
+    given = _ids("candidates", candidates, draws), _ids("targets", targets, draws)
+    weight = None if weights is None else floats(weights)[0].astype(draws.x.dtype)
+    return _next_question(draws, mixture, *given, weight, block=block)
 
 
 @partial(jax.jit, static_argnames="block")
@@ -324,8 +327,8 @@ def lower_bound(
     if not 0 < share < 1:
         raise ValueError(f"share: expected a number in (0, 1), got {share}.")
     check.same_shape(mean=mean, deviation=deviation)
-    mean, deviation = floats(mean, deviation)
-    return mean - jnp.asarray(NormalDist().inv_cdf(share), mean.dtype) * deviation
+    center, apart = floats(mean, deviation)
+    return center - jnp.asarray(NormalDist().inv_cdf(share), center.dtype) * apart
 
 
 def _ids(name: str, ids: ArrayLike | None, draws: Draws) -> Array | None:

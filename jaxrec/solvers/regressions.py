@@ -187,22 +187,31 @@ def _mended_rows(buckets: tuple[Bucket, ...], found: list[Solved], side: Side) -
     starts = np.cumsum([0, *(len(bucket.row) for bucket in buckets)])
     bucket_of = lambda line: jnp.searchsorted(jnp.asarray(starts[1:], jnp.int32), line, side="right").astype(jnp.int32)
 
-    def cut(bucket: Bucket, start: int, line: Array, block: Array) -> Bucket:
-        """Some entries of a row, one line; the last block begins early, and has those of the one before masked."""
+    dtype = side.features.dtype
+    word = jnp.int32 if dtype == jnp.float32 else jnp.int64
+
+    def cut(bucket: Bucket, start: int, line: Array, block: Array) -> Array:
+        """[3, size] words: the ids, values and weights of a block of a row's entries, weights of 0 where there is none.
+
+        In one array, for each bucket is compiled. The last block begins early: what the one before had is 0 in it.
+        """
         length = bucket.other.shape[1]
         width = min(size, length)
         first = jnp.minimum(block * size, length - width)
-        part = lambda a: jnp.pad(
-            jax.lax.dynamic_slice(a, (line - start, first), (1, width)), ((0, 0), (0, size - width))
-        )
-        row = jax.lax.dynamic_slice(bucket.row, (line - start,), (1,))
-        fresh = (first + jnp.arange(size, dtype=jnp.int32) >= block * size)[None]
-        weights = None if bucket.weights is None else part(bucket.weights)
-        return Bucket(row, part(bucket.other), part(bucket.value), part(bucket.where) & fresh, weights)
+        part = lambda a: jax.lax.dynamic_slice(a, (line - start, first), (1, width))
+        weights = jnp.ones((1, width), dtype) if bucket.weights is None else part(bucket.weights).astype(dtype)
+        bits = lambda a: jax.lax.bitcast_convert_type(a, word)
+        weights = jnp.where(part(bucket.where), weights, 0)
+        parts = part(bucket.other).astype(word), bits(part(bucket.value).astype(dtype)), bits(weights)
+        fresh = first + jnp.arange(width, dtype=jnp.int32) >= block * size
+        return jnp.pad(jnp.where(fresh[None], jnp.concatenate(parts), 0), ((0, 0), (0, size - width)))
 
     def entries(line: Array, block: Array) -> Array:
         cuts = [partial(cut, bucket, int(start)) for bucket, start in zip(buckets, starts, strict=False)]
-        return _lines(side, lists(jax.lax.switch(bucket_of(line), cuts, line, block), side))[0]
+        other, value, weights = jax.lax.switch(bucket_of(line), cuts, line, block)
+        value, weights = (jax.lax.bitcast_convert_type(a, dtype)[None] for a in (value, weights))
+        found = Bucket(row_of[line][None], other.astype(jnp.int32)[None], value, weights > 0, weights)
+        return _lines(side, lists(found, side))[0]
 
     row_of = jnp.concatenate([bucket.row for bucket in buckets])
     blocks = lambda line: jnp.asarray([-(-length // size) for length in lengths], jnp.int32)[bucket_of(line)]
@@ -222,9 +231,12 @@ def _mended(
     """`orthogonal.mend` of a side's rows; what stands in line r is row row_of[r]."""
 
     def prior(line: Array) -> Array:
-        precision = jnp.diag(side.precision[line if row_of is None else row_of[line]])
-        rows = orthogonal.root(precision if side.shared is None else precision + side.shared)
-        return jnp.pad(rows, ((0, 0), (0, 1)))  # to 0
+        precision = side.precision[line if row_of is None else row_of[line]]
+        if side.shared is None:
+            rows = jnp.diag(jnp.sqrt(precision))
+        else:
+            rows = orthogonal.root(jnp.diag(precision) + side.shared)
+        return jnp.pad(rows, ((0, 1), (0, 1)))
 
     return Solved(*orthogonal.mend(*found, prior=prior, blocks=blocks, entries=entries))
 

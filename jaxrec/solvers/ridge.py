@@ -318,10 +318,10 @@ def solve_user(
     """
     check_columns(x, y, where, weights)
     _check_numbers(y, offset, l2, l2_bias)
-    x, y, weights, offset = floats(x, y, weights, offset)
-    x = with_one(x)
-    precision = jnp.full(x.shape[1], l2, x.dtype).at[-1].set(jnp.asarray(l2_bias, x.dtype))
-    v = _solved(x, y - offset, where, weights, precision, prior)
+    features, stars, weight, known = floats(x, y, weights, offset)
+    features = with_one(features)
+    precision = jnp.full(features.shape[1], l2, features.dtype).at[-1].set(jnp.asarray(l2_bias, features.dtype))
+    v = _solved(features, stars - known, where, weight, precision, prior)
     return v[:-1], v[-1]
 
 
@@ -340,8 +340,9 @@ def solve_item(
     check_columns(w, y, where, weights)
     check.same_shape(y=y, b=b)
     _check_numbers(y, offset, l2, 0.0)
-    w, b, y, weights, offset = floats(w, b, y, weights, offset)
-    return _solved(w, y - b - offset, where, weights, jnp.full(w.shape[1], l2, w.dtype), prior)
+    features, biases, stars, weight, known = floats(w, b, y, weights, offset)
+    precision = jnp.full(features.shape[1], l2, features.dtype)
+    return _solved(features, stars - biases - known, where, weight, precision, prior)
 
 
 def with_one(x: Shaped[ArrayLike, "*n d"]) -> Shaped[Array, "*n d+1"]:
@@ -387,8 +388,8 @@ def _solve_row(
 def _columns(
     x: ArrayLike, y: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None
 ) -> tuple[Array, Array, Array | None, Array | None]:
-    x, y, weights = floats(x, y, weights)
-    return x, y, None if where is None else jnp.asarray(where, bool), weights
+    features, target, weight = floats(x, y, weights)
+    return features, target, None if where is None else jnp.asarray(where, bool), weight
 
 
 def _check_numbers(y: ArrayLike, offset: Number | ArrayLike, l2: Number, l2_bias: Number) -> None:

@@ -160,7 +160,7 @@ def test_ordinary_rows_are_left_to_their_equations():
     share = jnp.array([1e-2, 3e-3, 1e-3, 0.0, jnp.nan])
     assert orthogonal.lost(share).tolist() == [False, False, True, True, True]
     found = orthogonal.mend(
-        jnp.ones((2, 1)), jnp.ones(2), jnp.ones(2), prior=lambda row: jnp.ones((1, 2)), blocks=lambda row: jnp.int32(1),
+        jnp.ones((2, 1)), jnp.ones(2), jnp.ones(2), prior=lambda row: jnp.ones((2, 2)), blocks=lambda row: jnp.int32(1),
         entries=lambda row, block: jnp.ones((3, 2)),
     )  # fmt: skip
     np.testing.assert_array_equal(found[0], 1)
@@ -170,7 +170,9 @@ def test_ordinary_rows_are_left_to_their_equations():
 def test_a_triangle_has_the_rows_gram_matrix(x64, shape):
     rows = jnp.asarray(np.random.default_rng(0).normal(size=shape))
     upper, order = orthogonal.triangle(rows)
-    np.testing.assert_allclose(upper.T @ upper, rows[:, order].T @ rows[:, order], atol=1e-12)
+    np.testing.assert_allclose(upper.T @ upper, rows.T @ rows, atol=1e-12)
+    np.testing.assert_array_equal(np.tril(upper[:, order], -1), 0)
+    assert sorted(order.tolist()) == list(range(shape[1]))
     assert order[-1] == shape[1] - 1
 
 
