@@ -19,6 +19,9 @@ from jaxrec.solvers.checks import check_dense, check_factors, check_rows, check_
 from jaxrec.solvers.one_side import solved, solved_densely
 from jaxrec.types import Dense, Factors, Rows, Solution
 
+# What rounding may raise the objective by, of it.
+RISE = 1e-5
+
 __all__ = ["als", "alternate", "check_sides", "check_strengths", "check_tables", "dense_sweep", "sweep"]
 
 
@@ -67,14 +70,15 @@ def als(
     check_sides(by_user, by_item, init, sweeps)
     check_strengths(init, l2, l2_bias)
     start = by_user.beside(in_float32(init))
-    step = lambda factors: _sweep(factors, by_user, by_item, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps)
+    options = {"l2": l2, "l2_bias": l2_bias, "cg_steps": cg_steps}
+    step = lambda factors, mend: _sweep(factors, by_user, by_item, **options, mend=mend)
     before = _cost(start, by_user, l2=l2, l2_bias=l2_bias)
     factors, how = alternate(step, start, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress)
     return like(factors, init), how
 
 
 def alternate(
-    step: Callable[[Factors], tuple[Factors, Array]],
+    step: Callable[[Factors, bool], tuple[Factors, Array]],
     init: Factors,
     before: Array,
     *,
@@ -83,15 +87,23 @@ def alternate(
     callback: Callable[[int, Factors], bool | None] | None,
     progress: bool,
 ) -> tuple[Factors, Solution]:
-    """Sweeps until the objective falls by less than `tol` of it, as `als` says; step(factors) -> (factors, objective).
+    """Sweeps until the objective falls by less than `tol` of it, as `als` says.
+
+    step(factors, mend) -> (factors, objective). An objective that rises, or is no number, says that normal equations
+    were lost in rounding: that sweep is made again, and all later ones, with such rows fitted anew (`mend`), which is
+    compiled only then.
 
     Raises:
         FloatingPointError: the objective is no longer finite.
     """
-    factors, trace, converged, decrease = init, [float(before)], False, np.inf
+    factors, trace, converged, decrease, mend = init, [float(before)], False, np.inf, False
     with tqdm(total=sweeps, desc="als", unit="sweep", disable=not progress) as bar:
         for number in range(1, sweeps + 1):
-            factors, objective = step(factors)
+            found, objective = step(factors, mend)
+            if not mend and not float(objective) <= trace[-1] + RISE * abs(trace[-1]) + RISE**2 * abs(trace[0]):
+                mend = True  # rows are lost in rounding: from here on they are fitted anew
+                found, objective = step(factors, mend)
+            factors = found
             trace.append(float(objective))
             if not np.isfinite(trace[-1]):
                 raise FloatingPointError(
@@ -113,22 +125,25 @@ def sweep(
 ) -> tuple[Factors, Array]:
     """One sweep, (new factors, joint cost after it): pure, to be jitted, vmapped over l2, differentiated.
 
-    The cost is what the items' solutions say they leave, and the users' penalty: no further pass over the ratings.
+    The cost is what the items' solutions say they leave, and the users' penalty: no further pass over the ratings. Rows
+    whose equations float32 loses (weights or penalties of 1 and 1e7 side by side) are solved as well as these say;
+    `als` and `fold_in` fit such rows anew.
 
     Raises:
         ValueError: as `als`, but for the two sides' ratings, which are not compared.
     """
     check_tables(by_user, by_item, factors)
     check_strengths(factors, l2, l2_bias)
-    return _sweep(factors, by_user, by_item, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps)
+    return _sweep(factors, by_user, by_item, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps, mend=False)
 
 
-@partial(jax.jit, static_argnames="cg_steps")
+@partial(jax.jit, static_argnames=("cg_steps", "mend"))
 def _sweep(
-    factors: Factors, by_user: Rows, by_item: Rows, *, l2: L2, l2_bias: L2, cg_steps: int | None
+    factors: Factors, by_user: Rows, by_item: Rows, *, l2: L2, l2_bias: L2, cg_steps: int | None, mend: bool
 ) -> tuple[Factors, Array]:
-    factors, _ = solved(by_user, factors, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps)
-    factors, left = solved(by_item, factors, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps)
+    options = {"l2": l2, "l2_bias": l2_bias, "cg_steps": cg_steps, "mend": mend}
+    factors, _ = solved(by_user, factors, **options)
+    factors, left = solved(by_item, factors, **options)
     return factors, left + _of_users(factors, l2, l2_bias)
 
 

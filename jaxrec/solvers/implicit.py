@@ -88,7 +88,8 @@ def implicit_als(
     if init.c is not None or init.mu is not None:
         raise ValueError("init: expected a model of products alone, models.init(..., item_bias=False) without mu.")
     start = by_user.beside(in_float32(dataclasses.replace(init, b=jnp.zeros_like(init.b))))
-    step = lambda factors: _sweep(factors, by_user, by_item, l2=l2, unobserved=unobserved, cg_steps=cg_steps)
+    options = {"l2": l2, "unobserved": unobserved, "cg_steps": cg_steps}
+    step = lambda factors, mend: _sweep(factors, by_user, by_item, **options, mend=mend)
     before = _cost(start, by_user, l2=l2, unobserved=unobserved)
     factors, how = alternate(step, start, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress)
     return like(factors, init), how
@@ -121,7 +122,7 @@ def implicit_fold_in(
 
 @partial(jax.jit, static_argnames="cg_steps")
 def _fold_in(rows: Rows, factors: Factors, *, l2: L2, unobserved: float | Array, cg_steps: int | None) -> Factors:
-    return _solved(rows, factors, l2=l2, unobserved=unobserved, cg_steps=cg_steps)[0]
+    return _solved(rows, factors, l2=l2, unobserved=unobserved, cg_steps=cg_steps, mend=True)[0]
 
 
 def implicit_sweep(
@@ -141,15 +142,23 @@ def implicit_sweep(
     check_tables(by_user, by_item, factors)
     check_strengths(factors, l2)
     _check_unobserved(unobserved)
-    return _sweep(factors, by_user, by_item, l2=l2, unobserved=unobserved, cg_steps=cg_steps)
+    return _sweep(factors, by_user, by_item, l2=l2, unobserved=unobserved, cg_steps=cg_steps, mend=False)
 
 
-@partial(jax.jit, static_argnames="cg_steps")
+@partial(jax.jit, static_argnames=("cg_steps", "mend"))
 def _sweep(
-    factors: Factors, by_user: Rows, by_item: Rows, *, l2: L2, unobserved: float | Array, cg_steps: int | None
+    factors: Factors,
+    by_user: Rows,
+    by_item: Rows,
+    *,
+    l2: L2,
+    unobserved: float | Array,
+    cg_steps: int | None,
+    mend: bool,
 ) -> tuple[Factors, Array]:
-    factors, _ = _solved(by_user, factors, l2=l2, unobserved=unobserved, cg_steps=cg_steps)
-    factors, left = _solved(by_item, factors, l2=l2, unobserved=unobserved, cg_steps=cg_steps)
+    options = {"l2": l2, "unobserved": unobserved, "cg_steps": cg_steps, "mend": mend}
+    factors, _ = _solved(by_user, factors, **options)
+    factors, left = _solved(by_item, factors, **options)
     return factors, left + half_squared_norm(in_float32(factors.w), pair(l2)[0])
 
 
@@ -225,7 +234,7 @@ def _check_unobserved(unobserved: float | Array) -> None:
 
 
 def _solved(
-    rows: Rows, factors: Factors, *, l2: L2, unobserved: float | Array, cg_steps: int | None
+    rows: Rows, factors: Factors, *, l2: L2, unobserved: float | Array, cg_steps: int | None, mend: bool
 ) -> tuple[Factors, Array]:
     by_user, wide = rows.side == "user", in_float32(factors)
     own, theirs = (wide.w, wide.x) if by_user else (wide.x, wide.w)
@@ -233,7 +242,8 @@ def _solved(
     shape = len(rows.place), own.shape[1]
     precision = jnp.broadcast_to(strength[:, None] if strength.ndim else strength, shape)
     shared = jnp.asarray(unobserved, own.dtype) * _gram(theirs)
-    v, left = regressions.solve(rows, Side(theirs, own, precision, intercept=False, shared=shared), cg_steps)
+    side = Side(theirs, own, precision, intercept=False, shared=shared)
+    v, left = regressions.solve(rows, side, cg_steps, mend=mend)
     if by_user:
         return dataclasses.replace(factors, w=like(v, factors.w), b=jnp.zeros(len(v), factors.b.dtype)), left
     return dataclasses.replace(factors, x=like(v, factors.x)), left

@@ -73,17 +73,20 @@ def fold_in(rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, cg_steps
 
 
 def solved(
-    rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, cg_steps: int | None = None
+    rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, cg_steps: int | None = None, mend: bool = False
 ) -> tuple[Factors, Array]:
-    """(what `fold_in` returns, the squared error and the rows' own penalty at it): a solution knows what it leaves."""
+    """Like `fold_in`, and also returns the objective (squared error plus the rows' penalty) at the solution.
+
+    `mend` as in `regressions.solve`.
+    """
     side = _side(rows.side, (len(rows.place), rows.n_others), in_float32(factors), l2, l2_bias)
-    v, left = regressions.solve(rows, side, cg_steps)
+    v, left = regressions.solve(rows, side, cg_steps, mend=mend)
     return _replace(factors, rows.side, v, side.intercept), left
 
 
 @partial(jax.jit, static_argnames="cg_steps")
 def _fold_in(rows: Rows, factors: Factors, *, l2: L2, l2_bias: L2, cg_steps: int | None) -> Factors:
-    return solved(rows, factors, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps)[0]
+    return solved(rows, factors, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps, mend=True)[0]
 
 
 def solved_densely(which: str, ratings: Dense, factors: Factors, *, l2: L2, l2_bias: L2 = 0.0) -> tuple[Factors, Array]:

@@ -59,8 +59,11 @@ class Side:
     shared: Array | None = None
 
 
-def solve(rows: Rows, side: Side, cg_steps: int | None) -> tuple[Array, Array]:
+def solve(rows: Rows, side: Side, cg_steps: int | None, *, mend: bool) -> tuple[Array, Array]:
     """(coefficients [n_rows, k], the sum of the rows' objectives at them): a solution knows what it leaves.
+
+    `mend` fits rows anew that their normal equations have lost, where they are solved exactly. It takes as long to
+    compile as the rest, so that sweeps of training do without: they come back to every row, and none need be exact.
 
     Raises:
         ValueError: cg_steps below 1, or for other rows than there are parameters to start from.
@@ -70,7 +73,7 @@ def solve(rows: Rows, side: Side, cg_steps: int | None) -> tuple[Array, Array]:
             f"cg_steps: expected at least 1, from the {len(rows.place)} rows' own parameters, got {cg_steps} and "
             f"{len(side.now)} rows. New rows have no parameters to start from: leave cg_steps out."
         )
-    solve = _exactly if cg_steps is None else partial(_by_steps, cg_steps)
+    solve = partial(_exactly, mend) if cg_steps is None else partial(_by_steps, cg_steps)
     found = rows.map(solve, side)
     return found.v, jnp.sum(found.objective)
 
@@ -97,25 +100,8 @@ def solve_densely(ratings: Dense, side: Side) -> tuple[Array, Array]:
     penalty = side.precision.T
     if side.intercept:  # nothing is known and nothing pulls: 0, as all else
         penalty = penalty.at[d].add(jnp.where(gram[d, d] + penalty[d] > 0, 0, 1))
-    v, share = dense.solve(gram[:k, :k] + jnp.eye(k, dtype=x.dtype)[:, :, None] * penalty[None], rest[:k])
-    # every row's part of the sum of squares, as many numbers as there are rows: so that one of them can be replaced
-    objective = (square - jnp.sum(v * rest[:k], axis=0)) / 2
-    found = Solved(v.T, objective, share)
-    side, weight, y, others, own = jax.lax.stop_gradient((side, weight, y, others, own))
-    size = orthogonal.block_of(k, len(x))
-
-    def entries(row: Array, block: Array) -> Array:
-        first = jnp.minimum(block * size, len(x) - size)
-        part = lambda column: jax.lax.dynamic_slice_in_dim(column, first, size)
-        of_row = lambda matrix: part(jnp.take(matrix, row, axis=1))
-        places = first + jnp.arange(size, dtype=jnp.int32)
-        where = (of_row(weight) > 0) & (places >= block * size)
-        known = Lists(places, of_row(y) - part(others) - own[row], where, of_row(weight))
-        return _lines(side, jax.tree.map(lambda a: a[None], known))[0]
-
-    blocks = lambda row: jnp.int32(-(-len(x) // size))
-    found = _mended(found, side, entries, blocks)
-    return found.v, jnp.sum(found.objective)
+    v, _ = dense.solve(gram[:k, :k] + jnp.eye(k, dtype=x.dtype)[:, :, None] * penalty[None], rest[:k])
+    return v.T, jnp.sum(square - jnp.sum(v * rest[:k], axis=0)) / 2
 
 
 def left(rows: Rows, side: Side) -> Array:
@@ -139,7 +125,7 @@ def lists(bucket: Bucket, side: Side) -> Lists:
     return Lists(bucket.other, y, bucket.where, None if bucket.weights is None else bucket.weights.astype(dtype))
 
 
-def _exactly(buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:
+def _exactly(mend: bool, buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:
     """(coefficients, objective) of every row, from its normal equations; of rows much shorter than k, in the dual.
 
     All buckets share one loop and one solve, for each solve is compiled (2 s at d = 64).
@@ -173,7 +159,8 @@ def _exactly(buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:
         side.features, lists(bucket, side), lookup(side.precision, bucket.row), intercept=side.intercept
     )
     rest = each_by_chunks(equations, solve, buckets[len(short) :], max(1, cholesky.CHUNK // k**2))
-    return _mended_rows(buckets, [*map(dual, short), *rest], side)  # they come shortest first
+    found = [*map(dual, short), *rest]  # they come shortest first
+    return _mended_rows(buckets, found, side) if mend else found
 
 
 def _mended_rows(buckets: tuple[Bucket, ...], found: list[Solved], side: Side) -> list[Solved]:

@@ -76,7 +76,6 @@ def test_every_path_is_float64s(problem):
     rows = data.rows(ratings, "user", shortest=N_ITEMS)
     strength = jnp.asarray(l2)
     explicit = solvers.fold_in(rows, factors, l2=strength)
-    dense, _ = solvers.dense_sweep(factors, data.dense(ratings), l2=(strength, jnp.asarray(1e6)))
     implicit = solvers.implicit_fold_in(rows, of_products, l2=strength, unobserved=1.0)
     short = [  # as many entries as the dual takes
         solvers.fold_in(data.rows(ratings.take(ratings.user == j), "user", shortest=2), factors, l2=strength)
@@ -89,7 +88,6 @@ def test_every_path_is_float64s(problem):
             continue
         right = exactly(np.c_[x[item], np.ones(len(item))], value, weights, [l2] * D + [0])
         assert off(np.append(explicit.w[j], explicit.b[j]), right) < WITHIN
-        assert off(np.append(dense.w[j], dense.b[j]), right) < WITHIN
         where = np.isin(np.arange(N_ITEMS), item)
         full = lambda column: np.zeros(N_ITEMS, np.float32) + np.bincount(item, column, N_ITEMS).astype(np.float32)
         w, b = ridge.solve_user(x, full(value), where, l2=l2, weights=full(weights))
