@@ -140,7 +140,7 @@ def _exactly(mend: bool, buckets: tuple[Bucket, ...], side: Side) -> list[Solved
         square, total, count = sums.T
         gram = gram if side.shared is None else gram + side.shared[None]
         gram = gram + jnp.eye(gram.shape[1], dtype=gram.dtype)[None] * precision[:, : gram.shape[1], None]
-        (v, *bent), share = cholesky.solve(gram, rhs)
+        (v, *bent), share = cholesky.solve(gram, rhs, watch=mend)
         fit = jnp.sum(v * rhs[0], axis=1)  # v' X' D y
         if side.intercept:  # the bias by elimination, so that the matrices stay d x d
             weight = count + precision[:, -1]
