@@ -1,6 +1,7 @@
 """What the solvers refuse, and what they must not: strengths, tables, ids, types, sides, extremes. As users run."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ KEY = jax.random.key(0)
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
 
+@functools.cache
 def ratings(seed=0, weights=None):
     rng = np.random.default_rng(seed)
     user, item = np.nonzero(rng.random((N_USERS, N_ITEMS)) < 0.6)
@@ -26,10 +28,19 @@ def ratings(seed=0, weights=None):
 
 
 def sides(of=None):
-    of = ratings() if of is None else of
+    return _sides() if of is None else _rows(of)
+
+
+@functools.cache
+def _sides():
+    return _rows(ratings())
+
+
+def _rows(of):
     return data.rows(of, "user", shortest=8), data.rows(of, "item", shortest=8)
 
 
+@functools.cache
 def factors(*, item_bias=True, mu=3.5):
     return models.init(N_USERS, N_ITEMS, RANK, key=KEY, item_bias=item_bias, mu=mu if item_bias else None)
 
@@ -101,10 +112,12 @@ STRENGTHS = {  # every function with strengths: the call with the one under test
 }
 
 
+@functools.cache
 def chains():
     return gibbs.start(N_USERS, N_ITEMS, RANK, key=KEY, chains=2)
 
 
+@functools.cache
 def chain():
     return jax.tree.map(lambda a: a[0], chains())
 
@@ -115,15 +128,14 @@ def run_gibbs(known=None, state=None, test=None, **options):
     return gibbs.gibbs(known, chains() if state is None else state, ratings() if test is None else test, **given)
 
 
-@pytest.mark.parametrize("strength", [-1.0, np.nan, np.inf, -np.inf, jnp.array(-0.5), 0.0, 0])
 @pytest.mark.parametrize("name", STRENGTHS)
-def test_strengths_are_finite_and_positive(name, strength):
+def test_strengths_are_finite_and_positive(name):
     call, zero = STRENGTHS[name]
-    if zero and float(strength) == 0:
-        call(strength)
-        return
-    with pytest.raises(ValueError, match="finite"):
-        call(strength)
+    for strength in (-1.0, np.nan, np.inf, -np.inf, jnp.array(-0.5), *(() if zero else (0.0, 0))):
+        with pytest.raises(ValueError, match="finite"):
+            call(strength)
+    if zero:
+        call(0)
 
 
 WRONG_LENGTHS = [jnp.ones(1), jnp.ones(N_USERS + 1), jnp.ones((N_USERS, 1)), jnp.ones(N_ITEMS)]
@@ -249,7 +261,7 @@ def test_other_ratings_are_refused():
 # ------------------------------------------------------------------------------------------- types
 
 
-NARROW = [np.uint8, np.int8, np.int32, np.float16, jnp.bfloat16, np.int64]
+NARROW = [np.uint8, np.int32, jnp.bfloat16]
 
 
 @pytest.mark.parametrize("dtype", NARROW)
@@ -328,14 +340,17 @@ def test_levels_and_new_users_of_any_numbers():
 # ------------------------------------------------------------------------------------------- the rest of the door
 
 
+@functools.cache
 def known():
     return newcomer.draws([chains()], mu=3.0)
 
 
+@functools.cache
 def hers():
     return newcomer.posterior(known(), np.array([1, 3]), np.array([5.0, 2.0]))
 
 
+@functools.cache
 def other_draws():
     return newcomer.draws([chains(), chains()], mu=3.0)
 
