@@ -79,7 +79,7 @@ def _at_once(matrix: Array) -> int:
 
 @partial(jax.jit, static_argnames=("size", "watch"))
 def _solve_some(matrix: Array, rhs: tuple[Array, ...], *, size: int, watch: bool) -> tuple[tuple[Array, ...], Array]:
-    return by_chunks(lambda part: _solve(*part, watch), (matrix, rhs), size)
+    return by_chunks(lambda part: _solve(part[0], part[1], watch), (matrix, rhs), size)
 
 
 def _solve(a: Array, rhs: tuple[Array, ...], watch: bool) -> tuple[tuple[Array, ...], Array]:

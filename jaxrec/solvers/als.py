@@ -6,7 +6,7 @@ regress y - b - mu on (w, 1). Each half minimizes the joint cost in its own para
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -70,7 +70,7 @@ def als(
     check_sides(by_user, by_item, init, sweeps)
     check_strengths(init, l2, l2_bias)
     start = by_user.beside(in_float32(init))
-    options = {"l2": l2, "l2_bias": l2_bias, "cg_steps": cg_steps}
+    options: dict[str, Any] = {"l2": l2, "l2_bias": l2_bias, "cg_steps": cg_steps}
     step = lambda factors, mend: _sweep(factors, by_user, by_item, **options, mend=mend)
     before = _cost(start, by_user, l2=l2, l2_bias=l2_bias)
     factors, how = alternate(step, start, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress)
@@ -141,7 +141,7 @@ def sweep(
 def _sweep(
     factors: Factors, by_user: Rows, by_item: Rows, *, l2: L2, l2_bias: L2, cg_steps: int | None, mend: bool
 ) -> tuple[Factors, Array]:
-    options = {"l2": l2, "l2_bias": l2_bias, "cg_steps": cg_steps, "mend": mend}
+    options: dict[str, Any] = {"l2": l2, "l2_bias": l2_bias, "cg_steps": cg_steps, "mend": mend}
     factors, _ = solved(by_user, factors, **options)
     factors, left = solved(by_item, factors, **options)
     return factors, left + _of_users(factors, l2, l2_bias)

@@ -25,6 +25,7 @@ Revisiting the performance of iALS on item recommendation benchmarks.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,7 @@ def implicit_als(
     if init.c is not None or init.mu is not None:
         raise ValueError("init: expected a model of products alone, models.init(..., item_bias=False) without mu.")
     start = by_user.beside(in_float32(dataclasses.replace(init, b=jnp.zeros_like(init.b))))
-    options = {"l2": l2, "unobserved": unobserved, "cg_steps": cg_steps}
+    options: dict[str, Any] = {"l2": l2, "unobserved": unobserved, "cg_steps": cg_steps}
     step = lambda factors, mend: _sweep(factors, by_user, by_item, **options, mend=mend)
     before = _cost(start, by_user, l2=l2, unobserved=unobserved)
     factors, how = alternate(step, start, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress)
@@ -156,7 +157,7 @@ def _sweep(
     cg_steps: int | None,
     mend: bool,
 ) -> tuple[Factors, Array]:
-    options = {"l2": l2, "unobserved": unobserved, "cg_steps": cg_steps, "mend": mend}
+    options: dict[str, Any] = {"l2": l2, "unobserved": unobserved, "cg_steps": cg_steps, "mend": mend}
     factors, _ = _solved(by_user, factors, **options)
     factors, left = _solved(by_item, factors, **options)
     return factors, left + half_squared_norm(in_float32(factors.w), pair(l2)[0])
