@@ -59,9 +59,6 @@ class Observed:
         user_count: [n], how many ratings the row's user has in the whole data, where these columns are a minibatch
             of it: `losses.cost` then takes the minibatch's share of the penalty. None for the whole data.
         item_count: [n], the same for the row's item.
-        n_users: rows of the users' table that `user` names rows of, where that is known: a cost of tables of other
-            sizes is then refused, under jit too.
-        n_items: the same for `item`.
     """
 
     user: Array
@@ -71,8 +68,6 @@ class Observed:
     weights: Array | None = None
     user_count: Array | None = None
     item_count: Array | None = None
-    n_users: int | None = field(default=None, metadata={"static": True})
-    n_items: int | None = field(default=None, metadata={"static": True})
 
 
 @register_dataclass

@@ -40,6 +40,6 @@ def minibatches(ratings: Ratings, size: int, *, seed: int) -> Callable[[int], It
             rows = order[first : first + size]
             pad = (0, size - len(rows))
             cut: dict[str, Any] = {k: jnp.asarray(np.pad(v[rows], pad)) for k, v in columns.items() if v is not None}
-            yield Observed(**cut, n_users=ratings.n_users, n_items=ratings.n_items)
+            yield Observed(**cut)
 
     return epoch_batches

@@ -75,8 +75,6 @@ def observed(ratings: Ratings, *, multiple: int = 1, counts: bool = False) -> Ob
         weights=None if ratings.weights is None else _padded(ratings.weights, extra),
         user_count=_padded(counts_of(ratings.user), extra) if counts else None,
         item_count=_padded(counts_of(ratings.item), extra) if counts else None,
-        n_users=ratings.n_users,
-        n_items=ratings.n_items,
     )
 
 

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from jaxrec.losses.collaborative import cost
 from jaxrec.losses.penalty import L2, of_factors, pair
-from jaxrec.solvers.checks import check_dense, check_factors, check_rows, check_strength, in_float32, like
+from jaxrec.models.factors import check_factors
+from jaxrec.solvers.checks import check_dense, check_rows, check_strength, in_float32, like
 from jaxrec.solvers.one_side import solved, solved_densely
 from jaxrec.types import Dense, Factors, Rows, Solution
 

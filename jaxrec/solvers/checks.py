@@ -8,11 +8,10 @@ import numpy as np
 
 from jaxrec import check
 from jaxrec.losses.penalty import L2, pair
-from jaxrec.types import Dense, Factors, Rows
+from jaxrec.types import Dense, Rows
 
 __all__ = [
     "check_dense",
-    "check_factors",
     "check_finite",
     "check_rows",
     "check_strength",
@@ -20,22 +19,6 @@ __all__ = [
     "in_float32",
     "like",
 ]
-
-
-def check_factors(factors: Factors) -> None:
-    """Parts that fit: w [n_users, d], b [n_users], x [n_items, d], c [n_items] or None, mu [], [n_items] or None.
-
-    Raises:
-        ValueError: otherwise.
-    """
-    w, b, x = (jnp.shape(part) for part in (factors.w, factors.b, factors.x))
-    c, mu = (None if part is None else jnp.shape(part) for part in (factors.c, factors.mu))
-    fits = len(w) == len(x) == 2 and w[1] == x[1] and b == w[:1] and c in (None, x[:1]) and mu in (None, (), x[:1])
-    if not fits:
-        raise ValueError(
-            "factors: expected w [n_users, d], b [n_users], x [n_items, d], c [n_items] or None, mu [] or [n_items] or "
-            f"None; got w {w}, b {b}, x {x}, c {c}, mu {mu}."
-        )
 
 
 def check_rows(rows: Rows) -> None:
@@ -149,11 +132,7 @@ def in_float32(tree: Any) -> Any:
 
 def floats(*arrays: Any) -> tuple[Any, ...]:
     """Arrays, of the host or the device, all in float32, or in float64 where one of them is; None stays None."""
-    given = [a if a is None or isinstance(a, jax.Array) else np.asarray(a) for a in arrays]
-    wide = any(a is not None and a.dtype == np.float64 for a in given)
-    dtype = jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
-    with np.errstate(over="ignore"):  # what is too large may stand under a mask
-        return tuple(None if a is None else jnp.asarray(a.astype(dtype)) for a in given)
+    return check.as_floats(**{f"array {number}": each for number, each in enumerate(arrays)})
 
 
 def like(tree: Any, given: Any) -> Any:

@@ -35,10 +35,11 @@ from jaxtyping import Float
 
 from jaxrec import check
 from jaxrec.losses.penalty import L2, half_squared_norm, pair
+from jaxrec.models.factors import check_factors
 from jaxrec.ratings import Ratings
 from jaxrec.solvers import regressions
 from jaxrec.solvers.als import alternate, check_sides, check_strengths, check_tables
-from jaxrec.solvers.checks import check_factors, check_finite, check_rows, check_strength, in_float32, like
+from jaxrec.solvers.checks import check_finite, check_rows, check_strength, in_float32, like
 from jaxrec.solvers.one_side import OVERFLOW
 from jaxrec.solvers.regressions import Side
 from jaxrec.types import Factors, Rows, Solution

@@ -16,8 +16,9 @@ from jaxrec.kernels.least_squares import CHUNK, Lists
 from jaxrec.lookup import lookup
 from jaxrec.losses.penalty import L2, pair
 from jaxrec.losses.pointwise import PointwiseLoss, squared_error
+from jaxrec.models.factors import check_factors
 from jaxrec.solvers import regressions, ridge
-from jaxrec.solvers.checks import check_factors, check_finite, check_rows, check_strength, in_float32, like
+from jaxrec.solvers.checks import check_finite, check_rows, check_strength, in_float32, like
 from jaxrec.solvers.regressions import Side
 from jaxrec.types import Bucket, Dense, Factors, Rows, Total
 

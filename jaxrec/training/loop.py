@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from jaxrec import check
 from jaxrec.training.resume import Fingerprint, batch_digests, check_same, fingerprint, shapes
-from jaxrec.training.step import Cost, State, init, make_step, whole_number
+from jaxrec.training.step import Cost, State, check_ids, init, make_step, whole_number
 from jaxrec.types import Total
 
 __all__ = ["History", "fit"]
@@ -119,6 +119,7 @@ def fit(
             for batch in batches(epoch) if callable(batches) else batches:
                 if not made_by.batch:
                     made_by = made_by._replace(batch=batch_digests(batch))
+                check_ids(state.params, batch)
                 state, info = _step(state, batch, key, cost=cost, optimizer=optimizer)
                 infos.append(info)
             losses.append(_epoch_loss(infos, epoch, state, optimizer))

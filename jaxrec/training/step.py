@@ -15,9 +15,20 @@ from jax.tree_util import register_dataclass
 
 from jaxrec import check
 from jaxrec.lookup import lookup
-from jaxrec.types import Total
+from jaxrec.types import Factors, Observed, Total
 
-__all__ = ["Cost", "State", "as_total", "descend", "epochs", "init", "make_step", "moved_by", "whole_number"]
+__all__ = [
+    "Cost",
+    "State",
+    "as_total",
+    "check_ids",
+    "descend",
+    "epochs",
+    "init",
+    "make_step",
+    "moved_by",
+    "whole_number",
+]
 
 # cost(params, batch) or cost(params, batch, key=key) -> a scalar, or a Total whose mean is minimized
 Cost = Callable[..., Any]
@@ -84,6 +95,17 @@ def moved_by(optimizer: optax.GradientTransformation) -> Callable[..., tuple[Any
     return move
 
 
+def check_ids(params: Any, batch: Any) -> None:
+    """Of `Factors` on `Observed`, ids that the tables have: within a step they are traced, and nobody can look.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if isinstance(params, Factors) and isinstance(batch, Observed):
+        check.row_ids("user", batch.user, size=len(params.w))
+        check.row_ids("item", batch.item, size=len(params.x))
+
+
 def epochs(
     step: Callable[..., tuple[State, Total]], state: State, data: Any, *, batch_size: int, key: Array, epochs: int
 ) -> tuple[State, Total]:
@@ -111,6 +133,7 @@ def epochs(
     if len(lengths) != 1 or () in lengths:
         raise ValueError(f"data: expected columns [n, ...] of one length, got lengths {sorted(lengths)}.")
     ((n,),) = lengths
+    check_ids(getattr(state, "params", None), data)
     whole_number("epochs", epochs, least=1)
     if whole_number("batch_size", batch_size) < 1 or batch_size > n:
         raise ValueError(f"batch_size: expected between 1 and the data's {n} rows, got {batch_size}.")

@@ -45,7 +45,7 @@ def problems(draw):
     where = rng.random((N_USERS, N_ITEMS)) < draw(st.sampled_from([0.08, 0.3, 0.9]))
     user, item = np.nonzero(where)
     low, high = sorted((draw(st.floats(-3, 7)), draw(st.floats(-3, 7))))
-    weights = (10.0 ** rng.uniform(low, high, len(user))).astype(np.float32)
+    weights = (10.0 ** (low + (high - low) * rng.random(len(user)))).astype(np.float32)
     value = (rng.normal(size=len(user)) * 10.0 ** draw(st.floats(0, 6))).astype(np.float32)
     x = rng.normal(size=(N_ITEMS, D)) * 10.0 ** draw(st.floats(-1, 0))
     scales = draw(st.sampled_from(["one", "columns", "rows"]))
