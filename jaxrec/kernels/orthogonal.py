@@ -41,8 +41,11 @@ class Fitted(NamedTuple):
 
 
 def lost(share: Float[Array, "*n"]) -> Bool[Array, "*n"]:
-    """Whether normal equations of such `cholesky.shares` are not to be trusted to three digits: below 2^14 eps."""
-    return ~(share >= 2**14 * jnp.finfo(share.dtype).eps)
+    """Whether normal equations of such `cholesky.shares` are not to be trusted to three digits: below 2^17 eps.
+
+    At 2^14 eps a solution of four coefficients was found off by 1.5 %; the error is as 1 / share.
+    """
+    return ~(share >= 2**17 * jnp.finfo(share.dtype).eps)
 
 
 def block_of(k: int, longest: int) -> int:
