@@ -76,7 +76,7 @@ def confidence(ratings: Ratings, *, alpha: float = 40.0) -> Ratings:
 def with_sampled_negatives(ratings: Ratings, *, per_positive: int, rng: np.random.Generator | int) -> Ratings:
     """Every rating becomes a 1; for each, `per_positive` items that its user has not rated become a 0.
 
-    A user's zeros are drawn uniformly from what she has not rated, without repetition. A pair that is there twice stays
+    A user's zeros are drawn uniformly from what they have not rated, none twice. A pair that is there twice stays
     two ones, and so asks for twice the zeros. A user who has rated nearly
     everything gets all that is left, which is fewer. **These zeros are assumed, not observed**: MovieLens (as most
     public data) has no impressions, so nobody knows what was shown and passed over. Some of the zeros would be ones.
@@ -92,7 +92,7 @@ def with_sampled_negatives(ratings: Ratings, *, per_positive: int, rng: np.rando
         The ones in the input's order, then the zeros by user; without times. Where ones have weights, zeros have 1.
 
     Raises:
-        ValueError: per_positive < 1, or no whole number; no ratings; no user has an item that she has not rated.
+        ValueError: per_positive < 1, or no whole number; no ratings; no user has an item that they have not rated.
     """
     if per_positive < 1 or per_positive != int(per_positive):
         raise ValueError(f"per_positive: expected a number >= 1, got {per_positive}. It is of whole zeros.")

@@ -215,7 +215,7 @@ def of_user(
     The same numbers as her rows of `summarize` and `sums`, where c is theirs; the first feature is her bias b.
 
     Args:
-        item: what she rated.
+        item: what the user rated.
         value: how.
         where: False at padding, where item and value may be anything. Nothing rated: a bias and averages of 0.
         c: the items' biases, of a History.

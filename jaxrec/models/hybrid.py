@@ -220,7 +220,7 @@ def user_vector(
         towers: the networks.
         params: theirs and the rest.
         features: declared ones, a row of `Content.users`.
-        item: what she rated.
+        item: what the user rated.
         value: how.
         where: False at padding; nothing rated is fine.
         c: the items' damped biases, `history.summarize(...).c`, computed in advance.
