@@ -60,13 +60,27 @@ def test_factors_whose_parts_do_not_fit(name, part):
             function(wrong)
 
 
-@pytest.mark.parametrize("name", [name for name in TAKES_FACTORS if "predict" not in name and name != "as_vectors"])
+KNOWS_ITS_TABLES = [name for name in TAKES_FACTORS if name.endswith(("dense", "linked", "rows", "data_term"))]
+
+
+@pytest.mark.parametrize("name", KNOWS_ITS_TABLES)
 def test_factors_of_other_tables(name):
     for n_users, n_items in ((N_USERS + 1, N_ITEMS), (N_USERS, N_ITEMS + 1), (N_ITEMS, N_USERS)):
         wrong = models.init(n_users, n_items, D, key=jax.random.key(0))
         for function in (TAKES_FACTORS[name], jax.jit(TAKES_FACTORS[name])):
             with pytest.raises(ValueError, match=r"expected tables of \(7, 9\) users and items|\(9, 7\)"):
                 function(wrong)
+
+
+@pytest.mark.parametrize("name", [name for name in TAKES_FACTORS if name.endswith("observed")])
+def test_factors_too_short_for_the_ids_of_a_minibatch(name):
+    """It knows no sizes: rows that no pair of it reads may be there or not, so only ids beyond a table are refused."""
+    assert RATINGS.user.max() == N_USERS - 1 and RATINGS.item.max() == N_ITEMS - 1
+    for n_users, n_items in ((N_USERS - 1, N_ITEMS), (N_USERS, N_ITEMS - 1), (N_ITEMS, N_USERS)):
+        short = models.init(n_users, n_items, D, key=jax.random.key(0))
+        for function in (TAKES_FACTORS[name], jax.jit(TAKES_FACTORS[name])):
+            with pytest.raises(ValueError, match=r"expected ids in \[0, "):
+                function(short)
 
 
 BY_ROW = {
