@@ -94,7 +94,7 @@ def _uses() -> list[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
     ratings = data.synthetic.low_rank(20_000, 5_000, 1_000_000, rng=0).ratings
     factors = models.init(20_000, 5_000, 64, key=jax.random.key(0), mu=3.5)
     products = models.init(20_000, 5_000, 64, key=jax.random.key(0), item_bias=False)
-    sides = data.rows(ratings, "user", growth=2.0), data.rows(ratings, "item", growth=2.0)
+    sides = data.rows(ratings, "user"), data.rows(ratings, "item")
     few = models.init(943, 1682, 8, key=jax.random.key(0), mu=3.5)
     dense = data.dense(data.synthetic.low_rank(943, 1682, 100_000, rng=0).ratings)
     vectors = jax.ShapeDtypeStruct((64, 32), jnp.float32), jax.ShapeDtypeStruct((10_000_000, 32), jnp.float32)

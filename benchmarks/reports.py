@@ -202,7 +202,7 @@ def _of_until(cell: dict[str, Any]) -> dict[str, Any]:
         jnp.asarray(12.0 * by_count(train.user, train.n_users), jnp.float32),
         jnp.asarray(12.0 * by_count(train.item, train.n_items), jnp.float32),
     )
-    sides = data.rows(train, "user", growth=2.0), data.rows(train, "item", growth=2.0)
+    sides = data.rows(train, "user"), data.rows(train, "item")
     init = models.init(train.n_users, train.n_items, 12, key=jax.random.key(0), mu=float(train.value.mean()))
     reached: dict[str, Any] = {}
 
@@ -219,7 +219,7 @@ def _of_until(cell: dict[str, Any]) -> dict[str, Any]:
 def _of_sampler(cell: dict[str, Any]) -> dict[str, Any]:
     """Seconds of a sweep once compiled, by the clock between two looks of the callback."""
     ratings, block, clock = suite._from(np.load(cell["path"])), 2, []
-    spread = partial(data.rows, ratings, growth=2.0, devices=jax.devices())
+    spread = partial(data.rows, ratings, devices=jax.devices())
     known = spread("user"), spread("item")
     state = solvers.gibbs.start(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0))
     few = ratings.take(np.arange(min(1000, len(ratings))))

@@ -174,7 +174,7 @@ def _evaluated(dataset: str, settings: Settings, folder: Path) -> list[dict[str,
     train, test = data.splits.random(ratings, test=0.2, rng=settings.seed)
     clicks = Ratings(train.user, train.item, np.ones(len(train)), train.n_users, train.n_items)
     init = models.init(train.n_users, train.n_items, 64, key=jax.random.key(0), item_bias=False)
-    sides = data.rows(clicks, "user", growth=2.0), data.rows(clicks, "item", growth=2.0)
+    sides = data.rows(clicks, "user"), data.rows(clicks, "item")
     factors, _ = solvers.implicit_als(*sides, init, l2=10.0, unobserved=0.1, sweeps=5, progress=False)
     path = folder / f"evaluation-{dataset}.npz"
     parts = {
@@ -233,7 +233,7 @@ def _of_explicit(cell: dict[str, Any]) -> dict[str, Any]:
     ratings = _from(np.load(cell["path"]))
     mu = float(ratings.value.mean())
     init = models.init(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0), mu=mu)
-    sides = tuple(data.rows(ratings, side, devices=jax.devices(), growth=1.25) for side in ("user", "item"))
+    sides = tuple(data.rows(ratings, side, devices=jax.devices(), bucket_growth=1.25) for side in ("user", "item"))
     given: dict[str, Any] = {"l2": cell["l2"], "l2_bias": cell["l2"], "cg_steps": cell["cg_steps"]}
     run = jax.jit(lambda factors, *sides: solvers.sweep(factors, *sides, **given))
     return _sweeps(run, init, sides, cell) | {"theirs": _objective(ratings, cell)}
@@ -246,7 +246,7 @@ def _of_implicit(cell: dict[str, Any]) -> dict[str, Any]:
         ratings.user, ratings.item, c / (c - 1) * one, ratings.n_users, ratings.n_items, weights=(c - 1) * one
     )
     init = models.init(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0), item_bias=False)
-    sides = tuple(data.rows(clicks, side, devices=jax.devices(), growth=1.25) for side in ("user", "item"))
+    sides = tuple(data.rows(clicks, side, devices=jax.devices(), bucket_growth=1.25) for side in ("user", "item"))
     given: dict[str, Any] = {"l2": cell["l2"], "cg_steps": cell["cg_steps"]}
     run = jax.jit(lambda factors, *sides: solvers.implicit_sweep(factors, *sides, **given))
     found = _sweeps(run, init, sides, cell)

@@ -33,7 +33,7 @@ def main(settings: Settings) -> dict[str, Any]:
     part, validation = data.splits.random(train, test=0.1, rng=settings.seed)
 
     grid = {}
-    layouts = data.rows(part, "user", growth=2.0), data.rows(part, "item", growth=2.0)
+    layouts = data.rows(part, "user"), data.rows(part, "item")
     for rank in settings.ranks:
         for l2 in settings.l2s:
             for l2_bias in settings.l2_biases:
@@ -43,7 +43,7 @@ def main(settings: Settings) -> dict[str, Any]:
         print(f"rank {rank:3}: validation RMSE {grid[best]:.4f} at l2 {best[1]:g}, l2_bias {best[2]:g}")
     rank, l2, l2_bias = min(grid, key=grid.__getitem__)
 
-    layouts = data.rows(train, "user", growth=2.0), data.rows(train, "item", growth=2.0)
+    layouts = data.rows(train, "user"), data.rows(train, "item")
     _fit(train, layouts, rank, l2, l2_bias, settings, progress=False)  # compiles; the next call is timed
     fit_start = time.perf_counter()
     factors, solution = _fit(train, layouts, rank, l2, l2_bias, settings, progress=True)

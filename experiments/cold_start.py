@@ -99,7 +99,7 @@ def _train(
     """Name -> (ratings given -> Factors), each trained once, without the newcomers."""
     mu = float(train.value.mean())
     init = models.init(train.n_users, train.n_items, settings.als_rank, key=jax.random.key(settings.seed), mu=mu)
-    rows = [data.rows(train, each, growth=2.0) for each in ("user", "item")]
+    rows = [data.rows(train, each) for each in ("user", "item")]
     strengths: dict[str, Any] = {"l2": settings.als_l2, "l2_bias": settings.als_l2_bias}
     als, _ = solvers.als(rows[0], rows[1], init, **strengths, sweeps=settings.sweeps, progress=False)
     linked, seed = data.linked(train), {"seed": settings.seed + jnp.arange(1)}
@@ -142,7 +142,7 @@ def _train(
 
 def _fold(als: Factors, given: Ratings, side: str, strengths: dict[str, Any]) -> Factors:
     """The newcomers' rows by the closed form; everybody else's stay as they were trained."""
-    folded = solvers.fold_in(data.rows(given, side, growth=2.0), als, **strengths)
+    folded = solvers.fold_in(data.rows(given, side), als, **strengths)
     new = np.isin(np.arange(given.n_users if side == "user" else given.n_items), getattr(given, side))
     kept = {"user": ("w", "b"), "item": ("x", "c")}[side]
     pick = lambda name: jnp.where(

@@ -46,7 +46,7 @@ def main(settings: Settings) -> dict[str, Any]:
     curve = {}
     for n in settings.given:
         part = given.take(place < n)
-        folded = solvers.fold_in(data.rows(part, "user", growth=2.0), factors, l2=settings.l2, l2_bias=settings.l2_bias)
+        folded = solvers.fold_in(data.rows(part, "user"), factors, l2=settings.l2, l2_bias=settings.l2_bias)
         together = harness.together(train, part)
         curve[n] = {
             "fold-in": harness.errors(folded, test, dataset.scale)["rmse"],
@@ -56,7 +56,7 @@ def main(settings: Settings) -> dict[str, Any]:
     harness.table([{"ratings given": n, **row} for n, row in curve.items()])
 
     # Compiled by now: what one more fold-in of all newcomers costs.
-    rows = data.rows(given, "user", growth=2.0)
+    rows = data.rows(given, "user")
     fold = lambda: jax.block_until_ready(solvers.fold_in(rows, factors, l2=settings.l2, l2_bias=settings.l2_bias))
     fold()
     began = time.perf_counter()
@@ -73,7 +73,7 @@ def main(settings: Settings) -> dict[str, Any]:
 
 
 def _train(train: Ratings, settings: Settings) -> Factors:
-    sides = data.rows(train, "user", growth=2.0), data.rows(train, "item", growth=2.0)
+    sides = data.rows(train, "user"), data.rows(train, "item")
     key, mu = jax.random.key(settings.seed), float(train.value.mean())
     init = models.init(train.n_users, train.n_items, settings.rank, key=key, mu=mu)
     factors, _ = solvers.als(

@@ -124,7 +124,7 @@ def sample(
     begin = partial(gibbs.start, known.n_users, known.n_items, rank, key=keys[0], chains=chains, groups=bases)
     state = begin(levels=known.value if levels else None)
     small = known.n_users * known.n_items <= DENSE and not levels  # a latent for every cell would take longer
-    rows = partial(data.rows, known, growth=2.0)
+    rows = partial(data.rows, known)
     layout: gibbs.Known = data.dense(known) if small else (rows("user"), rows("item"))
     _, posterior, trace = gibbs.gibbs(
         layout,

@@ -50,7 +50,7 @@ def main(settings: Settings) -> dict[str, Any]:
     np.random.default_rng(settings.seed).shuffle(fold)
     tagged = replace(train, weights=fold)  # the fold's number rides where weights would
     mu = jnp.asarray(train.value.mean())
-    sides = data.rows(tagged, "user", growth=2.0), data.rows(tagged, "item", growth=2.0)
+    sides = data.rows(tagged, "user"), data.rows(tagged, "item")
     linked = data.linked(tagged)
     every_fold = {"seed": settings.seeds, "fold": tuple(map(float, range(settings.folds)))}
 

@@ -74,7 +74,7 @@ def main(settings: Settings) -> dict[str, Any]:
 
 
 def _learn_users(old: Ratings, settings: Settings) -> Factors:
-    sides = data.rows(old, "user", growth=2.0), data.rows(old, "item", growth=2.0)
+    sides = data.rows(old, "user"), data.rows(old, "item")
     key, mu = jax.random.key(settings.seed), float(old.value.mean())
     init = models.init(old.n_users, old.n_items, settings.rank, key=key, mu=mu)
     factors, _ = solvers.als(*sides, init, l2=settings.l2, l2_bias=settings.l2_bias, sweeps=settings.sweeps)
@@ -82,7 +82,7 @@ def _learn_users(old: Ratings, settings: Settings) -> Factors:
 
 
 def _solve_items(ratings: Ratings, users: Factors, settings: Settings) -> Factors:
-    rows = data.rows(ratings, "item", growth=2.0)
+    rows = data.rows(ratings, "item")
     return solvers.fold_in(rows, users, l2=settings.l2, l2_bias=settings.l2_bias)
 
 

@@ -206,7 +206,7 @@ def _has(method: str, table: str) -> bool:
 
 
 def _layouts(ratings: Ratings) -> Any:
-    return data.rows(ratings, "user", growth=2.0), data.rows(ratings, "item", growth=2.0)
+    return data.rows(ratings, "user"), data.rows(ratings, "item")
 
 
 # ------------------------------------------------------------------------------------------- the stages

@@ -40,7 +40,7 @@ def main(settings: Settings) -> dict[str, Any]:
     x = features(dataset)
     print(f"{x.shape[1]} features of {x.shape[0]} films")
 
-    given, rows = model(train, x), data.rows(train, "user", growth=2.0)
+    given, rows = model(train, x), data.rows(train, "user")
     l2, trace = descend_leave_one_out(rows, given, settings)
     curve = {s: _left_out(rows, given, s, settings) for s in settings.l2s}
 
@@ -118,7 +118,7 @@ def _left_out(rows: Rows, given: Factors, l2: float, settings: Settings) -> floa
 
 
 def _fit(train: Ratings, x: np.ndarray, l2: float, settings: Settings) -> Factors:
-    rows = data.rows(train, "user", growth=2.0)
+    rows = data.rows(train, "user")
     return solvers.fold_in(rows, model(train, x), l2=l2, l2_bias=settings.l2_bias)
 
 

@@ -1,5 +1,7 @@
 """The one way to read rows of a table, or entries of a column, by id."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
@@ -21,10 +23,12 @@ def lookup(table: Shaped[Array, "n ..."], ids: Int[Array, "..."]) -> Shaped[Arra
     return jnp.asarray(table).at[ids].get(mode="promise_in_bounds")
 
 
-def rows_where(table: Float[Array, "n d"], ids: Int[Array, "*r"], where: Bool[Array, "*r"]) -> Float[Array, "*r d"]:
+def rows_where(
+    table: Float[Array, "n d"], ids: Int[Array, "*r"], where: Bool[Array, "*r"], *, on: Literal["cpu", "gpu", "tpu"]
+) -> Float[Array, "*r d"]:
     """Rows of a table, 0 where masked: where(where, table[ids], 0), for many rows of 32 floats or more.
 
-    They are multiplied by the mask some times over, which changes nothing but the speed on a CPU. XLA copies a row in a
+    On a CPU they are multiplied by the mask some times over, which changes nothing but the speed. XLA copies a row in a
     loop over its floats, and a short loop LLVM unrolls before it looks for vectors: then rows are copied float by
     float, by so many instructions that the processor never waits for two rows' cache misses at once. A loop with more
     to do is left as it is, and becomes one of vectors. 2 cores, a table of 138k rows, ns a row: of 64 floats 119
@@ -32,7 +36,8 @@ def rows_where(table: Float[Array, "n d"], ids: Int[Array, "*r"], where: Bool[Ar
     """
     d = table.shape[1]
     rows = lookup(table, ids)
-    there = where[..., None].astype(table.dtype)
-    for _ in range(max(0, UNROLLED // d + 1 - COPY) if d >= 32 else 0):  # 16 gain nothing
-        rows = rows * there
+    if on == "cpu" and d >= 32:  # 16 gain nothing
+        there = where[..., None].astype(table.dtype)
+        for _ in range(max(0, UNROLLED // d + 1 - COPY)):
+            rows = rows * there
     return jnp.where(where[..., None], rows, 0)

@@ -1,7 +1,7 @@
 """Serving: a request function and all that it reads, in one file that needs none of the code that made it.
 
-`save` exports a pure function request(state, *inputs) by `jax.export`, for every platform named and for any number of
-requests at once, and writes it beside the state (vectors, tables, networks) into a sealed file (`jaxrec.artifact`).
+`save` exports a pure function request(state, *inputs) by `jax.export`, a program for every platform named, each for any
+number of requests at once, and writes them beside the state (vectors, tables, networks) into a sealed file (`jaxrec.artifact`).
 `load` gives it back as a callable, in a process that has neither the model's code nor Flax. The state's arrays can be
 replaced by others of their shapes: catalogues get room to grow by rows that are not yet allowed (`with_rows`).
 
@@ -45,12 +45,14 @@ class Served:
 
     Attributes:
         state: name -> array, what it reads; nested names are joined by dots.
-        program: the exported function, of (state, *inputs).
+        program: the function exported for this process's platform, of (state, *inputs).
+        platforms: all that the file has a program for.
         meta: what was saved beside it: titles, encoders, settings.
     """
 
     state: Mapping[str, Array]
     program: export.Exported
+    platforms: tuple[str, ...]
     meta: Mapping[str, Any]
     _run: Callable[..., Any] = field(repr=False, compare=False)
 
@@ -94,13 +96,15 @@ def save(
         state: a pytree of arrays.
         inputs: examples, each [requests, ...]; the leading axis is left open.
         meta: what JSON holds.
-        platforms: that it will run on.
+        platforms: that it will run on, at least one.
 
     Raises:
-        ValueError: no inputs, one without a leading axis, or of another number of requests; a state or an input that
+        ValueError: no platforms; no inputs, one without a leading axis, or of another number of requests; a state or an input that
             the device's types do not hold (2**40 with 32 bits); a state that is not finite, or has two leaves of one
             name; as `artifact.write`.
     """
+    if isinstance(platforms, str) or not platforms:
+        raise ValueError(f"platforms: expected names such as {PLATFORMS}, got {platforms!r}.")
     examples = [check.as_array(f"inputs[{n}]", each) for n, each in enumerate(inputs)]
     if not examples or any(each.ndim < 1 for each in examples):
         raise ValueError("inputs: expected at least one example, each with the requests as its leading axis.")
@@ -121,9 +125,10 @@ def save(
     (batch,) = export.symbolic_shape("b")
     shape = lambda leaf, *lead: jax.ShapeDtypeStruct((*lead, *leaf.shape[len(lead) :]), leaf.dtype)
     open_ = [shape(each, batch) for each in examples]
-    exported = export.export(jax.jit(run), platforms=tuple(platforms))({k: shape(v) for k, v in named.items()}, *open_)
-    program = np.frombuffer(exported.serialize(), np.uint8)
-    arrays = {"program": program, **{f"state/{name}": leaf for name, leaf in named.items()}}
+    arrays: dict[str, Any] = {f"state/{name}": leaf for name, leaf in named.items()}
+    for platform in platforms:  # one export for all would hold every platform's kernels for each, which Pallas refuses
+        exported = export.export(jax.jit(run), platforms=(platform,))({k: shape(v) for k, v in named.items()}, *open_)
+        arrays[f"program/{platform}"] = np.frombuffer(exported.serialize(), np.uint8)
     artifact.write(path, "request", arrays, {"meta": dict(meta or {}), "names": list(named)})
 
 
@@ -135,11 +140,12 @@ def load(path: str | os.PathLike[str]) -> Served:
         FileNotFoundError: no such file.
     """
     arrays, meta = artifact.read(path, "request")
-    program = export.deserialize(bytearray(arrays["program"].tobytes()))
-    if (here := export.default_export_platform()) not in program.platforms:
-        raise ValueError(f"{path}: exported for {', '.join(program.platforms)}, and this process runs on {here}.")
+    programs = {name.removeprefix("program/"): each for name, each in arrays.items() if name.startswith("program/")}
+    if (here := export.default_export_platform()) not in programs:
+        raise ValueError(f"{path}: exported for {', '.join(programs)}, and this process runs on {here}.")
+    program = export.deserialize(bytearray(programs[here].tobytes()))
     state = {name: jnp.asarray(arrays[f"state/{name}"]) for name in meta["names"]}
-    return Served(state, program, meta["meta"], jax.jit(program.call))
+    return Served(state, program, tuple(programs), meta["meta"], jax.jit(program.call))
 
 
 def with_rows(served: Served, row: int, **tables: Any) -> Served:

@@ -101,6 +101,21 @@ def as_users_run():
 
 
 @pytest.fixture
+def lowered_for(monkeypatch):
+    """A function after which the library runs another platform's forms here: `lowered_for("cuda")`. All but the TPU's
+    kernels are plain JAX, and must say the same.
+    """
+
+    def pretend(platform):
+        choose = lambda *given, default=None, **forms: forms.get(platform, default)(*given)
+        monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+        jax.clear_caches()
+
+    yield pretend
+    jax.clear_caches()
+
+
+@pytest.fixture
 def one_bucket(monkeypatch):
     """`data.rows` puts all rows of a side into one bucket. Each is compiled for itself, and what experiments and
     benchmarks do is the same for one as for many."""

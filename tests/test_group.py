@@ -1,9 +1,11 @@
-"""The counting sort against argsort; ids that would make native code write where it must not."""
+"""The counting sort against argsort; cuts of lengths against all cuts; ids that would make native code write where it must not."""
+
+from itertools import combinations
 
 import numpy as np
 import pytest
 
-from jaxrec.group import group
+from jaxrec.group import group, partition
 
 
 @pytest.mark.parametrize(("n", "size"), [(0, 3), (1, 1), (50, 7), (50, 200)])
@@ -24,3 +26,19 @@ def test_ids_out_of_range_are_refused(wrong):
 def test_what_is_no_column_of_ids_is_refused(wrong):
     with pytest.raises(ValueError, match=r"^ids: expected"):
         group(wrong, 3)
+
+
+@pytest.mark.parametrize("price", [0, 3, 40, 1e9])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_partition_is_the_best_of_all(seed, price):
+    rng = np.random.default_rng(seed)
+    length, count = np.sort(rng.integers(1, 100, 7)), rng.integers(0, 9, 7)
+
+    def cost(runs):
+        return sum(count[first:last].sum() * length[last - 1] + price for first, last in runs)
+
+    cuts = [(0, *inner, 7) for n in range(7) for inner in combinations(range(1, 7), n)]
+    everything = [list(zip(cut[:-1], cut[1:], strict=True)) for cut in cuts]
+    found = partition(length, count, price)
+    assert found in everything
+    assert cost(found) == min(map(cost, everything))

@@ -57,7 +57,7 @@ def test_loaded_it_answers_as_before_for_any_number_of_requests(path, state, n):
     np.testing.assert_array_equal(got["ids"], expected["ids"])
     np.testing.assert_allclose(got["scores"], expected["scores"], rtol=1e-5)
     assert served.meta == {"titles": ["A"]}
-    assert set(served.program.platforms) == {"cpu", "cuda", "tpu"}
+    assert set(served.platforms) == {"cpu", "cuda", "tpu"}
     assert {"items", "similar.0", "similar.1", "allowed", "tower.params.Dense_0.kernel"} <= set(served.state)
 
 

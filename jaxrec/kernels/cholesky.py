@@ -1,13 +1,18 @@
-"""Cholesky factors and solves for batches of small matrices, in plain JAX: blocks of 8 columns, by batched products.
+"""Cholesky factors and solves for batches of small matrices.
 
-Why not `jnp.linalg.cholesky`: on the CPU it is a LAPACK call that hands its batch to the thread pool that runs it, and
-waits there. Two at once (two buckets of rows, say) on a 2-core machine wait for each other for ever: jaxlib 0.10.2,
+| `on` | |
+| --- | --- |
+| `"cpu"` | blocks of 8 columns, by batched products, some matrices at a time |
+| `"gpu"`, `"tpu"` | `jax.lax.linalg`: cuSOLVER and cuBLAS, or XLA's own. 16,384 x 64 on an H100: 2.5 ms factor and solve; the CPU's form 15 to 222 |
+
+Why not `jax.lax.linalg` on the CPU too: there it is a LAPACK call that hands its batch to the thread pool that runs it,
+and waits. Two at once (two buckets of rows, say) on a 2-core machine wait for each other for ever: jaxlib 0.10.2,
 both workers in CholeskyFactorization::Kernel -> BlockingCounter::Wait, at d = 16 in most runs of an ALS sweep.
 
-A block of the diagonal is factorized and inverted with the batch as the last axis, where every operation is one of long
-vectors; the rest, d^3 / 3 of it, is products of panels. `solve`, 2 cores, against LAPACK's factor alone: 8192 x 32 34
-against 26 ms, 4096 x 64 49 against 56, 1024 x 128 65 against 54. All columns batch-last took 361, 549, 947 (with other
-work beside them), blocks of 16 columns 74, 86, 65.
+The CPU's form: a block of the diagonal is factorized and inverted with the batch as the last axis, where every operation
+is one of long vectors; the rest, d^3 / 3 of it, is products of panels. `solve`, 2 cores, against LAPACK's factor alone:
+8192 x 32 34 against 26 ms, 4096 x 64 49 against 56, 1024 x 128 65 against 54. All columns batch-last took 361, 549, 947
+(with other work beside them), blocks of 16 columns 74, 86, 65.
 """
 
 from collections.abc import Callable
@@ -19,11 +24,12 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxrec.kernels.chunks import by_chunks
+from jaxrec.kernels.platform import On, by_platform
 
-__all__ = ["cho_solve", "cholesky", "shares", "solve", "solve_transposed"]
+__all__ = ["cho_solve", "cholesky", "inverse", "shares", "solve", "solve_transposed"]
 
 BLOCK = 8
-# Floats of matrices worked on at once: 2 MiB; 4 times as many take twice as long at d = 128.
+# Floats of matrices that a CPU works on at once: 2 MiB; 4 times as many take twice as long at d = 128.
 CHUNK = 2**19
 HIGHEST = jax.lax.Precision.HIGHEST
 # A pivot is held to so many eps of its diagonal entry: more than the rounding that may have eaten it.
@@ -32,17 +38,33 @@ LEAST = 128
 
 def cholesky(matrix: Float[Array, "*batch d d"]) -> Float[Array, "*batch d d"]:
     """The lower triangular L with L L' = matrix; NaN where the matrix is not positive definite."""
-    return _over_batch(matrix, of=_factorize, size=_at_once(matrix))
+    return _over_batch(matrix, cpu=_factorize, library=_factorize_by_library)
 
 
 def cho_solve(lower: Float[Array, "*batch d d"], rhs: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     """Z with L L' z = rhs."""
-    return _over_batch(lower, rhs, of=_both_ways, size=_at_once(lower))
+    return _over_batch(lower, rhs, cpu=_both_ways, library=_both_ways_by_library)
 
 
 def solve_transposed(lower: Float[Array, "*batch d d"], rhs: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     """Z with L' z = rhs, by back substitution."""
-    return _over_batch(lower, rhs, of=_backward, size=_at_once(lower))
+    return _over_batch(lower, rhs, cpu=_backward, library=partial(_substitute, transposed=True))
+
+
+def inverse(lower: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """The inverse of L L'."""
+    d = len(lower)
+    one = jnp.eye(d, dtype=lower.dtype)
+    if d == 0:
+        return one
+
+    def form(lower: Array, *, on: On) -> Array:
+        if on == "cpu":  # a solve a column, which are vectors there
+            return by_chunks(lambda part: _both_ways(*part), (jnp.broadcast_to(lower, (d, d, d)), one), _at_once(lower))
+        half = _substitute_columns(lower[None], one[None], transposed=False)
+        return _substitute_columns(lower[None], half, transposed=True)[0]
+
+    return by_platform(form, lower)
 
 
 def shares(lower: Float[Array, "*batch d d"]) -> Float[Array, "*batch"]:
@@ -57,29 +79,69 @@ def shares(lower: Float[Array, "*batch d d"]) -> Float[Array, "*batch"]:
 
 
 def solve(
-    matrix: Float[Array, "b d d"], rhs: tuple[Float[Array, "b d"], ...], *, watch: bool = True
+    matrix: Float[Array, "b d d"], rhs: tuple[Float[Array, "b d"], ...], *, watch: bool = True, on: On | None = None
 ) -> tuple[tuple[Float[Array, "b d"], ...], Float[Array, " b"]]:
     """(the z with matrix z = rhs of each, the `shares`), by a factor not kept: twice as fast as `cho_solve` of one.
 
-    The inverses of the diagonal's blocks serve the panels and both substitutions, and the factor is never laid out.
-    Each right-hand side has products of its own, for a matrix of two columns is multiplied far slower than two vectors.
+    What rounding has made singular or indefinite has a finite answer, which may mean little: its share says so. On a
+    CPU such a pivot is raised to `LEAST` eps of its diagonal entry; elsewhere, where the library's factor is NaN, the
+    answer is the diagonal's and the share 0. Without `watch`, in a tenth less of a CPU's time, the answer may be NaN there, and
+    shares are all 1.
 
-    A pivot that rounding has eaten is raised to `LEAST` eps of its diagonal entry: of a matrix that is positive
-    definite but for rounding the answer is finite, though it may mean little; the share says so. Without `watch`, in a
-    tenth less of the time, the answer may be NaN there, and shares are all 1.
+    Args:
+        matrix: positive definite.
+        rhs: right-hand sides, each with products of its own on a CPU, for a matrix of two columns is multiplied far
+            slower than two vectors.
+        watch: whether to look at the pivots.
+        on: the form; None: by the platform.
     """
     if matrix.size == 0:
         return rhs, jnp.ones(len(matrix), matrix.dtype)
-    return _solve_some(matrix, rhs, size=_at_once(matrix), watch=watch)
+    form = partial(_solve_on, watch=watch)
+    return by_platform(form, matrix, rhs) if on is None else form(matrix, rhs, on=on)
+
+
+@partial(jax.jit, static_argnames=("watch", "on"))
+def _solve_on(matrix: Array, rhs: tuple[Array, ...], *, watch: bool, on: On) -> tuple[tuple[Array, ...], Array]:
+    if on != "cpu":
+        return _solve_by_library(matrix, rhs, watch)
+    return by_chunks(lambda part: _solve(part[0], part[1], watch), (matrix, rhs), _at_once(matrix))
 
 
 def _at_once(matrix: Array) -> int:
     return max(1, CHUNK // max(1, matrix.shape[-1] ** 2))
 
 
-@partial(jax.jit, static_argnames=("size", "watch"))
-def _solve_some(matrix: Array, rhs: tuple[Array, ...], *, size: int, watch: bool) -> tuple[tuple[Array, ...], Array]:
-    return by_chunks(lambda part: _solve(part[0], part[1], watch), (matrix, rhs), size)
+def _solve_by_library(a: Array, rhs: tuple[Array, ...], watch: bool) -> tuple[tuple[Array, ...], Array]:
+    there = jnp.ones(len(a), bool)
+    if watch:  # factorized again, for what has no factor must have no part in the derivative either
+        there = jnp.isfinite(jnp.sum(_factorize_by_library(jax.lax.stop_gradient(a)), axis=(1, 2)))
+        own = jnp.eye(a.shape[1], dtype=a.dtype)[None] * jnp.maximum(a, jnp.finfo(a.dtype).tiny)
+        a = jnp.where(there[:, None, None], a, own)
+    lower = _factorize_by_library(a)
+    columns = _substitute_columns(lower, jnp.stack(rhs, axis=-1), transposed=False)
+    columns = _substitute_columns(lower, columns, transposed=True)
+    share = jnp.where(there, shares(lower), 0) if watch else jnp.ones(len(a), a.dtype)
+    return tuple(columns[..., n] for n in range(len(rhs))), share
+
+
+def _factorize_by_library(a: Float[Array, "b d d"]) -> Float[Array, "b d d"]:
+    return jax.lax.linalg.cholesky(a, symmetrize_input=False)
+
+
+def _both_ways_by_library(lower: Float[Array, "b d d"], rhs: Float[Array, "b d"]) -> Float[Array, "b d"]:
+    return _substitute(lower, _substitute(lower, rhs, transposed=False), transposed=True)
+
+
+def _substitute(lower: Float[Array, "b d d"], rhs: Float[Array, "b d"], *, transposed: bool) -> Float[Array, "b d"]:
+    return _substitute_columns(lower, rhs[..., None], transposed=transposed)[..., 0]
+
+
+def _substitute_columns(
+    lower: Float[Array, "b d d"], rhs: Float[Array, "b d c"], *, transposed: bool
+) -> Float[Array, "b d c"]:
+    """Z with L z = rhs, or L' z = rhs."""
+    return jax.lax.linalg.triangular_solve(lower, rhs, left_side=True, lower=True, transpose_a=transposed)
 
 
 def _solve(a: Array, rhs: tuple[Array, ...], watch: bool) -> tuple[tuple[Array, ...], Array]:
@@ -110,15 +172,19 @@ def _solve(a: Array, rhs: tuple[Array, ...], watch: bool) -> tuple[tuple[Array, 
     return solved, share
 
 
-@partial(jax.jit, static_argnames=("of", "size"))
-def _over_batch(matrix: Array, *rhs: Array, of: Callable[..., Array], size: int) -> Array:
-    """The function `of` matrices [b, d, d] and right-hand sides [b, d], some at a time, in the shape of the last."""
+@partial(jax.jit, static_argnames=("cpu", "library"))
+def _over_batch(matrix: Array, *rhs: Array, cpu: Callable[..., Array], library: Callable[..., Array]) -> Array:
+    """A function of matrices [b, d, d] and right-hand sides [b, d], in the shape of the last."""
     shape = (matrix, *rhs)[-1].shape
     if matrix.size == 0:
         return jnp.zeros(shape, matrix.dtype)
     d = matrix.shape[-1]
     flat = matrix.reshape(-1, d, d), *(each.reshape(-1, d) for each in rhs)
-    return by_chunks(lambda part: of(*part), flat, size).reshape(shape)
+
+    def form(*given: Array, on: On) -> Array:
+        return by_chunks(lambda part: cpu(*part), given, _at_once(matrix)) if on == "cpu" else library(*given)
+
+    return by_platform(form, *flat).reshape(shape)
 
 
 def _factorize(a: Float[Array, "b d d"]) -> Float[Array, "b d d"]:

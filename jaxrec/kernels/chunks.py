@@ -16,7 +16,8 @@ def by_chunks(f: Callable[[Any], Any], rows: Any, size: int) -> Any:
     """f(rows) where f works row by row: called with `size` rows at a time, one compilation, results laid end to end.
 
     Slices, and no padded copy of the rows: the last chunk begins early, and what it gives of rows that the one before
-    it had is the same. The results are written where they stay, for those of a sweep of ALS are gigabytes.
+    it had is the same. The results are written where they stay, for those of a sweep of ALS are gigabytes. The
+    derivative computes f again, chunk by chunk, so that it too holds no more than one chunk's.
 
     Args:
         f: a pytree of arrays with one leading axis -> another one.
@@ -26,13 +27,13 @@ def by_chunks(f: Callable[[Any], Any], rows: Any, size: int) -> Any:
     n = _length(rows)
     if n <= size:
         return f(rows)
-    cut = partial(_slice, rows, size=size)
+    some = jax.checkpoint(lambda first: f(_slice(rows, first, size=size)))
 
     def chunk(number: Array, out: Any) -> Any:
         first = jnp.minimum(number * size, n - size)
-        return _put(out, f(cut(first)), first)
+        return _put(out, some(first), first)
 
-    return jax.lax.fori_loop(0, -(-n // size), chunk, _empty(n, lambda first: f(cut(first))))
+    return jax.lax.fori_loop(0, -(-n // size), chunk, _empty(n, some))
 
 
 def each_by_chunks(f: Callable[[Any], Any], then: Callable[[Any], Any], parts: Sequence[Any], size: int) -> list[Any]:

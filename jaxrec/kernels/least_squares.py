@@ -1,8 +1,16 @@
 """Least squares for many padded rows at once, the features gathered from one table: normal equations, or none at all.
 
-Row r has targets y [l] at the table's rows other [l]. Both functions gather the features of some rows, [rows, l, d], at
-a time, so that they are read from the cache by all that follows: two batched products for the normal equations, or two
-per step of conjugate gradients, which never forms a Gram matrix.
+Row r has targets y [l] at the table's rows other [l]. All functions gather the features of some rows, [rows, l, d], at
+a time, for all that follows: two batched products for the normal equations, or two per step of conjugate gradients,
+which never forms a Gram matrix. How many rows, and what gathers them, is what the forms differ in:
+
+| `on` | |
+| --- | --- |
+| `"cpu"` | as many as stay in the cache (2 MiB), gathered by the mask multiplications of `lookup.rows_where` |
+| `"gpu"` | as many as memory may be asked for (512 MiB): a loop of small steps is one of launches. XLA's plain gather |
+| `"tpu"` | normal equations: rows copied into VMEM one by one (`tpu_gram`). All else as on a GPU |
+
+20M ratings, d = 64, a sweep on an H100: 2.4 s by steps of 2 MiB, .13 by 64 MiB, .06 by 512 MiB.
 
 What a sweep of ALS moves, with n ratings: 2 n d floats gathered; the Gram matrices take 4 n d^2 flops, s steps of
 conjugate gradients 4 (2 s + 1) n d. On 2 cores (d = 64, per 2M entries) the gather takes 17 ms (23 GB/s), a pair of
@@ -20,13 +28,24 @@ from jaxtyping import Float
 
 from jaxrec.kernels import cholesky
 from jaxrec.kernels.chunks import by_chunks
-from jaxrec.kernels.platform import by_platform
+from jaxrec.kernels.platform import On, derived_as
 from jaxrec.lookup import rows_where
 
-__all__ = ["Equations", "Lists", "Solved", "conjugate_gradient", "dual_least_squares", "normal_equations", "scaled"]
+__all__ = [
+    "FLOATS",
+    "Equations",
+    "Lists",
+    "Solved",
+    "conjugate_gradient",
+    "dual_least_squares",
+    "normal_equations",
+    "rows_at_once",
+    "scaled",
+]
 
-# Floats of features gathered at once: 2 MiB. 1/4 and 4 times as many were up to a fifth slower.
-CHUNK = 2**19
+# Floats of features (or of matrices) that are there at once. On a CPU 2 MiB: 1/4 and 4 times as many were up to a fifth
+# slower. Elsewhere 512 MiB: what is gathered, a chunk's Gram matrices and their factors are each at most that.
+FLOATS: dict[On, int] = {"cpu": 2**19, "gpu": 2**27, "tpu": 2**27}
 HIGHEST = jax.lax.Precision.HIGHEST  # accelerators would otherwise round to bfloat16 or TF32
 
 
@@ -74,7 +93,7 @@ class Solved(NamedTuple):
     share: Array
 
 
-def normal_equations(table: Float[Array, "m d"], lists: Lists, *, intercept: bool) -> Equations:
+def normal_equations(table: Float[Array, "m d"], lists: Lists, *, intercept: bool, on: On) -> Equations:
     """The sums over every row's entries that its regression needs.
 
     A weight's derivative is right where it is > 0, and 0 where it is 0.
@@ -83,27 +102,25 @@ def normal_equations(table: Float[Array, "m d"], lists: Lists, *, intercept: boo
         table: features of all.
         lists: the rows.
         intercept: whether the rows have one: then the features' own sums are beside the targets'.
+        on: the form.
     """
-    if table.dtype != jnp.float32 or table.shape[1] > 255:  # more does not fit in a TPU's VMEM
-        return _by_xla(table, *lists, intercept=intercept)
-    given = (table, *lists) if lists.weights is not None else (table, *lists[:3])
-    return by_platform(*given, tpu=partial(_on_tpu, intercept=intercept), default=partial(_by_xla, intercept=intercept))
+    plain = partial(_by_xla, intercept=intercept, on=on)
+    fits = table.dtype == jnp.float32 and table.shape[1] <= 255  # more does not fit in a TPU's VMEM
+    if on == "tpu" and fits:
+        return derived_as(plain, partial(_by_pallas, intercept=intercept))(table, lists)
+    return plain(table, lists)
 
 
-def _by_xla(
-    table: Array, other: Array, y: Array, where: Array, weights: Array | None = None, *, intercept: bool
-) -> Equations:
-    lists = Lists(other, y, where, weights)
-    return by_chunks(lambda part: _equations(table, part, intercept), lists, _rows_at_once(lists, table.shape[1]))
+def _by_xla(table: Array, lists: Lists, *, intercept: bool, on: On) -> Equations:
+    size = rows_at_once(lists.other.shape[1] * table.shape[1], on)
+    return by_chunks(lambda part: _equations(table, part, intercept, on), lists, size)
 
 
-def _on_tpu(
-    table: Array, other: Array, y: Array, where: Array, weights: Array | None = None, *, intercept: bool
-) -> Equations:
+def _by_pallas(table: Array, lists: Lists, *, intercept: bool) -> Equations:
     """The Gram matrices from rows copied into VMEM one by one, no [r, l, d] in HBM; the other sums are small."""
-    from jaxrec.kernels import tpu_gram  # Pallas, where a program is lowered for a TPU only
+    from jaxrec.kernels import tpu_gram  # 0.15 s to import
 
-    d = table.shape[1]
+    (other, y, where, weights), d = lists, table.shape[1]
     table = jnp.concatenate([table, jnp.ones((len(table), 1), table.dtype)], axis=1) if intercept else table
     gram, rhs = tpu_gram.normal_equations(table, other, y, where, weights)
     sides = (rhs[:, :d], gram[:, :d, d]) if intercept else (rhs,)
@@ -113,19 +130,19 @@ def _on_tpu(
     return Equations(gram[:, :d, :d], sides, jnp.sum(sums, axis=1))
 
 
-def scaled(table: Array, lists: Lists) -> tuple[Array, Array, Array]:
+def scaled(table: Array, lists: Lists, *, on: On) -> tuple[Array, Array, Array]:
     """(the weights' roots, features and targets times them), 0 where masked."""
     where = lists.where
     root = where.astype(table.dtype)
     if lists.weights is not None:
         positive = where & (lists.weights > 0)
         root = jnp.where(positive, jnp.sqrt(jnp.where(positive, lists.weights, 1)), 0)
-    x = rows_where(table, lists.other, where) * root[:, :, None]
+    x = rows_where(table, lists.other, where, on=on) * root[:, :, None]
     return root, x, jnp.where(where, lists.y, 0) * root
 
 
-def _equations(table: Array, lists: Lists, intercept: bool) -> Equations:
-    root, x, y = scaled(table, lists)
+def _equations(table: Array, lists: Lists, intercept: bool, on: On) -> Equations:
+    root, x, y = scaled(table, lists, on=on)
     gram = jnp.einsum("rld,rle->rde", x, x, precision=HIGHEST)
     # one product a side: both at once are no matrix-vector product, and take five times as long
     rhs = tuple(jnp.einsum("rld,rl->rd", x, side, precision=HIGHEST) for side in ((y, root) if intercept else (y,)))
@@ -134,7 +151,7 @@ def _equations(table: Array, lists: Lists, intercept: bool) -> Equations:
 
 
 def dual_least_squares(
-    table: Float[Array, "m d"], lists: Lists, precision: Float[Array, "r k"], *, intercept: bool
+    table: Float[Array, "m d"], lists: Lists, precision: Float[Array, "r k"], *, intercept: bool, on: On
 ) -> Solved:
     """The rows' solutions from l x l equations in place of k x k ones: for rows with fewer entries than features.
 
@@ -149,17 +166,18 @@ def dual_least_squares(
         lists: the rows.
         precision: > 0 but for the intercept's.
         intercept: whether the last coefficient is one.
+        on: the form.
     """
-    size = _rows_at_once(lists, table.shape[1])
-    return by_chunks(lambda part: _dual(table, part[0], part[1], intercept), (lists, precision), size)
+    size = rows_at_once(lists.other.shape[1] * table.shape[1], on)
+    return by_chunks(lambda part: _dual(table, part[0], part[1], intercept, on), (lists, precision), size)
 
 
-def _dual(table: Array, lists: Lists, precision: Array, intercept: bool) -> Solved:
+def _dual(table: Array, lists: Lists, precision: Array, intercept: bool, on: On) -> Solved:
     d = table.shape[1]
-    root, x, y = scaled(table, lists)
+    root, x, y = scaled(table, lists, on=on)
     weak = x / precision[:, None, :d]
     kernel = jnp.einsum("rld,rmd->rlm", x, weak, precision=HIGHEST) + jnp.eye(x.shape[1], dtype=x.dtype)[None]
-    (left, *bent), share = cholesky.solve(kernel, (y, root) if intercept else (y,))
+    (left, *bent), share = cholesky.solve(kernel, (y, root) if intercept else (y,), on=on)
     if intercept:
         count = precision[:, d] + jnp.sum(root * bent[0], axis=1)
         bias = jnp.where(count > 0, jnp.sum(root * left, axis=1) / jnp.where(count > 0, count, 1), 0)
@@ -178,6 +196,7 @@ def conjugate_gradient(
     *,
     intercept: bool,
     steps: int,
+    on: On,
 ) -> Solved:
     """Some steps towards the solution of (X' D X + P (+ shared)) v = X' D y of every row, from `start`.
 
@@ -195,13 +214,14 @@ def conjugate_gradient(
         shared: a matrix that all rows share: of implicit feedback, the unobserved weight times the table's own Gram.
         intercept: whether the last coefficient is one.
         steps: how many.
+        on: the form.
 
     Source: Takács, Pilászy, Tikk 2011, Applications of the conjugate gradient method for implicit feedback.
     """
-    size = _rows_at_once(lists, table.shape[1])
+    size = rows_at_once(lists.other.shape[1] * table.shape[1], on)
     squares = jnp.mean(table * table, axis=0)
     squares = jnp.append(squares, jnp.ones(1, table.dtype)) if intercept else squares
-    some = lambda part: _conjugate_gradient(table, squares, part[0], part[1], part[2], shared, intercept, steps)
+    some = lambda part: _conjugate_gradient(table, squares, part[0], part[1], part[2], shared, intercept, steps, on)
     return by_chunks(some, (lists, start, precision), size)
 
 
@@ -214,11 +234,12 @@ def _conjugate_gradient(
     shared: Array | None,
     intercept: bool,
     steps: int,
+    on: On,
 ) -> Solved:
     d, where = table.shape[1], lists.where
     weight = where.astype(table.dtype) if lists.weights is None else jnp.where(where, lists.weights, 0)
     # The barrier keeps the compiler from gathering again in every product.
-    x = jax.lax.optimization_barrier(rows_where(table, lists.other, where))
+    x = jax.lax.optimization_barrier(rows_where(table, lists.other, where, on=on))
     y = jnp.where(where, lists.y, 0)
 
     def forward(v: Array) -> Array:  # X v
@@ -257,5 +278,6 @@ def _conjugate_gradient(
     return Solved(v, objective, jnp.ones_like(objective))
 
 
-def _rows_at_once(lists: Lists, d: int) -> int:
-    return max(1, CHUNK // max(1, lists.other.shape[1] * d))
+def rows_at_once(floats: int, on: On) -> int:
+    """How many rows of so many floats each are worked on at a time."""
+    return max(1, FLOATS[on] // max(1, floats))

@@ -35,7 +35,7 @@ def _chunked(w: Array, x: Array, user: Array, item: Array) -> Array:
 
     def chunk(pair: tuple[Array, Array]) -> Array:
         user, item = pair
-        products = lookup(w, user) * rows_where(x, item, item >= 0)  # all of them are: see there
+        products = lookup(w, user) * rows_where(x, item, item >= 0, on="cpu")  # all of them are: see there
         return (products @ ones)[:, 0]  # a product sums faster than a sum
 
     whole = n - n % size

@@ -25,7 +25,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 
 from jaxrec import check
-from jaxrec.kernels.platform import by_platform
+from jaxrec.kernels.platform import derived_as
 from jaxrec.kernels.select import largest
 from jaxrec.lookup import lookup
 
@@ -121,8 +121,9 @@ def _search(
         return _by_merging(queries, items, allowed, ids, score=score, k=k, block=block)
     xla = partial(_group_maxima, score=score, size=block - block % GROUP)
     if score is dot and ids is None and queries.dtype == jnp.float32:
-        filtered = () if allowed is None else (allowed,)
-        tops = by_platform(queries, items, *filtered, tpu=_group_maxima_on_tpu, default=xla)
+        tops = jax.lax.platform_dependent(
+            queries, items, allowed, tpu=derived_as(xla, _group_maxima_on_tpu), default=xla
+        )
     else:
         tops = xla(queries, items, allowed, ids)
     _, groups = largest(tops, k)

@@ -31,7 +31,7 @@ from jaxtyping import Bool, Float
 
 from jaxrec import check
 from jaxrec.kernels.csr import csr_matmul
-from jaxrec.kernels.platform import by_platform
+from jaxrec.kernels.platform import derived_as
 from jaxrec.kernels.sampled_dot import sampled_dot
 from jaxrec.lookup import lookup
 from jaxrec.losses import collaborative
@@ -163,7 +163,10 @@ def _value_and_gradient_of(
         e = _errors(prediction, ratings.value, ratings.where, ratings.weights, slope)
         return value, _sums(factors, ratings, e)
 
-    value, sums = by_xla(wide, ratings) if kernel is None else by_platform(wide, ratings, tpu=kernel, default=by_xla)
+    if kernel is None:
+        value, sums = by_xla(wide, ratings)
+    else:
+        value, sums = jax.lax.platform_dependent(wide, ratings, tpu=derived_as(by_xla, kernel), default=by_xla)
     batch = ratings if isinstance(ratings, Observed) else None
     penalty = of_factors(wide, l2=l2, l2_bias=l2_bias, batch=batch)
     return value + penalty, _like(factors, _gradient(wide, ratings, sums, l2, l2_bias))

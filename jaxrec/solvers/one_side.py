@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrec.kernels.chunks import by_chunks
-from jaxrec.kernels.least_squares import CHUNK, Lists
+from jaxrec.kernels.least_squares import Lists, rows_at_once
+from jaxrec.kernels.platform import On, by_platform
 from jaxrec.lookup import lookup
 from jaxrec.losses.penalty import L2, pair
 from jaxrec.losses.pointwise import PointwiseLoss, squared_error
@@ -197,4 +198,8 @@ def _left_out(bucket: Bucket, side: Side) -> Array:
 
     length, k = bucket.other.shape[1], side.precision.shape[1]
     rows = regressions.lists(bucket, side), lookup(side.precision, bucket.row)
-    return by_chunks(lambda part: jax.vmap(one)(*part), rows, max(1, CHUNK // max(1, length * k)))
+
+    def form(rows: tuple[Lists, Array], *, on: On) -> Array:
+        return by_chunks(lambda part: jax.vmap(one)(*part), rows, rows_at_once(max(length, k) * k, on))
+
+    return by_platform(form, rows)

@@ -18,8 +18,9 @@ import numpy as np
 from jax import Array
 from jax.tree_util import register_dataclass
 
+from jaxrec.group import partition
 from jaxrec.kernels import cholesky, dense, orthogonal
-from jaxrec.kernels.chunks import each_by_chunks
+from jaxrec.kernels.chunks import by_chunks, each_by_chunks
 from jaxrec.kernels.least_squares import (
     Equations,
     Lists,
@@ -27,12 +28,19 @@ from jaxrec.kernels.least_squares import (
     conjugate_gradient,
     dual_least_squares,
     normal_equations,
+    rows_at_once,
     scaled,
 )
+from jaxrec.kernels.platform import On, by_platform
 from jaxrec.lookup import lookup
 from jaxrec.types import Bucket, Dense, Rows
 
 __all__ = ["Side", "left", "lists", "solve", "solve_densely"]
+
+# What compiling one bucket more costs on an accelerator, in padded entries: a second on an H100, where an entry takes 3
+# ns of an exact sweep at d = 64, so that it is worth 20M entries after 20 sweeps, and this many after 150. 20M ratings
+# are 7 or 8 buckets a side then in place of the 14 that `data.rows` makes for a CPU, and padded by 60 % in place of 30.
+MERGE = 2**21
 
 
 @register_dataclass
@@ -74,7 +82,12 @@ def solve(rows: Rows, side: Side, cg_steps: int | None, *, mend: bool) -> tuple[
             f"{len(side.now)} rows. New rows have no parameters to start from: leave cg_steps out."
         )
     solve = partial(_exactly, mend) if cg_steps is None else partial(_by_steps, cg_steps)
-    found = rows.map(solve, side)
+
+    def of_buckets(buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:
+        found = by_platform(solve, buckets, side)
+        return [_mended_rows(buckets, found, side) if mend and cg_steps is None else found]
+
+    found = rows.map(of_buckets, side)
     return found.v, jnp.sum(found.objective)
 
 
@@ -107,11 +120,14 @@ def solve_densely(ratings: Dense, side: Side) -> tuple[Array, Array]:
 def left(rows: Rows, side: Side) -> Array:
     """The sum of the rows' objectives at their parameters as they are."""
 
-    def one(bucket: Bucket, side: Side) -> Solved:
+    def one(bucket: Bucket, side: Side, on: On) -> Solved:
         given = side.features, lists(bucket, side), lookup(side.now, bucket.row), lookup(side.precision, bucket.row)
-        return conjugate_gradient(*given, side.shared, intercept=side.intercept, steps=0)
+        return conjugate_gradient(*given, side.shared, intercept=side.intercept, steps=0, on=on)
 
-    return jnp.sum(rows.map(lambda buckets, side: [one(bucket, side) for bucket in buckets], side).objective)
+    def each(buckets: tuple[Bucket, ...], side: Side, on: On) -> list[Solved]:
+        return [_together([one(bucket, side, on) for bucket in _few(buckets, on)])]
+
+    return jnp.sum(rows.map(partial(by_platform, each), side).objective)
 
 
 def lists(bucket: Bucket, side: Side) -> Lists:
@@ -125,14 +141,39 @@ def lists(bucket: Bucket, side: Side) -> Lists:
     return Lists(bucket.other, y, bucket.where, None if bucket.weights is None else bucket.weights.astype(dtype))
 
 
-def _exactly(mend: bool, buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:
+def _few(buckets: tuple[Bucket, ...], on: On) -> tuple[Bucket, ...]:
+    """The same rows in their order, on an accelerator in fewer buckets, filled up to one length: see `MERGE`."""
+    if on == "cpu" or not buckets:
+        return buckets
+    lengths = np.array([bucket.other.shape[1] for bucket in buckets])
+    if (np.diff(lengths) < 0).any():  # made by hand: they come shortest first from `data.rows`
+        return buckets
+    runs = partition(lengths, np.array([len(bucket.row) for bucket in buckets]), MERGE)
+
+    def merged(first: int, last: int) -> Bucket:
+        def fill(array: Array) -> Array:
+            return array if array.ndim == 1 else jnp.pad(array, ((0, 0), (0, lengths[last - 1] - array.shape[1])))
+
+        return jax.tree.map(lambda *arrays: jnp.concatenate([*map(fill, arrays)]), *buckets[first:last])
+
+    return tuple(merged(*run) if run[1] - run[0] > 1 else buckets[run[0]] for run in runs)
+
+
+def _together(found: list[Solved]) -> Solved:
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+
+
+def _exactly(mend: bool, buckets: tuple[Bucket, ...], side: Side, *, on: On) -> Solved:
     """(coefficients, objective) of every row, from its normal equations; of rows much shorter than k, in the dual.
 
-    All buckets share one loop and one solve, for each solve is compiled (2 s at d = 64).
+    On a CPU all buckets share one loop and one solve, for each solve is compiled (2 s at d = 64), and a step stays in
+    the cache. Elsewhere a solve is a call of a library, and a bucket is worked on in as few steps as memory allows: on
+    a GPU each step of a loop is a dozen launches.
     """
+    k, buckets = side.precision.shape[1], _few(buckets, on)
 
     def equations(bucket: Bucket) -> tuple[Equations, Array]:
-        found = normal_equations(side.features, lists(bucket, side), intercept=side.intercept)
+        found = normal_equations(side.features, lists(bucket, side), intercept=side.intercept, on=on)
         return found, lookup(side.precision, bucket.row)
 
     def solve(equations: tuple[Equations, Array]) -> Solved:
@@ -140,7 +181,7 @@ def _exactly(mend: bool, buckets: tuple[Bucket, ...], side: Side) -> list[Solved
         square, total, count = sums.T
         gram = gram if side.shared is None else gram + side.shared[None]
         gram = gram + jnp.eye(gram.shape[1], dtype=gram.dtype)[None] * precision[:, : gram.shape[1], None]
-        (v, *bent), share = cholesky.solve(gram, rhs, watch=mend)
+        (v, *bent), share = cholesky.solve(gram, rhs, watch=mend, on=on)
         fit = jnp.sum(v * rhs[0], axis=1)  # v' X' D y
         if side.intercept:  # the bias by elimination, so that the matrices stay d x d
             weight = count + precision[:, -1]
@@ -153,17 +194,24 @@ def _exactly(mend: bool, buckets: tuple[Bucket, ...], side: Side) -> list[Solved
             v = jnp.concatenate([v, bias[:, None]], axis=1)
         return Solved(v, (square - fit) / 2, share)
 
-    k = side.precision.shape[1]
+    def dual(bucket: Bucket) -> Solved:
+        given = side.features, lists(bucket, side), lookup(side.precision, bucket.row)
+        return dual_least_squares(*given, intercept=side.intercept, on=on)
+
+    def primal(bucket: Bucket) -> Solved:
+        size = rows_at_once(max(bucket.other.shape[1], k) * k, on)
+        return by_chunks(lambda part: solve(equations(part)), bucket, size)
+
     short = [bucket for bucket in buckets if side.shared is None and 2 * bucket.other.shape[1] <= k]
-    dual = lambda bucket: dual_least_squares(
-        side.features, lists(bucket, side), lookup(side.precision, bucket.row), intercept=side.intercept
-    )
-    rest = each_by_chunks(equations, solve, buckets[len(short) :], max(1, cholesky.CHUNK // k**2))
-    found = [*map(dual, short), *rest]  # they come shortest first
-    return _mended_rows(buckets, found, side) if mend else found
+    rest = buckets[len(short) :]  # they come shortest first
+    if on == "cpu":
+        solved = each_by_chunks(equations, solve, rest, max(1, cholesky.CHUNK // k**2))
+    else:
+        solved = [primal(bucket) for bucket in rest]
+    return _together([*map(dual, short), *solved])
 
 
-def _mended_rows(buckets: tuple[Bucket, ...], found: list[Solved], side: Side) -> list[Solved]:
+def _mended_rows(buckets: tuple[Bucket, ...], found: Solved, side: Side) -> Solved:
     """The rows of all buckets with those fitted anew whose equations are badly scaled, in one loop."""
     there = [number for number, bucket in enumerate(buckets) if len(bucket.row)]
     if not there:
@@ -202,10 +250,7 @@ def _mended_rows(buckets: tuple[Bucket, ...], found: list[Solved], side: Side) -
 
     row_of = jnp.concatenate([bucket.row for bucket in buckets])
     blocks = lambda line: jnp.asarray([-(-length // size) for length in lengths], jnp.int32)[bucket_of(line)]
-    together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
-    mended = _mended(together, side, entries, blocks, row_of)
-    ends = np.cumsum([len(each.v) for each in found])
-    return [jax.tree.map(lambda a, b=b, e=e: a[b:e], mended) for b, e in zip([0, *ends[:-1]], ends, strict=True)]
+    return _mended(found, side, entries, blocks, row_of)
 
 
 def _mended(
@@ -230,17 +275,17 @@ def _mended(
 
 def _lines(side: Side, given: Lists) -> Array:
     """[r, l, k + 1], sqrt(weight) (x, y) of rows' entries."""
-    root, x, y = scaled(side.features, given)
+    root, x, y = scaled(side.features, given, on="gpu")  # a block of one row: no form is faster
     return jnp.concatenate([x, *([root[..., None]] if side.intercept else []), y[..., None]], axis=2)
 
 
-def _by_steps(steps: int, buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:
+def _by_steps(steps: int, buckets: tuple[Bucket, ...], side: Side, *, on: On) -> Solved:
     """The same, some steps of conjugate gradients on; 0 for rows without ratings."""
 
     def solve(bucket: Bucket) -> Solved:
         start, precision = lookup(side.now, bucket.row), lookup(side.precision, bucket.row)
         start = jnp.where(jnp.any(bucket.where, axis=1, keepdims=True), start, 0)
         given = side.features, lists(bucket, side), start, precision
-        return conjugate_gradient(*given, side.shared, intercept=side.intercept, steps=steps)
+        return conjugate_gradient(*given, side.shared, intercept=side.intercept, steps=steps, on=on)
 
-    return [solve(bucket) for bucket in buckets]
+    return _together([solve(bucket) for bucket in _few(buckets, on)])

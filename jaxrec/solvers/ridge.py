@@ -265,8 +265,7 @@ def _leave_one_out(
     in_row = in_row if weights is None else in_row & (weights > 0)
     weight = jnp.where(in_row, 1 if weights is None else weights, 0).astype(y.dtype)
     x, y = jnp.where(in_row[:, None], x, jnp.where(jnp.isfinite(x), x, 0)), jnp.where(in_row, y, 0)
-    one_lower_each = jnp.broadcast_to(factor.cholesky, (d, d, d))
-    inverse = cholesky.cho_solve(one_lower_each, jnp.eye(d, dtype=x.dtype))
+    inverse = cholesky.inverse(factor.cholesky)
     leverage = weight * jnp.sum(jnp.matmul(x, inverse, precision=jax.lax.Precision.HIGHEST) * x, axis=1)
     v = _solve(factor, mean)
     alone = in_row & (jnp.sum(in_row) == 1)  # an unpenalized bias gives it leverage 1: 0 / 0

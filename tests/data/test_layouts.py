@@ -137,7 +137,7 @@ def test_dtypes():
 @CASES
 @pytest.mark.parametrize(
     "options",
-    [{}, {"shortest": 1, "growth": 1.2}, {"shortest": 2, "growth": 3.0, "multiple": 4}, {"multiple": 64}],
+    [{}, {"shortest": 1, "bucket_growth": 1.2}, {"shortest": 2, "bucket_growth": 3.0, "multiple": 4}, {"multiple": 64}],
     ids=str,
 )
 def test_memory_is_what_the_layouts_take(ratings, options):
@@ -163,7 +163,7 @@ def test_memory_of_what_could_not_be_built():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"growth": 1}, "growth: expected"),
+        ({"bucket_growth": 1}, "bucket_growth: expected"),
         ({"shortest": 0}, "shortest: expected"),
         ({"multiple": 0}, "multiple: expected"),
     ],
@@ -248,7 +248,7 @@ def test_a_multiple_below_one(layout, multiple):
 @CASES
 @pytest.mark.parametrize("side", ["user", "item"])
 @pytest.mark.parametrize(
-    "options", [{}, {"shortest": 1, "growth": 1.2}, {"shortest": 2, "growth": 3.0, "multiple": 4}], ids=str
+    "options", [{}, {"shortest": 1, "bucket_growth": 1.2}, {"shortest": 2, "bucket_growth": 3.0, "multiple": 4}], ids=str
 )
 def test_rows_hold_every_rating_once(ratings, side, options):
     layout = host(rows(ratings, side, **options))
@@ -314,11 +314,11 @@ def staircase():
     ("options", "lengths"),
     [
         # shortest, then ceil(length * growth) again and again; the last is as long as the longest row
-        ({"shortest": 2, "growth": 1.5}, [2, 3, 5, 8, 12, 18, 27, 41, 60]),
-        ({"shortest": 10, "growth": 2}, [10, 20, 40, 60]),
+        ({"shortest": 2, "bucket_growth": 1.5}, [2, 3, 5, 8, 12, 18, 27, 41, 60]),
+        ({"shortest": 10, "bucket_growth": 2}, [10, 20, 40, 60]),
         ({"shortest": 100}, [60]),
-        ({}, [8, 12, 18, 27, 41, 60]),
-        ({"shortest": 45, "growth": 1.001}, list(range(45, 61))),
+        ({}, [60]),  # a bucket more costs more than all padding
+        ({"shortest": 45, "bucket_growth": 1.001}, list(range(45, 61))),
     ],
     ids=str,
 )
@@ -333,7 +333,7 @@ def test_lengths_of_buckets(options, lengths):
 
 
 def test_padding_rows_have_no_ratings():
-    layout = host(rows(staircase(), "user", shortest=10, growth=2, multiple=16))
+    layout = host(rows(staircase(), "user", shortest=10, bucket_growth=2, multiple=16))
     assert [bucket.row.shape[0] for bucket in layout.buckets] == [16, 16, 32, 32]  # of 11, 10, 20, 20
     assert [int(bucket.where.any(axis=1).sum()) for bucket in layout.buckets] == [10, 10, 20, 20]
 
@@ -346,8 +346,8 @@ def test_a_side_that_is_neither(side):
 
 @pytest.mark.parametrize("growth", [1, 1.0, 0.5, -2])
 def test_growth_that_does_not_grow(growth):
-    with pytest.raises(ValueError, match=r"^growth: expected a number > 1, got"):
-        rows(draw(0), "user", growth=growth)
+    with pytest.raises(ValueError, match=r"^bucket_growth: expected a number > 1, or None, got"):
+        rows(draw(0), "user", bucket_growth=growth)
 
 
 @pytest.mark.parametrize("shortest", [0, -3])

@@ -120,7 +120,7 @@ def test_user_ridge_finds_the_l2_of_the_lowest_leave_one_out_error(tmp_path):
     metrics = read(tmp_path, "user_ridge")["metrics"]
     dataset = data.synthetic.low_rank(rng=0)
     train, _ = data.splits.random(dataset.ratings, test=0.2, rng=0)
-    given, rows = user_ridge.model(train, user_ridge.features(dataset)), data.rows(train, "user", growth=2.0)
+    given, rows = user_ridge.model(train, user_ridge.features(dataset)), data.rows(train, "user", bucket_growth=2.0)
     curve = [user_ridge._left_out(rows, given, l2, settings) for l2 in np.geomspace(0.05, 50, 25)]
     assert metrics["leave_one_out_rmse"] <= min(curve) + 1e-3
     assert metrics["test_rmse"] < metrics["item_mean_test_rmse"]

@@ -13,8 +13,10 @@ def matrices(batch, d, seed=0):
     return np.einsum("bnd,bne->bde", x, x) + 0.1 * np.eye(d)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
 @pytest.mark.parametrize(("batch", "d"), [(1, 1), (3, 2), (5, 17), (2, 64), (0, 3), (4, 0)])
-def test_is_numpys(x64, batch, d):
+def test_is_numpys(x64, lowered_for, batch, d, platform):
+    lowered_for(platform)
     a = matrices(batch, d)
     rhs = np.random.default_rng(1).normal(size=(batch, d))
 
@@ -22,15 +24,17 @@ def test_is_numpys(x64, batch, d):
     def every_form(a, rhs):
         lower = kernel.cholesky(a)
         solved, _ = kernel.solve(a, (rhs, 2 * rhs))
-        return lower, kernel.cho_solve(lower, rhs), solved, kernel.solve_transposed(lower, rhs)
+        inverse = jax.vmap(kernel.inverse)(lower)
+        return lower, kernel.cho_solve(lower, rhs), solved, kernel.solve_transposed(lower, rhs), inverse
 
-    lower, by_factor, solved, transposed = every_form(jnp.asarray(a), jnp.asarray(rhs))
+    lower, by_factor, solved, transposed, inverse = every_form(jnp.asarray(a), jnp.asarray(rhs))
     expected = np.array([np.linalg.cholesky(m) for m in a]).reshape(batch, d, d)
     np.testing.assert_allclose(lower, expected, atol=1e-10)
     for each, times in zip((by_factor, *solved), (1, 1, 2), strict=True):
         np.testing.assert_allclose(each, times * np.linalg.solve(a, rhs[..., None])[..., 0], rtol=1e-7, atol=1e-9)
     upper = np.linalg.solve(np.swapaxes(expected, 1, 2), rhs[..., None])[..., 0]
     np.testing.assert_allclose(transposed, upper, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(inverse @ a, np.broadcast_to(np.eye(d), a.shape), atol=1e-7)
 
 
 @pytest.mark.parametrize("batch", [6, 7, 8, 13])
@@ -77,14 +81,15 @@ def test_shares_are_of_no_scale_and_small_where_a_column_is_said_by_others(x64):
     assert kernel.shares(jnp.full((1, 2, 2), jnp.nan)).tolist() != [0.0]
 
 
+@pytest.mark.parametrize("on", ["cpu", "gpu"])
 @pytest.mark.parametrize("d", [3, 20, 70])
-def test_what_rounding_makes_singular_is_solved_to_finite_numbers_and_said(d):
+def test_what_rounding_makes_singular_is_solved_to_finite_numbers_and_said(d, on):
     x = np.random.default_rng(0).normal(size=(d, 1))
     a = jnp.asarray(np.stack([1e6 * x @ x.T, np.eye(d)]) + 1e-6 * np.eye(d), jnp.float32)
-    (z,), share = kernel.solve(a, (jnp.ones((2, d)),))
+    (z,), share = kernel.solve(a, (jnp.ones((2, d)),), on=on)
     assert np.isfinite(z).all()
     assert float(share[0]) < 2e-5
     np.testing.assert_allclose(share[1], 1, rtol=1e-5)
     np.testing.assert_allclose(z[1], np.ones(d), rtol=1e-5)
-    gradient = jax.grad(lambda a: jnp.sum(kernel.solve(a, (jnp.ones((2, d)),))[0][0]))(a)
+    gradient = jax.grad(lambda a: jnp.sum(kernel.solve(a, (jnp.ones((2, d)),), on=on)[0][0]))(a)
     assert np.isfinite(gradient).all()

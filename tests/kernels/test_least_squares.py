@@ -36,13 +36,14 @@ def rows_of(table, lists, intercept):
         yield x, np.asarray(y)[np.asarray(where)], np.asarray(weight)[np.asarray(where)]
 
 
+@pytest.mark.parametrize("on", ["cpu", "gpu"])
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("at_once", [1, 3, 100])
-def test_normal_equations_are_the_sums(x64, monkeypatch, intercept, weights, at_once):
-    monkeypatch.setattr(least_squares, "CHUNK", at_once * LENGTH * D)
+def test_normal_equations_are_the_sums(x64, monkeypatch, on, intercept, weights, at_once):
+    monkeypatch.setitem(least_squares.FLOATS, on, at_once * LENGTH * D)
     table, lists = draw(weights=weights)
-    gram, rhs, sums = least_squares.normal_equations(table, lists, intercept=intercept)
+    gram, rhs, sums = least_squares.normal_equations(table, lists, intercept=intercept, on=on)
     assert len(rhs) == 1 + intercept
     for n, (x, y, w) in enumerate(rows_of(table, lists, intercept=False)):
         np.testing.assert_allclose(gram[n], x.T @ (w[:, None] * x), atol=1e-12)
@@ -52,15 +53,16 @@ def test_normal_equations_are_the_sums(x64, monkeypatch, intercept, weights, at_
             np.testing.assert_allclose(rhs[1][n], x.T @ w, atol=1e-12)
 
 
+@pytest.mark.parametrize("on", ["cpu", "gpu"])
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("free", [True, False])
-def test_the_dual_is_the_same_solution(x64, intercept, weights, free):
+def test_the_dual_is_the_same_solution(x64, on, intercept, weights, free):
     table, lists = draw(weights=weights)
     k = D + intercept
     precision = jnp.asarray(np.random.default_rng(4).uniform(0.5, 2, (ROWS, k)))
     precision = precision.at[:, D:].set(0.0) if free else precision  # an unpenalized intercept
-    found = least_squares.dual_least_squares(table, lists, precision, intercept=intercept)
+    found = least_squares.dual_least_squares(table, lists, precision, intercept=intercept, on=on)
     for n, (x, y, w) in enumerate(rows_of(table, lists, intercept)):
         a = x.T @ (w[:, None] * x) + np.diag(precision[n])
         v = np.linalg.lstsq(a, x.T @ (w * y), rcond=None)[0]
@@ -69,12 +71,13 @@ def test_the_dual_is_the_same_solution(x64, intercept, weights, free):
         np.testing.assert_allclose(found.objective[n], right, atol=1e-9)
 
 
+@pytest.mark.parametrize("on", ["cpu", "gpu"])
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("at_once", [2, 100])
-def test_conjugate_gradients_end_at_the_solution(x64, monkeypatch, intercept, weights, shared, at_once):
-    monkeypatch.setattr(least_squares, "CHUNK", at_once * LENGTH * D)
+def test_conjugate_gradients_end_at_the_solution(x64, monkeypatch, on, intercept, weights, shared, at_once):
+    monkeypatch.setitem(least_squares.FLOATS, on, at_once * LENGTH * D)
     table, lists = draw(weights=weights)
     k = D + intercept
     rng = np.random.default_rng(3)
@@ -82,7 +85,7 @@ def test_conjugate_gradients_end_at_the_solution(x64, monkeypatch, intercept, we
     root = rng.normal(size=(k, k))
     form = jnp.asarray(root @ root.T) if shared else None
     solve = lambda steps: least_squares.conjugate_gradient(
-        table, lists, start, precision, form, intercept=intercept, steps=steps
+        table, lists, start, precision, form, intercept=intercept, steps=steps, on=on
     )
     done, trace = solve(3 * k), [solve(steps).objective for steps in range(k + 1)]
     assert (np.diff(np.array(trace), axis=0) <= 1e-9).all()
@@ -100,15 +103,17 @@ def test_conjugate_gradients_end_at_the_solution(x64, monkeypatch, intercept, we
 def test_rows_without_anything_stay_where_they_are_when_nothing_pulls():
     table, lists = draw(weights=False, dtype=np.float32)
     start = jnp.ones((ROWS, D))
-    found = least_squares.conjugate_gradient(table, lists, start, jnp.zeros((ROWS, D)), intercept=False, steps=3)
+    none = jnp.zeros((ROWS, D))
+    found = least_squares.conjugate_gradient(table, lists, start, none, intercept=False, steps=3, on="cpu")
     np.testing.assert_array_equal(found.v[0], 1)
     assert np.isfinite(found.v).all()
 
 
-def test_the_derivative_in_a_weight(x64):
+@pytest.mark.parametrize("on", ["cpu", "gpu"])
+def test_the_derivative_in_a_weight(x64, on):
     table, lists = draw(weights=True)
     objective = lambda weights: jnp.sum(
-        jnp.sin(least_squares.normal_equations(table, lists._replace(weights=weights), intercept=True)[0])
+        jnp.sin(least_squares.normal_equations(table, lists._replace(weights=weights), intercept=True, on=on)[0])
     )
     weights = jnp.where(lists.where, lists.weights, 1.0)
     by_jax, step = jax.grad(objective)(weights), 1e-6
@@ -179,14 +184,15 @@ def test_the_tpus_form_is_the_same(monkeypatch, intercept, weights):
     interpreted = lambda *given: kernel(*given, interpret=pltpu.InterpretParams(out_of_bounds_reads="raise"))
     monkeypatch.setattr(tpu_gram, "normal_equations", interpreted)
     table, lists = draw(weights=weights, dtype=np.float32)
-    found = least_squares._on_tpu(table, *lists, intercept=intercept)
-    right = least_squares._by_xla(table, *lists, intercept=intercept)
+    found = least_squares.normal_equations(table, lists, intercept=intercept, on="tpu")
+    right = least_squares.normal_equations(table, lists, intercept=intercept, on="cpu")
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_a_sweep_lowered_for_a_tpu_holds_the_kernel():
+def test_lowered_for_a_tpu_it_holds_the_kernel():
     table, lists = draw(weights=True, dtype=np.float32)
-    run = jax.jit(lambda table, lists: least_squares.normal_equations(table, lists, intercept=True))
-    assert "tpu_custom_call" in run.trace(table, lists).lower(lowering_platforms=("tpu",)).as_text()
-    assert "tpu_custom_call" not in run.lower(table, lists).as_text()
+    equations = lambda on: lambda table, lists: least_squares.normal_equations(table, lists, intercept=True, on=on)
+    lowered = lambda on: jax.jit(equations(on)).trace(table, lists).lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" in lowered("tpu")
+    assert "tpu_custom_call" not in lowered("gpu")

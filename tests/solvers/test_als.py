@@ -98,7 +98,7 @@ def test_rows_without_ratings_are_zero_and_predict_the_rest():
     np.testing.assert_allclose(models.predict_all(factors)[-1], 3.5 + factors.c, rtol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"growth": 4.0}, {"shortest": 1}, {"multiple": 5}])
+@pytest.mark.parametrize("options", [{"bucket_growth": 4.0}, {"shortest": 1}, {"multiple": 5}])
 def test_layout_does_not_matter(options):
     ratings = toy(n_users=40, n_items=30)
     init = start(ratings)

@@ -24,7 +24,7 @@ def clicks(seed=0, *, weights=True):
 
 
 def sides(ratings):
-    return tuple(data.rows(ratings, side, shortest=2, growth=3.0) for side in ("user", "item"))
+    return tuple(data.rows(ratings, side, shortest=2, bucket_growth=3.0) for side in ("user", "item"))
 
 
 def start(rank=3, dtype=jnp.float32):

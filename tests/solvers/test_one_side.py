@@ -37,7 +37,7 @@ def cast(layout, dtype=jnp.float64):
 
 
 def rows(ratings, side, dtype=jnp.float64):
-    return cast(data.rows(ratings, side, shortest=4, growth=3.0), dtype)
+    return cast(data.rows(ratings, side, shortest=4, bucket_growth=3.0), dtype)
 
 
 def regression(ratings, factors, side, row):

@@ -195,7 +195,7 @@ def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, uneven):
 
     item, user = np.nonzero(where)
     number = Ratings(user, item, item * 4 + user, 4, 3)  # a rating's value is where to find it
-    rows = tuple(data.rows(number, side, shortest=2, growth=3.0) for side in ("user", "item"))
+    rows = tuple(data.rows(number, side, shortest=2, bucket_growth=3.0) for side in ("user", "item"))
     told = lambda value: jax.tree.map(lambda a: value.ravel()[a.astype(int)] if a.dtype == jnp.float32 else a, rows)
 
     def one(state, value, key):
