@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec import data, losses, models, solvers
+from jaxrec.kernels import csr
 from jaxrec.solvers import regressions
 
 RATINGS = data.synthetic.low_rank(60, 40, 900, rng=0).ratings
@@ -21,19 +22,50 @@ CALLS = {
     "fold_in": lambda: solvers.fold_in(SIDES[0], FACTORS, l2=0.7, l2_bias=0.3),
     "leave_one_out": lambda: solvers.leave_one_out(SIDES[0], FACTORS, l2=0.7),
     "a sweep's derivative": lambda: jax.grad(lambda l2: solvers.sweep(FACTORS, *SIDES, l2=l2, l2_bias=0.3)[1])(0.7),
-    "cost": lambda: losses.cost(FACTORS, data.linked(RATINGS), l2=0.7),
+    "gradient": lambda: losses.closed_form.gradient(FACTORS, data.linked(RATINGS), l2=0.7),
+    "value_and_gradient": lambda: losses.closed_form.value_and_gradient(FACTORS, data.linked(RATINGS), l2=0.7),
+    "of a minibatch": lambda: losses.closed_form.value_and_gradient(FACTORS, data.observed(RATINGS), l2=0.7),
+    "of Dense": lambda: losses.closed_form.value_and_gradient(FACTORS, data.dense(RATINGS), l2=0.7),
 }
 
 
-@pytest.mark.parametrize("merge", [0, 500])
-@pytest.mark.parametrize("name", CALLS)
-def test_a_gpus_form_says_the_same(lowered_for, monkeypatch, name, merge):
-    if merge and name == "leave_one_out":
-        return
-    right = CALLS[name]()
-    monkeypatch.setattr(regressions, "MERGE", merge)
-    lowered_for("cuda")
+def check(name, right):
     found = CALLS[name]()
     assert jax.tree.structure(found) == jax.tree.structure(right)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5 * float(jnp.max(jnp.abs(theirs), initial=1)))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_gpus_form_says_the_same(lowered_for, monkeypatch, name):
+    right = CALLS[name]()
+    monkeypatch.setattr(csr, "fast_scatters", lambda on: on == "gpu")
+    lowered_for("cuda")
+    check(name, right)
+
+
+@pytest.mark.parametrize("name", ["sweep", "sweep, 3 steps", "implicit_cost", "a sweep's derivative"])
+def test_buckets_that_are_joined_say_the_same(lowered_for, monkeypatch, name):
+    right = CALLS[name]()
+    monkeypatch.setattr(regressions, "MERGE", 300)
+    lowered_for("cuda")
+    assert 1 < len(regressions._few(SIDES[0].buckets, "gpu")) < len(SIDES[0].buckets)
+    check(name, right)
+
+
+@pytest.mark.parametrize("name", ["gradient", "value_and_gradient"])
+def test_a_gpu_with_slow_scatters_says_the_same(lowered_for, monkeypatch, name):
+    right = CALLS[name]()
+    monkeypatch.setattr(csr, "fast_scatters", lambda on: False)
+    lowered_for("cuda")
+    check(name, right)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_gpus_gradient_sorts_nothing_and_is_no_sparse_librarys(monkeypatch, fast):
+    monkeypatch.setattr(csr, "fast_scatters", lambda on: fast)
+    jax.clear_caches()
+    run = jax.jit(lambda factors, ratings: losses.closed_form.value_and_gradient(factors, ratings, l2=0.7))
+    text = run.trace(FACTORS, data.linked(RATINGS)).lower(lowering_platforms=("cuda",)).as_text()
+    assert not [name for name in ("stablehlo.sort", "_csr_to_coo", "cusparse", "bcsr", "while") if name in text]
+    assert ("stablehlo.scatter" in text) or not fast

@@ -30,8 +30,8 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from jaxrec import check
-from jaxrec.kernels.csr import csr_matmul
-from jaxrec.kernels.platform import derived_as
+from jaxrec.kernels.csr import csr_matmul, fast_scatters
+from jaxrec.kernels.platform import On, by_platform, derived_as
 from jaxrec.kernels.sampled_dot import sampled_dot
 from jaxrec.lookup import lookup
 from jaxrec.losses import collaborative
@@ -272,20 +272,38 @@ def _sums(factors: Factors, ratings: Dense | Observed | Linked, e: Array) -> _Su
         case Dense():
             return _Sums(e.T @ factors.x, jnp.sum(e, axis=0), e @ factors.w, jnp.sum(e, axis=1))
         case Linked():
-            e_by_item = lookup(e, ratings.by_item)
-            one = lambda table: jnp.ones((len(table), 1), table.dtype)  # a row's sum of e is its product with ones
-            w = csr_matmul(ratings.user_start, ratings.item, e, factors.x)
-            b = csr_matmul(ratings.user_start, ratings.item, e, one(factors.x))[:, 0]
-            x = csr_matmul(ratings.item_start, ratings.user_by_item, e_by_item, factors.w)
-            c = csr_matmul(ratings.item_start, ratings.user_by_item, e_by_item, one(factors.w))[:, 0]
+            return by_platform(_linked_sums, factors, ratings, e)
         case Observed():
-            w = jnp.zeros_like(factors.w).at[ratings.user].add(e[:, None] * lookup(factors.x, ratings.item))
-            x = jnp.zeros_like(factors.x).at[ratings.item].add(e[:, None] * lookup(factors.w, ratings.user))
-            b = jnp.zeros_like(factors.b).at[ratings.user].add(e)
-            c = jnp.zeros(factors.x.shape[:1], e.dtype).at[ratings.item].add(e)
+            return _scattered_sums(factors, ratings, e, by_user=False)
         case _:
             raise TypeError(f"expected ratings as Dense, Observed or Linked, got {type(ratings).__name__}.")
+
+
+def _linked_sums(factors: Factors, ratings: Linked, e: Array, *, on: On) -> _Sums:
+    """Two sparse products and no scatter, but where scatters are fast.
+
+    20M ratings, d = 32 on an H100, value and gradient: 4.2 ms by scatters, 4.8 by autodiff of the plain cost, 22.7 by
+    the products that a CPU is given.
+    """
+    if fast_scatters(on):
+        return _scattered_sums(factors, ratings, e, by_user=True)
+    e_by_item = lookup(e, ratings.by_item)
+    one = lambda table: jnp.ones((len(table), 1), table.dtype)  # a row's sum of e is its product with ones
+    of_users = lambda table: csr_matmul(ratings.user_start, ratings.item, e, table, on=on)
+    of_items = lambda table: csr_matmul(ratings.item_start, ratings.user_by_item, e_by_item, table, on=on)
+    w, b = of_users(factors.x), of_users(one(factors.x))[:, 0]
+    x, c = of_items(factors.w), of_items(one(factors.w))[:, 0]
     return _Sums(w, b, x, c)
+
+
+def _scattered_sums(factors: Factors, ratings: Observed | Linked, e: Array, *, by_user: bool) -> _Sums:
+    """By scatter-adds; `by_user` where the entries are sorted by user."""
+    of_users = partial(jax.ops.segment_sum, segment_ids=ratings.user, num_segments=len(factors.w))
+    of_users = partial(of_users, indices_are_sorted=by_user)
+    of_items = partial(jax.ops.segment_sum, segment_ids=ratings.item, num_segments=len(factors.x))
+    w = of_users(e[:, None] * lookup(factors.x, ratings.item))
+    x = of_items(e[:, None] * lookup(factors.w, ratings.user))
+    return _Sums(w, of_users(e), x, of_items(e))
 
 
 def _kernel(

@@ -1,11 +1,14 @@
 """The sparse kernels against loops: sampled dots in chunks and whole, sparse times dense at any number of columns."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxrec import data
+from jaxrec.kernels import csr
 from jaxrec.kernels import sampled_dot as sampled_dot_file
 from jaxrec.kernels.csr import csr_matmul, linked_matmul
 from jaxrec.kernels.sampled_dot import sampled_dot
@@ -53,28 +56,64 @@ def test_an_accelerator_gets_it_whole(platform):
     assert "while" not in traced.lower(lowering_platforms=(platform,)).as_text()
 
 
+FORMS = {
+    "cpu": {"on": "cpu"},
+    "gpu": {"on": "gpu"},
+    "gpu, slow scatters": {"on": "gpu"},
+    "tpu": {"on": "tpu"},
+}
+
+
+@pytest.fixture(params=FORMS)
+def form(request, monkeypatch):
+    fast = request.param == "gpu"
+    monkeypatch.setattr(csr, "fast_scatters", lambda on: fast)
+    return FORMS[request.param]
+
+
+def draw(lengths, d, k=5):
+    rng = np.random.default_rng(0)
+    start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    col, value = rng.integers(0, k, start[-1]).astype(np.int32), rng.normal(size=start[-1])
+    return start, col, value, rng.normal(size=(k, d))
+
+
+@pytest.mark.parametrize("lengths", [[2, 0, 3], [0, 0], [], [0, 31, 32, 33, 1000, 0, 64, 0], [1] * 70], ids=str)
 @pytest.mark.parametrize("d", [0, 1, 3, 8, 9])
-def test_csr_matmul_is_the_loop(d):
-    _, table = tables(d)
-    start, col, value = np.array([0, 2, 2, 5]), np.array([1, 4, 0, 0, 2]), np.array([1.0, -2.0, 0.5, 3.0, 0.0])
-    expected = np.zeros((3, d))
-    for row in range(3):
+def test_csr_matmul_is_the_loop(x64, form, lengths, d):
+    start, col, value, table = draw(lengths, d)
+    expected = np.zeros((len(lengths), d))
+    for row in range(len(lengths)):
         for p in range(start[row], start[row + 1]):
             expected[row] += value[p] * table[col[p]]
-    arrays = jnp.asarray(start, jnp.int32), jnp.asarray(col, jnp.int32), jnp.asarray(value, jnp.float32)
-    np.testing.assert_allclose(csr_matmul(*arrays, jnp.asarray(table, jnp.float32)), expected, rtol=1e-5, atol=1e-6)
+    found = jax.jit(partial(csr_matmul, **form))(start, col, value, table)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_csr_matmul_differentiates_in_its_table_and_values():
-    _, table = tables(3)
-    start, col = jnp.array([0, 2, 2, 5]), jnp.array([1, 4, 0, 0, 2])
-    value, table = jnp.array([1.0, -2.0, 0.5, 3.0, 0.0]), jnp.asarray(table, jnp.float32)
-    by_value, by_table = jax.grad(lambda v, t: jnp.sum(csr_matmul(start, col, v, t) ** 2), argnums=(0, 1))(value, table)
-    row = jnp.array([0, 0, 2, 2, 2])
-    dense = lambda v, t: jnp.sum(jnp.zeros((3, 3)).at[row].add(v[:, None] * t[col]) ** 2)
-    expected = jax.grad(dense, argnums=(0, 1))(value, table)
-    np.testing.assert_allclose(by_value, expected[0], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(by_table, expected[1], rtol=1e-5, atol=1e-6)
+def test_csr_matmul_differentiates_in_its_table_and_values(x64, form):
+    start, col, value, table = map(jnp.asarray, draw([2, 0, 40, 3], 3))
+    row = jnp.repeat(jnp.arange(4), jnp.diff(start))
+    total = lambda v, t: jnp.sum(csr_matmul(start, col, v, t, **form) ** 2)
+    dense = lambda v, t: jnp.sum(jnp.zeros((4, 3)).at[row].add(v[:, None] * t[col]) ** 2)
+    found, expected = (jax.grad(each, argnums=(0, 1))(value, table) for each in (total, dense))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_csr_matmul_takes_a_vmap_over_tables(form):
+    start, col, value, table = draw([2, 0, 40, 3], 3)
+    given = jnp.asarray(start), jnp.asarray(col), jnp.asarray(value, jnp.float32)
+    tables = jnp.asarray(np.stack([table, 2 * table]), jnp.float32)
+    found = jax.vmap(lambda table: csr_matmul(*given, table, **form))(tables)
+    np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("version", [(0, 9, 0), (0, 10, 1), (0, 10, 2), (0, 11, 0), (0, 11, 1), (0, 11, 2), (1, 0, 0)])
+def test_scatters_are_trusted_where_they_are_atomic(monkeypatch, version):
+    monkeypatch.setattr(csr.jaxlib.version, "__version_info__", version)
+    assert csr.fast_scatters("gpu") == (version in [(0, 9, 0), (0, 10, 1), (0, 11, 2), (1, 0, 0)])
+    assert not csr.fast_scatters("cpu")
+    assert not csr.fast_scatters("tpu")
 
 
 @pytest.mark.parametrize("side", ["user", "item"])

@@ -467,9 +467,8 @@ def test_no_scatter_in_the_linked_gradient():
     """What Linked is for: its gradient in the factors is gathers and sums."""
     problem = case(OPTIONS["c"])
     f = problem.factors(jnp.float32)
-    program = lambda build: str(
-        jax.make_jaxpr(lambda f, r: closed_form.gradient(f, r, l2=0.3))(f, build(problem.ratings()))
-    )
+    run = jax.jit(lambda f, r: closed_form.gradient(f, r, l2=0.3))
+    program = lambda build: run.lower(f, build(problem.ratings())).as_text()
     assert "scatter" in program(LAYOUTS["observed"])
     assert "scatter" not in program(LAYOUTS["linked"])
 
