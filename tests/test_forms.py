@@ -7,12 +7,13 @@ import pytest
 
 from jaxrec import data, losses, models, solvers
 from jaxrec.kernels import csr
-from jaxrec.solvers import regressions
+from jaxrec.solvers import gibbs, regressions
 
 RATINGS = data.synthetic.low_rank(60, 40, 900, rng=0).ratings
 SIDES = tuple(data.rows(RATINGS, side, bucket_growth=1.4) for side in ("user", "item"))
 FACTORS = models.init(60, 40, 20, key=jax.random.key(0), mu=3.5)  # so that some rows are solved in the dual
 PRODUCTS = models.init(60, 40, 20, key=jax.random.key(0), item_bias=False)
+CHAIN = jax.tree.map(lambda part: part[0], gibbs.start(60, 40, 4, key=jax.random.key(0), chains=1))
 
 CALLS = {
     "sweep": lambda: solvers.sweep(FACTORS, *SIDES, l2=0.7, l2_bias=0.3),
@@ -22,6 +23,9 @@ CALLS = {
     "fold_in": lambda: solvers.fold_in(SIDES[0], FACTORS, l2=0.7, l2_bias=0.3),
     "leave_one_out": lambda: solvers.leave_one_out(SIDES[0], FACTORS, l2=0.7),
     "a sweep's derivative": lambda: jax.grad(lambda l2: solvers.sweep(FACTORS, *SIDES, l2=l2, l2_bias=0.3)[1])(0.7),
+    "dense_sweep": lambda: solvers.dense_sweep(FACTORS, data.dense(RATINGS), l2=0.7, l2_bias=0.3),
+    "gibbs.sweep": lambda: gibbs.sweep(CHAIN, data.dense(RATINGS), key=jax.random.key(1), mu=3.5),
+    "gibbs.sweep of Rows": lambda: gibbs.sweep(CHAIN, SIDES, key=jax.random.key(1), mu=3.5),
     "gradient": lambda: losses.closed_form.gradient(FACTORS, data.linked(RATINGS), l2=0.7),
     "value_and_gradient": lambda: losses.closed_form.value_and_gradient(FACTORS, data.linked(RATINGS), l2=0.7),
     "of a minibatch": lambda: losses.closed_form.value_and_gradient(FACTORS, data.observed(RATINGS), l2=0.7),

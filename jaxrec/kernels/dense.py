@@ -12,7 +12,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from jaxrec.kernels import cholesky
 from jaxrec.kernels.cholesky import LEAST
+from jaxrec.kernels.platform import On, by_platform
 
 __all__ = ["normal_equations", "solve"]
 
@@ -44,10 +46,19 @@ def normal_equations(
 
 
 def solve(matrix: Float[Array, "k k n"], rhs: Float[Array, "k n"]) -> tuple[Float[Array, "k n"], Float[Array, " n"]]:
-    """(the z with matrix z = rhs of n positive definite matrices, the shares), by elimination without pivoting.
+    """(the z with matrix z = rhs of n positive definite matrices, the shares).
 
-    The shares are those of `cholesky.shares`; as in `cholesky.solve`, pivots that rounding has eaten are raised.
+    By elimination without pivoting on a CPU, where a loop over columns is one of long vectors; elsewhere by
+    `cholesky.solve`, for 2 k steps of a loop are as many launches. The shares are those of `cholesky.shares`; what
+    rounding has made singular is answered as in `cholesky.solve`.
     """
+    return by_platform(_solve, matrix, rhs)
+
+
+def _solve(matrix: Array, rhs: Array, *, on: On) -> tuple[Array, Array]:
+    if on != "cpu":
+        (z,), share = cholesky.solve(jnp.moveaxis(matrix, -1, 0), (rhs.T,), on=on)
+        return z.T, share
     k = len(rhs)
     index = jnp.arange(k)[:, None]
     diagonal = jnp.moveaxis(jnp.diagonal(matrix), -1, 0)

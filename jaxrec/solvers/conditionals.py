@@ -5,6 +5,7 @@ and 1. Its posterior is normal, of precision alpha τ X'TX + Λ, τ its own and 
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from jaxrec.kernels import dense
 from jaxrec.kernels.least_squares import Equations, Lists, normal_equations
+from jaxrec.kernels.platform import On, by_platform
 from jaxrec.lookup import lookup
 from jaxrec.solvers import ridge
 from jaxrec.solvers.hierarchy import Basis, Level, prior_mean
@@ -91,14 +93,15 @@ def equations(known: Known, side: Side, others: Level, mu: float | Array) -> Giv
     if isinstance(known, Dense):
         return _densely(known if side == "user" else known.T, table, bias, weight, mu)
 
-    def of(bucket: Bucket, table: Array, bias: Array, weight: Array) -> tuple[Equations, Array]:
+    def of(bucket: Bucket, table: Array, bias: Array, weight: Array, on: On) -> tuple[Equations, Array]:
         y = bucket.value.astype(table.dtype) - lookup(bias, bucket.other)
         lists = Lists(bucket.other, y, bucket.where, lookup(weight, bucket.other))
-        sums = normal_equations(table, lists, intercept=True)
+        sums = normal_equations(table, lists, intercept=True, on=on)
         return sums, jnp.sum(bucket.where, axis=1, dtype=table.dtype)
 
-    of_all = lambda buckets, *given: [of(bucket, *given) for bucket in buckets]
-    (gram, (told, ones), sums), count = known[side == "item"].map(of_all, table, bias + mu, weight)
+    of_all = lambda buckets, *given, on: [of(bucket, *given, on) for bucket in buckets]
+    rows = known[side == "item"]
+    (gram, (told, ones), sums), count = rows.map(partial(by_platform, of_all), table, bias + mu, weight)
     square, total, weights = sums.T
     last = jnp.concatenate([ones, weights[:, None]], axis=1)
     gram = jnp.concatenate([jnp.concatenate([gram, ones[:, :, None]], axis=2), last[:, None]], axis=1)
