@@ -30,6 +30,7 @@ from jaxrec import check
 from jaxrec.data.layouts import cut
 from jaxrec.group import group
 from jaxrec.kernels.chunks import by_chunks
+from jaxrec.kernels.platform import On, by_platform
 from jaxrec.kernels.rank import ranks
 from jaxrec.kernels.select import largest
 from jaxrec.kernels.topk import orderable
@@ -40,8 +41,8 @@ from jaxrec.types import Ratings
 
 __all__ = ["ranking"]
 
-# Scores made at once: 4 MiB.
-SCORES = 2**20
+# Scores made at once: 4 MiB on a CPU, 1 GiB elsewhere, where few steps are fast ones.
+SCORES: dict[On, int] = {"cpu": 2**20, "gpu": 2**28, "tpu": 2**28}
 
 # metric(ids [n, k], relevant [n, e], *, where [n, e]) -> [n], and where it takes them filled= [n, k], n_candidates= [n]
 Metric = Callable[..., Array]
@@ -74,8 +75,8 @@ def ranking(
             the best items' ids [k], best first, and the relevant ones' [e], padded where `where` is False. It may take
             `filled`, False at the places of a list that are empty, and `n_candidates`, how many items were ranked.
         allowed: items that may be ranked.
-        at_once: users scored at once; memory is at_once * n_items numbers. None: as many as 4 MiB of scores are, but
-            at least 64.
+        at_once: users scored at once; memory is at_once * n_items numbers. None: as many as 4 MiB of scores are on a
+            CPU, and 1 GiB elsewhere, but at least 64.
         overlap: what to do with pairs in both `seen` and `relevant`, which can never be found: 'error', or 'drop' them
             from `relevant`.
 
@@ -86,7 +87,6 @@ def ranking(
     """
     users, items = check.as_floats(users=users, items=items)
     lengths = (k,) if isinstance(k, int | np.integer) else tuple(k)
-    at_once = max(64, SCORES // max(1, len(items))) if at_once is None else at_once
     _check(users, items, seen, relevant, lengths, allowed, at_once)
     check.choice("overlap", overlap, ("error", "drop"))
     named = {
@@ -110,7 +110,7 @@ def ranking(
             items,
             None if allowed is None else jnp.asarray(allowed),
             metrics=tuple(named.values()),
-            at_once=_even(len(asking), at_once),
+            at_once=at_once,
         )
         found.append((asking, measured))
     if overlap == "error" and seen is not None:
@@ -158,13 +158,13 @@ def _measure(
     allowed: Array | None,
     *,
     metrics: tuple[tuple[Metric, int], ...],
-    at_once: int,
+    at_once: int | None,
 ) -> _Measured:
     longest = max(k for _, k in metrics)
     makes_lists = any(metric not in OF_HITS for metric, _ in metrics)
     counts = makes_lists or any(metric is auc_at_k for metric, _ in metrics)
 
-    def chunk(rows: tuple[Array, tuple[Padded, Padded | None]]) -> _Measured:
+    def chunk(rows: tuple[Array, tuple[Padded, Padded | None]], on: On) -> _Measured:
         users, ((relevant, where), seen) = rows
         n, m = len(users), len(items)
         column = jnp.arange(n, dtype=jnp.int32)[None, :]
@@ -177,12 +177,12 @@ def _measure(
         if allowed is not None:
             scores = jnp.where(allowed[:, None], scores, -jnp.inf)
             own = jnp.where(lookup(allowed, relevant.T), own, -jnp.inf)
-        rank = ranks(scores, relevant.T, longest)
+        rank = ranks(scores, relevant.T, longest, on=on)
         listed = where.T & (own > -jnp.inf) & (rank < longest)
         hit = jnp.zeros((n, longest), jnp.float32).at[column, jnp.where(listed, rank, longest)].set(1, mode="drop")
         n_candidates = jnp.sum(scores > -jnp.inf, axis=0, dtype=jnp.int32) if counts else jnp.full(n, m, jnp.int32)
         filled = jnp.arange(longest, dtype=jnp.int32)[None, :] < n_candidates[:, None]
-        ids = _best(scores, longest, filled) if makes_lists else jnp.zeros((n, 0), jnp.int32)
+        ids = _best(scores, longest, filled, on) if makes_lists else jnp.zeros((n, 0), jnp.int32)
         count = jnp.sum(where, axis=1, dtype=jnp.float32)
 
         def one(metric: Metric, k: int) -> Array:
@@ -202,13 +202,17 @@ def _measure(
         values = tuple(one(metric, k) for metric, k in metrics)
         return _Measured(values, jnp.sum(too, axis=1), n_candidates if counts else None)
 
-    return by_chunks(chunk, (lookup(users, asking), lists), at_once)
+    def form(rows: tuple[Array, tuple[Padded, Padded | None]], *, on: On) -> _Measured:
+        size = max(64, SCORES[on] // max(1, len(items))) if at_once is None else at_once
+        return by_chunks(partial(chunk, on=on), rows, _even(len(asking), size))
+
+    return by_platform(form, (lookup(users, asking), lists))
 
 
-def _best(scores: Array, k: int, filled: Array) -> Array:
+def _best(scores: Array, k: int, filled: Array, on: On) -> Array:
     """The ids of each column's k best, best first; 0 at places that are empty."""
     listed = min(k, len(scores))
-    _, ids = largest(orderable(scores), listed)
+    _, ids = largest(orderable(scores), listed, on=on)
     return jnp.where(filled, jnp.pad(ids, ((0, 0), (0, k - listed))), 0)
 
 
@@ -251,7 +255,7 @@ def _check(
     relevant: Ratings,
     lengths: tuple[int, ...],
     allowed: ArrayLike | None,
-    at_once: int,
+    at_once: int | None,
 ) -> None:
     if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1]:
         raise ValueError(f"expected users [n, d] and items [m, d] of one dimension, got {users.shape}, {items.shape}.")
@@ -263,7 +267,7 @@ def _check(
             )
     if seen is not None:
         check_same_ids(seen, relevant, ("seen", "relevant"))
-    if not lengths or min(lengths) < 1 or at_once < 1:
+    if not lengths or min(lengths) < 1 or (at_once is not None and at_once < 1):
         raise ValueError(f"expected k and at_once >= 1, got {lengths} and {at_once}.")
     if allowed is not None and jnp.shape(allowed) != (len(items),):
         raise ValueError(f"allowed: expected one flag per item, shape ({len(items)},), got {jnp.shape(allowed)}.")

@@ -1,9 +1,10 @@
 """Serving: a request function and all that it reads, in one file that needs none of the code that made it.
 
 `save` exports a pure function request(state, *inputs) by `jax.export`, a program for every platform named, each for any
-number of requests at once, and writes them beside the state (vectors, tables, networks) into a sealed file (`jaxrec.artifact`).
-`load` gives it back as a callable, in a process that has neither the model's code nor Flax. The state's arrays can be
-replaced by others of their shapes: catalogues get room to grow by rows that are not yet allowed (`with_rows`).
+number of requests at once, and writes them beside the state (vectors, tables, networks) into a sealed file
+(`jaxrec.artifact`). `load` gives it back as a callable, in a process that has neither the model's code nor Flax. The
+state's arrays can be replaced by others of their shapes: catalogues get room to grow by rows that are not yet allowed
+(`with_rows`).
 
 >>> import tempfile, jax.numpy as jnp
 >>> from jaxrec.retrieval import top_k
@@ -99,8 +100,8 @@ def save(
         platforms: that it will run on, at least one.
 
     Raises:
-        ValueError: no platforms; no inputs, one without a leading axis, or of another number of requests; a state or an input that
-            the device's types do not hold (2**40 with 32 bits); a state that is not finite, or has two leaves of one
+        ValueError: no platforms; no inputs, one without a leading axis, or of another number of requests; a state or
+            an input that the device's types do not hold (2**40 with 32 bits); a state that is not finite, or has two leaves of one
             name; as `artifact.write`.
     """
     if isinstance(platforms, str) or not platforms:

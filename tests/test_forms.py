@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import data, losses, models, solvers
+from jaxrec import data, evaluation, losses, metrics, models, solvers
 from jaxrec.kernels import csr
+from jaxrec.retrieval import quantized, related, top_k
 from jaxrec.solvers import gibbs, regressions
 
 RATINGS = data.synthetic.low_rank(60, 40, 900, rng=0).ratings
@@ -14,6 +15,10 @@ SIDES = tuple(data.rows(RATINGS, side, bucket_growth=1.4) for side in ("user", "
 FACTORS = models.init(60, 40, 20, key=jax.random.key(0), mu=3.5)  # so that some rows are solved in the dual
 PRODUCTS = models.init(60, 40, 20, key=jax.random.key(0), item_bias=False)
 CHAIN = jax.tree.map(lambda part: part[0], gibbs.start(60, 40, 4, key=jax.random.key(0), chains=1))
+
+VECTORS = jnp.asarray(np.random.default_rng(0).normal(size=(5003, 8)).round(1), jnp.float32)  # with ties
+SEEN = jnp.array([[0, 4999], [1, 2], [3, 3]]), jnp.array([[True, True], [True, False], [True, True]])
+MEASURES = {"ndcg": metrics.ndcg, "mine": lambda ids, relevant, where, filled: jnp.sum(jnp.where(filled, ids, 0))}
 
 CALLS = {
     "sweep": lambda: solvers.sweep(FACTORS, *SIDES, l2=0.7, l2_bias=0.3),
@@ -26,6 +31,12 @@ CALLS = {
     "dense_sweep": lambda: solvers.dense_sweep(FACTORS, data.dense(RATINGS), l2=0.7, l2_bias=0.3),
     "gibbs.sweep": lambda: gibbs.sweep(CHAIN, data.dense(RATINGS), key=jax.random.key(1), mu=3.5),
     "gibbs.sweep of Rows": lambda: gibbs.sweep(CHAIN, SIDES, key=jax.random.key(1), mu=3.5),
+    "top_k": lambda: top_k(VECTORS[:70], VECTORS, 3),
+    "top_k of allowed, and exclusions": lambda: top_k(VECTORS[:3], VECTORS, 3, exclude=SEEN, allowed=VECTORS[:, 0] > 0),
+    "top_k of most": lambda: top_k(VECTORS[:3], VECTORS, 200),
+    "top_k by eight bits": lambda: quantized.build(VECTORS).top_k(VECTORS[:3], 3),
+    "related": lambda: related(VECTORS, [5, 4], 3),
+    "ranking": lambda: evaluation.ranking(*models.as_vectors(FACTORS), None, RATINGS, k=(2, 30), metrics=MEASURES),
     "gradient": lambda: losses.closed_form.gradient(FACTORS, data.linked(RATINGS), l2=0.7),
     "value_and_gradient": lambda: losses.closed_form.value_and_gradient(FACTORS, data.linked(RATINGS), l2=0.7),
     "of a minibatch": lambda: losses.closed_form.value_and_gradient(FACTORS, data.observed(RATINGS), l2=0.7),
@@ -37,6 +48,8 @@ def check(name, right):
     found = CALLS[name]()
     assert jax.tree.structure(found) == jax.tree.structure(right)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
+        if jnp.issubdtype(jnp.asarray(theirs).dtype, jnp.integer):  # ids
+            np.testing.assert_array_equal(ours, theirs)
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5 * float(jnp.max(jnp.abs(theirs), initial=1)))
 
 

@@ -1,6 +1,6 @@
-"""The counting sort against argsort; cuts of lengths against all cuts; ids that would make native code write where it must not."""
+"""The counting sort against argsort, cuts of lengths against all cuts; ids that would make native code write anywhere."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_a_partition_is_the_best_of_all(seed, price):
         return sum(count[first:last].sum() * length[last - 1] + price for first, last in runs)
 
     cuts = [(0, *inner, 7) for n in range(7) for inner in combinations(range(1, 7), n)]
-    everything = [list(zip(cut[:-1], cut[1:], strict=True)) for cut in cuts]
+    everything = [list(pairwise(cut)) for cut in cuts]
     found = partition(length, count, price)
     assert found in everything
     assert cost(found) == min(map(cost, everything))

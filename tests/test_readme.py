@@ -34,7 +34,9 @@ def test_the_readmes_code_runs(as_users_run, monkeypatch, tmp_path, capsys):
     films = dataclasses.replace(films, scale=(1.0, 5.0), users=pl.DataFrame(users), items=pl.DataFrame(items))
     monkeypatch.setattr(data, "load", lambda name: films)
     rows = data.rows  # two buckets a side in place of ten: each is compiled for itself
-    monkeypatch.setattr(data, "rows", lambda *given, **options: rows(*given, shortest=32, bucket_growth=30.0, **options))
+    monkeypatch.setattr(
+        data, "rows", lambda *given, **options: rows(*given, shortest=32, bucket_growth=30.0, **options)
+    )
     monkeypatch.chdir(tmp_path)  # it saves a model
     exec(code, {})
     assert (tmp_path / "films.jaxrec").exists()

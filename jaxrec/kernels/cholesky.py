@@ -3,16 +3,18 @@
 | `on` | |
 | --- | --- |
 | `"cpu"` | blocks of 8 columns, by batched products, some matrices at a time |
-| `"gpu"`, `"tpu"` | `jax.lax.linalg`: cuSOLVER and cuBLAS, or XLA's own. 16,384 x 64 on an H100: 2.5 ms factor and solve; the CPU's form 15 to 222 |
+| `"gpu"`, `"tpu"` | `jax.lax.linalg`: cuSOLVER and cuBLAS, or XLA's own |
+
+16,384 x 64 on an H100: 2.5 ms for factor and solve by the library, 15 to 222 by the CPU's form.
 
 Why not `jax.lax.linalg` on the CPU too: there it is a LAPACK call that hands its batch to the thread pool that runs it,
 and waits. Two at once (two buckets of rows, say) on a 2-core machine wait for each other for ever: jaxlib 0.10.2,
 both workers in CholeskyFactorization::Kernel -> BlockingCounter::Wait, at d = 16 in most runs of an ALS sweep.
 
-The CPU's form: a block of the diagonal is factorized and inverted with the batch as the last axis, where every operation
-is one of long vectors; the rest, d^3 / 3 of it, is products of panels. `solve`, 2 cores, against LAPACK's factor alone:
-8192 x 32 34 against 26 ms, 4096 x 64 49 against 56, 1024 x 128 65 against 54. All columns batch-last took 361, 549, 947
-(with other work beside them), blocks of 16 columns 74, 86, 65.
+The CPU's form: a block of the diagonal is factorized and inverted with the batch as the last axis, where every
+operation is one of long vectors; the rest, d^3 / 3 of it, is products of panels. `solve`, 2 cores, against LAPACK's
+factor alone: 8192 x 32 34 against 26 ms, 4096 x 64 49 against 56, 1024 x 128 65 against 54. All columns batch-last took
+361, 549, 947 (with other work beside them), blocks of 16 columns 74, 86, 65.
 """
 
 from collections.abc import Callable
@@ -85,8 +87,8 @@ def solve(
 
     What rounding has made singular or indefinite has a finite answer, which may mean little: its share says so. On a
     CPU such a pivot is raised to `LEAST` eps of its diagonal entry; elsewhere, where the library's factor is NaN, the
-    answer is the diagonal's and the share 0. Without `watch`, in a tenth less of a CPU's time, the answer may be NaN there, and
-    shares are all 1.
+    answer is the diagonal's and the share 0. Without `watch`, in a tenth less of a CPU's time, the answer may be NaN
+    there, and shares are all 1.
 
     Args:
         matrix: positive definite.

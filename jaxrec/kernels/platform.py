@@ -37,7 +37,7 @@ def by_platform(function: Callable[..., Any], *given: Any) -> Any:
 
 
 def derived_as(reference: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """The kernel, with `reference`'s derivative: for one that has none, as of Pallas. Values too are then the latter's."""
+    """The kernel, with `reference`'s derivative: for one that has none, as of Pallas. Values are then its too."""
     function = jax.custom_jvp(kernel)
     function.defjvp(lambda given, tangents: jax.jvp(reference, given, tangents))
     return function

@@ -1,10 +1,10 @@
 """The place of some items in each list of scores, without sorting it: count who stands above.
 
-| form | for | |
+| `on` | | |
 | --- | --- | --- |
-| `_at_once` | accelerators, and the reference | all comparisons in one fused sum |
-| `_by_counting` | CPU, few items of each column | a loop over the rows, the counts in the vector registers |
-| `_among_the_best` | CPU | the same, over a shortlist of each column's best |
+| `"cpu"` | `_by_counting` | few items of each column: a loop over the rows, the counts in the vector registers |
+| | `_among_the_best` | the same, over a shortlist of each column's best |
+| `"gpu"`, `"tpu"` | `_at_once` | all comparisons in one fused sum; the reference too |
 """
 
 from functools import partial
@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxrec.kernels.platform import On, by_platform
 from jaxrec.kernels.select import above, shortest, shortlist
 
 __all__ = ["ranks"]
 
 
-def ranks(scores: Float[Array, "m n"], ids: Int[Array, "r n"], k: int) -> Int[Array, "r n"]:
+def ranks(scores: Float[Array, "m n"], ids: Int[Array, "r n"], k: int, *, on: On | None = None) -> Int[Array, "r n"]:
     """How many rows of the column come before each id in a stable descending sort: those with a larger score, and
     those with the same and a lower id. 0 is the first place. Right where it is below k; else some number from k on.
 
@@ -27,11 +28,21 @@ def ranks(scores: Float[Array, "m n"], ids: Int[Array, "r n"], k: int) -> Int[Ar
         scores: a column per user.
         ids: rows, trusted; they may be named twice.
         k: below m, or all ranks are right.
+        on: the form; None: by the platform.
     """
+    form = partial(_ranks, k=k)
+    given = scores, ids.astype(jnp.int32)
+    return by_platform(form, *given) if on is None else form(*given, on=on)
+
+
+def _ranks(scores: Array, ids: Array, *, k: int, on: On) -> Array:
     m, r = len(scores), len(ids)
     mine = jnp.take_along_axis(scores, ids, axis=0, mode="promise_in_bounds")
-    on_cpu = _by_counting if r <= FEW or m < 2 * shortest(k) else partial(_among_the_best, k=k)
-    return jax.lax.platform_dependent(scores, ids.astype(jnp.int32), mine, cpu=on_cpu, default=_at_once)
+    if on != "cpu":
+        return _at_once(scores, ids, mine)
+    if r <= FEW or m < 2 * shortest(k):
+        return _by_counting(scores, ids, mine)
+    return _among_the_best(scores, ids, mine, k=k)
 
 
 # Items of a column up to which counting them over all rows is faster than a shortlist.

@@ -9,10 +9,10 @@ only what has one. Scores lie in columns, one per query or user, so that every s
 
 Where too many reach the threshold (ties), or fewer than k are there at all, the slow form answers.
 
-| form | for | |
-| --- | --- | --- |
-| `by_groups` | accelerators; few columns; the reference | lax.top_k, of the largest groups only |
-| `by_threshold` | CPU | what this file is about |
+| `on` | |
+| --- | --- |
+| `"cpu"` | `by_threshold`, what this file is about; of few columns `by_groups` |
+| `"gpu"`, `"tpu"` | `by_groups`: lax.top_k, of the largest groups only; the reference too |
 
 2 cores, k = 100: of [3706, 256] 5 ms, the shortlist alone 2.7, `lax.top_k` of the transpose 13; of [31250, 64] 4.7,
 `by_groups` 8.
@@ -25,10 +25,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxrec.kernels.platform import On, by_platform
+
 __all__ = ["above", "by_groups", "by_threshold", "largest", "shortest", "shortlist"]
 
-# Numbers of which `by_groups` keeps the maximum: lax.top_k of [64, 30720] takes 4.5 ms, so 2.6.
-FEW = 16
+# Numbers of which `by_groups` keeps the maximum. On a CPU lax.top_k of [64, 30720] takes 4.5 ms, so 2.6. On a GPU it
+# takes .14 ms of [64, 7.8k] and 7.8 of [64, 1M]: larger groups, and fewer of them.
+FEW: dict[On, int] = {"cpu": 16, "gpu": 25, "tpu": 16}
 # Columns from which on the CPU's vectors are full.
 LANES = 8
 WORD = 32
@@ -39,7 +42,9 @@ UNROLL = 16
 FINE = 7
 
 
-def largest(scores: Float[Array, "m n"], k: int) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
+def largest(
+    scores: Float[Array, "m n"], k: int, *, on: On | None = None
+) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
     """(values, places) of the k largest of every column, as lax.top_k of the transpose: ties to the lowest place.
 
     -0 and 0 are different numbers to lax.top_k, and may tie here: make them one before.
@@ -47,22 +52,28 @@ def largest(scores: Float[Array, "m n"], k: int) -> tuple[Float[Array, "n k"], I
     Args:
         scores: a column per query; n may be symbolic (jax.export).
         k: at most m.
+        on: the form; None: by the platform.
     """
-    m, n = scores.shape
-    if not isinstance(n, int) or n < LANES or m < shortest(k) or scores.dtype.itemsize < 4:
-        return by_groups(scores, k)
-    return jax.lax.platform_dependent(scores, cpu=partial(by_threshold, k=k), default=partial(by_groups, k=k))
+    form = partial(_largest, k=k)
+    return by_platform(form, scores) if on is None else form(scores, on=on)
 
 
-def by_groups(scores: Float[Array, "m n"], k: int) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
-    """`largest` by two passes, again and again: the k largest lie in the k groups of FEW with the largest maxima."""
+def _largest(scores: Array, *, k: int, on: On) -> tuple[Array, Array]:
     m, n = scores.shape
-    if m <= 4 * FEW * k:
+    if on != "cpu" or not isinstance(n, int) or n < LANES or m < shortest(k) or scores.dtype.itemsize < 4:
+        return by_groups(scores, k, few=FEW[on])
+    return by_threshold(scores, k)
+
+
+def by_groups(scores: Float[Array, "m n"], k: int, *, few: int = 16) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
+    """`largest` by two passes, again and again: the k largest lie in the k groups of `few` with the largest maxima."""
+    m, n = scores.shape
+    if m <= 4 * few * k:
         best, place = jax.lax.top_k(scores.T, k)
         return best, place
-    filled = jnp.pad(scores, ((0, -m % FEW), (0, 0)), constant_values=-jnp.inf)
-    _, groups = by_groups(jnp.max(filled.reshape(-1, FEW, n), axis=1), k)
-    places = jnp.sort(groups, axis=1)[:, :, None] * FEW + jnp.arange(FEW, dtype=jnp.int32)[None, None, :]
+    filled = jnp.pad(scores, ((0, -m % few), (0, 0)), constant_values=-jnp.inf)
+    _, groups = by_groups(jnp.max(filled.reshape(-1, few, n), axis=1), k, few=few)
+    places = jnp.sort(groups, axis=1)[:, :, None] * few + jnp.arange(few, dtype=jnp.int32)[None, None, :]
     places = places.reshape(n, -1)
     values = scores.at[jnp.minimum(places, m - 1), jnp.arange(n)[:, None]].get(mode="promise_in_bounds")
     values = jnp.where(places < m, values, -jnp.inf)  # the padding stands last, so that it is never needed

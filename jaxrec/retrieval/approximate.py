@@ -119,7 +119,7 @@ def build(items: Shaped[ArrayLike, "m d"], kind: str = "HNSW32", effort: str = "
     return Index(items, index)
 
 
-def recall(index: Index, queries: Shaped[ArrayLike, "n d"], k: int, *, block: int = 16384) -> float:
+def recall(index: Index, queries: Shaped[ArrayLike, "n d"], k: int, *, block: int | None = None) -> float:
     """The share of the exact k best of each query that the index finds; raises as `top_k` of the index."""
     queries = check.as_array("queries", queries)
     _, exact = top_k(queries, index.items, k, block=block)

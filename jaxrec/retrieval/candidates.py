@@ -75,7 +75,7 @@ def nearest(
     score: Score = dot,
     allowed: Bool[ArrayLike, " n_items"] | None = None,
     rows: int = 1024,
-    block: int = 16384,
+    block: int | None = None,
     progress: bool = True,
 ) -> Table:
     """The k nearest items of every item, without itself: [n_items, k], by blocks of rows and of the catalogue.
@@ -86,7 +86,7 @@ def nearest(
         score: as in `retrieval.top_k`.
         allowed: items that may stand in a list.
         rows: items asked about at once; memory is rows * block numbers.
-        block: items scored at once.
+        block: items scored at once; None: as `top_k`.
         progress: show a bar.
 
     Raises:
@@ -94,7 +94,7 @@ def nearest(
             size.
     """
     (items,) = check.as_floats(items=items)
-    if items.ndim != 2 or min(k, rows, block) < 1:
+    if items.ndim != 2 or min(k, rows, 1 if block is None else block) < 1:
         raise ValueError(f"expected items [n, d] and k, rows, block >= 1, got {items.shape}, {k}, {rows}, {block}.")
     if not bool(jnp.isfinite(items).all()):
         raise ValueError("items: expected finite vectors, got NaN or infinity. Has training diverged?")

@@ -109,7 +109,7 @@ def _search_one(
     m, full = len(index), len(index.step)
     rows = None if exclude is None else (exclude[0][None], exclude[1][None])
     whole = lambda: jax.tree.map(
-        lambda a: a[0], two_pass(query[None], index.items, rows, allowed, score=dot, k=k, block=16384)
+        lambda a: a[0], two_pass(query[None], index.items, rows, allowed, score=dot, k=k, block=None)
     )
     some = 2 * k  # groups that are scored: about 1.4 k have been needed (normal vectors, 1M to 10M)
     if some >= full // GROUP:

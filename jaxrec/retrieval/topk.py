@@ -60,7 +60,7 @@ def top_k(
     exclude: Exclude | None = None,
     allowed: Bool[ArrayLike, " m"] | None = None,
     score: Score = dot,
-    block: int = 16384,
+    block: int | None = None,
 ) -> tuple[Float[Array, "*n k"], Int[Array, "*n k"]]:
     """The k items with the largest query . item, as (scores, ids): best first, ties to the lowest id.
 
@@ -77,7 +77,8 @@ def top_k(
         allowed: [m], False for items that nobody gets.
         score: `dot`, `cosine` or `negative_squared_distance` of this module, or a function like them; the last
             holds differences [n, block, d]: take a small block.
-        block: items scored at once; memory is 64 * (block + m / 32) numbers: queries go in parts of 64.
+        block: items scored at once; memory is 64 * (block + m / 32) numbers: queries go in parts of 64. None: 16,384;
+            on a GPU as many as 1 GiB of products holds.
 
     Raises:
         ValueError: k or block out of range; queries and items of different dimensions; `exclude` or `allowed` of
@@ -111,14 +112,16 @@ def check_exclude(exclude: Exclude | None, n_items: int) -> Exclude | None:
     return check.row_ids("exclude", ids, size=n_items, where=where), jnp.asarray(where)
 
 
-def _check(queries: Array, items: Array, k: int, exclude: Exclude | None, allowed: Array | None, block: int) -> None:
+def _check(
+    queries: Array, items: Array, k: int, exclude: Exclude | None, allowed: Array | None, block: int | None
+) -> None:
     if queries.ndim != 2 or items.ndim != 2 or queries.shape[1] != items.shape[1]:
         raise ValueError(
             f"expected queries [n, d] and items [m, d] of one dimension d, got {queries.shape} and {items.shape}."
         )
     if not 1 <= k <= len(items):
         raise ValueError(f"k: expected between 1 and the catalogue's {len(items)} items, got {k}.")
-    if block < 1:
+    if block is not None and block < 1:
         raise ValueError(f"block: expected at least 1, got {block}.")
     if exclude is not None:
         ids, where = jnp.shape(exclude[0]), jnp.shape(exclude[1])

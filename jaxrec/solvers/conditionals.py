@@ -93,13 +93,13 @@ def equations(known: Known, side: Side, others: Level, mu: float | Array) -> Giv
     if isinstance(known, Dense):
         return _densely(known if side == "user" else known.T, table, bias, weight, mu)
 
-    def of(bucket: Bucket, table: Array, bias: Array, weight: Array, on: On) -> tuple[Equations, Array]:
+    def of(bucket: Bucket, table: Array, bias: Array, weight: Array, *, on: On) -> tuple[Equations, Array]:
         y = bucket.value.astype(table.dtype) - lookup(bias, bucket.other)
         lists = Lists(bucket.other, y, bucket.where, lookup(weight, bucket.other))
         sums = normal_equations(table, lists, intercept=True, on=on)
         return sums, jnp.sum(bucket.where, axis=1, dtype=table.dtype)
 
-    of_all = lambda buckets, *given, on: [of(bucket, *given, on) for bucket in buckets]
+    of_all = lambda buckets, *given, on: [of(bucket, *given, on=on) for bucket in buckets]
     rows = known[side == "item"]
     (gram, (told, ones), sums), count = rows.map(partial(by_platform, of_all), table, bias + mu, weight)
     square, total, weights = sums.T

@@ -75,7 +75,7 @@ def test_factors_of_other_tables(name):
 @pytest.mark.parametrize("name", [name for name in TAKES_FACTORS if name.endswith("observed")])
 def test_factors_too_short_for_the_ids_of_a_minibatch(name):
     """It knows no sizes: rows that no pair of it reads may be there or not, so only ids beyond a table are refused."""
-    assert RATINGS.user.max() == N_USERS - 1 and RATINGS.item.max() == N_ITEMS - 1
+    assert (RATINGS.user.max(), RATINGS.item.max()) == (N_USERS - 1, N_ITEMS - 1)
     for n_users, n_items in ((N_USERS - 1, N_ITEMS), (N_USERS, N_ITEMS - 1), (N_ITEMS, N_USERS)):
         short = models.init(n_users, n_items, D, key=jax.random.key(0))
         for function in (TAKES_FACTORS[name], jax.jit(TAKES_FACTORS[name])):

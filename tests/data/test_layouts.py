@@ -248,7 +248,9 @@ def test_a_multiple_below_one(layout, multiple):
 @CASES
 @pytest.mark.parametrize("side", ["user", "item"])
 @pytest.mark.parametrize(
-    "options", [{}, {"shortest": 1, "bucket_growth": 1.2}, {"shortest": 2, "bucket_growth": 3.0, "multiple": 4}], ids=str
+    "options",
+    [{}, {"shortest": 1, "bucket_growth": 1.2}, {"shortest": 2, "bucket_growth": 3.0, "multiple": 4}],
+    ids=str,
 )
 def test_rows_hold_every_rating_once(ratings, side, options):
     layout = host(rows(ratings, side, **options))

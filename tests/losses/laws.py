@@ -46,8 +46,12 @@ LAYOUTS = {
 ROWS = {
     "rows of users": lambda ratings: data.layouts.rows(ratings, "user"),
     "rows of items": lambda ratings: data.layouts.rows(ratings, "item"),
-    "rows of users padded": lambda ratings: data.layouts.rows(ratings, "user", shortest=1, bucket_growth=1.1, multiple=4),
-    "rows of items padded": lambda ratings: data.layouts.rows(ratings, "item", shortest=1, bucket_growth=1.1, multiple=4),
+    "rows of users padded": lambda ratings: data.layouts.rows(
+        ratings, "user", shortest=1, bucket_growth=1.1, multiple=4
+    ),
+    "rows of items padded": lambda ratings: data.layouts.rows(
+        ratings, "item", shortest=1, bucket_growth=1.1, multiple=4
+    ),
 }
 
 

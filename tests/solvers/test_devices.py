@@ -21,7 +21,9 @@ def ratings(weights=False):
 
 
 def sides(known, **options):
-    of = lambda side: data.rows(known, side, shortest=30, bucket_growth=2.0, **options)  # two buckets, for each is compiled
+    of = lambda side: data.rows(
+        known, side, shortest=30, bucket_growth=2.0, **options
+    )  # two buckets, for each is compiled
     return of("user"), of("item")
 
 

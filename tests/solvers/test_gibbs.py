@@ -31,7 +31,10 @@ def features(n, size, seed=0):
 
 
 def forms(known):
-    return data.dense(known), (data.rows(known, "user", shortest=4, bucket_growth=3.0), data.rows(known, "item", shortest=9))
+    return data.dense(known), (
+        data.rows(known, "user", shortest=4, bucket_growth=3.0),
+        data.rows(known, "item", shortest=9),
+    )
 
 
 def in_float64(tree):

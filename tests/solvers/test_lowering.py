@@ -22,8 +22,8 @@ def rows(n_rows, n_others, side, sigma):
     length = np.random.default_rng(0).lognormal(0, sigma, n_rows)
     length = np.minimum(np.maximum(1, length * N / length.sum()), n_others).astype(int)
     buckets = [
-        Bucket(i32((r,)), i32((r, l)), f32((r, l)), jax.ShapeDtypeStruct((r, l), jnp.bool_))
-        for _, r, l in layouts._plan(length, bucket_growth=None, shortest=8, multiple=1)
+        Bucket(i32((n,)), i32((n, longest)), f32((n, longest)), jax.ShapeDtypeStruct((n, longest), jnp.bool_))
+        for _, n, longest in layouts._plan(length, bucket_growth=None, shortest=8, multiple=1)
     ]
     return Rows(tuple(buckets), i32((n_rows,)), side, n_others)
 
