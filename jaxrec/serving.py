@@ -101,8 +101,8 @@ def save(
 
     Raises:
         ValueError: no platforms; no inputs, one without a leading axis, or of another number of requests; a state or
-            an input that the device's types do not hold (2**40 with 32 bits); a state that is not finite, or has two leaves of one
-            name; as `artifact.write`.
+            an input that the device's types do not hold (2**40 with 32 bits); a state that is not finite, or has two
+            leaves of one name; as `artifact.write`.
     """
     if isinstance(platforms, str) or not platforms:
         raise ValueError(f"platforms: expected names such as {PLATFORMS}, got {platforms!r}.")

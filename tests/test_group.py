@@ -1,4 +1,4 @@
-"""The counting sort against argsort, cuts of lengths against all cuts; ids that would make native code write anywhere."""
+"""The counting sort against argsort, cuts of lengths against all cuts, and ids that native code must not see."""
 
 from itertools import combinations, pairwise
 
