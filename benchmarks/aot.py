@@ -3,26 +3,34 @@
 `make aot` runs it where libtpu and CUDA's compiler are installed. For TPUs it compiles the kernels: libtpu refuses what
 does not fit in VMEM and what Mosaic has not. Every kernel is compiled at sizes that take each of its paths. Temporaries
 are what is held in HBM beside arguments and results. First the same is also compiled written plainly, for comparison:
-all at once, where the library's own XLA forms go in blocks and hold less. For an H100 it compiles what users call,
-plain XLA there. Nothing is run. Exit status 1 where something does not compile.
+all at once, where the library's own XLA forms go in blocks and hold less. For an H100 it compiles what users call, at
+the sizes that the suite measures, and counts the kernels it would launch (`benchmarks.launches`): where no device is,
+that is what its time is about. Nothing is run. Exit status 1 where something does not compile, or a bar is missed: of an
+exact sweep over 20M ratings at d = 64 at most 200 loop trips and 12 GB of temporaries, by cuSOLVER; 100M ratings at
+d = 128 in 80 GB; of the gradient no sort and no cuSPARSE.
 """
 
+import math
 import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # no TPU is looked for
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from jaxrec import data, losses, models, solvers
+from benchmarks import shapes
+from benchmarks.launches import Launches, count
+from jaxrec import data, losses, models, solvers, training
 from jaxrec.kernels.rank import ranks
 from jaxrec.kernels.topk import GROUP
 from jaxrec.kernels.tpu_cost import cost_and_sums, logistic
@@ -30,6 +38,7 @@ from jaxrec.kernels.tpu_gram import normal_equations
 from jaxrec.kernels.tpu_topk import group_maxima
 from jaxrec.retrieval import quantized, top_k
 from jaxrec.solvers import ridge
+from jaxrec.types import Factors, Observed
 
 # What XLA asks of a GPU that is not there: NVIDIA's figures for an H100 SXM.
 H100 = """
@@ -72,7 +81,7 @@ def main() -> int:
 
 
 def _for_h100() -> int:
-    """How many of the library's functions do not compile for it."""
+    """How many of the library's functions do not compile for it, or miss a bar."""
     try:
         topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
     except Exception as error:  # the plugin is not installed
@@ -82,54 +91,117 @@ def _for_h100() -> int:
     place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     print(f"\n{device.device_kind}")
     failed = 0
-    for name, function, arguments in _uses():
-        said, compiles = _compiled(function, jax.tree.map(place, arguments))
+    for name, function, arguments, bar in _uses():
+        said, compiles = _compiled(function, jax.tree.map(place, arguments), bar)
         failed += not compiles
-        print(f"  {name:<58} {said}", flush=True)
+        print(f"  {name:<50} {said}", flush=True)
     return failed
 
 
-def _uses() -> list[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
-    """(name, function, arguments) of what the suite measures; ratings are small, for their layouts are made."""
-    ratings = data.synthetic.low_rank(20_000, 5_000, 1_000_000, rng=0).ratings
-    factors = models.init(20_000, 5_000, 64, key=jax.random.key(0), mu=3.5)
-    products = models.init(20_000, 5_000, 64, key=jax.random.key(0), item_bias=False)
-    sides = data.rows(ratings, "user"), data.rows(ratings, "item")
+@dataclass(frozen=True)
+class Bar:
+    """What a program for an H100 must keep to: at most so many loop trips, bytes in all and bytes of temporaries; the
+    names of what must be called, and of what must not.
+    """
+
+    trips: float = math.inf
+    memory: float = 80e9
+    temporaries: float = math.inf
+    has: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+
+    def missed(self, memory: Any, launched: Launches, text: str) -> list[str]:
+        """What is not kept, in words."""
+        sizes = memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes
+        found = [name for name in self.lacks if name in text]
+        return [
+            *([f"{launched.trips} trips, not {self.trips}"] if launched.trips > self.trips else []),
+            *([f"{sum(sizes) / 1e9:.1f} GB, not {self.memory / 1e9:.0f}"] if sum(sizes) > self.memory else []),
+            *([f"{sizes[2] / 1e9:.1f} GB of temporaries"] if sizes[2] > self.temporaries else []),
+            *(f"no {name}" for name in self.has if name not in text),
+            *(f"{name} in it" for name in found),
+        ]
+
+
+def _uses() -> list[tuple[str, Callable[..., Any], tuple[Any, ...], Bar]]:
+    """(name, function, arguments, bar) of what the suite measures."""
+    sizes, many = (138_493, 26_744), (1_000_000, 100_000)
+    sides, more = shapes.rows(*sizes, 20_000_000), shapes.rows(*many, 100_000_000)
+    linked = shapes.linked(*sizes, 20_000_000)
+    with_biases, products = (partial(shapes.factors, *sizes, biases=biases) for biases in (True, False))
     few = models.init(943, 1682, 8, key=jax.random.key(0), mu=3.5)
     dense = data.dense(data.synthetic.low_rank(943, 1682, 100_000, rng=0).ratings)
-    vectors = jax.ShapeDtypeStruct((64, 32), jnp.float32), jax.ShapeDtypeStruct((10_000_000, 32), jnp.float32)
-    index = jax.eval_shape(quantized.build, vectors[1])
+    queries = lambda n, m: (shapes.f32((n, 32)), shapes.f32((m, 32)))
+    index = jax.eval_shape(quantized.build, shapes.f32((10_000_000, 32)))
     gradient = partial(losses.closed_form.value_and_gradient, l2=0.1)
+    autodiff = jax.value_and_grad(partial(losses.cost, l2=0.1))
+    observed = lambda factors, linked: autodiff(factors, Observed(linked.user, linked.item, linked.value, linked.where))
+    explicit, implicit = (
+        partial(solvers.sweep, l2=12.0, l2_bias=12.0),
+        partial(solvers.implicit_sweep, l2=1.0, unobserved=0.1),
+    )
     search = lambda queries, items: top_k(queries, items, 100)
     ranked = lambda scores, ids: ranks(scores, ids, 100)
-    lists = jax.ShapeDtypeStruct((1_000_000, 64), jnp.float32), jax.ShapeDtypeStruct((32, 64), jnp.int32)
+    lists = jax.ShapeDtypeStruct((3706, 6040), jnp.float32), jax.ShapeDtypeStruct((32, 6040), jnp.int32)
+    exact = Bar(trips=200, temporaries=12e9, has=("cusolver",))
+    no_sort = Bar(trips=0, lacks=("sort(", "cusparse", "_csr_to_coo"))
+    scan = jax.jit(partial(_epoch, batch_size=4096))
     return [
-        ("value and gradient, Linked, 1M, d = 64", gradient, (factors, data.linked(ratings))),
-        ("value and gradient, Dense, 943 x 1682, d = 8", gradient, (few, dense)),
-        ("explicit ALS sweep, 1M, d = 64, exact", partial(solvers.sweep, l2=12.0, l2_bias=12.0), (factors, *sides)),
-        ("explicit ALS sweep, 1M, d = 64, 3 CG steps", partial(solvers.sweep, l2=12.0, cg_steps=3), (factors, *sides)),
-        ("implicit ALS sweep, 1M, d = 64", partial(solvers.implicit_sweep, l2=1.0, unobserved=0.1), (products, *sides)),
-        ("dense ALS sweep, 943 x 1682, d = 8", partial(solvers.dense_sweep, l2=8.0, l2_bias=3.0), (few, dense)),
-        ("top 100 of 10M x 32, 64 queries", search, vectors),
-        ("top 100 of 10M x 32, 64 queries, 8 bits first", search, (vectors[0], index)),
-        ("ranks of 32 in 1M, 64 lists", ranked, lists),
+        ("explicit ALS sweep, 20M, d = 64, exact", explicit, (with_biases(64), *sides), exact),
+        ("implicit ALS sweep, 20M, d = 64, exact", implicit, (products(64), *sides), exact),
+        (
+            "implicit ALS sweep, 20M, d = 64, 3 CG steps",
+            partial(implicit, cg_steps=3),
+            (products(64), *sides),
+            Bar(200),
+        ),
+        ("implicit ALS sweep, 20M, d = 128, exact", implicit, (products(128), *sides), Bar(has=("cusolver",))),
+        (
+            "implicit ALS sweep, 100M, d = 128, exact",
+            implicit,
+            (shapes.factors(*many, 128, biases=False), *more),
+            Bar(),
+        ),
+        ("value and gradient, Linked, 20M, d = 32", gradient, (with_biases(32), linked), no_sort),
+        ("value and gradient, autodiff, 20M, d = 32", observed, (with_biases(32), linked), Bar()),
+        ("value and gradient, Dense, 943 x 1682, d = 8", gradient, (few, dense), Bar(trips=0)),
+        ("dense ALS sweep, 943 x 1682, d = 8", partial(solvers.dense_sweep, l2=8.0, l2_bias=3.0), (few, dense), Bar(0)),
+        ("top 100 of 1M x 32, 64 queries", search, queries(64, 1_000_000), Bar(trips=0)),
+        ("top 100 of 10M x 32, 64 queries", search, queries(64, 10_000_000), Bar(trips=10)),
+        ("top 100 of 10M x 32, 1 query", search, queries(1, 10_000_000), Bar(trips=10)),
+        ("top 100 of 10M x 32, 1 query, 8 bits first", search, (queries(1, 1)[0], index), Bar()),
+        ("ranks of 32 in 3,706, 6,040 users", ranked, lists, Bar(trips=0)),
+        ("an epoch of 1M ratings by 4,096", scan, (with_biases(32), shapes.observed(1_000_000)), Bar(trips=245)),
     ]
 
 
-def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[str, bool]:
-    """What the compiler says of it: megabytes, or why not."""
+def _epoch(factors: Factors, ratings: Observed, *, batch_size: int) -> Any:
+    step = training.make_step(lambda factors, batch: losses.cost(factors, batch, l2=0.1), optimizer := optax.adam(0.01))
+    key, state = jax.random.key(0), training.init(factors, optimizer)
+    return training.epochs(step, state, ratings, batch_size=batch_size, key=key, epochs=1)
+
+
+def _compiled(function: Callable[..., Any], arguments: tuple[Any, ...], bar: Bar | None = None) -> tuple[str, bool]:
+    """What the compiler says of it: megabytes, launches where there is a bar, or why not."""
     try:
         start = time.perf_counter()
-        memory: Any = jax.jit(function).trace(*arguments).lower().compile().memory_analysis()
+        compiled = jax.jit(function).trace(*arguments).lower().compile()
     except Exception as error:  # each pass of the compiler has its own
         return f"FAILED: {' '.join(str(error).split())[:300]}", False
+    seconds, memory = time.perf_counter() - start, cast(Any, compiled.memory_analysis())
     parts = {
         "arguments": memory.argument_size_in_bytes,
         "results": memory.output_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
     }
-    sizes = "  ".join(f"{name} {size / 2**20:7,.1f} MiB" for name, size in parts.items())
-    return f"ok  {sizes}  (compiled in {time.perf_counter() - start:.1f} s)", True
+    sizes = "  ".join(f"{name} {size / 2**20:8,.1f} MiB" for name, size in parts.items())
+    if bar is None:
+        return f"ok  {sizes}  (compiled in {seconds:.1f} s)", True
+    text = compiled.as_text()
+    launched = count(text)
+    missed = bar.missed(memory, launched, text)
+    loops = f"{launched.kernels:6,} launches, {launched.trips:4,} trips" + (", more" if launched.unknown else "")
+    return f"{'MISSED: ' + ', '.join(missed) if missed else 'ok'}  {sizes}  {loops}  ({seconds:.1f} s)", not missed
 
 
 def _cases(struct: Struct) -> list[tuple[str, Callable[..., Any], Callable[..., Any], tuple[Any, ...]]]:
