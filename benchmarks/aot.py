@@ -5,8 +5,8 @@ does not fit in VMEM and what Mosaic has not. Every kernel is compiled at sizes 
 are what is held in HBM beside arguments and results. First the same is also compiled written plainly, for comparison:
 all at once, where the library's own XLA forms go in blocks and hold less. For an H100 it compiles what users call, at
 the sizes that the suite measures, and counts the kernels it would launch (`benchmarks.launches`): where no device is,
-that is what its time is about. Nothing is run. Exit status 1 where something does not compile, or a bar is missed: of an
-exact sweep over 20M ratings at d = 64 at most 200 loop trips and 12 GB of temporaries, by cuSOLVER; 100M ratings at
+that is what its time is about. Nothing is run. Exit status 1 where something does not compile, or a bar is missed: of
+an exact sweep over 20M ratings at d = 64 at most 200 loop trips and 12 GB of temporaries, by cuSOLVER; 100M ratings at
 d = 128 in 80 GB; of the gradient no sort and no cuSPARSE.
 """
 
