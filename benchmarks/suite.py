@@ -6,11 +6,16 @@ compute the same number, against float64 NumPy where not (`benchmarks.gradients`
 iterative peers a sweep is the difference of two fits; the objectives after as many sweeps stand beside the times.
 
 The bound is what the operation cannot be faster than on this machine: its flops over the rate of a large matrix
-product, or its bytes (gathered ones counted) over the rate of a sum of a large array, both measured in this run,
-whichever takes longer. The peers live in an environment of their own (extra `peers`); one that is missing
+product in float32, or its bytes (gathered ones counted) over the rate of a sum of a large array, both measured in this
+run, whichever takes longer. The peers live in an environment of their own (extra `peers`); one that is missing
 or fails is named.
+
+On a GPU the peers are those that run there: PyTorch's CUDA for the gradient and search, implicit's CUDA ALS and
+KnnQuery; explicit ALS has none. Evaluation and the grid stand beside the CPU's. What the card multiplies in TF32 is
+measured too, and every result names the device, its driver and the versions of jax.
 """
 
+import importlib.metadata
 import os
 import tempfile
 import time
@@ -30,7 +35,7 @@ from benchmarks.peers import draw_vectors
 from experiments import harness as experiment
 from jaxrec import data, evaluation, losses, metrics, models, solvers, training
 from jaxrec.retrieval import quantized, top_k
-from jaxrec.types import Ratings
+from jaxrec.types import Ratings, Rows
 
 COLUMNS = ("operation", "jaxrec s", "peer", "peer s", "ratio", "bound s", "jaxrec", "theirs", "MiB", "peer MiB")
 OPERATIONS = ("gradient", "explicit", "implicit", "search", "evaluation", "grid")
@@ -68,8 +73,15 @@ def main(settings: Settings) -> dict[str, Any]:
     start = time.perf_counter()
     if unknown := set(settings.what) - set(OPERATIONS):
         raise ValueError(f"what: expected some of {', '.join(OPERATIONS)}, got {', '.join(sorted(unknown))}.")
-    machine = measure_machine(small=settings.ratings < 1_000_000)
-    print(f"{machine['flops'] / 1e9:.0f} GFLOP/s in products, {machine['bytes'] / 1e9:.0f} GB/s in sums")
+    cell = {"what": "machine", "small": settings.ratings < 1_000_000}
+    machine = harness.in_fresh_process(__spec__.name, cell, timeout=settings.timeout)  # a GPU's memory is one process's
+    if "failed" in machine:
+        raise RuntimeError(f"machine: {machine['failed']}")
+    print(f"{machine['device']}, jax {machine['jax']}, jaxlib {machine['jaxlib']}, {machine['driver']}")
+    print(
+        f"{machine['flops'] / 1e9:.0f} GFLOP/s in float32 products, {machine['flops_default'] / 1e9:.0f} by default, "
+        f"{machine['bytes'] / 1e9:.0f} GB/s in sums"
+    )
     rows: list[dict[str, Any]] = []
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -87,21 +99,50 @@ def main(settings: Settings) -> dict[str, Any]:
     return result
 
 
-def measure_machine(*, small: bool = False) -> dict[str, float]:
-    """Flops and bytes in a second: a product of 2048 x 2048 matrices, the sum of 256 MB."""
-    n, length = (256, 2**20) if small else (2048, 2**26)
+def _of_machine(cell: dict[str, Any]) -> dict[str, Any]:
+    """Its names, and flops and bytes in a second: a product of 2048 x 2048 matrices, the sum of 256 MB.
+
+    On a GPU 8192 x 8192 and 2 GB; there the default precision is TF32 (on a CPU it is float32).
+    """
+    device = jax.devices()[0]
+    n, length = (256, 2**20) if cell["small"] else (2048, 2**26) if device.platform == "cpu" else (8192, 2**29)
     square, line = jnp.ones((n, n)), jnp.ones(length)
-    product = harness.seconds(jax.jit(jnp.matmul), square, square, repeats=5)["seconds"]
+    product = lambda precision: harness.seconds(
+        jax.jit(partial(jnp.matmul, precision=precision)), square, square, repeats=5
+    )
+    flops, flops_default = (2 * n**3 / product(precision)["seconds"] for precision in ("highest", "default"))
     total = harness.seconds(jax.jit(jnp.sum), line, repeats=5)["seconds"]
-    return {"flops": 2 * n**3 / product, "bytes": 4 * length / total}
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+    driver = device.client.platform_version.replace("\n", " ")
+    names = {"platform": device.platform, "device": device.device_kind, "driver": driver}
+    return names | versions | {"flops": flops, "flops_default": flops_default, "bytes": 4 * length / total}
+
+
+def _peers(what: str) -> dict[str, dict[str, Any]]:
+    """Who computes the same on this kind of device: name -> what to ask `benchmarks.peers` for."""
+    on_cpu = {
+        "gradient": {"PyTorch autograd": {"what": "torch_gradient", "device": "cpu"}},
+        "explicit": {"cmfrec": {"what": "cmfrec_als"}},
+        "implicit": {"implicit": {"what": "implicit_als"}},
+        "search": {"FAISS IndexFlatIP": {"what": "faiss_search"}},
+    }
+    on_gpu = {
+        "gradient": {"PyTorch autograd, CUDA": {"what": "torch_gradient", "device": "cuda"}},
+        "explicit": {},
+        "implicit": {"implicit, CUDA": {"what": "implicit_gpu_als"}},
+        "search": {
+            "PyTorch product and topk, CUDA": {"what": "torch_search"},
+            "implicit KnnQuery": {"what": "implicit_knn"},
+        },
+    }
+    return (on_gpu if jax.default_backend() == "gpu" else on_cpu)[what]
 
 
 def _gradient(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     path, d = _ratings(settings, folder), settings.gradient_rank
     cell = {"what": "gradient", "path": str(path), "rank": d, "l2": gradients.L2}
-    found = _run(
-        settings, {"jaxrec": cell}, {"PyTorch autograd": {"what": "torch_gradient", "l2": gradients.L2, "rank": d}}
-    )
+    peers = {name: peer | {"l2": gradients.L2, "rank": d} for name, peer in _peers("gradient").items()}
+    found = _run(settings, {"jaxrec": cell}, peers)
     bytes_ = settings.ratings * (4 * d * 4 + 24)  # two rows for the product, two for the gradients; ids, value, error
     return _rows(
         f"value and gradient, {_size(settings.ratings)}, d = {d}", found, "value", 6 * settings.ratings * d, bytes_
@@ -112,8 +153,8 @@ def _explicit(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
     cell = {"what": "explicit", "path": str(_ratings(settings, folder)), "rank": settings.explicit_rank, "l2": 12.0}
     cell["out"] = str(folder / "als.npz")
     for cg in (True, False):
-        peers = {"cmfrec": cell | {"what": "cmfrec_als", "cg": cg}}
-        if not cg:  # its objective is another: biases from damped means
+        peers = {name: cell | peer | {"cg": cg} for name, peer in _peers("explicit").items()}
+        if peers and not cg:  # its objective is another: biases from damped means
             peers["LensKit BiasedMF"] = cell | {"what": "lenskit_als"}
         yield from _sweeps_beside(settings, cell, cg, peers)
 
@@ -124,7 +165,8 @@ def _implicit(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
         cell = {"what": "implicit", "path": path, "rank": d, "l2": 1.0, "confidence": 40.0}
         cell["out"] = str(folder / "ials.npz")
         for cg in (True, False):
-            yield from _sweeps_beside(settings, cell, cg, {"implicit": cell | {"what": "implicit_als", "cg": cg}})
+            peers = {name: cell | peer | {"cg": cg} for name, peer in _peers("implicit").items()}
+            yield from _sweeps_beside(settings, cell, cg, peers)
 
 
 def _sweeps_beside(
@@ -158,7 +200,7 @@ def _search(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
             for bits in (32, 8) if queries == 1 else (32,):
                 cell = {"what": "search", "items": n, "dim": d, "queries": queries, "bits": bits}
                 cell |= {"k": min(100, n), "seed": settings.seed}
-                found = _run(settings, {"jaxrec": cell}, {"FAISS IndexFlatIP": cell | {"what": "faiss_search"}})
+                found = _run(settings, {"jaxrec": cell}, {p: cell | peer for p, peer in _peers("search").items()})
                 name = f"exact top-100, {_size(n)} x {d}, {queries} {'queries' if queries > 1 else 'query'}"
                 name += ", 8 bits first" if bits == 8 else ""
                 yield from _rows(name, found, "scores", 2 * n * d * queries, n * d * bits / 8)
@@ -233,7 +275,7 @@ def _of_explicit(cell: dict[str, Any]) -> dict[str, Any]:
     ratings = _from(np.load(cell["path"]))
     mu = float(ratings.value.mean())
     init = models.init(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0), mu=mu)
-    sides = tuple(data.rows(ratings, side, devices=jax.devices(), bucket_growth=1.25) for side in ("user", "item"))
+    sides = _sides(ratings)
     given: dict[str, Any] = {"l2": cell["l2"], "l2_bias": cell["l2"], "cg_steps": cell["cg_steps"]}
     run = jax.jit(lambda factors, *sides: solvers.sweep(factors, *sides, **given))
     return _sweeps(run, init, sides, cell) | {"theirs": _objective(ratings, cell)}
@@ -246,7 +288,7 @@ def _of_implicit(cell: dict[str, Any]) -> dict[str, Any]:
         ratings.user, ratings.item, c / (c - 1) * one, ratings.n_users, ratings.n_items, weights=(c - 1) * one
     )
     init = models.init(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0), item_bias=False)
-    sides = tuple(data.rows(clicks, side, devices=jax.devices(), bucket_growth=1.25) for side in ("user", "item"))
+    sides = _sides(clicks)
     given: dict[str, Any] = {"l2": cell["l2"], "cg_steps": cell["cg_steps"]}
     run = jax.jit(lambda factors, *sides: solvers.implicit_sweep(factors, *sides, **given))
     found = _sweeps(run, init, sides, cell)
@@ -257,6 +299,15 @@ def _of_implicit(cell: dict[str, Any]) -> dict[str, Any]:
             jax.jit(lambda f, rows: solvers.implicit_cost(f, rows, l2=cell["l2"]))(factors, sides[0])
         )
     return found
+
+
+def _sides(ratings: Ratings) -> tuple[Rows, Rows]:
+    """On a CPU a device per core, and finer buckets: a compilation is nothing beside what is measured."""
+    growth = 1.25 if jax.default_backend() == "cpu" else None
+    by_user, by_item = (
+        data.rows(ratings, side, devices=jax.devices(), bucket_growth=growth) for side in ("user", "item")
+    )
+    return by_user, by_item
 
 
 def _sweeps(run: Any, factors: Any, sides: Any, cell: dict[str, Any]) -> dict[str, Any]:
@@ -374,12 +425,13 @@ def _rows(name: str, found: dict[str, Any], checked: str, flops: float, bytes_: 
     if not ours:
         raise RuntimeError(f"{name}: {found['jaxrec'][0]['failed']}")
     rows = []
-    for peer, answers in found.items():
-        if peer == "jaxrec":
-            continue
+    others = [name for name in found if name != "jaxrec"]
+    for peer in others or ["none"]:
+        answers = found.get(peer, [])
         theirs = [answer for answer in answers if "failed" not in answer]
         seconds = median(answer["seconds"] for answer in ours)
-        row: dict[str, Any] = {"operation": name, "jaxrec s": seconds, "peer": peer, "peer s": "failed", "ratio": "-"}
+        row: dict[str, Any] = {"operation": name, "jaxrec s": seconds, "peer": peer, "ratio": "-"}
+        row["peer s"] = "failed" if others else "-"
         row |= {"MiB": max(each["peak"] for each in ours) // 2**20, "peer MiB": "-"}
         row |= {"flops": flops, "bytes": bytes_, "jaxrec": f"{checked} {ours[-1][checked]:.6g}", "theirs": "-"}
         if theirs:
@@ -428,7 +480,7 @@ def _size(n: int) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
-    peer = f"{row['peer s']:.4g} s: {row['ratio']:.2f} times" if row["ratio"] != "-" else "failed"
+    peer = f"{row['peer s']:.4g} s: {row['ratio']:.2f} times" if row["ratio"] != "-" else row["peer s"]
     return f"  {row['operation']}: {row['jaxrec s']:.4g} s; {row['peer']} {peer}; bound {row['bound s']:.2g} s"
 
 

@@ -99,6 +99,29 @@ def test_three_steps_stand_beside_the_peers_own_and_all_else_beside_its_cholesky
     assert steps == [("3 CG steps", "cmfrec"), *((of, peer) for of in ("exact", "10 CG steps") for peer in beside)]
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_every_peer_on_either_kind_of_device_is_there_to_be_asked(monkeypatch, backend):
+    monkeypatch.setattr(suite.jax, "default_backend", lambda: backend)
+    for what in ("gradient", "explicit", "implicit", "search"):
+        found = suite._peers(what)
+        assert all(callable(getattr(peers, peer["what"])) for peer in found.values())
+        assert {peer["what"] for peer in found.values()} <= set(peers.__all__)
+        assert bool(found) != ((backend, what) == ("gpu", "explicit"))  # nobody has explicit ALS on a GPU
+
+
+def test_an_operation_without_a_peer_has_its_row(tmp_path, monkeypatch):
+    stand_in(monkeypatch, lambda cell: {"failed": "nobody is asked"})
+    monkeypatch.setattr(suite, "_peers", lambda what: {})
+    small = SMALL | {"cg_steps": (3, 0), "what": ("explicit",), "out": str(tmp_path)}
+    result = suite.main(suite.Settings(**small))["metrics"]
+    assert [(row["peer"], row["peer s"]) for row in result["rows"]] == [("none", "-")] * 2
+    machine = result["machine"]
+    assert machine["platform"] == "cpu"
+    assert machine["flops"] > 0
+    assert machine["flops_default"] > 0
+    assert {"device", "driver", "jax", "jaxlib", "bytes"} <= set(machine)
+
+
 def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch):
     stand_in(monkeypatch, lambda cell: {"failed": "no such module"})
     measured = harness.in_fresh_process
