@@ -46,6 +46,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a machine with one GPU cannot show is skipped there, by markers; on a CPU nothing is."""
+    if item.get_closest_marker("devices") and len(jax.devices()) < 3:
+        pytest.skip(f"needs three devices, and there are {len(jax.devices())}")
+    if item.get_closest_marker("cpu") and jax.default_backend() != "cpu":
+        pytest.skip(f"is about the CPU, and this is {jax.default_backend()}")
+
+
 compiled = ever_compiled = 0
 
 

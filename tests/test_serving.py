@@ -124,6 +124,7 @@ def test_what_cannot_be_saved_is_refused_and_nothing_is_written(state, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.cpu
 def test_damage_and_other_platforms_are_errors(path, state, tmp_path):
     bad = tmp_path / "bad.jaxrec"
     content = bytearray(path.read_bytes())

@@ -275,7 +275,7 @@ def test_rows_hold_every_rating_once(ratings, side, options):
 @CASES
 @pytest.mark.parametrize("side", ["user", "item"])
 @pytest.mark.parametrize("multiple", [1, 8])
-@pytest.mark.parametrize("devices", [None, 1, 3])
+@pytest.mark.parametrize("devices", [None, 1, pytest.param(3, marks=pytest.mark.devices)])
 def test_map_gives_one_result_per_row_in_row_order(ratings, side, multiple, devices):
     devices = devices and jax.devices()[:devices]
     layout = rows(ratings, side, shortest=1, multiple=multiple, devices=devices)
@@ -289,6 +289,7 @@ def test_map_gives_one_result_per_row_in_row_order(ratings, side, multiple, devi
 
 
 @CASES
+@pytest.mark.devices
 def test_every_device_holds_its_part_of_every_bucket(ratings):
     devices = jax.devices()[:3]
     layout = rows(ratings, "user", multiple=2, devices=devices)

@@ -19,6 +19,7 @@ def marked(x, y, *, on):
 X, Y = jnp.arange(3.0), jnp.array([2.0, 3.0, 4.0])
 
 
+@pytest.mark.cpu
 def test_here_it_is_the_cpus_eagerly_jitted_and_under_vmap():
     for run in (by_platform, jax.jit(by_platform, static_argnums=0)):
         found = run(marked, X, Y)
@@ -35,6 +36,7 @@ def test_a_program_holds_its_platforms_form_and_no_other(platform, on):
     assert [name for name, mark in MARKS.items() if f"{mark:e}" in lowered] == [on]
 
 
+@pytest.mark.cpu
 def test_one_export_holds_all_and_a_symbolic_size():
     (n,) = export.symbolic_shape("n")
     shape = jax.ShapeDtypeStruct((n,), jnp.float32)

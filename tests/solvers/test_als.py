@@ -162,14 +162,6 @@ def test_bad_input():
         als(by_user, by_item, dataclasses.replace(init, x=init.x * jnp.nan), l2=1.0, progress=False)
 
 
-def test_no_lapack_call_in_a_sweep():
-    """Two batched LAPACK calls at once wait for each other for ever on a 2-core CPU (kernels/cholesky.py)."""
-    sides, init = rows(toy()), start(toy())
-    program = jax.jit(lambda init, sides: sweep(init, *sides, l2=0.7)[0]).lower(init, sides).as_text()
-    assert "lapack" not in program
-    assert "lapack" in jax.jit(jnp.linalg.cholesky).lower(jnp.eye(3)).as_text()  # what the line above looks for
-
-
 def test_sides_that_hold_different_ratings_are_refused():
     by_user, by_item = rows(toy()), rows(toy(seed=1))
     with pytest.raises(ValueError, match="by_user and by_item hold different ratings"):

@@ -8,6 +8,8 @@ import pytest
 
 from jaxrec import Ratings, data, losses, models, solvers
 
+pytestmark = pytest.mark.devices
+
 # 61 users, 40 items: no bucket's rows are a multiple of three; the last user and item have no ratings
 SIZES = 61, 40
 

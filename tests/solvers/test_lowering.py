@@ -58,4 +58,6 @@ def test_a_cpus_sweep_is_many_small_steps_and_never_lapacks(sides):
     sweep = jax.jit(partial(solvers.sweep, l2=1.0))
     text = sweep.trace(shapes.factors(*SIZES, 64, biases=True), *sides).lower(lowering_platforms=("cpu",)).as_text()
     assert "lapack" not in text  # two at once wait for each other for ever: kernels.cholesky
+    factor = jax.jit(jnp.linalg.cholesky).trace(shapes.f32((3, 3))).lower(lowering_platforms=("cpu",))
+    assert "lapack" in factor.as_text()  # what the line above looks for
     assert sum(trips(text)) > 1000
