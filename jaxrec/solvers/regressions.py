@@ -85,7 +85,7 @@ def solve(rows: Rows, side: Side, cg_steps: int | None, *, mend: bool) -> tuple[
 
     def of_buckets(buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:
         found = by_platform(solve, buckets, side)
-        return [_mended_rows(buckets, found, side) if mend and cg_steps is None else found]
+        return _apart(_mended_rows(buckets, found, side) if mend and cg_steps is None else found, buckets)
 
     found = rows.map(of_buckets, side)
     return found.v, jnp.sum(found.objective)
@@ -125,7 +125,7 @@ def left(rows: Rows, side: Side) -> Array:
         return conjugate_gradient(*given, side.shared, intercept=side.intercept, steps=0, on=on)
 
     def each(buckets: tuple[Bucket, ...], side: Side, on: On) -> list[Solved]:
-        return [_together([one(bucket, side, on) for bucket in _few(buckets, on)])]
+        return _apart(_together([one(bucket, side, on) for bucket in _few(buckets, on)]), buckets)
 
     return jnp.sum(rows.map(partial(by_platform, each), side).objective)
 
@@ -161,6 +161,12 @@ def _few(buckets: tuple[Bucket, ...], on: On) -> tuple[Bucket, ...]:
 
 def _together(found: list[Solved]) -> Solved:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+
+
+def _apart(found: Solved, buckets: tuple[Bucket, ...]) -> list[Solved]:
+    """Each bucket's, as they were: where devices hold parts of buckets, it is bucket by bucket that they are joined."""
+    ends = np.cumsum([len(bucket.row) for bucket in buckets])
+    return [jax.tree.map(lambda a, b=b, e=e: a[b:e], found) for b, e in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def _exactly(mend: bool, buckets: tuple[Bucket, ...], side: Side, *, on: On) -> Solved:
