@@ -265,15 +265,24 @@ def _conjugate_gradient(
     residual = backward(weight * error) - prior(v)
     scaled = residual / diagonal
     direction, square = scaled, dot(residual, scaled)
-    for step in range(steps):
+
+    def along(v: Array, error: Array, direction: Array, square: Array) -> tuple[Array, ...]:
         ahead, pull = forward(direction), prior(direction)
         length = over(square, dot(weight * ahead, ahead) + dot(direction, pull))
-        v, error = v + length * direction, error - length * ahead
-        if step + 1 < steps:  # the last step needs no X' e
-            residual = residual - length * (backward(weight * ahead) + pull)
-            scaled = residual / diagonal
-            square, before = dot(residual, scaled), square
-            direction = scaled + over(square, before) * direction
+        return v + length * direction, error - length * ahead, ahead, pull, length
+
+    def step(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        v, error, residual, direction, square = state
+        v, error, ahead, pull, length = along(v, error, direction, square)
+        residual = residual - length * (backward(weight * ahead) + pull)
+        scaled = residual / diagonal
+        square, before = dot(residual, scaled), square
+        return v, error, residual, scaled + over(square, before) * direction, square
+
+    if steps > 0:  # the last step needs no X' e; a loop, for each step is compiled for each bucket
+        given = v, error, residual, direction, square
+        v, error, _, direction, square = jax.lax.fori_loop(0, steps - 1, step, given)
+        v, error, *_ = along(v, error, direction, square)
     objective = jnp.sum(weight * error * error, axis=1) / 2 + jnp.sum(v * prior(v), axis=1) / 2
     return Solved(v, objective, jnp.ones_like(objective))
 
