@@ -53,7 +53,12 @@ def check(name, right):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5 * float(jnp.max(jnp.abs(theirs), initial=1)))
 
 
-@pytest.mark.parametrize("name", CALLS)
+# compiled twice, for ten seconds and more
+SLOW = {"leave_one_out", "a sweep's derivative", "gibbs.sweep", "gibbs.sweep of Rows"}
+of_calls = lambda names: [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
+
+
+@pytest.mark.parametrize("name", of_calls(CALLS))
 def test_a_gpus_form_says_the_same(lowered_for, monkeypatch, name):
     right = CALLS[name]()
     monkeypatch.setattr(csr, "fast_scatters", lambda on: on == "gpu")
@@ -61,7 +66,7 @@ def test_a_gpus_form_says_the_same(lowered_for, monkeypatch, name):
     check(name, right)
 
 
-@pytest.mark.parametrize("name", ["sweep", "sweep, 3 steps", "implicit_cost", "a sweep's derivative"])
+@pytest.mark.parametrize("name", of_calls(["sweep", "sweep, 3 steps", "implicit_cost", "a sweep's derivative"]))
 def test_buckets_that_are_joined_say_the_same(lowered_for, monkeypatch, name):
     right = CALLS[name]()
     monkeypatch.setattr(regressions, "MERGE", 300)

@@ -16,9 +16,11 @@ Source: the notes' content-based filtering; Covington, Adams, Sargin 2016 (the t
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -69,12 +71,18 @@ class Tower(nn.Module):
         activation: between layers.
         dropout: the share of hidden units dropped in training (then `apply` needs rngs={'dropout': key}).
         normalize: whether the vector is divided by its length.
+        precision: of the layers' products, as `jnp.matmul` takes it. None is the device's fast one: TF32 on a GPU,
+            bfloat16 on a TPU, float32 on a CPU; "highest" is float32 everywhere.
+        dtype: what the layers compute in, such as jnp.bfloat16; parameters stay float32, and so do the vectors. None:
+            float32.
     """
 
     layers: tuple[int, ...] = (256, 128, 32)
     activation: Callable[[Array], Array] = nn.relu
     dropout: float = 0.0
     normalize: bool = True
+    precision: jax.lax.PrecisionLike = None
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: ArrayLike, *, train: bool = False) -> Array:
@@ -85,10 +93,11 @@ class Tower(nn.Module):
         """
         (h,) = check.as_floats(features=x)
         check.all_finite("features", h)
+        wide, dense = h.dtype, partial(nn.Dense, precision=self.precision, dtype=self.dtype)
         for width in self.layers[:-1]:
-            h = self.activation(nn.Dense(width, kernel_init=nn.initializers.he_normal())(h))  # He et al.: for relu
+            h = self.activation(dense(width, kernel_init=nn.initializers.he_normal())(h))  # He et al.: for relu
             h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        h = nn.Dense(self.layers[-1])(h)
+        h = dense(self.layers[-1])(h).astype(wide)
         return unit(h) if self.normalize else h
 
 
@@ -100,17 +109,21 @@ class TwoTower(nn.Module):
         activation: between layers.
         dropout: in training.
         normalize: whether the vectors have length 1.
+        precision: of the layers' products.
+        dtype: what the layers compute in.
     """
 
     layers: tuple[int, ...] = (256, 128, 32)
     activation: Callable[[Array], Array] = nn.relu
     dropout: float = 0.0
     normalize: bool = True
+    precision: jax.lax.PrecisionLike = None
+    dtype: Any = None
 
     def setup(self) -> None:
         """Both towers."""
-        self.user = Tower(self.layers, self.activation, self.dropout, self.normalize)
-        self.item = Tower(self.layers, self.activation, self.dropout, self.normalize)
+        shape = self.layers, self.activation, self.dropout, self.normalize, self.precision, self.dtype
+        self.user, self.item = Tower(*shape), Tower(*shape)
 
     def __call__(self, x_user: ArrayLike, x_item: ArrayLike, *, train: bool = False) -> tuple[Array, Array]:
         """(v_u, v_m); the two need not have the same number of rows."""

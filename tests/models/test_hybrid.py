@@ -218,6 +218,7 @@ def test_history_features_that_are_equal_up_to_rounding_are_not_blown_up():
     assert float(params.item_moments[1, 0]) == pytest.approx(float(jnp.std(told.c)), rel=0.1), "what varies does"
 
 
+@pytest.mark.slow
 def test_it_learns_more_than_biases():
     """Items' tags decide what users of two kinds like: the towers find it, for users who never trained, too."""
     rng = np.random.default_rng(0)

@@ -99,3 +99,26 @@ def test_normalize(normalize):
     x = jnp.ones((2, 3))
     lengths = jnp.linalg.norm(towers.init_with_output(jax.random.key(0), x, x)[0][0], axis=1)
     assert bool(jnp.allclose(lengths, 1, atol=1e-5)) == normalize
+
+
+def test_layers_in_bfloat16_have_parameters_and_vectors_of_float32():
+    x_user, x_item = (jax.random.normal(jax.random.key(n), (6, 5 + n)) for n in (0, 1))
+    wide, narrow = TwoTower(layers=(16, 8)), TwoTower(layers=(16, 8), dtype=jnp.bfloat16)
+    params = narrow.init(jax.random.key(0), x_user, x_item)
+    found, right = (jax.jit(towers.apply)(params, x_user, x_item) for towers in (narrow, wide))
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, found))} == {jnp.dtype("float32")}
+    for ours, theirs in zip(found, right, strict=True):
+        assert 1e-5 < float(jnp.max(jnp.abs(ours - theirs))) < 0.05
+        np.testing.assert_allclose(jnp.linalg.norm(ours, axis=1), 1, rtol=1e-6)
+    products = lambda towers: jax.jit(towers.apply).lower(params, x_user, x_item).as_text().count("xbf16>) -> ")
+    assert products(narrow) > products(wide) == 0
+
+
+@pytest.mark.parametrize("precision", ["highest", jax.lax.Precision.HIGHEST])
+def test_precision_is_that_of_the_layers_products(precision):
+    x_user, x_item = jnp.ones((2, 3)), jnp.ones((2, 4))
+    towers = TwoTower(layers=(8, 4), precision=precision)
+    params = towers.init(jax.random.key(0), x_user, x_item)
+    program = lambda towers: str(jax.make_jaxpr(towers.apply)(params, x_user, x_item))
+    assert "HIGHEST" in program(towers)
+    assert "HIGHEST" not in program(TwoTower(layers=(8, 4)))

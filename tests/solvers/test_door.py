@@ -261,7 +261,7 @@ def test_other_ratings_are_refused():
 # ------------------------------------------------------------------------------------------- types
 
 
-NARROW = [np.uint8, np.int32, jnp.bfloat16]
+NARROW = [np.uint8, pytest.param(np.int32, marks=pytest.mark.slow), pytest.param(jnp.bfloat16, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("dtype", NARROW)

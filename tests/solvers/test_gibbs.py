@@ -154,6 +154,7 @@ def test_rows_are_drawn_from_their_posterior(x64, side, form):
     np.testing.assert_allclose(conditionals.errors(given, drawn.rows[0]), left, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_dense_and_rows_give_the_same_draws(x64):
     state = in_float64(alone(start(N_USERS, N_ITEMS, 2, key=jax.random.key(0), groups=groups())))
     bases, step = in_float64(groups()), jax.jit(sweep)
@@ -281,6 +282,7 @@ def same(one, other):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_resumed_it_is_as_if_never_stopped_and_the_key_decides():
     known = data.dense(ratings())
     whole = run(known, 7, block=2)
@@ -332,6 +334,7 @@ def test_what_is_masked_is_inert():
     same(run(known, 4)[:2], run(spoiled, 4)[:2])
 
 
+@pytest.mark.slow
 def test_priors_make_a_grid():
     state, known = alone(start(N_USERS, N_ITEMS, 2, key=jax.random.key(0))), data.dense(ratings())
     step = lambda scatter: sweep(state, known, key=jax.random.key(1), mu=MU, priors=Priors(scatter=scatter))

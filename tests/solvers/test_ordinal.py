@@ -219,6 +219,7 @@ def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, uneven):
     assert max(map(abs, z.values())) < 4.5, z
 
 
+@pytest.mark.slow
 def test_the_posterior_is_of_ratings_and_a_run_is_resumed_where_it_stopped():
     """Mean, spread and noise by SciPy from the states; stopped after four sweeps and taken on, nothing is different."""
     known, test, kept = data.dense(ratings()), ratings(1), []

@@ -67,6 +67,7 @@ def of_user(ratings, user):
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(problems())
 def test_every_path_is_float64s(problem):
@@ -101,6 +102,7 @@ def test_every_path_is_float64s(problem):
     assert all(np.isfinite(each.w).all() for each in short)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(problems())
 def test_each_rating_left_out_is_float64s_refit(problem):
