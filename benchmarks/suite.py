@@ -302,11 +302,8 @@ def _of_implicit(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sides(ratings: Ratings) -> tuple[Rows, Rows]:
-    """On a CPU a device per core, and finer buckets: a compilation is nothing beside what is measured."""
-    growth = 1.25 if jax.default_backend() == "cpu" else None
-    by_user, by_item = (
-        data.rows(ratings, side, devices=jax.devices(), bucket_growth=growth) for side in ("user", "item")
-    )
+    """On a CPU a device per core."""
+    by_user, by_item = (data.rows(ratings, side, devices=jax.devices()) for side in ("user", "item"))
     return by_user, by_item
 
 

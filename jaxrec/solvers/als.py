@@ -138,13 +138,18 @@ def sweep(
     return _sweep(factors, by_user, by_item, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps, mend=False)
 
 
+def _sweep(factors: Factors, by_user: Rows, by_item: Rows, **options: Any) -> tuple[Factors, Array]:
+    """Called eagerly, a program for each side: XLA compiles the two in less memory than one of both."""
+    factors, _ = _half(factors, by_user, **options)
+    return _half(factors, by_item, **options)
+
+
 @partial(jax.jit, static_argnames=("cg_steps", "mend"))
-def _sweep(
-    factors: Factors, by_user: Rows, by_item: Rows, *, l2: L2, l2_bias: L2, cg_steps: int | None, mend: bool
+def _half(
+    factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2, cg_steps: int | None, mend: bool
 ) -> tuple[Factors, Array]:
-    options: dict[str, Any] = {"l2": l2, "l2_bias": l2_bias, "cg_steps": cg_steps, "mend": mend}
-    factors, _ = solved(by_user, factors, **options)
-    factors, left = solved(by_item, factors, **options)
+    """One side solved; of the items' the joint cost after it, for the users' penalty is known then."""
+    factors, left = solved(rows, factors, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps, mend=mend)
     return factors, left + _of_users(factors, l2, l2_bias)
 
 

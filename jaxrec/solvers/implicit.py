@@ -147,20 +147,18 @@ def implicit_sweep(
     return _sweep(factors, by_user, by_item, l2=l2, unobserved=unobserved, cg_steps=cg_steps, mend=False)
 
 
+def _sweep(factors: Factors, by_user: Rows, by_item: Rows, **options: Any) -> tuple[Factors, Array]:
+    """Called eagerly, a program for each side, as in `als`."""
+    factors, _ = _half(factors, by_user, **options)
+    return _half(factors, by_item, **options)
+
+
 @partial(jax.jit, static_argnames=("cg_steps", "mend"))
-def _sweep(
-    factors: Factors,
-    by_user: Rows,
-    by_item: Rows,
-    *,
-    l2: L2,
-    unobserved: float | Array,
-    cg_steps: int | None,
-    mend: bool,
+def _half(
+    factors: Factors, rows: Rows, *, l2: L2, unobserved: float | Array, cg_steps: int | None, mend: bool
 ) -> tuple[Factors, Array]:
-    options: dict[str, Any] = {"l2": l2, "unobserved": unobserved, "cg_steps": cg_steps, "mend": mend}
-    factors, _ = _solved(by_user, factors, **options)
-    factors, left = _solved(by_item, factors, **options)
+    """One side solved; of the items' the objective after it, for the users' penalty is known then."""
+    factors, left = _solved(rows, factors, l2=l2, unobserved=unobserved, cg_steps=cg_steps, mend=mend)
     return factors, left + half_squared_norm(in_float32(factors.w), pair(l2)[0])
 
 
