@@ -139,3 +139,29 @@ def test_masks_are_bools_of_one_shape(wrong):
     for given in (wrong, jnp.asarray(wrong)):
         with pytest.raises(ValueError, match=r"keep: expected a mask of bools of shape \(3,\), got"):
             check.mask("keep", given, (3,))
+
+
+@pytest.fixture
+def on_a_device(monkeypatch):
+    """As if JAX's arrays lay on an accelerator, where NumPy must not be asked of every one."""
+    monkeypatch.setattr(check, "_on_device", lambda values: isinstance(values, jax.Array))
+
+
+def test_what_lies_on_an_accelerator_is_looked_at_there(on_a_device, monkeypatch):
+    ids, numbers = jnp.array([[0, 2], [1, 3]]), jnp.array([1.0, -2.0])
+    with monkeypatch.context() as on:
+        on.setattr(check, "np", None)  # nothing is asked of NumPy
+        assert check.row_ids("user", ids, size=4) is ids
+        check.all_finite("w", numbers)
+        check.all_finite("ids", ids)
+    with pytest.raises(ValueError, match=r"user: expected ids in \[0, 3\), got 3 at position \(1, 1\)"):
+        check.row_ids("user", ids, size=3)
+    with pytest.raises(ValueError, match=r"user: expected ids in \[0, 4\), got -1 at position 0"):
+        check.row_ids("user", jnp.array([-1]), size=4)
+    there = check.row_ids("user", jnp.array([-1, 2]), size=4, where=jnp.array([False, True]))
+    assert there.tolist() == [0, 2]
+    with pytest.raises(ValueError, match="w: expected finite numbers, got nan at position 1"):
+        check.all_finite("w", jnp.array([1.0, jnp.nan]))
+    with pytest.raises(ValueError, match="expected integer ids"):
+        check.row_ids("user", numbers, size=4)
+    assert check.row_ids("user", jnp.zeros((0,), jnp.int32), size=4).shape == (0,)

@@ -81,7 +81,7 @@ class Tower(nn.Module):
     activation: Callable[[Array], Array] = nn.relu
     dropout: float = 0.0
     normalize: bool = True
-    precision: jax.lax.PrecisionLike = None
+    precision: str | jax.lax.Precision | None = None
     dtype: Any = None
 
     @nn.compact
@@ -117,7 +117,7 @@ class TwoTower(nn.Module):
     activation: Callable[[Array], Array] = nn.relu
     dropout: float = 0.0
     normalize: bool = True
-    precision: jax.lax.PrecisionLike = None
+    precision: str | jax.lax.Precision | None = None
     dtype: Any = None
 
     def setup(self) -> None:
