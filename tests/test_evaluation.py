@@ -113,6 +113,7 @@ def test_your_own_metric_reads_the_lists(k, at_once):
     np.testing.assert_array_equal(found["ndcg"], alone)
 
 
+@pytest.mark.slow
 def test_the_librarys_metrics_are_the_same_from_hits_and_from_lists():
     users, items, seen, relevant = draw(1)
     given = {"k": (1, 5, 40), "metrics": ALL | {"auc": metrics.auc_at_k}}

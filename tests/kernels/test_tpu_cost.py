@@ -69,6 +69,7 @@ def test_at_the_sizes_of_a_tpu():
     check(draw(tpu_cost.ITEMS + 3, 130, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_what_is_masked_is_inert_and_empty_items_and_users_have_sums_of_zero():
     clean = *_, y, r = draw(10, 6, 2)

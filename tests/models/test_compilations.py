@@ -89,6 +89,7 @@ def compilations(call):
     return compiled - before
 
 
+@pytest.mark.slow
 def test_the_second_call_compiles_nothing(calls):
     first = {name: compilations(call) for name, call in calls.items()}
     again = {name: compilations(call) for name, call in calls.items()}

@@ -261,9 +261,10 @@ def test_other_ratings_are_refused():
 # ------------------------------------------------------------------------------------------- types
 
 
-NARROW = [np.uint8, pytest.param(np.int32, marks=pytest.mark.slow), pytest.param(jnp.bfloat16, marks=pytest.mark.slow)]
+NARROW = [np.uint8, np.int32, jnp.bfloat16]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", NARROW)
 def test_values_and_weights_of_any_type(dtype):
     by_user, by_item = sides(ratings(weights=lambda n: 1 + np.arange(n, dtype=np.float32) % 3))

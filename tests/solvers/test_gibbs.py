@@ -296,6 +296,7 @@ def test_resumed_it_is_as_if_never_stopped_and_the_key_decides():
     assert not np.allclose(whole[1].mean[0], whole[1].mean[1])  # chains are draws of their own
 
 
+@pytest.mark.slow
 def test_the_posterior_is_the_draws_mean_and_variance(x64):
     known, test, kept = data.dense(ratings()), ratings(1), []
     scale = (2.0, 4.0)
@@ -344,6 +345,7 @@ def test_priors_make_a_grid():
         np.testing.assert_allclose(grid.users.precision[k], one(scatter).users.precision, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_features_are_taken_through_the_run_and_a_bar_is_shown(capsys):
     """A user without ratings is predicted by her features: ratings of 5 for those who have them, of 1 for the rest."""
     rng = np.random.default_rng(0)

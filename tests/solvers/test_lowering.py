@@ -11,6 +11,7 @@ from benchmarks import shapes
 from jaxrec import solvers
 
 SIZES = 138_493, 26_744
+CASES = [("explicit", 3), ("implicit", None), ("implicit", 3)]  # each is traced for some seconds
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,10 @@ def test_the_ratings_that_are_not_there_are_20_million(sides):
         assert sum(len(bucket.row) for bucket in rows.buckets) == len(rows.place)
 
 
-@pytest.mark.parametrize("cg_steps", [None, 3])
-@pytest.mark.parametrize("name", ["explicit", "implicit"])
+@pytest.mark.parametrize(
+    ("name", "cg_steps"),
+    [("explicit", None), *(pytest.param(*each, marks=pytest.mark.slow) for each in CASES)],
+)
 def test_a_gpus_sweep_is_few_large_steps_and_cusolvers(sides, name, cg_steps):
     factors = shapes.factors(*SIZES, 64, biases=name == "explicit")
     sweep = {

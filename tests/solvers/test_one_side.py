@@ -162,7 +162,8 @@ def test_leave_one_out_takes_other_losses(x64):
     assert 0 < float(absolute.mean()) <= float(jnp.sqrt(squared.mean()))
 
 
-@pytest.mark.parametrize("side", ["user", pytest.param("item", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["user", "item"])
 def test_the_errors_derivative_in_l2_is_finite_differences(x64, side):
     """Both validation errors, through the ridge: what is held out, and what is left out one by one."""
     ratings, factors = toy(), model()

@@ -156,7 +156,10 @@ CALLS = {  # one call or several of every public function, each with all that it
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+SLOW = {"gibbs.sweep", "gibbs.gibbs"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CALLS])
 def test_the_second_call_compiles_nothing(name):
     jax.block_until_ready([leaf for leaf in jax.tree.leaves(CALLS[name]()) if isinstance(leaf, jax.Array)])
     before = COMPILED[0]

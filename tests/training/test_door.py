@@ -171,6 +171,7 @@ def test_another_optimizer_is_seen(name):
         made_by(then, epochs=4, resume=history)
 
 
+@pytest.mark.slow
 def test_the_same_optimizer_made_again_is_the_same():
     for make in (
         lambda: optax.adam(0.1),
