@@ -8,6 +8,7 @@ import pytest
 from jaxrec import data, evaluation, losses, metrics, models, solvers
 from jaxrec.kernels import csr
 from jaxrec.retrieval import quantized, related, top_k
+from jaxrec.retrieval.ranking import diversify
 from jaxrec.solvers import gibbs, regressions
 
 RATINGS = data.synthetic.low_rank(60, 40, 900, rng=0).ratings
@@ -81,6 +82,47 @@ def test_a_gpu_with_slow_scatters_says_the_same(lowered_for, monkeypatch, name):
     monkeypatch.setattr(csr, "fast_scatters", lambda on: False)
     lowered_for("cuda")
     check(name, right)
+
+
+def products(jaxpr):
+    """Every product of matrices in a program, those in its loops and branches too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jax.tree.leaves(
+            equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from products(inner)
+
+
+ALSO = {
+    "predict_all": lambda: models.predict_all(FACTORS),
+    "losses.cost of Dense": lambda: losses.cost(FACTORS, data.dense(RATINGS), l2=0.7),
+    "user_cost's derivative": lambda: jax.grad(losses.user_cost)(
+        FACTORS.w[0], FACTORS.b[0], FACTORS.x, jnp.ones(40), jnp.ones(40, bool), l2=0.7
+    ),
+    "in_batch_softmax": lambda: losses.content.in_batch_softmax(VECTORS[:9], VECTORS[:9], jnp.arange(9)),
+    "diversify": lambda: diversify(jnp.arange(9.0), VECTORS[:9], k=3, trade_off=0.5),
+}
+
+
+NOT_TRACED = {"top_k by eight bits", "related", "ranking"}  # they look at their arguments on the host
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS | ALSO if name not in NOT_TRACED])
+def test_what_is_solved_ranked_or_compared_is_multiplied_in_every_digit(lowered_for, name):
+    """By default it is TF32 on a GPU, of three digits."""
+    lowered_for("cuda")
+    found = list(products(jax.make_jaxpr((CALLS | ALSO)[name])().jaxpr))
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    assert {equation.params["precision"] for equation in found} <= {highest}
+
+
+def test_products_are_found():
+    program = jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 3, lambda _, x: jax.jit(jnp.matmul)(x, x), x))(jnp.eye(2))
+    assert len(list(products(program.jaxpr))) == 1
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -45,6 +45,7 @@ from jaxrec.losses.pointwise import (
     logistic_slope,
 )
 from jaxrec.models.factors import biases, check_tables, in_float32, item_term, predict_layout
+from jaxrec.numerics import product
 from jaxrec.types import Dense, Factors, Linked, Observed
 
 __all__ = ["cost", "gradient", "item_gradient", "user_gradient", "value_and_gradient"]
@@ -67,8 +68,8 @@ def user_gradient(
     collaborative.check_row(x, y, where, row={"b": b}, l2=l2, l2_bias=l2_bias, offset=offset)
     w, b, x, offset = check.as_floats(w=w, b=b, x=x, offset=offset)
     x = jnp.where(where[:, None], x, 0)
-    e = _errors(x @ w + b + offset, y, where, weights, slope)
-    return x.T @ e + l2 * w, jnp.sum(e) + l2_bias * b
+    e = _errors(product(x, w) + b + offset, y, where, weights, slope)
+    return product(x.T, e) + l2 * w, jnp.sum(e) + l2_bias * b
 
 
 def item_gradient(
@@ -90,8 +91,8 @@ def item_gradient(
     check.same_shape(y=y, b=b)
     x, w, b, c, offset = check.as_floats(x=x, w=w, b=b, c=c, offset=offset)
     w = jnp.where(where[:, None], w, 0)
-    e = _errors(w @ x + b + offset + (0.0 if c is None else c), y, where, weights, slope)
-    gradient_x = w.T @ e + l2 * x
+    e = _errors(product(w, x) + b + offset + (0.0 if c is None else c), y, where, weights, slope)
+    gradient_x = product(w.T, e) + l2 * x
     return gradient_x if c is None else (gradient_x, jnp.sum(e) + l2_bias * c)
 
 
@@ -270,7 +271,7 @@ def _sums(factors: Factors, ratings: Dense | Observed | Linked, e: Array) -> _Su
     """The four sums of the module's docstring."""
     match ratings:
         case Dense():
-            return _Sums(e.T @ factors.x, jnp.sum(e, axis=0), e @ factors.w, jnp.sum(e, axis=1))
+            return _Sums(product(e.T, factors.x), jnp.sum(e, axis=0), product(e, factors.w), jnp.sum(e, axis=1))
         case Linked():
             return by_platform(_linked_sums, factors, ratings, e)
         case Observed():

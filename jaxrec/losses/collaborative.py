@@ -29,6 +29,7 @@ from jaxrec import check
 from jaxrec.losses.penalty import L2, Strength, check_per_row, of_factors
 from jaxrec.losses.pointwise import PointwiseLoss, half_squared_error
 from jaxrec.models.factors import predict_layout
+from jaxrec.numerics import product
 from jaxrec.types import Dense, Factors, Linked, Observed, Rows, Total
 
 __all__ = ["check_row", "cost", "data_term", "item_cost", "items_cost", "user_cost", "users_cost"]
@@ -67,7 +68,7 @@ def user_cost(
     w, b, x, offset = check.as_floats(w=w, b=b, x=x, offset=offset)
     penalty = 0.5 * l2 * jnp.sum(w**2) + 0.5 * l2_bias * b**2
     x = jnp.where(where[:, None], x, 0)  # masked features too: 0 * NaN would put NaN into the gradient
-    return loss(x @ w + b + offset, y, where=where, weights=weights).sum + penalty
+    return loss(product(x, w) + b + offset, y, where=where, weights=weights).sum + penalty
 
 
 def item_cost(
@@ -105,7 +106,7 @@ def item_cost(
     check.same_shape(y=y, b=b)
     x, w, b, c, offset = check.as_floats(x=x, w=w, b=b, c=c, offset=offset)
     w = jnp.where(where[:, None], w, 0)
-    prediction = w @ x + b + offset
+    prediction = product(w, x) + b + offset
     penalty = 0.5 * l2 * jnp.sum(x**2)
     if c is not None:
         prediction, penalty = prediction + c, penalty + 0.5 * l2_bias * c**2

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxrec import check
 from jaxrec.losses.pointwise import PointwiseLoss, squared_error
-from jaxrec.numerics import log_softmax
+from jaxrec.numerics import log_softmax, product
 from jaxrec.types import Total
 
 __all__ = ["in_batch_softmax", "kernels", "log_popularity", "two_tower"]
@@ -132,7 +132,7 @@ def in_batch_softmax(
     (item,) = check.comparable_ids(item=item)
     where = jnp.ones(n, bool) if where is None else jnp.asarray(where)
     v_user, v_item = (jnp.where(where[:, None], v, 0) for v in (v_user, v_item))
-    score = v_user @ v_item.T / temperature
+    score = product(v_user, v_item.T) / temperature
     itself = jnp.eye(n, dtype=bool)
     hit = item[:, None] == item[None, :]
     if user is not None:

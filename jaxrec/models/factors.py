@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from jaxrec import check
 from jaxrec.lookup import lookup
+from jaxrec.numerics import product
 from jaxrec.ratings import check_same_ids
 from jaxrec.types import Dense, Factors, Linked, Observed, Ratings, Rows
 
@@ -161,7 +162,7 @@ def predict_all(factors: Factors) -> Float[Array, "n_users n_items"]:
 
 def _predict_all(factors: Factors) -> Array:
     factors = in_float32(factors)
-    return factors.w @ factors.x.T + factors.b[:, None] + item_term(factors)[None, :]
+    return product(factors.w, factors.x.T) + factors.b[:, None] + item_term(factors)[None, :]
 
 
 def predict_layout(factors: Factors, ratings: Dense | Observed | Linked | Rows) -> Any:

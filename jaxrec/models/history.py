@@ -40,6 +40,7 @@ from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
 from jaxrec import check
 from jaxrec.kernels.csr import linked_matmul
 from jaxrec.lookup import lookup
+from jaxrec.numerics import product
 from jaxrec.types import Linked
 
 __all__ = ["GAIN", "History", "of_user", "part", "summarize", "sums"]
@@ -248,9 +249,11 @@ def of_user(
     features = [b[None], jnp.log1p(count)[None]]
     if tag_rows is not None:
         mine = lookup(tag_rows, ids)
-        features.append(_mean(left @ mine, one @ mine + user_damping))
+        features.append(_mean(product(left, mine), product(one, mine) + user_damping))
     rows = lookup(rows, ids)
-    bag = jnp.concatenate([one @ rows[:, :half], left @ rows[:, half:]]) * (GAIN * jax.lax.rsqrt(1 + count))
+    bag = jnp.concatenate([product(one, rows[:, :half]), product(left, rows[:, half:])]) * (
+        GAIN * jax.lax.rsqrt(1 + count)
+    )
     return jnp.concatenate(features), bag
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from jaxrec import check
 from jaxrec.kernels.topk import orderable
 from jaxrec.lookup import lookup
-from jaxrec.numerics import unit
+from jaxrec.numerics import product, unit
 
 __all__ = ["diversify", "order", "rank"]
 
@@ -121,7 +121,7 @@ def _diversify(scores: Array, vectors: Array, trade_off: Array, *, k: int) -> tu
         value = relevance - trade_off * jnp.where(number > 0, likeness, 0)
         value = jnp.where(left, jnp.where(empty, jnp.finfo(value.dtype).min, value), -jnp.inf)
         place = jnp.argmax(value)
-        likeness = jnp.maximum(likeness, vectors @ vectors[place])
+        likeness = jnp.maximum(likeness, product(vectors, vectors[place]))
         return (likeness, left & (jnp.arange(len(scores)) != place)), place
 
     start = jnp.full(scores.shape, -jnp.inf, scores.dtype), jnp.ones(scores.shape, bool)
