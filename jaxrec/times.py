@@ -191,8 +191,12 @@ def _of_datetimes(name: str, array: np.ndarray) -> tuple[np.ndarray, TimeUnit]:
     if np.isnat(array).any():
         raise ValueError(f"{name}: expected a time for every rating, got NaT. Drop those rows, or the column.")
     for unit in UNITS:
-        ticks = array.astype(f"M8[{unit}]")
-        if (ticks.astype(array.dtype) == array).all():  # nothing is cut, and nothing wraps
+        try:
+            ticks = array.astype(f"M8[{unit}]")
+            same = (ticks.astype(array.dtype) == array).all()  # nothing is cut, and nothing wraps
+        except OverflowError:  # NumPy 2.5 says so, where those before it wrapped
+            continue
+        if same:
             return ticks.astype(np.int64), unit
     raise ValueError(f"{name}: expected times that fit in int64 seconds to nanoseconds, got {array.dtype} that do not.")
 

@@ -159,7 +159,7 @@ def test_nanoseconds_of_pandas():
         ([1, None], "expected a time for every rating, got None at position 1"),
         (pl.Series([AWARE, None]), "expected a time for every rating, got NaT"),
         ([pd.NaT], "expected a time for every rating, got NaT"),
-        ([np.datetime64("NaT")], "expected a time for every rating, got NaT"),
+        ([np.datetime64("NaT", "s")], "expected a time for every rating, got NaT"),
         (pd.Series([1, None], dtype="Int64"), "got nan at position 1"),
         (np.ma.array([1, 2], mask=[False, True]), "masked"),
         (np.array([-(2**63)]), "missing datetime"),

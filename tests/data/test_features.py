@@ -146,8 +146,8 @@ def test_a_table_is_brought_into_the_order_of_the_ids():
 # Missing values: one thing in every kind of column, frame and request
 
 MISSING = [
-    None, float("nan"), np.float32("nan"), np.float16("nan"), np.datetime64("NaT"), np.timedelta64("NaT"), pd.NA,
-    pd.NaT, Decimal("NaN"), Decimal("sNaN"), np.ma.masked,
+    None, float("nan"), np.float32("nan"), np.float16("nan"), np.datetime64("NaT", "s"), np.timedelta64("NaT", "s"),
+    pd.NA, pd.NaT, Decimal("NaN"), Decimal("sNaN"), np.ma.masked,
 ]  # fmt: skip
 KINDS = {
     "Numeric": (Numeric(), [1.0, 3.0]),
