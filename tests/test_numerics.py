@@ -67,17 +67,24 @@ def probabilities(score, where):
     return e / e.sum()
 
 
+# jitted: a program of each shape, in place of one of each operation
+LOG_SOFTMAX = jax.jit(log_softmax)
+OF_WHAT_IS_REACHED = jax.jit(
+    jax.grad(lambda score, where: jnp.sum(jnp.where(jnp.isneginf(lp := log_softmax(score, where)), 0, lp)))
+)
+LISTWISE = jax.jit(jax.value_and_grad(lambda score, relevance: losses.ranking.softmax(score, relevance).sum))
+
+
 @given(st.lists(st.tuples(SCORES, st.booleans()), min_size=1, max_size=6))
 @settings(max_examples=150, deadline=None)
 def test_log_softmax(entries):
     score, where = (np.array(column) for column in zip(*entries, strict=True))
     score, where = score.astype(np.float32), where.astype(bool)
-    found = log_softmax(jnp.asarray(score), jnp.asarray(where))
+    found = LOG_SOFTMAX(score, where)
     np.testing.assert_allclose(
         np.exp(np.float64(found)), probabilities(np.float64(score), where), rtol=1e-5, atol=1e-30
     )
-    reached = lambda score: jnp.sum(jnp.where(log_softmax(score, where) > -jnp.inf, log_softmax(score, where), 0))
-    assert np.isfinite(jax.grad(reached)(jnp.asarray(score))).all()
+    assert np.isfinite(OF_WHAT_IS_REACHED(score, where)).all()
 
 
 def test_log_softmax_shows_a_nan():
@@ -90,13 +97,13 @@ def test_log_softmax_shows_a_nan():
 @settings(max_examples=60, deadline=None)
 def test_a_lists_softmax_is_never_nan(lists, right):
     score, relevance = jnp.array(lists, jnp.float32), jnp.zeros((len(lists), 3)).at[:, right].set(1)
-    value = lambda score: losses.ranking.softmax(score, relevance).sum
+    value, gradient = LISTWISE(score, relevance)
     expected = [probabilities(np.float64(np.float32(s)), np.ones(3, bool))[right] for s in lists]
     if min(expected) > 1e-300:
-        np.testing.assert_allclose(value(score), -np.log(expected).sum(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(value, -np.log(expected).sum(), rtol=1e-4, atol=1e-5)
     else:
-        assert float(value(score)) > 600
-    assert np.isfinite(jax.grad(value)(score)).all()
+        assert float(value) > 600
+    assert np.isfinite(gradient).all()
 
 
 def test_one_item_of_log_q_minus_infinity_costs_nobody_anything():

@@ -103,6 +103,7 @@ def test_the_counter_sees_a_program_made_per_call():
     assert compilations(wrong) == 1
 
 
+@pytest.mark.slow
 def test_every_public_function_is_in_the_table(calls):
     for module in (history, hybrid):
         for name in module.__all__:

@@ -321,6 +321,7 @@ def test_the_posterior_is_the_draws_mean_and_variance(x64):
     assert int(both.count) == 14
 
 
+@pytest.mark.slow
 def test_no_retrace_for_the_same_shapes():
     known = data.dense(ratings())
     run(known, 4, block=2)
@@ -329,6 +330,7 @@ def test_no_retrace_for_the_same_shapes():
     assert sampler._block._cache_size() == before
 
 
+@pytest.mark.slow
 def test_what_is_masked_is_inert():
     known = data.dense(ratings())
     spoiled = Dense(jnp.where(known.where, known.value, jnp.nan), known.where)
@@ -375,7 +377,11 @@ def test_features_are_taken_through_the_run_and_a_bar_is_shown(capsys):
         ({"burn": lambda: 4}, r"burn: expected a number in \[0, sweeps\)"),
         ({"block": lambda: 0}, "block: expected at least 1"),
         ({"state": lambda: alone(start(N_USERS, N_ITEMS, 2, key=jax.random.key(0)))}, "a leading axis of chains"),
-        ({"posterior": lambda: run(data.dense(ratings()), 4, chains=1)[1]}, "posterior: expected 2 chains of"),
+        pytest.param(
+            {"posterior": lambda: run(data.dense(ratings()), 4, chains=1)[1]},
+            "posterior: expected 2 chains of",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_bad_input(wrong, says):

@@ -71,7 +71,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize("side", ["user", pytest.param("item", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES)
 def test_every_row_and_every_left_out_rating_is_numpys_refit(x64, side, case):
     options = dict(CASES[case])
@@ -102,7 +102,7 @@ def test_every_row_and_every_left_out_rating_is_numpys_refit(x64, side, case):
     np.testing.assert_allclose(out.count, count)
 
 
-@pytest.mark.parametrize(("side", "at_once"), [("user", 1), ("item", 2)])
+@pytest.mark.parametrize(("side", "at_once"), [pytest.param("user", 1, marks=pytest.mark.slow), ("item", 2)])
 def test_rows_solved_some_at_a_time_are_those_solved_at_once(x64, monkeypatch, side, at_once):
     given, factors = rows(toy(weights=True), side), model()
 
