@@ -288,7 +288,7 @@ def _check_fits(shape: tuple[int, int], needed: int) -> None:
 
 def _padded(column: np.ndarray, extra: int) -> Array:
     """A column on the device, with `extra` zeros (a valid id, False) at the end."""
-    return jnp.asarray(np.pad(column, (0, extra)) if extra else column)
+    return jnp.array(np.pad(column, (0, extra)) if extra else column)  # a copy: jax 0.9.0 shared the memory
 
 
 def _extra(n: int, multiple: int) -> int:
