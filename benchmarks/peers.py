@@ -96,13 +96,9 @@ def cmfrec_als(cell: dict[str, Any]) -> dict[str, Any]:
 
 def implicit_als(cell: dict[str, Any]) -> dict[str, Any]:
     """A sweep of implicit ALS; its factors after `sweeps` are written to cell['out']."""
-    import scipy.sparse as sp
     from implicit.cpu.als import AlternatingLeastSquares
 
-    given = np.load(cell["path"])
-    n_users, n_items = int(given["n_users"]), int(given["n_items"])
-    confidence = np.full(len(given["user"]), cell["confidence"], np.float32)
-    clicks = sp.csr_matrix((confidence, (given["user"], given["item"])), shape=(n_users, n_items))
+    clicks = _clicks(cell)
 
     def fit(sweeps: int) -> Any:
         model = AlternatingLeastSquares(
@@ -123,16 +119,10 @@ def implicit_als(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def implicit_gpu_als(cell: dict[str, Any]) -> dict[str, Any]:
-    """The same on a GPU, by three steps of conjugate gradients: it has no exact form there."""
-    import scipy.sparse as sp
+    """The same on a GPU, by three steps of conjugate gradients whatever is asked: it has no other form there."""
     from implicit.gpu.als import AlternatingLeastSquares
 
-    if not cell["cg"]:
-        raise NotImplementedError("implicit's CUDA ALS has conjugate gradients alone")
-    given = np.load(cell["path"])
-    n_users, n_items = int(given["n_users"]), int(given["n_items"])
-    confidence = np.full(len(given["user"]), cell["confidence"], np.float32)
-    clicks = sp.csr_matrix((confidence, (given["user"], given["item"])), shape=(n_users, n_items))
+    clicks = _clicks(cell)
 
     def fit(sweeps: int) -> Any:
         model = AlternatingLeastSquares(
@@ -333,6 +323,16 @@ def _per_sweep(fit: Callable[[int], Any], sweeps: int) -> tuple[float, Any]:
         model = fit(n)
         taken.append(time.perf_counter() - began)
     return (taken[1] - taken[0]) / (sweeps - 1), model
+
+
+def _clicks(cell: dict[str, Any]) -> Any:
+    """Users x items, each rating with the same confidence."""
+    import scipy.sparse as sp
+
+    given = np.load(cell["path"])
+    confidence = np.full(len(given["user"]), cell["confidence"], np.float32)
+    shape = int(given["n_users"]), int(given["n_items"])
+    return sp.csr_matrix((confidence, (given["user"], given["item"])), shape=shape)
 
 
 def _some(table: np.ndarray) -> list[float]:

@@ -129,7 +129,7 @@ def _peers(what: str) -> dict[str, dict[str, Any]]:
     on_gpu = {
         "gradient": {"PyTorch autograd, CUDA": {"what": "torch_gradient", "device": "cuda"}},
         "explicit": {},
-        "implicit": {"implicit, CUDA": {"what": "implicit_gpu_als"}},
+        "implicit": {"implicit, CUDA, 3 CG steps": {"what": "implicit_gpu_als"}},
         "search": {
             "PyTorch product and topk, CUDA": {"what": "torch_search"},
             "implicit KnnQuery": {"what": "implicit_knn"},

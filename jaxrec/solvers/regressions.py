@@ -39,7 +39,7 @@ __all__ = ["Side", "left", "lists", "solve", "solve_densely"]
 
 # What compiling one bucket more costs on an accelerator, in padded entries: a second on an H100, where an entry takes 3
 # ns of an exact sweep at d = 64, so that it is worth 20M entries after 20 sweeps, and this many after 150. 20M ratings
-# are 7 or 8 buckets a side then in place of the 17 that `data.rows` makes for a CPU, and padded by 60 % in place of 30.
+# are 8 or 9 buckets a side then, of 1.5 entries a rating, in place of the 17 of 1.2 that `data.rows` makes for a CPU.
 MERGE = 2**21
 
 
