@@ -66,6 +66,12 @@ HOMONYMS = {
     "sweep": ["jaxrec.solvers.gibbs.sweep", "jaxrec.solvers.sweep"],
     "user_mean": ["jaxrec.data.normalize.user_mean", "jaxrec.models.baselines.user_mean"],
 }
+NOT_MODEL_FIRST = {
+    "jaxrec.solvers.fold_in",
+    "jaxrec.solvers.gibbs.gibbs",
+    "jaxrec.solvers.implicit_fold_in",
+    "jaxrec.solvers.leave_one_out",
+}
 MISSPELLED = {
     "jaxrec.data.linked(multiple)",
     "jaxrec.data.memory(multiple)",
