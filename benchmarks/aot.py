@@ -31,10 +31,10 @@ from jax.sharding import SingleDeviceSharding
 from benchmarks import shapes
 from benchmarks.launches import Launches, count
 from jaxrec import data, losses, models, solvers, training
-from jaxrec.kernels.rank import ranks
+from jaxrec.kernels.rank_by_count import ranks
 from jaxrec.kernels.topk import GROUP
 from jaxrec.kernels.tpu_cost import cost_and_sums, logistic
-from jaxrec.kernels.tpu_gram import normal_equations
+from jaxrec.kernels.tpu_gram import tpu_normal_equations
 from jaxrec.kernels.tpu_topk import group_maxima
 from jaxrec.retrieval import quantized, top_k
 from jaxrec.solvers import ridge
@@ -132,13 +132,13 @@ def _uses() -> list[tuple[str, Callable[..., Any], tuple[Any, ...], Bar]]:
     few = models.init(943, 1682, 8, key=jax.random.key(0), mu=3.5)
     dense = data.dense(data.synthetic.low_rank(943, 1682, 100_000, rng=0).ratings)
     queries = lambda n, m: (shapes.f32((n, 32)), shapes.f32((m, 32)))
-    index = jax.eval_shape(quantized.build, shapes.f32((10_000_000, 32)))
+    index = jax.eval_shape(quantized.quantize, shapes.f32((10_000_000, 32)))
     gradient = partial(losses.closed_form.value_and_gradient, l2=0.1)
     autodiff = jax.value_and_grad(partial(losses.cost, l2=0.1))
     observed = lambda factors, linked: autodiff(factors, Observed(linked.user, linked.item, linked.value, linked.where))
     explicit, implicit = (
         partial(solvers.sweep, l2=12.0, l2_bias=12.0),
-        partial(solvers.implicit_sweep, l2=1.0, unobserved=0.1),
+        partial(solvers.implicit_sweep, l2=1.0, unobserved_weight=0.1),
     )
     search = lambda queries, items: top_k(queries, items, 100)
     ranked = lambda scores, ids: ranks(scores, ids, 100)
@@ -177,7 +177,7 @@ def _uses() -> list[tuple[str, Callable[..., Any], tuple[Any, ...], Bar]]:
 
 def _epoch(factors: Factors, ratings: Observed, *, batch_size: int) -> Any:
     step = training.make_step(lambda factors, batch: losses.cost(factors, batch, l2=0.1), optimizer := optax.adam(0.01))
-    key, state = jax.random.key(0), training.init(factors, optimizer)
+    key, state = jax.random.key(0), training.init_state(factors, optimizer)
     return training.epochs(step, state, ratings, batch_size=batch_size, key=key, epochs=1)
 
 
@@ -213,7 +213,7 @@ def _cases(struct: Struct) -> list[tuple[str, Callable[..., Any], Callable[..., 
     for r, length, d in [(10_001, 300, 128), (100_001, 16, 33), (50, 20_000, 64), (9, 200, 256)]:
         ratings = struct(r, length, dtype=jnp.int32), struct(r, length), struct(r, length, dtype=bool)
         arrays = struct(100_000, d), *ratings
-        cases.append((f"normal_equations, {r} rows of {length}, d = {d}", normal_equations, _equations, arrays))
+        cases.append((f"tpu_normal_equations, {r} rows of {length}, d = {d}", tpu_normal_equations, _equations, arrays))
     for n_items, n_users, d in [(10_001, 20_001, 32), (1682, 943, 10), (2000, 3000, 510)]:
         tables = struct(n_users, d), struct(n_users), struct(n_items, d), struct(n_items)
         arrays = *tables, struct(n_items, n_users), struct(n_items, n_users, dtype=bool)
@@ -230,7 +230,7 @@ def _group_maxima(queries: Array, items: Array, allowed: Array) -> Array:
 
 
 def _equations(table: Array, other: Array, value: Array, where: Array) -> ridge.Normal:
-    return jax.vmap(lambda other, value, where: ridge.normal(table[other], value, where))(other, value, where)
+    return jax.vmap(lambda other, value, where: ridge.normal_equations(table[other], value, where))(other, value, where)
 
 
 def _cost(w: Array, b: Array, x: Array, c: Array, value: Array, where: Array) -> tuple[Array, ...]:

@@ -20,7 +20,7 @@ from jax import Array
 from benchmarks import harness
 from experiments import harness as experiment
 from jaxrec import training
-from jaxrec.lookup import lookup
+from jaxrec.gather import gather
 
 STEPS = {"lazy": 200, "dense": 10}  # in one timed run: dense ones take a thousand times as long
 OPTIMIZER = optax.adam(1e-2)
@@ -83,7 +83,7 @@ def check(cell: dict[str, Any]) -> None:
         init, run = _steps(name)
         state, _ = jax.jit(run)(init(tables), batch, key=jax.random.key(0))
         params = state.params[1] if name == "lazy" else state.params
-        after[name] = [np.asarray(lookup(params[side], batch[side])) for side in ("user", "item")]
+        after[name] = [np.asarray(gather(params[side], batch[side])) for side in ("user", "item")]
     for lazy, dense in zip(after["lazy"], after["dense"], strict=True):
         np.testing.assert_allclose(lazy, dense, rtol=1e-5, atol=1e-6)
 
@@ -94,9 +94,11 @@ def _steps(name: str) -> tuple[Any, Any]:
     if name == "lazy":
         names = lambda batch: {side: (batch[side], jnp.ones(batch[side].shape, bool)) for side in ("user", "item")}
         cost = lambda params, rows, batch: error(rows["user"], rows["item"])
-        return lambda tables: training.lazy.init((), tables, OPTIMIZER), training.lazy.make_step(cost, OPTIMIZER, names)
-    whole = lambda params, batch: error(*(lookup(params[side], batch[side]) for side in ("user", "item")))
-    return lambda tables: training.init(tables, OPTIMIZER), training.make_step(whole, OPTIMIZER)
+        return lambda tables: training.lazy.init_state((), tables, OPTIMIZER), training.lazy.make_step(
+            cost, OPTIMIZER, names
+        )
+    whole = lambda params, batch: error(*(gather(params[side], batch[side]) for side in ("user", "item")))
+    return lambda tables: training.init_state(tables, OPTIMIZER), training.make_step(whole, OPTIMIZER)
 
 
 def _draw(cell: dict[str, Any], steps: int) -> tuple[dict[str, Array], dict[str, Array]]:

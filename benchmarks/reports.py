@@ -30,7 +30,7 @@ import optax
 
 from benchmarks import gradients, harness, suite
 from experiments import harness as experiment
-from jaxrec import data, models, solvers, training
+from jaxrec import bayes, data, models, solvers, training
 from jaxrec.losses.content import two_tower
 from jaxrec.models.two_tower import TwoTower
 
@@ -180,7 +180,7 @@ def _of_towers(cell: dict[str, Any]) -> dict[str, Any]:
     x_user = jax.random.normal(keys[0], (cell["batch"], cell["user_features"]))
     x_item = jax.random.normal(keys[1], (cell["batch"], cell["item_features"]))
     y = jax.random.uniform(keys[2], (cell["batch"],), minval=-1.0, maxval=1.0)
-    state = training.init(towers.init(keys[3], x_user, x_item), optimizer := optax.adam(1e-3))
+    state = training.init_state(towers.init(keys[3], x_user, x_item), optimizer := optax.adam(1e-3))
 
     def cost(params: Any, batch: Any) -> Any:
         x_user, x_item, y = batch
@@ -195,7 +195,7 @@ def _of_towers(cell: dict[str, Any]) -> dict[str, Any]:
 
 def _of_until(cell: dict[str, Any]) -> dict[str, Any]:
     dataset = suite._load(cell["data"], suite.Settings(path=cell["path"], seed=cell["seed"]))
-    train, test = data.splits.random(dataset.ratings, test=0.1, rng=cell["seed"])
+    train, test = data.splits.random(dataset.ratings, test_fraction=0.1, rng=cell["seed"])
     began = time.perf_counter()
     by_count = lambda ids, n: np.sqrt(np.maximum(np.bincount(ids, minlength=n), 1) * n / len(ids))
     l2 = (
@@ -206,13 +206,13 @@ def _of_until(cell: dict[str, Any]) -> dict[str, Any]:
     init = models.init(train.n_users, train.n_items, 12, key=jax.random.key(0), mu=float(train.value.mean()))
     reached: dict[str, Any] = {}
 
-    def look(sweep: int, factors: Any) -> bool:
+    def look(sweep: int, factors: Any, _: Any) -> bool:
         rmse = experiment.errors(factors, test, dataset.scale)["rmse"]
         if not reached and rmse <= cell["rmse"]:
             reached.update(seconds=time.perf_counter() - began, sweeps=sweep, rmse=rmse)
         return bool(reached)
 
-    solvers.als(*sides, init, l2=l2, l2_bias=3.0, sweeps=50, callback=look, progress=False)
+    solvers.als(sides, init=init, l2=l2, l2_bias=3.0, sweeps=50, callback=look, progress=False)
     return reached or {"seconds": float("inf"), "sweeps": 50, "rmse": "not reached"}
 
 
@@ -221,11 +221,12 @@ def _of_sampler(cell: dict[str, Any]) -> dict[str, Any]:
     ratings, block, clock = suite._from(np.load(cell["path"])), 2, []
     spread = partial(data.rows, ratings, devices=jax.devices())
     known = spread("user"), spread("item")
-    state = solvers.gibbs.start(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0))
+    state = bayes.init_chains(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0))
     few = ratings.take(np.arange(min(1000, len(ratings))))
-    _, _, trace = solvers.gibbs.gibbs(
-        known, state, few, key=jax.random.key(1), mu=float(ratings.value.mean()), sweeps=block * (cell["repeats"] + 1),
-        burn=0, block=block, callback=lambda *_: clock.append(time.perf_counter()), progress=False,
+    _, _, trace = bayes.gibbs(
+        known, few, init=state, key=jax.random.key(1), mu=float(ratings.value.mean()), burn_in=0,
+        sweeps=block * (cell["repeats"] + 1), sweeps_per_call=block, progress=False,
+        callback=lambda *_: clock.append(time.perf_counter()),
     )  # fmt: skip
     return {
         "seconds": float(np.median(np.diff(clock))) / block,

@@ -18,8 +18,8 @@ from jax import Array
 
 from benchmarks import harness
 from experiments import harness as experiment
-from jaxrec.lookup import lookup
-from jaxrec.retrieval import candidates, ranking, top_k
+from jaxrec.gather import gather
+from jaxrec.retrieval import candidates, rerank, top_k
 from jaxrec.retrieval.candidates import Table
 
 GROUPS = 20
@@ -99,7 +99,7 @@ def respond(catalogue: dict[str, Any], asked: dict[str, Array]) -> tuple[Array, 
         (asked["own"], everywhere(asked["own"])),
     ]
     found = candidates.merge(sources, size=256, exclude=(asked["seen"], everywhere(asked["seen"])))
-    return ranking.rank(asked["query"], catalogue["items"], found.ids, found.where, k=10)
+    return rerank.rank(asked["query"], catalogue["items"], found.ids, found.where, k=10)
 
 
 def _check_request(catalogue: dict[str, Any], asked: dict[str, Array], answer: tuple[Array, Array]) -> None:
@@ -113,7 +113,7 @@ def _check_request(catalogue: dict[str, Any], asked: dict[str, Array], answer: t
         rows("popular", [0]),
     ]
     left = np.setdiff1d(np.concatenate([*union, host["own"]]), host["seen"])
-    score = np.asarray(lookup(catalogue["items"], jnp.asarray(left))).astype(np.float64) @ host["query"]
+    score = np.asarray(gather(catalogue["items"], jnp.asarray(left))).astype(np.float64) @ host["query"]
     np.testing.assert_allclose(answer[0], np.sort(score)[::-1][:10], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(answer[1], left[np.argsort(-score, kind="stable")[:10]])
 

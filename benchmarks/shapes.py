@@ -26,7 +26,7 @@ def rows(n_users: int, n_items: int, n: int) -> tuple[Rows, Rows]:
         for _ in range(20):  # rows as long as there are others are full
             length = np.clip(share * n / share.sum(), 1, n_others).astype(int)
             share = share * np.where(length < n_others, n / length.sum(), 1)
-        plan = layouts._plan(length, bucket_growth=None, shortest=8, multiple=1)
+        plan = layouts._plan(length, bucket_growth=None, min_length=8, pad_to_multiple=1)
         of = lambda r, l: Bucket(i32((r,)), i32((r, l)), f32((r, l)), flags((r, l)))  # noqa: E741
         return Rows(tuple(of(each.n_lines, each.longest) for each in plan), i32((n_rows,)), name, n_others)
 

@@ -213,11 +213,11 @@ def _evaluation(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
 
 def _evaluated(dataset: str, settings: Settings, folder: Path) -> list[dict[str, Any]]:
     ratings = _load(dataset, settings).ratings
-    train, test = data.splits.random(ratings, test=0.2, rng=settings.seed)
+    train, test = data.splits.random(ratings, test_fraction=0.2, rng=settings.seed)
     clicks = Ratings(train.user, train.item, np.ones(len(train)), train.n_users, train.n_items)
     init = models.init(train.n_users, train.n_items, 64, key=jax.random.key(0), item_bias=False)
     sides = data.rows(clicks, "user"), data.rows(clicks, "item")
-    factors, _ = solvers.implicit_als(*sides, init, l2=10.0, unobserved=0.1, sweeps=5, progress=False)
+    factors, _ = solvers.implicit_als(sides, init=init, l2=10.0, unobserved_weight=0.1, sweeps=5, progress=False)
     path = folder / f"evaluation-{dataset}.npz"
     parts = {
         f"{name}_{side}": getattr(part, side)
@@ -245,7 +245,7 @@ def _grid(settings: Settings, folder: Path) -> list[dict[str, Any]]:
         n_items=ratings.n_items,
     )
     l2s = (8.0, 12.0) if settings.ratings < 1_000_000 else (7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0)
-    cell: dict[str, Any] = {"what": "grid", "path": str(path), "l2s": l2s, "rank": 8, "als_sweeps": 8, "at_once": 16}
+    cell: dict[str, Any] = {"what": "grid", "path": str(path), "l2s": l2s, "rank": 8, "als_sweeps": 8, "batch_size": 16}
     found = _run(settings, {"jaxrec": cell}, {"Surprise GridSearchCV": {"what": "surprise_grid"}}, rounds=1)
     trainings, k = 5 * 4 * len(l2s), cell["rank"] + 1
     normal = 2 * ratings.n_users * ratings.n_items * k * (k + 1)  # both sides, dense: what is done, not what is needed
@@ -309,7 +309,7 @@ def _sides(ratings: Ratings) -> tuple[Rows, Rows]:
 
 def _sweeps(run: Any, factors: Any, sides: Any, cell: dict[str, Any]) -> dict[str, Any]:
     """Seconds of a compiled sweep, and the objective after cell['sweeps']."""
-    factors = sides[0].beside(factors)
+    factors = sides[0].replicate(factors)
     jax.block_until_ready(run(factors, *sides))
     taken, objective = [], 0.0
     for _ in range(cell["sweeps"]):
@@ -339,7 +339,7 @@ def _objective(ratings: Ratings, cell: dict[str, Any]) -> float | None:
 
 def _of_search(cell: dict[str, Any]) -> dict[str, Any]:
     table, queries = map(jnp.asarray, draw_vectors(cell))
-    items = quantized.build(table) if cell["bits"] == 8 else table
+    items = quantized.quantize(table) if cell["bits"] == 8 else table
     run = jax.jit(lambda queries, items: top_k(queries, items, cell["k"]))
     scores, _ = run(queries, items)
     seconds = harness.seconds(run, queries, items, repeats=cell["repeats"])["seconds"]
@@ -354,7 +354,7 @@ def _of_evaluation(cell: dict[str, Any]) -> dict[str, Any]:
     )
     train, test = of("train"), of("test")
     measured = {"ndcg": metrics.ndcg, "map": metrics.average_precision, "precision": metrics.precision}
-    run = lambda: evaluation.ranking(w, x, train, test, k=cell["k"], metrics=measured)
+    run = lambda: evaluation.evaluate((w, x), train, test, k=cell["k"], metrics=measured)
     seconds = harness.seconds(run, repeats=cell["repeats"])["seconds"]
     return {"seconds": seconds, **{name: float(np.nanmean(each)) for name, each in run().items()}}
 
@@ -367,7 +367,7 @@ def _of_grid(cell: dict[str, Any]) -> dict[str, Any]:
     tagged = data.dense(
         Ratings(ratings.user, ratings.item, ratings.value, ratings.n_users, ratings.n_items, weights=fold)
     )
-    members = training.product(l2=cell["l2s"], l2_bias=(2.0, 3.0, 4.0, 5.0))
+    members = training.grid_points(l2=cell["l2s"], l2_bias=(2.0, 3.0, 4.0, 5.0))
     # l2 grows a little with what is known of a row, and so fewer sweeps do: 8 reach .909, 10 of one l2 for all .9095
     sides = (ratings.user, ratings.n_users), (ratings.item, ratings.n_items)
     counts = (np.bincount(ids, minlength=n) for ids, n in sides)
@@ -382,7 +382,7 @@ def _of_grid(cell: dict[str, Any]) -> dict[str, Any]:
         factors, _ = jax.lax.scan(step, init, length=cell["als_sweeps"])
         return metrics.rmse(jnp.clip(models.predict(factors, held.user, held.item), 1.0, 5.0), held.value)
 
-    mu, given = jnp.asarray(ratings.value.mean()), {"at_once": cell["at_once"], "progress": False}
+    mu, given = jnp.asarray(ratings.value.mean()), {"batch_size": cell["batch_size"], "progress": False}
     held = [data.observed(ratings.take(fold == number)) for number in range(5)]
     each = [training.grid(error, members, tagged, jnp.float32(k), held[k], mu, scales, **given) for k in range(5)]
     by_setting = np.mean([np.asarray(errors) for errors in each], axis=0)

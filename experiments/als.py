@@ -30,7 +30,7 @@ def main(settings: Settings) -> dict[str, Any]:
     start = time.perf_counter()
     dataset = harness.load(settings)
     train, test = harness.split(dataset, settings)
-    part, validation = data.splits.random(train, test=0.1, rng=settings.seed)
+    part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
 
     grid = {}
     layouts = data.rows(part, "user"), data.rows(part, "item")
@@ -78,7 +78,7 @@ def _fit(
     key, mu = jax.random.key(settings.seed), float(train.value.mean())
     init = models.init(train.n_users, train.n_items, rank, key=key, mu=mu)
     by_user, by_item = layouts
-    return solvers.als(by_user, by_item, init, l2=l2, l2_bias=l2_bias, sweeps=settings.sweeps, progress=progress)
+    return solvers.als((by_user, by_item), init=init, l2=l2, l2_bias=l2_bias, sweeps=settings.sweeps, progress=progress)
 
 
 def _draw(axes: Any, grid: dict[Any, float], l2_bias: float, settings: Settings) -> None:

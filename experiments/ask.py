@@ -2,7 +2,7 @@
 
 A fifth of the users is new, each fifth in its turn: the Gibbs sampler (a noise of every user and item, no features)
 sees the others alone. Of each new user a third of her ratings is test; the others are what she can be asked about, for
-a film she has not seen she cannot answer for. After 0, 1, 2, .. answers her posterior (`solvers.newcomer`) predicts the
+a film she has not seen she cannot answer for. After 0, 1, 2, .. answers her posterior (`solvers.new_user`) predicts the
 test ratings, which choose nothing. Who asks:
 
 - reduction: the film whose answer is expected to lower the summed variance of all films' predictions the most;
@@ -27,8 +27,8 @@ from jax import Array
 from scipy.special import ndtri
 
 from experiments import harness
-from jaxrec import data
-from jaxrec.solvers import gibbs, newcomer
+from jaxrec import bayes, data
+from jaxrec.bayes import new_user
 from jaxrec.types import Ratings
 
 BOOTSTRAPS = 500
@@ -40,7 +40,7 @@ class Settings(harness.Settings):
 
     rank: int = 10
     sweeps: int = 200
-    burn: int = 40
+    burn_in: int = 40
     every: int = 4  # sweeps between draws that are kept
     chains: int = 2
     folds: int = 5  # how many of the fifths are new, each in its turn
@@ -81,12 +81,14 @@ class Said(NamedTuple):
     ess: Any
 
 
-Wish = Callable[[newcomer.Draws, newcomer.Mixture, Array, Array, Array], Array]
+Wish = Callable[[new_user.Draws, new_user.Mixture, Array, Array, Array], Array]
 POLICIES: dict[str, Wish] = {  # (draws, her posterior, the films in question, how often each is rated, a key) -> wishes
-    "reduction": lambda known, hers, item, rated, key: newcomer.next_question(known, hers, item),
-    "reduction, rated": lambda known, hers, item, rated, key: newcomer.next_question(known, hers, item, weights=rated),
+    "reduction": lambda known, hers, item, rated, key: new_user.expected_variance_reduction(known, hers, item),
+    "reduction, rated": lambda known, hers, item, rated, key: new_user.expected_variance_reduction(
+        known, hers, item, weights=rated
+    ),
     "popular": lambda known, hers, item, rated, key: rated[item],
-    "spread": lambda known, hers, item, rated, key: newcomer.predict(known, hers, item).spread,
+    "spread": lambda known, hers, item, rated, key: new_user.posterior_predictive(known, hers, item).variance,
     "random": lambda known, hers, item, rated, key: jax.random.uniform(key, item.shape),
 }
 
@@ -144,7 +146,7 @@ def split(ratings: Ratings, settings: Settings, rng: np.random.Generator) -> lis
     """(the others' ratings, their users numbered anew; the new users), for every fold."""
     ratings = ratings.take(rng.permutation(len(ratings)))
     count = np.bincount(ratings.user, minlength=ratings.n_users)
-    is_test = harness.place(ratings.user) < np.maximum(np.round(settings.kept_for_test * count), 1)[ratings.user]
+    is_test = harness.occurrence(ratings.user) < np.maximum(np.round(settings.kept_for_test * count), 1)[ratings.user]
     longest = int(np.bincount(ratings.user[is_test]).max())
     folds = []
     for new in np.array_split(rng.permutation(np.flatnonzero(count > 1)), 5)[: settings.folds]:
@@ -162,34 +164,33 @@ def _padded(ratings: Ratings, users: np.ndarray, longest: int) -> tuple[np.ndarr
     where = np.zeros((len(users), longest), bool)
     row = np.zeros(ratings.n_users, np.int64)
     row[users] = np.arange(len(users))
-    place = harness.place(ratings.user)
+    place = harness.occurrence(ratings.user)
     first = place < longest
     at = row[ratings.user[first]], place[first]
     item[at], value[at], where[at] = ratings.item[first], ratings.value[first], True
     return item, value, where
 
 
-def sample(train: Ratings, settings: Settings, key: Array) -> newcomer.Draws:
+def sample(train: Ratings, settings: Settings, key: Array) -> new_user.Draws:
     """Draws given the others' ratings."""
     keys, kept, mu = jax.random.split(key), [], float(train.value.mean())
-    gibbs.gibbs(
+    bayes.gibbs(
         data.dense(train),
-        gibbs.start(train.n_users, train.n_items, settings.rank, key=keys[0], chains=settings.chains),
-        train.take(np.arange(1)),  # pairs to predict there must be
+        init=bayes.init_chains(train.n_users, train.n_items, settings.rank, key=keys[0], chains=settings.chains),
         key=keys[1],
         mu=mu,
         sweeps=settings.sweeps,
-        burn=settings.burn,
-        block=settings.every,
-        callback=lambda state, _: kept.append(state) if state.step[0] > settings.burn else None,
+        burn_in=settings.burn_in,
+        sweeps_per_call=settings.every,
+        callback=lambda step, state, _: kept.append(state) if step > settings.burn_in else None,
         progress=False,
     )
-    print(f"evenness of the users' sureness: {float(kept[-1].users.evenness.mean()):.2f}")
-    return newcomer.draws(kept, mu=mu)
+    print(f"evenness of the users' sureness: {float(kept[-1].users.row_precision_shape.mean()):.2f}")
+    return new_user.draws(kept, mu=mu)
 
 
 @partial(jax.jit, static_argnames=("policy", "steps"))
-def _interviews(known: newcomer.Draws, new: Newcomers, rated: Array, keys: Array, *, policy: str, steps: int) -> Said:
+def _interviews(known: new_user.Draws, new: Newcomers, rated: Array, keys: Array, *, policy: str, steps: int) -> Said:
     """Of every new user: what is said of her test films after 0 .. steps answers."""
 
     def of(given: tuple[Newcomers, Array]) -> Said:
@@ -207,15 +208,15 @@ def _interviews(known: newcomer.Draws, new: Newcomers, rated: Array, keys: Array
 
 
 @jax.jit
-def _everything(known: newcomer.Draws, new: Newcomers) -> Said:
+def _everything(known: new_user.Draws, new: Newcomers) -> Said:
     """After all answers, in the shape of the interviews."""
     return jax.lax.map(lambda hers: jax.tree.map(lambda leaf: leaf[None], _say(known, hers, hers.where)[1]), new)
 
 
-def _say(known: newcomer.Draws, hers: Newcomers, asked: Array) -> tuple[newcomer.Mixture, Said]:
-    mixture = newcomer.posterior(known, hers.item, hers.value, asked)
+def _say(known: new_user.Draws, hers: Newcomers, asked: Array) -> tuple[new_user.Mixture, Said]:
+    mixture = new_user.posterior(known, hers.item, hers.value, asked)
     share = jnp.sum(jnp.exp(mixture.log_weight), axis=1)
-    return mixture, Said(*newcomer.predict(known, mixture, hers.test), 1 / jnp.sum(share**2))
+    return mixture, Said(*new_user.posterior_predictive(known, mixture, hers.test), 1 / jnp.sum(share**2))
 
 
 def measure(said: Said, new: Newcomers, scale: tuple[float, float], settings: Settings) -> dict[str, dict[int, float]]:
@@ -276,7 +277,7 @@ def rank(
 
     def bound(kind: str, share: float, n: int) -> np.ndarray:
         mean, deviation = (jnp.asarray(each[:, n]) for each in (said.mean, deviations[kind]))
-        return np.asarray(newcomer.lower_bound(mean, deviation, share))
+        return np.asarray(new_user.lower_confidence_bound(mean, deviation, share))
 
     ranked: dict[str, Callable[[int], np.ndarray]] = {
         "random": lambda n: rng.random(new.truth.shape),

@@ -43,7 +43,7 @@ def main(settings: Settings) -> dict[str, Any]:
     dataset = harness.load(settings)
     ratings = harness.split(dataset, settings)
     labels = {
-        "liked": tuple(data.labels.by_threshold(part, positive=settings.liked) for part in ratings),
+        "liked": tuple(data.labels.binarize(part, positive=settings.liked) for part in ratings),
         "clicked": _clicked(dataset.ratings, *ratings, settings),
     }
     values: dict[str, Any] = {}
@@ -56,7 +56,7 @@ def main(settings: Settings) -> dict[str, Any]:
 
 def _report(train: Ratings, test: Ratings, settings: Settings) -> dict[str, Any]:
     """Chooses by the validation log-loss, fits all of train for as many steps, reads test once."""
-    part, validation = data.splits.random(train, test=0.1, rng=settings.seed)
+    part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
     grid = {}
     for rank in (0, settings.rank):
         for l2 in settings.l2s[: 1 if rank == 0 else None]:  # without features l2 means nothing
@@ -93,7 +93,7 @@ def _clicked(whole: Ratings, train: Ratings, test: Ratings, settings: Settings) 
     rng = np.random.default_rng(settings.seed)
     drawn = data.labels.with_sampled_negatives(whole, per_positive=settings.zeros_per_click, rng=rng)
     zeros = drawn.take(drawn.value == 0)
-    zeros_train, zeros_test = data.splits.random(zeros, test=len(test) / len(whole), rng=rng)
+    zeros_train, zeros_test = data.splits.random(zeros, test_fraction=len(test) / len(whole), rng=rng)
     one = lambda part: Ratings(part.user, part.item, np.ones(len(part), np.float32), part.n_users, part.n_items)
     return harness.together(one(train), zeros_train), harness.together(one(test), zeros_test)
 
@@ -112,7 +112,7 @@ def _fit(
     key = jax.random.key(settings.seed)
     init = models.init(train.n_users, train.n_items, rank, key=key, mu=np.log(base / (1 - base)))
     return fit(
-        partial(losses.closed_form.cost, l2=l2, l2_bias=l2_bias, loss=losses.logistic, slope=losses.logistic_slope),
+        partial(losses.closed_form.cost, l2=l2, l2_bias=l2_bias, loss=losses.logistic),
         init,
         [data.linked(train)],
         optimizer=optax.adam(settings.rate),

@@ -63,9 +63,11 @@ def main(settings: Settings) -> dict[str, Any]:
     for side in ("user", "item"):
         ratings = dataset.ratings if side == "user" else _flip(dataset.ratings)
         rng = np.random.default_rng(settings.seed)
-        parts = data.splits.by_user(ratings, test=settings.newcomers, given=1 - settings.kept_for_test, rng=rng)
+        parts = data.splits.by_user(
+            ratings, test_fraction=settings.newcomers, given_fraction=1 - settings.kept_for_test, rng=rng
+        )
         given = parts.given.take(rng.permutation(len(parts.given)))
-        order = harness.place(given.user)
+        order = harness.occurrence(given.user)
         known = np.isin(np.arange(ratings.n_users), parts.train.user)
         train, test = (part if side == "user" else _flip(part) for part in (parts.train, parts.test))
         n_new = len(np.unique(parts.test.user))
@@ -82,7 +84,10 @@ def main(settings: Settings) -> dict[str, Any]:
             shown = {name: row for name, row in curve.items() if measure in row[settings.given[0]]}
             print(f"\n{side}s, {measure}:")
             harness.table(
-                [{"given": n, **{name: row[n][measure] for name, row in shown.items()}} for n in settings.given]
+                [
+                    {"given_fraction": n, **{name: row[n][measure] for name, row in shown.items()}}
+                    for n in settings.given
+                ]
             )
             values |= {
                 f"{side}_{measure}_{name.replace(' ', '_')}_given_{n}": row[n][measure]
@@ -101,7 +106,7 @@ def _train(
     init = models.init(train.n_users, train.n_items, settings.als_rank, key=jax.random.key(settings.seed), mu=mu)
     rows = [data.rows(train, each) for each in ("user", "item")]
     strengths: dict[str, Any] = {"l2": settings.als_l2, "l2_bias": settings.als_l2_bias}
-    als, _ = solvers.als(rows[0], rows[1], init, **strengths, sweeps=settings.sweeps, progress=False)
+    als, _ = solvers.als((rows[0], rows[1]), init=init, **strengths, sweeps=settings.sweeps, progress=False)
     linked, seed = data.linked(train), {"seed": settings.seed + jnp.arange(1)}
     declared = training.grid(
         partial(hybrid.run_declared, settings=settings, dropout=0.0, scale=scale, learned=True),
@@ -142,7 +147,7 @@ def _train(
 
 def _fold(als: Factors, given: Ratings, side: str, strengths: dict[str, Any]) -> Factors:
     """The newcomers' rows by the closed form; everybody else's stay as they were trained."""
-    folded = solvers.fold_in(data.rows(given, side), als, **strengths)
+    folded = solvers.fold_in(als, data.rows(given, side), **strengths)
     new = np.isin(np.arange(given.n_users if side == "user" else given.n_items), getattr(given, side))
     kept = {"user": ("w", "b"), "item": ("x", "c")}[side]
     pick = lambda name: jnp.where(
@@ -159,7 +164,7 @@ def _measure(
         out["RMSE"] = harness.errors(factors, test, scale)["rmse"]
     if side == "user":
         liked = test.take(np.flatnonzero(test.value >= settings.liked))
-        out["NDCG at 10"] = harness.ranking(factors, given, liked)["ndcg"]
+        out["NDCG at 10"] = harness.ranking_metrics(factors, given, liked)["ndcg"]
     else:
         score = models.predict(factors, jnp.asarray(test.user), jnp.asarray(test.item))
         out["AUC"] = float(metrics.auc(score, jnp.asarray(test.value >= settings.liked)))
@@ -175,7 +180,11 @@ def _draw(axes: Any, curve: dict[str, dict[int, dict[str, float]]], settings: Se
         if "RMSE" in row[settings.given[0]]:
             axes.plot(list(row), [each["RMSE"] for each in row.values()], marker="o", label=name)
     axes.set_xscale("symlog", linthresh=1)
-    axes.set(xlabel="ratings given by a new user", ylabel="RMSE of the others", title=f"New users of {settings.data}")
+    axes.set(
+        xlabel="ratings given_fraction by a new user",
+        ylabel="RMSE of the others",
+        title=f"New users of {settings.data}",
+    )
     axes.legend(frameon=False)
 
 

@@ -40,9 +40,10 @@ def content(dataset: Dataset) -> tuple[Content, features.Encoder, features.Encod
         else features.Numeric()
     )
     of_users, of_items = (
-        features.fit(table, {name: declare(name, values) for name, values in table.items()}) for table in (users, items)
+        features.fit_encoder(table, {name: declare(name, values) for name, values in table.items()})
+        for table in (users, items)
     )
     tags = jnp.ones((n_items, 1))  # one tag that every film has
     if "genres" in items:
-        tags = jnp.asarray(features.fit(items, {"genres": features.Tags()})(items))
+        tags = jnp.asarray(features.fit_encoder(items, {"genres": features.Tags()})(items))
     return Content(jnp.asarray(of_users(users)), jnp.asarray(of_items(items)), tags), of_users, of_items

@@ -36,17 +36,17 @@ def main(settings: Settings) -> dict[str, Any]:
     dataset = harness.load(settings)
     rng = np.random.default_rng(settings.seed)
     train, given, test = data.splits.by_user(
-        dataset.ratings, test=settings.newcomers, given=1 - settings.kept_for_test, rng=rng
+        dataset.ratings, test_fraction=settings.newcomers, given_fraction=1 - settings.kept_for_test, rng=rng
     )
     print(f"train {len(train)} ratings; newcomers: {len(given)} to give, {len(test)} to predict")
     factors = _train(train, settings)
 
     given = given.take(rng.permutation(len(given)))
-    place = harness.place(given.user)
+    place = harness.occurrence(given.user)
     curve = {}
     for n in settings.given:
         part = given.take(place < n)
-        folded = solvers.fold_in(data.rows(part, "user"), factors, l2=settings.l2, l2_bias=settings.l2_bias)
+        folded = solvers.fold_in(factors, data.rows(part, "user"), l2=settings.l2, l2_bias=settings.l2_bias)
         together = harness.together(train, part)
         curve[n] = {
             "fold-in": harness.errors(folded, test, dataset.scale)["rmse"],
@@ -57,7 +57,7 @@ def main(settings: Settings) -> dict[str, Any]:
 
     # Compiled by now: what one more fold-in of all newcomers costs.
     rows = data.rows(given, "user")
-    fold = lambda: jax.block_until_ready(solvers.fold_in(rows, factors, l2=settings.l2, l2_bias=settings.l2_bias))
+    fold = lambda: jax.block_until_ready(solvers.fold_in(factors, rows, l2=settings.l2, l2_bias=settings.l2_bias))
     fold()
     began = time.perf_counter()
     fold()
@@ -77,7 +77,7 @@ def _train(train: Ratings, settings: Settings) -> Factors:
     key, mu = jax.random.key(settings.seed), float(train.value.mean())
     init = models.init(train.n_users, train.n_items, settings.rank, key=key, mu=mu)
     factors, _ = solvers.als(
-        *sides, init, l2=settings.l2, l2_bias=settings.l2_bias, sweeps=settings.sweeps, progress=False
+        sides, init=init, l2=settings.l2, l2_bias=settings.l2_bias, sweeps=settings.sweeps, progress=False
     )
     return factors
 

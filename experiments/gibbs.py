@@ -26,10 +26,9 @@ from scipy.stats import norm
 
 from experiments import harness
 from experiments.films import region
-from jaxrec import check, data, models
+from jaxrec import bayes, check, data, models
+from jaxrec.bayes.side_information import Basis, Priors, basis
 from jaxrec.data import features
-from jaxrec.solvers import gibbs
-from jaxrec.solvers.hierarchy import Basis, Priors, basis
 from jaxrec.types import Dataset, Ratings
 
 MODELS = {  # name -> (groups of features, whether every user and item has a noise of its own, whether ordinal)
@@ -45,7 +44,6 @@ MODELS = {  # name -> (groups of features, whether every user and item has a noi
     "all, ordinal": (("side", "rated"), True, True),
 }
 SHARES = (0.5, 0.8, 0.95)
-DENSE = 4_000_000  # cells up to which the mask's product is the faster form; beyond it lists of what was rated
 AGES = (18, 25, 35, 45, 50, 56)  # ml-1m's bands
 
 
@@ -56,8 +54,8 @@ class Settings(harness.Settings):
     models: tuple[str, ...] = tuple(MODELS)
     ranks: tuple[int, ...] = (8, 15, 23)
     sweeps: tuple[int, ...] = (100, 200, 400)
-    burn: int = 40
-    scatter: float = 1.0
+    burn_in: int = 40
+    scale_matrix: float = 1.0
     chains: int = 3
     held: float = 0.2  # test's share where split is 'random'
 
@@ -70,7 +68,7 @@ def side(dataset: Dataset) -> tuple[list[np.ndarray], list[np.ndarray]]:
         bands = [str(np.searchsorted(AGES, age, side="right")) for age in column["age"]]
         table = {"age": bands, "sex": column["sex"], "occupation": [str(each) for each in column["occupation"]]}
         table["region"] = [region(code) for code in column["zip_code"]]
-        found[0].append(features.fit(table, {name: features.Category() for name in table})(table))
+        found[0].append(features.fit_encoder(table, {name: features.Category() for name in table})(table))
     if dataset.items is not None and "genres" in dataset.items.columns:
         year = dataset.items["year"].to_list()
         # by decades, and the nineties by years, for most films are theirs
@@ -81,7 +79,7 @@ def side(dataset: Dataset) -> tuple[list[np.ndarray], list[np.ndarray]]:
             "since": features.Category(),
             "genres": features.Tags(),
         }
-        found[1].append(features.fit(films, declared)(films))
+        found[1].append(features.fit_encoder(films, declared)(films))
     return found
 
 
@@ -93,7 +91,7 @@ def rated(train: Ratings) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return [of_length_1(there)], [of_length_1(there.T)]
 
 
-def groups(kinds: tuple[str, ...], dataset: Dataset, train: Ratings) -> gibbs.Features:
+def groups(kinds: tuple[str, ...], dataset: Dataset, train: Ratings) -> bayes.Features:
     """The groups of features of a model, as `gibbs` takes them."""
     found: tuple[list[Basis], list[Basis]] = ([], [])
     for kind in kinds:
@@ -116,42 +114,39 @@ def sample(
     *,
     chains: int,
     callback: Any = None,
-) -> tuple[gibbs.Posterior, np.ndarray]:
+) -> tuple[bayes.Posterior, np.ndarray]:
     """The posterior of test's pairs, and the trace of the noise's deviation after burn-in [sweeps, chains]."""
-    kinds, uneven, levels = MODELS[name]
+    kinds, heteroscedastic, levels = MODELS[name]
     bases = groups(kinds, dataset, known)
     keys = jax.random.split(jax.random.key(settings.seed))
-    begin = partial(gibbs.start, known.n_users, known.n_items, rank, key=keys[0], chains=chains, groups=bases)
+    begin = partial(bayes.init_chains, known.n_users, known.n_items, rank, key=keys[0], chains=chains, features=bases)
     state = begin(levels=known.value if levels else None)
-    small = known.n_users * known.n_items <= DENSE and not levels  # a latent for every cell would take longer
-    rows = partial(data.rows, known)
-    layout: gibbs.Known = data.dense(known) if small else (rows("user"), rows("item"))
-    _, posterior, trace = gibbs.gibbs(
-        layout,
-        state,
+    _, posterior, trace = bayes.gibbs(
+        known,
         test,
+        init=state,
         key=keys[1],
         mu=0.0 if levels else float(known.value.mean()),
         sweeps=sweeps,
-        burn=settings.burn,
+        burn_in=settings.burn_in,
         scale=dataset.scale,
-        groups=bases,
-        priors=Priors(scatter=settings.scatter, uneven=uneven),
+        features=bases,
+        priors=Priors(scale_matrix=settings.scale_matrix, heteroscedastic=heteroscedastic),
         callback=callback,
         progress=False,
     )
-    return posterior, trace[settings.burn :]
+    return posterior, trace[settings.burn_in :]
 
 
 def choose(train: Ratings, dataset: Dataset, name: str, settings: Any) -> tuple[dict[tuple[int, int], float], Any]:
     """(validation RMSE of every rank and number of sweeps, the best of these); test is not an argument."""
-    part, validation = data.splits.random(train, test=0.1, rng=settings.seed)
+    part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
     tried: dict[tuple[int, int], float] = {}
     for rank in settings.ranks:
 
-        def look(state: gibbs.State, posterior: gibbs.Posterior, rank: int = rank) -> None:
-            if (made := int(state.step[0])) in settings.sweeps:
-                tried[rank, made] = rmse(gibbs.pooled(posterior).mean, validation)
+        def look(step: int, _: bayes.ChainState, posterior: bayes.Posterior, rank: int = rank) -> None:
+            if step in settings.sweeps:
+                tried[rank, step] = rmse(bayes.pool_chains(posterior).mean, validation)
 
         sample(part, validation, dataset, name, rank, max(settings.sweeps), settings, chains=1, callback=look)
     return tried, min(tried, key=tried.__getitem__)
@@ -179,7 +174,7 @@ def main(settings: Settings) -> dict[str, Any]:
         check.choice("models", name, tuple(MODELS))
     dataset = harness.load(settings)
     if settings.split == "random":
-        train, test = data.splits.random(dataset.ratings, test=settings.held, rng=settings.seed)
+        train, test = data.splits.random(dataset.ratings, test_fraction=settings.held, rng=settings.seed)
     else:
         train, test = harness.split(dataset, settings)
     biases = harness.errors(models.baselines.damped_biases(train), test, dataset.scale)["rmse"]
@@ -189,13 +184,13 @@ def main(settings: Settings) -> dict[str, Any]:
         tried, (rank, sweeps) = choose(train, dataset, name, settings)
         began = time.perf_counter()
         posterior, trace = sample(train, test, dataset, name, rank, sweeps, settings, chains=settings.chains)
-        each, together = [rmse(mean, test) for mean in posterior.mean], gibbs.pooled(posterior)
+        each, together = [rmse(mean, test) for mean in posterior.mean], bayes.pool_chains(posterior)
         row = {"model": name, "rank": rank, "sweeps": sweeps, "validation": tried[rank, sweeps]}
         row |= {"one chain": float(np.mean(each)), "deviation": float(np.std(each))}
         row |= {"together": rmse(together.mean, test), "seconds a chain": _seconds(began, settings.chains)}
         rows.append(row)
         mean, y = np.asarray(together.mean, np.float64), np.asarray(test.value, np.float64)
-        deviation = np.sqrt(np.asarray(together.spread + together.noise, np.float64))
+        deviation = np.sqrt(np.asarray(together.variance + together.noise_variance, np.float64))
         one_error = np.full(len(y), tried[rank, sweeps])
         both = {"": intervals(mean, deviation, y), ", one error": intervals(mean, one_error, y)}
         bars += [{"intervals": f"{name}{which}"} | found for which, found in both.items()]

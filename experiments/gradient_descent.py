@@ -16,7 +16,7 @@ import optax
 
 from experiments import harness
 from jaxrec import data, losses, models
-from jaxrec.training import History, fit
+from jaxrec.training import TrainHistory, fit
 from jaxrec.types import Factors, Ratings
 
 
@@ -38,7 +38,7 @@ def main(settings: Settings) -> dict[str, Any]:
     start = time.perf_counter()
     dataset = harness.load(settings)
     train, test = harness.split(dataset, settings)
-    part, validation = data.splits.random(train, test=0.1, rng=settings.seed)
+    part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
 
     adam = optax.adam(settings.adam_rate)
     chosen = {}
@@ -48,7 +48,7 @@ def main(settings: Settings) -> dict[str, Any]:
         print(f"l2 {l2:5g}: validation RMSE {chosen[l2]:.4f}")
     l2 = min(chosen, key=chosen.__getitem__)
 
-    runs: dict[str, tuple[Factors, History]] = {
+    runs: dict[str, tuple[Factors, TrainHistory]] = {
         "Adam": _fit(train, adam, l2, settings.adam_iterations, settings),
         "gradient descent": _fit(
             train, optax.sgd(settings.descent_rate), l2, settings.descent_iterations, settings, tol=settings.tol
@@ -80,9 +80,9 @@ def _fit(
     *,
     tol: float | None = None,
     progress: bool = True,
-) -> tuple[Factors, History]:
+) -> tuple[Factors, TrainHistory]:
     key = jax.random.key(settings.seed)
-    mu = data.normalize.item_mean(train).item
+    mu = data.normalize.means_by_item(train).item
     init = models.init(train.n_users, train.n_items, settings.rank, key=key, item_bias=False, mu=mu)
     cost = partial(losses.closed_form.cost, l2=l2)
     batches = [data.linked(train)]

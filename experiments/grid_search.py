@@ -20,7 +20,7 @@ from jax import Array
 
 from experiments import harness
 from jaxrec import data, losses, models, solvers
-from jaxrec.training import descend, grid, product
+from jaxrec.training import descend, grid, grid_points
 from jaxrec.types import Factors, Linked, Rows, Total
 
 
@@ -38,7 +38,7 @@ class Settings(harness.Settings):
     rates: tuple[float, ...] = (0.03, 0.1)
     scales: tuple[float, ...] = (0.1, 0.3)
     steps: int = 100
-    at_once: int = 8  # members vmapped, in the comparison with one after the other
+    batch_size: int = 8  # members vmapped, in the comparison with one after the other
 
 
 def main(settings: Settings) -> dict[str, Any]:
@@ -57,13 +57,13 @@ def main(settings: Settings) -> dict[str, Any]:
     searches: dict[str, tuple[Any, dict[str, Array], tuple[Any, ...], tuple[str, ...]]] = {
         "als": (
             partial(als, settings=settings),
-            product(l2=settings.als_l2s, l2_bias=settings.als_l2_biases, **every_fold),
+            grid_points(l2=settings.als_l2s, l2_bias=settings.als_l2_biases, **every_fold),
             (*sides, mu, dataset.scale),
             ("l2", "l2_bias"),
         ),
         "adam": (
             partial(adam, settings=settings),
-            product(l2=settings.adam_l2s, rate=settings.rates, scale=settings.scales, **every_fold),
+            grid_points(l2=settings.adam_l2s, rate=settings.rates, scale=settings.scales, **every_fold),
             (linked, mu, dataset.scale),
             ("l2", "rate", "scale"),
         ),
@@ -73,19 +73,19 @@ def main(settings: Settings) -> dict[str, Any]:
     curves: dict[str, np.ndarray] = {}
     for name, (run, members, arrays, chosen_by) in searches.items():
         error = lambda member, *arrays, run=run: run(member, *arrays)[1]
-        timed = {n: _timed(error, members, arrays, at_once=n) for n in (1, settings.at_once)}
+        timed = {n: _timed(error, members, arrays, batch_size=n) for n in (1, settings.batch_size)}
         errors = np.asarray(timed[1][0])
-        apart = float(np.abs(errors - np.asarray(timed[settings.at_once][0])).max())
+        apart = float(np.abs(errors - np.asarray(timed[settings.batch_size][0])).max())
         best, validation = choose(members, errors, chosen_by)
         # All of train: no fold has this number.
         member = {k: jnp.asarray(v, members[k].dtype) for k, v in best.items()}
         member |= {"seed": jnp.asarray(settings.seed), "fold": jnp.asarray(-1.0)}
         factors = jax.jit(lambda m, *a, run=run: run(m, *a)[0])(member, *arrays)
         on_test = harness.errors(factors, test, dataset.scale)["rmse"]
-        in_turn, side_by_side = timed[1][1:], timed[settings.at_once][1:]
+        in_turn, side_by_side = timed[1][1:], timed[settings.batch_size][1:]
         rows.append(
             {"grid": name, "members": len(errors), "compile s": in_turn[0], "in turn s": in_turn[1]}
-            | {f"{settings.at_once} at once s": side_by_side[1], "best": str(best)}
+            | {f"{settings.batch_size} at once s": side_by_side[1], "best": str(best)}
             | {"validation RMSE": validation, "test RMSE": on_test}
         )
         values |= {f"{name}_{k}": v for k, v in best.items()}
@@ -104,7 +104,9 @@ def als(
     """(the factors, the validation RMSE) of one member: a scan of sweeps over what its fold leaves."""
     leave = lambda rows: replace(rows, buckets=tuple(_leave_out(bucket, member["fold"]) for bucket in rows.buckets))
     sides = leave(by_user), leave(by_item)
-    init = models.init(len(by_user.place), len(by_item.place), settings.rank, key=jax.random.key(member["seed"]), mu=mu)
+    init = models.init(
+        len(by_user.position), len(by_item.position), settings.rank, key=jax.random.key(member["seed"]), mu=mu
+    )
     step = lambda factors, _: solvers.sweep(factors, *sides, l2=member["l2"], l2_bias=member["l2_bias"])
     factors, _ = jax.lax.scan(step, init, length=settings.sweeps)
     held_out = replace(by_user, buckets=tuple(_only(bucket, member["fold"]) for bucket in by_user.buckets))
@@ -148,12 +150,12 @@ def choose(members: dict[str, Array], errors: np.ndarray, names: tuple[str, ...]
     return {name: float(f"{x:.6g}") for name, x in zip(names, combinations[best], strict=True)}, float(means[best])
 
 
-def _timed(run: Callable[..., Any], members: Any, arrays: Any, *, at_once: int) -> tuple[Array, float, float]:
+def _timed(run: Callable[..., Any], members: Any, arrays: Any, *, batch_size: int) -> tuple[Array, float, float]:
     """(errors, what the first call took longer, seconds of the second)."""
     first = time.perf_counter()
-    grid(run, members, *arrays, at_once=at_once, progress=False)
+    grid(run, members, *arrays, batch_size=batch_size, progress=False)
     second = time.perf_counter()
-    errors = grid(run, members, *arrays, at_once=at_once)
+    errors = grid(run, members, *arrays, batch_size=batch_size)
     third = time.perf_counter()
     return errors, (second - first) - (third - second), third - second
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import data, evaluation, metrics, models
-from jaxrec.group import group
+from jaxrec.counting_sort import group_by
 from jaxrec.types import Dataset, Factors, Ratings
 
 
@@ -65,7 +65,7 @@ def load(settings: Settings) -> Dataset:
 def split(dataset: Dataset, settings: Settings) -> tuple[Ratings, Ratings]:
     """(train, test) by the settings' split."""
     if settings.split == "random":
-        return data.splits.random(dataset.ratings, test=0.2, rng=settings.seed)
+        return data.splits.random(dataset.ratings, test_fraction=0.2, rng=settings.seed)
     return data.splits.canonical(dataset, settings.split)
 
 
@@ -77,19 +77,19 @@ def errors(factors: Factors, ratings: Ratings, scale: tuple[float, float] | None
     return {"rmse": float(metrics.rmse(prediction, y)), "mae": float(metrics.mae(prediction, y))}
 
 
-def ranking(
+def ranking_metrics(
     factors: Factors, seen: Ratings, liked: Ratings, *, k: int = 10, allowed: np.ndarray | None = None
 ) -> dict[str, float]:
     """Means over the users with something liked: of the k best of the whole catalogue less what they have seen."""
     among = None if allowed is None else jnp.asarray(allowed)
     measure = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
-    found = evaluation.ranking(*models.as_vectors(factors), seen, liked, k=k, metrics=measure, allowed=among)
+    found = evaluation.evaluate(factors, seen, liked, k=k, metrics=measure, allowed=among)
     return {name: float(np.nanmean(each)) for name, each in found.items()}
 
 
-def place(ids: np.ndarray) -> np.ndarray:
-    """How many earlier rows have the same id, for every row: `place(ids) < n` takes the first n of each."""
-    start, order = group(ids, int(ids.max(initial=0)) + 1)
+def occurrence(ids: np.ndarray) -> np.ndarray:
+    """How many earlier rows have the same id, for every row: `occurrence(ids) < n` takes the first n of each."""
+    start, order = group_by(ids, int(ids.max(initial=0)) + 1)
     out = np.empty(len(ids), np.int64)
     out[order] = np.arange(len(ids)) - np.repeat(start[:-1], np.diff(start))
     return out

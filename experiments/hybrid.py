@@ -60,7 +60,8 @@ def train_hybrid(
 ) -> tuple[TwoTower, hybrid.Hybrid]:
     """(the networks, their parameters), trained by full steps of Adam; pure, to be jitted.
 
-    Each step parts the ratings anew into histories and targets (`history.part`). Without `ids` no id is ever known.
+    Each step splits the ratings anew into histories and targets (`history.sample_mask`). Without `ids` no id is ever
+    known.
     """
     towers = TwoTower(layers=tuple(settings.layers), dropout=dropout)
     n = len(ratings.value)
@@ -69,7 +70,7 @@ def train_hybrid(
     def cost(params: hybrid.Hybrid, batch: Any, *, key: Array) -> Array:
         del batch  # content and ratings are traced already
         key_part, key_drop = jax.random.split(key)
-        keep = history.part(ratings, key=key_part, held=settings.held, cold=settings.cold)
+        keep = history.sample_mask(ratings, key=key_part, held=settings.held, cold=settings.cold)
         factors = hybrid.as_factors(
             towers,
             params,
@@ -82,13 +83,13 @@ def train_hybrid(
         )
         held = dataclasses.replace(ratings, where=ratings.where & ~keep)
         error = losses.closed_form.cost(factors, held, l2=0.0) / jnp.sum(held.where, dtype=jnp.float32)
-        return error + penalty.of_factors(params.ids, l2=settings.l2, l2_bias=settings.l2_bias) / n
+        return error + penalty.l2_penalty(params.ids, l2=settings.l2, l2_bias=settings.l2_bias) / n
 
     mu = jnp.mean(ratings.value)
     key = jax.random.key(seed)
-    init = hybrid.init(towers, content, ratings, key=key, rank=settings.rank, width=settings.width, mu=mu)
+    init = hybrid.init_params(towers, content, ratings, key=key, rank=settings.rank, width=settings.width, mu=mu)
     rate = optax.cosine_decay_schedule(settings.rate, settings.steps)
-    optimizer = optax.adamw(rate, weight_decay=settings.decay, mask=hybrid.decayed)
+    optimizer = optax.adamw(rate, weight_decay=settings.decay, mask=hybrid.weight_decay_mask)
     params, _ = training.descend(cost, init, jnp.zeros(1), optimizer=optimizer, key=key, steps=settings.steps)
     return towers, params
 
@@ -149,7 +150,7 @@ def main(settings: Settings) -> dict[str, Any]:
     dataset = harness.load(settings)
     scale = dataset.scale or (1.0, 5.0)
     train, test = harness.split(dataset, settings)
-    part, validation = data.splits.random(train, test=0.1, rng=settings.seed)
+    part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
     content, of_users, of_items = films.content(dataset)
     print(f"declared: {len(of_users.names)} features of users, {len(of_items.names)} of films")
 
@@ -225,7 +226,7 @@ def _row(name: str, predicted: np.ndarray, test: Ratings) -> dict[str, Any]:
 def _als(train: Ratings, settings: Settings) -> Factors:
     init = models.init(train.n_users, train.n_items, 8, key=jax.random.key(settings.seed), mu=float(train.value.mean()))
     rows = data.rows(train, "user"), data.rows(train, "item")
-    return solvers.als(*rows, init, l2=12.0, l2_bias=3.0, progress=False)[0]
+    return solvers.als(rows, init=init, l2=12.0, l2_bias=3.0, progress=False)[0]
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:

@@ -51,7 +51,7 @@ def main(settings: Settings) -> dict[str, Any]:
     print(f"users learned on {len(old)} ratings; {int(new.sum())} films with {len(theirs)} ratings are new to them")
 
     theirs = theirs.take(rng.permutation(len(theirs)))
-    place = harness.place(theirs.item)
+    place = harness.occurrence(theirs.item)
     test = theirs.take(place >= max(settings.given))  # the same test for every number that is given
     curve = {}
     for n in settings.given:
@@ -77,13 +77,13 @@ def _learn_users(old: Ratings, settings: Settings) -> Factors:
     sides = data.rows(old, "user"), data.rows(old, "item")
     key, mu = jax.random.key(settings.seed), float(old.value.mean())
     init = models.init(old.n_users, old.n_items, settings.rank, key=key, mu=mu)
-    factors, _ = solvers.als(*sides, init, l2=settings.l2, l2_bias=settings.l2_bias, sweeps=settings.sweeps)
+    factors, _ = solvers.als(sides, init=init, l2=settings.l2, l2_bias=settings.l2_bias, sweeps=settings.sweeps)
     return factors
 
 
 def _solve_items(ratings: Ratings, users: Factors, settings: Settings) -> Factors:
     rows = data.rows(ratings, "item")
-    return solvers.fold_in(rows, users, l2=settings.l2, l2_bias=settings.l2_bias)
+    return solvers.fold_in(users, rows, l2=settings.l2, l2_bias=settings.l2_bias)
 
 
 def _by_descent(ratings: Ratings, users: Factors, settings: Settings) -> tuple[int, float]:
@@ -101,7 +101,7 @@ def _by_descent(ratings: Ratings, users: Factors, settings: Settings) -> tuple[i
         key=jax.random.key(settings.seed),
         epochs=settings.iterations,
         progress=False,
-        callback=lambda _, items: float(items_only(items, observed)) <= best * (1 + 1e-4),
+        callback=lambda _, state, __: float(items_only(state.params, observed)) <= best * (1 + 1e-4),
     )
     return len(history.loss), float(items_only(history.state.params, observed)) / best - 1
 

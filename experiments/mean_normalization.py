@@ -37,8 +37,8 @@ class Settings(harness.Settings):
 
 NORMALIZATIONS = {
     "none": None,
-    "film": data.normalize.item_mean,
-    "film, then user": data.normalize.item_then_user,
+    "film": data.normalize.means_by_item,
+    "film, then user": data.normalize.means_by_item_then_user,
 }
 
 
@@ -47,7 +47,7 @@ def main(settings: Settings) -> dict[str, Any]:
     start = time.perf_counter()
     dataset = harness.load(settings)
     train, test = harness.split(dataset, settings)
-    part, validation = data.splits.random(train, test=0.1, rng=settings.seed)
+    part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
     ways = {
         "Adam": (optax.adam(settings.adam_rate), settings.adam_iterations),
         "descent": (optax.sgd(settings.descent_rate), settings.descent_iterations),
@@ -99,7 +99,7 @@ def _fit(
     left = train if means is None else data.normalize.subtract(train, means)
     key = jax.random.key(settings.seed)
     init = models.init(train.n_users, train.n_items, settings.rank, key=key, item_bias=False)
-    whole = (lambda f: f) if means is None else (lambda f: data.normalize.into(f, means))
+    whole = (lambda f: f) if means is None else (lambda f: data.normalize.add_means(f, means))
     factors, _ = fit(
         partial(losses.closed_form.cost, l2=l2),
         init,
@@ -108,7 +108,7 @@ def _fit(
         key=key,
         epochs=iterations,
         progress=False,
-        callback=None if callback is None else lambda _, f: callback(whole(f)),
+        callback=None if callback is None else lambda _, state, __: callback(whole(state.params)),
     )
     return whole(factors), means
 
@@ -139,7 +139,7 @@ def _trace(
 def _newcomer(train: Ratings, settings: Settings) -> dict[str, float]:
     """What a user without ratings is predicted, and how far that is from the films' means."""
     wider = Ratings(train.user, train.item, train.value, train.n_users + 1, train.n_items)
-    mu = data.normalize.item_mean(train).item
+    mu = data.normalize.means_by_item(train).item
     values = {}
     for name in ("none", "film"):
         factors, _ = _fit(

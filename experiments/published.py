@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import gibbs, harness
-from jaxrec import check, data, models, solvers
+from jaxrec import bayes, check, data, models, solvers
 from jaxrec.types import Dataset, Factors, Ratings
 
 CHOICES = Path(__file__).with_name("published_choices.json")
@@ -116,7 +116,7 @@ def folds(table: str, seed: int) -> Iterator[tuple[str, Dataset, Ratings, Rating
             yield f"{name} {fold}", dataset, *data.splits.canonical(dataset, fold)
     elif protocol == "90/10":
         for k in range(3):
-            yield f"{table} {k}", dataset, *data.splits.random(dataset.ratings, test=0.1, rng=seed + k)
+            yield f"{table} {k}", dataset, *data.splits.random(dataset.ratings, test_fraction=0.1, rng=seed + k)
     else:
         for k, (train, test) in enumerate(data.splits.k_fold(dataset.ratings, 5, rng=seed)):
             yield f"{table} {k}", dataset, train, test
@@ -138,12 +138,12 @@ def fit(train: Ratings, choice: dict[str, Any], settings: Settings, layouts: Any
     key, mu = jax.random.key(settings.seed), float(train.value.mean())
     init = models.init(train.n_users, train.n_items, choice["rank"], key=key, mu=mu)
     strength = {"l2": l2, "l2_bias": choice["l2_bias"]}
-    return solvers.als(by_user, by_item, init, **strength, sweeps=settings.sweeps, progress=False)[0]
+    return solvers.als((by_user, by_item), init=init, **strength, sweeps=settings.sweeps, progress=False)[0]
 
 
 def choose(train: Ratings, dataset: Dataset, table: str, settings: Settings) -> dict[str, Any]:
     """ALS' settings with the lowest RMSE on a tenth of train, fitted on the rest; test is not an argument."""
-    part, validation = data.splits.random(train, test=0.1, rng=settings.seed)
+    part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
     layouts = _layouts(part)
     best: dict[str, Any] = {}
     for rank in settings.ranks:
@@ -186,7 +186,7 @@ def _gibbs(train: Ratings, test: Ratings, dataset: Dataset, table: str, choice: 
     given, chains = gibbs.Settings(seed=settings.seed), SAMPLERS[table].chains
     chosen = choice["model"], choice["rank"], choice["sweeps"]
     posterior, _ = gibbs.sample(train, test, dataset, *chosen, given, chains=chains)
-    together = solvers.gibbs.pooled(posterior).mean
+    together = bayes.pool_chains(posterior).mean
     mae = lambda mean: float(np.mean(np.abs(np.asarray(mean, np.float64) - test.value)))
     each = [gibbs.rmse(mean, test) for mean in posterior.mean]
     errors = {"rmse": float(np.mean(each)), "mae": float(np.mean([mae(mean) for mean in posterior.mean]))}

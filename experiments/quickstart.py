@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments import harness
 from jaxrec import data, models, recommend, related, solvers
-from jaxrec.types import Dataset, Factors, Ratings
+from jaxrec.types import Dataset, Factors, Ratings, SolverInfo
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _train(train: Ratings, test: Ratings, dataset: Dataset, settings: Settings) 
     """ALS, with the errors after each sweep for the plot; nothing is chosen by them."""
     trace: list[Any] = []
 
-    def watch(step: int, factors: Factors) -> None:
+    def watch(step: int, factors: Factors, _: SolverInfo) -> None:
         parts = [harness.errors(factors, part, dataset.scale)["rmse"] for part in (train, test)]
         trace.append((step, *parts))
 
@@ -76,7 +76,7 @@ def _train(train: Ratings, test: Ratings, dataset: Dataset, settings: Settings) 
     )
     by_user, by_item = data.rows(train, "user"), data.rows(train, "item")
     factors, solution = solvers.als(
-        by_user, by_item, init, l2=settings.l2, l2_bias=settings.l2_bias, sweeps=settings.sweeps, callback=watch
+        (by_user, by_item), init=init, l2=settings.l2, l2_bias=settings.l2_bias, sweeps=settings.sweeps, callback=watch
     )
     print(f"{'converged' if solution.converged else 'stopped'} after {solution.steps} sweeps")
     return factors, trace
@@ -101,16 +101,18 @@ def _show(factors: Factors, train: Ratings, dataset: Dataset, film: int, user: i
     # Films with few ratings have features near 0, and so near one another: show those that many rated.
     rated = dict(zip(item_ids.tolist(), np.bincount(train.item, minlength=train.n_items), strict=True))
     near = related(factors, train, item_ids[film], k=train.n_items - 1, titles=titles)
-    for other in [n for n in near if rated[n.item] >= 50][:8]:
-        print(f"  {other.distance:6.3f}  {other.title}")
+    often = [k for k, item in enumerate(near.item.tolist()) if rated[item] >= 50]
+    for k in often[:8]:
+        print(f"  {near.distance[k]:6.3f}  {near.title[k]}")
 
     hers = train.take(train.user == user)
     print(f"\nUser {user_ids[user]} rated {len(hers)} films; the best of them:")
     for i in np.argsort(-hers.value, kind="stable")[:5]:
         print(f"  {hers.value[i]:6.1f}  {titles[hers.item[i]]}")
     print("and would rate highest, of those she has not rated:")
-    for one in recommend(factors, train, user_ids[user], k=10, titles=titles):
-        print(f"  {one.score:6.2f}  {one.title}")
+    best = recommend(factors, train, user_ids[user], k=10, titles=titles)
+    for score, title in zip(best.score, best.title, strict=True):
+        print(f"  {score:6.2f}  {title}")
     print()
 
 

@@ -23,7 +23,7 @@ from experiments.retrieve_and_rank import Request, build, request_vectors, respo
 from jaxrec import data, losses, metrics, training
 from jaxrec.models.head import Head
 from jaxrec.models.two_tower import TwoTower
-from jaxrec.retrieval import ranking
+from jaxrec.retrieval import rerank
 from jaxrec.types import Ratings
 
 
@@ -58,8 +58,8 @@ def main(settings: Settings) -> dict[str, Any]:
     """Trains towers and head, measures; returns what it wrote to OUT/ranking_head.json."""
     start = time.perf_counter()
     dataset = harness.load(settings)
-    train, later = data.splits.by_time(dataset.ratings, test=settings.later)
-    base, aside = data.splits.random(train, test=0.2, rng=settings.seed)
+    train, later = data.splits.by_time(dataset.ratings, test_fraction=settings.later)
+    base, aside = data.splits.random(train, test_fraction=0.2, rng=settings.seed)
     content, *_ = films.content(dataset)
     regions = retrieve_and_rank.regions_of(dataset)
     towers = TwoTower(layers=tuple(settings.layers), dropout=settings.dropout)
@@ -83,7 +83,7 @@ def main(settings: Settings) -> dict[str, Any]:
     users = np.random.default_rng(settings.seed).permutation(np.unique(liked(aside).user))
     fit_on, choose_on = np.sort(users[len(users) // 5 :]), np.sort(users[: len(users) // 5])
     to_choose, measured = both(choose_on), partial(_measure, settings=settings)
-    answer = data.lists(liked(aside), np.tile(choose_on, 2))
+    answer = data.padded_items(liked(aside), np.tile(choose_on, 2))
     by_heads = jax.jit(partial(_by_heads, head))
     trained = _train(head, both(fit_on), settings)
     tried = {epochs: measured(by_heads(each, to_choose), to_choose, answer)["ndcg"] for epochs, each in trained.items()}
@@ -106,7 +106,7 @@ def main(settings: Settings) -> dict[str, Any]:
         for who, among in (("known", known), ("new", ~known)):
             if among.any():
                 of = jax.tree.map(lambda leaf, among=among: leaf[among], test)
-                found = measured(score[among], of, data.lists(liked(later), asking[among]))
+                found = measured(score[among], of, data.padded_items(liked(later), asking[among]))
                 row |= {f"{metric}, {who}": value for metric, value in found.items()}
                 values |= {f"{m}_{who}_{name.replace(' ', '_')}": value for m, value in found.items()}
         rows.append(row)
@@ -146,10 +146,12 @@ def _train(head: Head, lists: Lists, settings: Settings) -> dict[int, Any]:
     def cost(params: Any, lists: Lists, *, key: Array) -> Any:
         given = lists.v_user, lists.v_item, lists.more
         score: Any = head.apply(params, *given, train=True, rngs={"dropout": key})
-        return losses.ranking.softmax(score, lists.liked, where=lists.where)
+        return losses.softmax.listwise(score, lists.liked, where=lists.where)
 
     optimizer = optax.adamw(settings.head_rate, weight_decay=settings.head_decay)
-    first = lambda key: training.init(head.init(key, lists.v_user[:1], lists.v_item[:1], lists.more[:1]), optimizer)
+    first = lambda key: training.init_state(
+        head.init(key, lists.v_user[:1], lists.v_item[:1], lists.more[:1]), optimizer
+    )
 
     def run(states: Any, keys: Array, epochs: int) -> Any:
         whole = partial(training.epochs, training.make_step(cost, optimizer), batch_size=settings.head_batch)
@@ -175,7 +177,7 @@ def _by_product(lists: Lists) -> Array:
 
 
 def _measure(scores: Array, lists: Lists, liked: tuple[np.ndarray, np.ndarray], settings: Settings) -> dict[str, float]:
-    best, ids = jax.vmap(partial(ranking.order, k=settings.k))(scores, lists.ids, lists.where)
+    best, ids = jax.vmap(partial(rerank.order, k=settings.k))(scores, lists.ids, lists.where)
     relevant, where = map(jnp.asarray, liked)
     measure = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
     given = {"where": where, "filled": best > -jnp.inf}

@@ -24,7 +24,7 @@ from jaxrec import data, losses, metrics, models, training
 from jaxrec.data import features
 from jaxrec.models import baselines, history, hybrid
 from jaxrec.models.two_tower import TwoTower
-from jaxrec.retrieval import candidates, cosine, ranking, top_k
+from jaxrec.retrieval import candidates, cosine, rerank, top_k
 from jaxrec.retrieval.candidates import Candidates, Table
 from jaxrec.types import Dataset, Linked, Ratings
 
@@ -89,8 +89,8 @@ def main(settings: Settings) -> dict[str, Any]:
     dataset = harness.load(settings)
     if dataset.ratings.time is None:
         raise ValueError(f"{dataset.name} has no times: 'later' needs them. ml-100k and ml-latest-small have.")
-    train, later = data.splits.by_time(dataset.ratings, test=settings.later)
-    part, validation = data.splits.by_time(train, test=0.1)
+    train, later = data.splits.by_time(dataset.ratings, test_fraction=settings.later)
+    part, validation = data.splits.by_time(train, test_fraction=0.1)
     content, *_ = films.content(dataset)
     towers = TwoTower(layers=tuple(settings.layers), dropout=settings.dropout)
     trained = partial(train_towers, towers, content, settings=settings)
@@ -108,7 +108,7 @@ def main(settings: Settings) -> dict[str, Any]:
     answer = jax.jit(partial(respond, towers, settings=settings))
     scores, ids, found = jax.vmap(partial(answer, catalogue))(requests)
 
-    relevant, where = map(jnp.asarray, data.lists(liked(later), asking))
+    relevant, where = map(jnp.asarray, data.padded_items(liked(later), asking))
     known = np.isin(asking, train.user)
     values: dict[str, Any] = {"users": len(asking), "known_users": int(known.sum()), "temperature": temperature}
     rows = []
@@ -181,7 +181,7 @@ def build(
     return Catalogue(
         params=params,
         items=items,
-        c=history.summarize(linked, mu=params.ids.mu, tags=content.tags).c,
+        c=history.history_features(linked, mu=params.ids.mu, tags=content.tags).c,
         tags=content.tags,
         similar=candidates.nearest(items[:, : settings.layers[-1]], settings.similar, score=cosine, progress=False),
         by_tag=candidates.top_of_groups(
@@ -213,7 +213,7 @@ def respond(
         candidates.look_up(catalogue.popular, jnp.zeros(1, jnp.int32)),
     ]
     found = candidates.merge(sources, size=settings.size, exclude=seen)
-    scores, ids = ranking.rank(vector, catalogue.items, found.ids, found.where, k=settings.k)
+    scores, ids = rerank.rank(vector, catalogue.items, found.ids, found.where, k=settings.k)
     return scores, ids, found
 
 
@@ -234,13 +234,13 @@ def train_towers(
     count = jnp.asarray(np.bincount(liked.item, minlength=train.n_items), jnp.float32)
 
     def run(member: dict[str, Array], content: Any, ratings: Linked, count: Array) -> hybrid.Hybrid:
-        log_q = losses.content.log_popularity(count)
+        log_q = losses.softmax.log_popularity(count)
         no_user = jnp.zeros(len(content.users), bool), jnp.ones(len(content.items), bool)
 
         def cost(params: hybrid.Hybrid, batch: Any, *, key: Array) -> Any:
             del batch  # content and ratings are traced already
             key_part, key_drop, key_batch = jax.random.split(key, 3)
-            keep = history.part(ratings, key=key_part, held=settings.held, cold=settings.cold)
+            keep = history.sample_mask(ratings, key=key_part, held=settings.held, cold=settings.cold)
             factors = hybrid.as_factors(towers, params, content, ratings, keep, known=no_user, key=key_drop)
             users, items = models.as_vectors(factors)
             # a random batch of what is held out and liked: the largest random numbers among those
@@ -248,7 +248,7 @@ def train_towers(
             draw = jnp.where(target, jax.random.uniform(key_batch, target.shape), -1.0)
             _, rows = jax.lax.top_k(draw, min(settings.batch, len(draw)))
             user, item = ratings.user[rows], ratings.item[rows]
-            return losses.content.in_batch_softmax(
+            return losses.softmax.in_batch(
                 users[user],
                 items[item],
                 item,
@@ -260,9 +260,9 @@ def train_towers(
 
         key = jax.random.key(member["seed"])
         mu = jnp.mean(ratings.value)
-        init = hybrid.init(towers, content, ratings, key=key, rank=0, width=settings.width, mu=mu)
+        init = hybrid.init_params(towers, content, ratings, key=key, rank=0, width=settings.width, mu=mu)
         rate = optax.cosine_decay_schedule(settings.rate, settings.steps)
-        optimizer = optax.adamw(rate, weight_decay=settings.decay, mask=hybrid.decayed)
+        optimizer = optax.adamw(rate, weight_decay=settings.decay, mask=hybrid.weight_decay_mask)
         return training.descend(cost, init, jnp.zeros(1), optimizer=optimizer, key=key, steps=settings.steps)[0]
 
     seed = {"seed": settings.seed + jnp.arange(1)}
@@ -273,11 +273,11 @@ def train_towers(
 def _whole(towers: TwoTower, params: hybrid.Hybrid, content: Any, train: Ratings, liked: Ratings) -> dict[str, float]:
     no_user = jnp.zeros(train.n_users, bool), jnp.ones(train.n_items, bool)
     factors = hybrid.as_factors(towers, params, content, data.linked(train), known=no_user)
-    return harness.ranking(factors, train, liked)
+    return harness.ranking_metrics(factors, train, liked)
 
 
 def _top(items: Array, users: Array, seen: Ratings, asking: np.ndarray) -> tuple[Array, Array]:
-    exclude, among = map(jnp.asarray, data.lists(seen, asking))
+    exclude, among = map(jnp.asarray, data.padded_items(seen, asking))
     scores, ids = top_k(users, items, 10, exclude=(exclude, among))
     return ids, scores > -jnp.inf
 
@@ -290,7 +290,7 @@ def _top_of(factors: Any, seen: Ratings, asking: np.ndarray) -> tuple[Array, Arr
 def requests_of(content: Any, train: Ratings, users: np.ndarray, regions: np.ndarray, settings: Settings) -> Request:
     """One request per user, from train: her ratings, the last first."""
     newest = train.take(np.argsort(-train.time, kind="stable"))  # type: ignore[operator]
-    item, where = data.lists(newest, users)
+    item, where = data.padded_items(newest, users)
     row = {(u, i): y for u, i, y in zip(newest.user.tolist(), newest.item.tolist(), newest.value.tolist(), strict=True)}
     value = np.array(
         [[row.get((u, i), 0.0) for i in mine] for u, mine in zip(users.tolist(), item.tolist(), strict=True)]
@@ -324,7 +324,7 @@ def _words(dataset: Dataset) -> np.ndarray:
         " ".join([title, *(g.replace("-", "") for g in tags or [])])
         for title, tags in zip(dataset.titles, genres, strict=True)
     ]
-    return features.fit({"text": text}, {"text": features.Text(max_features=2000)})({"text": text})
+    return features.fit_encoder({"text": text}, {"text": features.Text(max_features=2000)})({"text": text})
 
 
 def _show(

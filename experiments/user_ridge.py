@@ -44,7 +44,7 @@ def main(settings: Settings) -> dict[str, Any]:
     l2, trace = descend_leave_one_out(rows, given, settings)
     curve = {s: _left_out(rows, given, s, settings) for s in settings.l2s}
 
-    part, validation = data.splits.random(train, test=0.1, rng=settings.seed)
+    part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
     searched = {s: harness.errors(_fit(part, x, s, settings), validation, dataset.scale)["rmse"] for s in settings.l2s}
     by_search = min(searched, key=searched.__getitem__)
 
@@ -91,7 +91,7 @@ def features(dataset: Dataset) -> np.ndarray:
 
 def model(train: Ratings, x: np.ndarray) -> Factors:
     """Factors whose items are given: the features, and the items' means as offset; the users are still to be solved."""
-    means = data.normalize.item_mean(train)
+    means = data.normalize.means_by_item(train)
     nobody = jnp.zeros((train.n_users, x.shape[1])), jnp.zeros(train.n_users)
     return Factors(*nobody, x=jnp.asarray(x), c=None, mu=jnp.asarray(means.item))
 
@@ -101,7 +101,7 @@ def descend_leave_one_out(rows: Rows, given: Factors, settings: Settings) -> tup
 
     def cost(log_l2: jax.Array, batch: tuple[Rows, Factors]) -> jax.Array:
         rows, given = batch
-        return solvers.leave_one_out(rows, given, l2=jnp.exp(log_l2), l2_bias=settings.l2_bias).mean()
+        return solvers.leave_one_out(given, rows, l2=jnp.exp(log_l2), l2_bias=settings.l2_bias).mean()
 
     one_batch = jax.tree.map(lambda leaf: leaf[None], (rows, given))
     run = jax.jit(
@@ -114,12 +114,12 @@ def descend_leave_one_out(rows: Rows, given: Factors, settings: Settings) -> tup
 
 
 def _left_out(rows: Rows, given: Factors, l2: float, settings: Settings) -> float:
-    return float(jnp.sqrt(solvers.leave_one_out(rows, given, l2=l2, l2_bias=settings.l2_bias).mean()))
+    return float(jnp.sqrt(solvers.leave_one_out(given, rows, l2=l2, l2_bias=settings.l2_bias).mean()))
 
 
 def _fit(train: Ratings, x: np.ndarray, l2: float, settings: Settings) -> Factors:
     rows = data.rows(train, "user")
-    return solvers.fold_in(rows, model(train, x), l2=l2, l2_bias=settings.l2_bias)
+    return solvers.fold_in(model(train, x), rows, l2=l2, l2_bias=settings.l2_bias)
 
 
 def _draw(axes: Any, curve: dict[float, float], searched: dict[float, float], l2: float, settings: Settings) -> None:

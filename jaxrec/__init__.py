@@ -1,20 +1,39 @@
 """jaxrec: recommender-systems research in JAX.
 
 Pure functions of arrays: `losses` (the costs of collaborative filtering and their closed-form gradients), `solvers`
-(ridge, alternating least squares), `training` (any cost, any optax optimizer), `models`, `retrieval`, `metrics`;
-`data` brings ratings and features to the device, `evaluation` ranks the catalogue for every user. `recommend` and
-`related` answer in raw ids and titles; `artifact` saves models and loads them, `serving` request functions.
+(ridge regression, alternating least squares), `bayes` (Gibbs sampling), `training` (any cost, any optax optimizer),
+`models`, `retrieval`, `metrics`; `data` brings ratings and features to the device, `evaluation` ranks the catalogue for
+every user. `recommend` and `related` answer in raw ids and titles; `storage` saves models and loads them, `serving`
+exports request functions. `types` is the vocabulary of all of these.
 """
 
-from jaxrec import artifact, data, evaluation, losses, metrics, models, retrieval, serving, solvers, training
+from importlib.metadata import version
+
+from jaxrec import (
+    bayes,
+    data,
+    evaluation,
+    losses,
+    metrics,
+    models,
+    retrieval,
+    serving,
+    solvers,
+    storage,
+    training,
+    types,
+)
 from jaxrec.catalog import recommend, related
 from jaxrec.types import Dataset, Factors, Ratings
+
+__version__ = version("jaxrec")
 
 __all__ = [
     "Dataset",
     "Factors",
     "Ratings",
-    "artifact",
+    "__version__",
+    "bayes",
     "data",
     "evaluation",
     "losses",
@@ -25,5 +44,7 @@ __all__ = [
     "retrieval",
     "serving",
     "solvers",
+    "storage",
     "training",
+    "types",
 ]

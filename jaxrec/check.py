@@ -33,6 +33,7 @@ __all__ = [
     "size_of_table",
     "strength",
     "traced",
+    "vector_pairs",
 ]
 
 INT32_MIN, INT32_MAX = np.iinfo(np.int32).min, np.iinfo(np.int32).max
@@ -113,6 +114,20 @@ def same_shape(**arrays: Any) -> None:
     shapes = {name: np.shape(array) for name, array in arrays.items() if array is not None}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"expected arrays of one shape, got {', '.join(f'{k}: {v}' for k, v in shapes.items())}.")
+
+
+def vector_pairs(v_user: Any, v_item: Any, **columns: Any) -> None:
+    """Checks that each pair has a vector [d] of either side and an entry in every column.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    same_shape(v_user=v_user, v_item=v_item)
+    same_shape(**columns)
+    n = next(np.shape(column) for column in columns.values() if column is not None)
+    if np.ndim(v_user) != 2 or np.shape(v_user)[:1] != n:
+        name = next(iter(columns))
+        raise ValueError(f"expected vectors [n, d] and {name} [n], got shapes {np.shape(v_user)} and {n}.")
 
 
 def traced(*values: Any) -> bool:

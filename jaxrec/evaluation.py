@@ -1,16 +1,17 @@
-"""Ranking the whole catalogue for every user, and how good the lists are: streamed, never users x items, no sampling.
+"""Evaluation of rankings: the whole catalogue ranked for every user, streamed, never users x items, no sampling.
 
-For each user with something relevant, every item that the user has not seen is ranked by the product of their vectors,
-and metrics are taken of the k best. Those of `metrics.ranking` need no more of a list than where its hits stand, so
-that no list is made for them: the rank of each relevant item is counted, as the items that score higher (ties go to the
-lower id, as in `retrieval.top_k`), on the CPU among the user's best alone. A metric of your own gets the lists.
+For each user with something in test, every item that is not in the user's train part is ranked by its score, the
+product of the user's and the item's vectors, and metrics are taken of the k best. Those of `metrics.ranking` need no
+more of a list than the ranks of its hits, so that no list is made for them: the rank of each test item is the number of
+items that score higher (ties go to the lower id, as in `retrieval.top_k`), counted on the CPU among the user's best
+alone. A metric of your own gets the lists.
 
 >>> import jax.numpy as jnp
 >>> from jaxrec import Ratings, metrics
->>> users, items = jnp.array([[1.0], [-1.0]]), jnp.array([[3.0], [2.0], [1.0]])
->>> seen = Ratings([0], [0], [1.0], 2, 3)  # user 0 has seen item 0
->>> liked = Ratings([0, 1], [2, 0], [1.0, 1.0], 2, 3)
->>> ranking(users, items, seen, liked, k=2, metrics={"recall": metrics.recall, "mrr": metrics.reciprocal_rank})
+>>> vectors = jnp.array([[1.0], [-1.0]]), jnp.array([[3.0], [2.0], [1.0]])  # users', items'
+>>> train = Ratings([0], [0], [1.0], 2, 3)  # user 0 has seen item 0
+>>> test = Ratings([0, 1], [2, 0], [1.0, 1.0], 2, 3)
+>>> evaluate(vectors, train, test, k=2, metrics={"recall": metrics.recall, "mrr": metrics.reciprocal_rank})
 {'recall': array([1., 0.], dtype=float32), 'mrr': array([0.5, 0. ], dtype=float32)}
 """
 
@@ -27,82 +28,103 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Shaped
 
 from jaxrec import check
-from jaxrec.data.layouts import cut
-from jaxrec.group import group
+from jaxrec.counting_sort import group_by
+from jaxrec.data.layouts import pad_rows
+from jaxrec.gather import gather
 from jaxrec.kernels.chunks import by_chunks
 from jaxrec.kernels.platform import On, by_platform
-from jaxrec.kernels.rank import ranks
-from jaxrec.kernels.select import largest
+from jaxrec.kernels.rank_by_count import ranks
 from jaxrec.kernels.topk import orderable
-from jaxrec.lookup import lookup
-from jaxrec.metrics.ranking import OF_HITS, auc_at_k
+from jaxrec.kernels.topk_select import largest
+from jaxrec.metrics.ranking import (
+    OF_HITS,
+    auc_at_k,
+    average_precision,
+    hit_rate,
+    ndcg,
+    precision,
+    recall,
+    reciprocal_rank,
+)
+from jaxrec.prediction import as_vectors
 from jaxrec.ratings import check_same_ids
-from jaxrec.types import Ratings
+from jaxrec.types import Factors, Ratings
 
-__all__ = ["ranking"]
+__all__ = ["evaluate"]
 
 # Scores made at once: 4 MiB on a CPU, 1 GiB elsewhere, where few steps are fast ones.
 SCORES: dict[On, int] = {"cpu": 2**20, "gpu": 2**28, "tpu": 2**28}
+
+# The metrics of `evaluate` where none are named.
+DEFAULT: Mapping[str, "Metric"] = {
+    "precision": precision,
+    "recall": recall,
+    "hit_rate": hit_rate,
+    "ndcg": ndcg,
+    "average_precision": average_precision,
+    "reciprocal_rank": reciprocal_rank,
+}
 
 # metric(ids [n, k], relevant [n, e], *, where [n, e]) -> [n], and where it takes them filled= [n, k], n_candidates= [n]
 Metric = Callable[..., Array]
 Padded = tuple[Array, Array]
 
 
-def ranking(
-    users: Shaped[ArrayLike, "n_users d"],
-    items: Shaped[ArrayLike, "n_items d"],
-    seen: Ratings | None,
-    relevant: Ratings,
+def evaluate(
+    scorer: Factors | tuple[Shaped[ArrayLike, "n_users d"], Shaped[ArrayLike, "n_items d"]],
+    train: Ratings | None,
+    test: Ratings,
     *,
-    k: int | Sequence[int],
-    metrics: Mapping[str, Metric],
+    k: int | Sequence[int] = 10,
+    metrics: Mapping[str, Metric] | None = None,
     allowed: Bool[ArrayLike, " n_items"] | None = None,
-    at_once: int | None = None,
+    batch_size: int | None = None,
     overlap: Literal["error", "drop"] = "error",
 ) -> dict[str, np.ndarray]:
-    """Name -> the metric of each user, float32 [n_users]; NaN for users with nothing relevant: np.nanmean is the mean.
+    """Name -> the metric of each user, float32 [n_users]; NaN for users without test items: np.nanmean is the mean.
 
-    Per user, so that two models' differences can be tested pair by pair. Of several k the names are "ndcg@10", ...
+    Per user, so that the differences of two models can be tested pair by pair. With several k the names are "ndcg@10",
+    ...
 
     Args:
-        users: vectors, as `models.as_vectors` gives them: their product is the whole score.
-        items: vectors.
-        seen: pairs that are not ranked, such as train's; None: everything is.
-        relevant: pairs that would have been right, such as test's; a pair that occurs twice counts once.
+        scorer: `Factors`; or the users' and the items' vectors, whose product is the whole score.
+        train: pairs that are not ranked, because the user has seen them; None: everything is ranked.
+        test: pairs that would have been right; a pair that occurs twice counts once.
         k: the lists' length, or several; places beyond the catalogue stand empty.
         metrics: name -> `metrics.ndcg`, or a function of your own: metric(ids, relevant, *, where) of one user, who has
-            the best items' ids [k], best first, and the relevant ones' [e], padded where `where` is False. It may take
+            the best items' ids [k], best first, and the test items' [e], padded where `where` is False. It may take
             `filled`, False at the places of a list that are empty, and `n_candidates`, how many items were ranked.
+            None: precision, recall, hit_rate, ndcg, average_precision, reciprocal_rank.
         allowed: items that may be ranked.
-        at_once: users scored at once; memory is at_once * n_items numbers. None: as many as 4 MiB of scores are on a
-            CPU, and 1 GiB elsewhere, but at least 64.
-        overlap: what to do with pairs in both `seen` and `relevant`, which can never be found: 'error', or 'drop' them
-            from `relevant`.
+        batch_size: users scored at once; memory is batch_size * n_items numbers. None: as many as 4 MiB of scores are
+            on a CPU, and 1 GiB elsewhere, but at least 64.
+        overlap: what to do with pairs in both `train` and `test`, which can never be found: 'error', or 'drop' them
+            from `test`.
 
     Raises:
-        ValueError: tables of other sizes than the ratings; `seen` and `relevant` of other raw ids; pairs in both;
-            vectors that are not finite, whose products may not be, or of different dimensions; k or at_once below 1;
-            lists with empty places for a metric without `filled`.
+        ValueError: tables of other sizes than the ratings; `train` and `test` of other raw ids; pairs in both; vectors
+            that are not finite, whose products may not be, or of different dimensions; k or batch_size below 1; lists
+            with empty places for a metric without `filled`.
     """
+    users, items = as_vectors(scorer) if isinstance(scorer, Factors) else scorer
     users, items = check.as_floats(users=users, items=items)
     lengths = (k,) if isinstance(k, int | np.integer) else tuple(k)
-    _check(users, items, seen, relevant, lengths, allowed, at_once)
+    _check(users, items, train, test, lengths, allowed, batch_size)
     check.choice("overlap", overlap, ("error", "drop"))
     named = {
         name if isinstance(k, int | np.integer) else f"{name}@{n}": (f, n)
         for n in lengths
-        for name, f in metrics.items()
+        for name, f in (DEFAULT if metrics is None else metrics).items()
     }
-    out = {name: np.full(relevant.n_users, np.nan, np.float32) for name in named}
-    answers, known = _by_user(_once(relevant)), None if seen is None else _by_user(seen)
+    out = {name: np.full(test.n_users, np.nan, np.float32) for name in named}
+    answers, known = _by_user(_once(test)), None if train is None else _by_user(train)
     count = np.diff(answers[0])
     some = np.flatnonzero(count)
     which = np.ceil(np.log2(count[some])).astype(int)  # users with about as many are padded to one length, and compiled
     found = []  # read when all are under way: while the device ranks for some users, the host prepares the next
     for each in np.unique(which):
         asking = some[which == each]
-        lists = cut(*answers, asking), None if known is None else cut(*known, asking)
+        lists = pad_rows(*answers, asking), None if known is None else pad_rows(*known, asking)
         measured = _measure(
             users,
             asking.astype(np.int32),
@@ -110,11 +132,11 @@ def ranking(
             items,
             None if allowed is None else jnp.asarray(allowed),
             metrics=tuple(named.values()),
-            at_once=at_once,
+            batch_size=batch_size,
         )
         found.append((asking, measured))
-    if overlap == "error" and seen is not None:
-        _refuse_overlap(sum(int(np.sum(measured.overlap)) for _, measured in found), seen, relevant)
+    if overlap == "error" and train is not None:
+        _refuse_overlap(sum(int(np.sum(measured.overlap)) for _, measured in found), train, test)
     for asking, measured in found:
         _refuse_empty_places(named, measured, asking)
         for name, values in zip(named, measured.values, strict=True):
@@ -122,15 +144,15 @@ def ranking(
     return out
 
 
-def _even(n: int, at_once: int) -> int:
+def _even(n: int, batch_size: int) -> int:
     """As many at once as leave no small rest, and fill the CPU's vectors."""
-    parts = -(-n // at_once)
-    return min(at_once, -(-n // (8 * parts)) * 8)
+    parts = -(-n // batch_size)
+    return min(batch_size, -(-n // (8 * parts)) * 8)
 
 
 def _by_user(ratings: Ratings) -> tuple[np.ndarray, np.ndarray]:
     """(where each user's begin, the items in the users' order)."""
-    start, order = group(ratings.user, ratings.n_users)
+    start, order = group_by(ratings.user, ratings.n_users)
     return start, ratings.item[order]
 
 
@@ -149,7 +171,7 @@ class _Measured(NamedTuple):
     n_candidates: Array | None  # where a metric asks for them, or for lists
 
 
-@partial(jax.jit, static_argnames=("metrics", "at_once"))
+@partial(jax.jit, static_argnames=("metrics", "batch_size"))
 def _measure(
     users: Array,
     asking: Array,
@@ -158,7 +180,7 @@ def _measure(
     allowed: Array | None,
     *,
     metrics: tuple[tuple[Metric, int], ...],
-    at_once: int | None,
+    batch_size: int | None,
 ) -> _Measured:
     longest = max(k for _, k in metrics)
     makes_lists = any(metric not in OF_HITS for metric, _ in metrics)
@@ -176,7 +198,7 @@ def _measure(
         where = where & ~too
         if allowed is not None:
             scores = jnp.where(allowed[:, None], scores, -jnp.inf)
-            own = jnp.where(lookup(allowed, relevant.T), own, -jnp.inf)
+            own = jnp.where(gather(allowed, relevant.T), own, -jnp.inf)
         rank = ranks(scores, relevant.T, longest, on=on)
         listed = where.T & (own > -jnp.inf) & (rank < longest)
         hit = jnp.zeros((n, longest), jnp.float32).at[column, jnp.where(listed, rank, longest)].set(1, mode="drop")
@@ -203,10 +225,10 @@ def _measure(
         return _Measured(values, jnp.sum(too, axis=1), n_candidates if counts else None)
 
     def form(rows: tuple[Array, tuple[Padded, Padded | None]], *, on: On) -> _Measured:
-        size = max(64, SCORES[on] // max(1, len(items))) if at_once is None else at_once
+        size = max(64, SCORES[on] // max(1, len(items))) if batch_size is None else batch_size
         return by_chunks(partial(chunk, on=on), rows, _even(len(asking), size))
 
-    return by_platform(form, (lookup(users, asking), lists))
+    return by_platform(form, (gather(users, asking), lists))
 
 
 def _best(scores: Array, k: int, filled: Array, on: On) -> Array:
@@ -221,16 +243,16 @@ def _takes(metric: Metric, name: str) -> bool:
     return any(each.name == name or each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
 
 
-def _refuse_overlap(count: int, seen: Ratings, relevant: Ratings) -> None:
+def _refuse_overlap(count: int, train: Ratings, test: Ratings) -> None:
     if count == 0:
         return
     code = lambda ratings: ratings.user * np.int64(ratings.n_items) + ratings.item
-    at = int(np.isin(code(relevant), code(seen)).argmax())
+    at = int(np.isin(code(test), code(train)).argmax())
     raw = lambda ids, position: int(position) if ids is None else ids[position].item()
-    user, item = raw(relevant.user_ids, relevant.user[at]), raw(relevant.item_ids, relevant.item[at])
+    user, item = raw(test.user_ids, test.user[at]), raw(test.item_ids, test.item[at])
     raise ValueError(
-        f"relevant: {count} pairs are in `seen` too, such as user {user!r} and item {item!r}. They are never "
-        "recommended, but would count as relevant. Take them out of one of the two, or let overlap='drop' do so."
+        f"test: {count} pairs are in `train` too, such as user {user!r} and item {item!r}. They are never recommended "
+        "but still count as relevant, which lowers recall. Remove them from one, or let overlap='drop' do so."
     )
 
 
@@ -251,24 +273,24 @@ def _refuse_empty_places(named: Mapping[str, tuple[Metric, int]], measured: _Mea
 def _check(
     users: Array,
     items: Array,
-    seen: Ratings | None,
-    relevant: Ratings,
+    train: Ratings | None,
+    test: Ratings,
     lengths: tuple[int, ...],
     allowed: ArrayLike | None,
-    at_once: int | None,
+    batch_size: int | None,
 ) -> None:
     if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1]:
         raise ValueError(f"expected users [n, d] and items [m, d] of one dimension, got {users.shape}, {items.shape}.")
-    for name, ratings in (("seen", seen), ("relevant", relevant)):
+    for name, ratings in (("train", train), ("test", test)):
         if ratings is not None and (ratings.n_users, ratings.n_items) != (len(users), len(items)):
             raise ValueError(
                 f"{name}: expected ratings of {len(users)} users and {len(items)} items, as the vectors are, got "
                 f"{ratings.n_users} and {ratings.n_items}."
             )
-    if seen is not None:
-        check_same_ids(seen, relevant, ("seen", "relevant"))
-    if not lengths or min(lengths) < 1 or (at_once is not None and at_once < 1):
-        raise ValueError(f"expected k and at_once >= 1, got {lengths} and {at_once}.")
+    if train is not None:
+        check_same_ids(train, test, ("train", "test"))
+    if not lengths or min(lengths) < 1 or (batch_size is not None and batch_size < 1):
+        raise ValueError(f"expected k and batch_size >= 1, got {lengths} and {batch_size}.")
     if allowed is not None and jnp.shape(allowed) != (len(items),):
         raise ValueError(f"allowed: expected one flag per item, shape ({len(items)},), got {jnp.shape(allowed)}.")
     for name, table in (("users", users), ("items", items)):

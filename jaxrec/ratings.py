@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from jaxrec import check, raw_ids
-from jaxrec.group import group
+from jaxrec.counting_sort import group_by
 from jaxrec.times import UNITS, TimeUnit, as_times
 
 if TYPE_CHECKING:
@@ -309,8 +309,8 @@ def _frozen(array: np.ndarray) -> np.ndarray:
 
 
 def _without_duplicates(ratings: Ratings, policy: Duplicates) -> Ratings:
-    _, by_item = group(ratings.item, ratings.n_items)  # two counting sorts: by user, then item, then row
-    _, by_user = group(ratings.user[by_item], ratings.n_users)
+    _, by_item = group_by(ratings.item, ratings.n_items)  # two counting sorts: by user, then item, then row
+    _, by_user = group_by(ratings.user[by_item], ratings.n_users)
     order = by_item[by_user]
     user, item = ratings.user[order], ratings.item[order]
     again = np.concatenate([[False], (user[1:] == user[:-1]) & (item[1:] == item[:-1])])[: len(order)]

@@ -2,7 +2,7 @@
 
 `save` exports a pure function request(state, *inputs) by `jax.export`, a program for every platform named, each for any
 number of requests at once, and writes them beside the state (vectors, tables, networks) into a sealed file
-(`jaxrec.artifact`). `load` gives it back as a callable, in a process that has neither the model's code nor Flax. The
+(`jaxrec.storage`). `load` gives it back as a callable, in a process that has neither the model's code nor Flax. The
 state's arrays can be replaced by others of their shapes: catalogues get room to grow by rows that are not yet allowed
 (`with_rows`).
 
@@ -17,7 +17,7 @@ state's arrays can be replaced by others of their shapes: catalogues get room to
 >>> scores, ids = served(jnp.array([[1.0], [-1.0]]))  # two requests at once
 >>> ids.tolist(), served.meta["titles"]
 ([[1, 0], [0, 1]], ['A', 'B'])
->>> more = with_rows(served, 2, items=jnp.array([[5.0]]), allowed=jnp.array([True]))  # a new film in the free row
+>>> more = with_rows(served, 2, {"items": jnp.array([[5.0]]), "allowed": jnp.array([True])})  # a film in the free row
 >>> more(jnp.array([[1.0]]))[1].tolist()
 [[2, 1]]
 """
@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, export
 
-from jaxrec import artifact, check
+from jaxrec import check, storage
 
 __all__ = ["Served", "load", "save", "with_rows"]
 
@@ -89,11 +89,12 @@ def save(
     meta: Mapping[str, Any] | None = None,
     platforms: Sequence[str] = PLATFORMS,
 ) -> None:
-    """Export and write; whole or not at all, as `artifact.write`.
+    """Export and write; whole or not at all, as `storage.write`.
 
     Args:
         path: the file.
-        request: request(state, *inputs) -> a tuple (or dict, list) of arrays, pure; to be traced.
+        request: request(state, *inputs) -> a tuple (or dict, list) of arrays, pure; to be traced. A NamedTuple comes
+            back as a plain tuple, for the process that loads it may not have its class.
         state: a pytree of arrays.
         inputs: examples, each [requests, ...]; the leading axis is left open.
         meta: what JSON holds.
@@ -102,7 +103,7 @@ def save(
     Raises:
         ValueError: no platforms; no inputs, one without a leading axis, or of another number of requests; a state or
             an input that the device's types do not hold (2**40 with 32 bits); a state that is not finite, or has two
-            leaves of one name; as `artifact.write`.
+            leaves of one name; as `storage.write`.
     """
     if isinstance(platforms, str) or not platforms:
         raise ValueError(f"platforms: expected names such as {PLATFORMS}, got {platforms!r}.")
@@ -121,7 +122,7 @@ def save(
             raise ValueError(f"state {name}: expected finite numbers, got NaN or infinity. Has training diverged?")
 
     def run(flat: dict[str, Array], *given: Array) -> Any:
-        return request(jax.tree.unflatten(tree, [flat[name] for name in named]), *given)
+        return _plain(request(jax.tree.unflatten(tree, [flat[name] for name in named]), *given))
 
     (batch,) = export.symbolic_shape("b")
     shape = lambda leaf, *lead: jax.ShapeDtypeStruct((*lead, *leaf.shape[len(lead) :]), leaf.dtype)
@@ -130,17 +131,23 @@ def save(
     for platform in platforms:  # one export for all would hold every platform's kernels for each, which Pallas refuses
         exported = export.export(jax.jit(run), platforms=(platform,))({k: shape(v) for k, v in named.items()}, *open_)
         arrays[f"program/{platform}"] = np.frombuffer(exported.serialize(), np.uint8)
-    artifact.write(path, "request", arrays, {"meta": dict(meta or {}), "names": list(named)})
+    storage.write(path, "request", arrays, {"meta": dict(meta or {}), "names": list(named)})
+
+
+def _plain(tree: Any) -> Any:
+    """The tree with tuples in place of NamedTuples, which an exported program cannot name."""
+    named = lambda node: isinstance(node, tuple) and hasattr(node, "_fields")
+    return jax.tree.map(lambda node: tuple(map(_plain, node)) if named(node) else node, tree, is_leaf=named)
 
 
 def load(path: str | os.PathLike[str]) -> Served:
     """Read what `save` wrote, ready to be called.
 
     Raises:
-        ValueError: as `artifact.read`; exported for other platforms than this process has.
+        ValueError: as `storage.read`; exported for other platforms than this process has.
         FileNotFoundError: no such file.
     """
-    arrays, meta = artifact.read(path, "request")
+    arrays, meta = storage.read(path, "request")
     programs = {name.removeprefix("program/"): each for name, each in arrays.items() if name.startswith("program/")}
     if (here := export.default_export_platform()) not in programs:
         raise ValueError(f"{path}: exported for {', '.join(programs)}, and this process runs on {here}.")
@@ -149,13 +156,13 @@ def load(path: str | os.PathLike[str]) -> Served:
     return Served(state, program, tuple(programs), meta["meta"], jax.jit(program.call))
 
 
-def with_rows(served: Served, row: int, **tables: Any) -> Served:
-    """The same with rows of some tables replaced from `row` on: new items in the room that was left for them.
+def with_rows(served: Served, row: int, tables: Mapping[str, Any]) -> Served:
+    """The same request with rows of some tables replaced from `row` on: new items in the room left for them.
 
     Args:
         served: a loaded request function.
         row: the first row to write.
-        tables: name -> rows [n, ...] (dots in names are written as double underscores).
+        tables: name -> rows [n, ...]; names as in `served.state`, such as 'similar.ids'.
 
     Raises:
         ValueError: an unknown table, rows of another shape or type, or beyond its type, more rows than there is room
@@ -164,8 +171,7 @@ def with_rows(served: Served, row: int, **tables: Any) -> Served:
     if isinstance(row, bool) or not isinstance(row, int | np.integer):
         raise ValueError(f"row: expected the position of the first row, an integer, got {row!r}.")
     state = dict(served.state)
-    for key, rows in tables.items():
-        name = key.replace("__", ".")
+    for name, rows in tables.items():
         if name not in state:
             raise ValueError(f"{name}: no such table; there are {', '.join(state)}.")
         table, rows = state[name], check.as_array(name, rows)

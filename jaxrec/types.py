@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array
@@ -21,7 +21,20 @@ from jax.tree_util import register_dataclass
 
 from jaxrec.ratings import Dataset, Ratings
 
-__all__ = ["Bucket", "Dataset", "Dense", "Factors", "Linked", "Observed", "Ratings", "Rows", "Solution", "Total"]
+__all__ = [
+    "Bucket",
+    "Dataset",
+    "Dense",
+    "Factors",
+    "Linked",
+    "Observed",
+    "Padded",
+    "Ratings",
+    "Rows",
+    "SolverInfo",
+    "TopK",
+    "Total",
+]
 
 
 @register_dataclass
@@ -125,14 +138,14 @@ class Rows:
 
     Attributes:
         buckets: every row stands in exactly one; rows without ratings too, in the shortest.
-        place: int32 [n_rows], where each row stands once the buckets' results are laid end to end.
+        position: int32 [n_rows], where each row stands once the buckets' results are laid end to end.
         side: 'user' (rows are users, `other` are items) or 'item'.
         n_others: rows of the other side's table.
         mesh: the devices that hold a part of every bucket's rows each; None: one holds all.
     """
 
     buckets: tuple[Bucket, ...]
-    place: Array
+    position: Array
     side: str = field(metadata={"static": True})
     n_others: int = field(metadata={"static": True})
     mesh: Mesh | None = field(default=None, metadata={"static": True})
@@ -144,9 +157,11 @@ class Rows:
         A gather and no scatter: padding rows are never read, and every row is written once.
         """
         per_bucket = f if self.mesh is None else self._on_all(f)
-        return jax.tree.map(lambda *parts: jax.numpy.concatenate(parts)[self.place], *per_bucket(self.buckets, *given))
+        return jax.tree.map(
+            lambda *parts: jax.numpy.concatenate(parts)[self.position], *per_bucket(self.buckets, *given)
+        )
 
-    def beside(self, tree: Any) -> Any:
+    def replicate(self, tree: Any) -> Any:
         """The tree of arrays on every device that holds rows: where the solvers leave factors, and best find them."""
         return tree if self.mesh is None else jax.device_put(tree, NamedSharding(self.mesh, P()))
 
@@ -206,9 +221,33 @@ class Total:
         return self.sum / self.count
 
 
+class TopK(NamedTuple):
+    """The best of a list, best first.
+
+    Attributes:
+        scores: [..., k], -inf at places that cannot be filled.
+        ids: int32 [..., k], 0 at places that cannot be filled.
+    """
+
+    scores: Array
+    ids: Array
+
+
+class Padded(NamedTuple):
+    """Lists of ids padded to one length.
+
+    Attributes:
+        ids: int32 [..., length]; where `where` is False, any valid id.
+        where: bool [..., length].
+    """
+
+    ids: Any
+    where: Any
+
+
 @register_dataclass
 @dataclass(frozen=True)
-class Solution:
+class SolverInfo:
     """How a solver ended.
 
     Attributes:

@@ -35,7 +35,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 # Doctests cannot carry a marker: of these modules, and of all experiments, they compile for ten seconds and more.
-SLOW_DOCTESTS = {"jaxrec.solvers.als.dense_sweep", "jaxrec.solvers.gibbs", "jaxrec.solvers.newcomer"}
+SLOW_DOCTESTS = {"jaxrec.solvers._als.dense_sweep", "jaxrec.bayes._gibbs", "jaxrec.bayes.new_user"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -130,4 +130,4 @@ def one_bucket(monkeypatch):
     from jaxrec import data
 
     rows = data.rows
-    monkeypatch.setattr(data, "rows", lambda ratings, side, **_: rows(ratings, side, shortest=64))
+    monkeypatch.setattr(data, "rows", lambda ratings, side, **_: rows(ratings, side, min_length=64))

@@ -12,7 +12,7 @@ from jaxrec import Factors, Ratings, recommend, related
 from jaxrec.models import init, predict_all
 from jaxrec.models.baselines import popularity
 
-# Every user would rate item i with c(i) plus her b; ann has seen 20 and 50, bob has seen all but 40, eve nothing.
+# A user's score of item i is c(i) plus the user's b; ann has seen 20 and 50, bob has seen all but 40, eve nothing.
 ITEMS = [50, 20, 40, 10]  # raw ids, not sorted: contiguous 0, 1, 2, 3
 TITLES = np.array(["Fifty", "Twenty", "Forty", "Ten"])
 RATINGS = Ratings.from_columns(
@@ -30,46 +30,82 @@ FACTORS = Factors(
 )
 
 
+def rows(table):
+    """[(item, title, score or distance)]"""
+    return list(zip(table.item.tolist(), table.title.tolist(), table[-1].tolist(), strict=True))
+
+
 def test_recommend_by_raw_ids_and_titles():
-    assert recommend(FACTORS, RATINGS, "eve", k=3, titles=TITLES) == [
+    assert rows(recommend(FACTORS, RATINGS, "eve", k=3, titles=TITLES)) == [
         (50, "Fifty", 4.0),
         (20, "Twenty", 3.0),
         (10, "Ten", 2.0),
     ]
-    assert recommend(FACTORS, RATINGS, "ann", k=2, titles=TITLES) == [(10, "Ten", 2.25), (40, "Forty", 1.25)]
+    assert rows(recommend(FACTORS, RATINGS, "ann", k=2, titles=TITLES)) == [(10, "Ten", 2.25), (40, "Forty", 1.25)]
 
 
-def test_fields_and_types():
-    best = recommend(FACTORS, RATINGS, "eve", k=1, titles=TITLES)[0]
-    assert (best.item, best.title, best.score) == (50, "Fifty", 4.0)
-    assert [type(field) for field in best] == [int, str, float]
-    nearest = related(FACTORS, RATINGS, 50, k=1, titles=TITLES)[0]
-    assert (nearest.item, nearest.title, nearest.distance) == (20, "Twenty", 1.0)
-    assert [type(field) for field in nearest] == [int, str, float]
+@pytest.mark.parametrize("users", [["ann", "eve"], ["eve", "ann", "eve"], None])
+@pytest.mark.parametrize("batch_size", [1, 2, 1024])
+def test_many_users_are_each_alone(users, batch_size):
+    table = recommend(FACTORS, RATINGS, users, k=2, titles=TITLES, batch_size=batch_size)
+    asked = ["bob", "eve", "ann"] if users is None else users
+    alone = [recommend(FACTORS, RATINGS, user, k=2, titles=TITLES) for user in asked]
+    assert rows(table) == [row for one in alone for row in rows(one)]
+    assert table.user.tolist() == [user for user, one in zip(asked, alone, strict=True) for _ in one.item]
+    assert table.rank.tolist() == [rank for one in alone for rank in range(1, len(one.item) + 1)]
+
+
+@pytest.mark.parametrize("to", ["to_polars", "to_pandas"])
+def test_the_tables_become_frames(to):
+    frame = getattr(recommend(FACTORS, RATINGS, ["eve", "ann"], k=1, titles=TITLES), to)()
+    assert list(frame.columns) == ["user", "rank", "item", "title", "score"]
+    assert frame["user"].to_list() == ["eve", "ann"]
+    assert (frame["item"].to_list(), frame["title"].to_list()) == ([50, 10], ["Fifty", "Ten"])
+    near = getattr(related(FACTORS, RATINGS, 50, k=1), to)()
+    assert (near["item"].to_list(), near["title"].to_list(), near["distance"].to_list()) == ([20], [None], [1.0])
+
+
+def test_allowed_items_alone_are_recommended():
+    allowed = np.array([False, True, True, False])
+    assert rows(recommend(FACTORS, RATINGS, ["eve", "ann"], k=4, allowed=allowed)) == [
+        (20, None, 3.0),
+        (40, None, 1.0),
+        (40, None, 1.25),
+    ]
+    with pytest.raises(ValueError, match="allowed"):
+        recommend(FACTORS, RATINGS, "eve", k=1, allowed=allowed[:3])
+
+
+def test_vectors_of_any_model_are_taken():
+    vectors = np.array([[1.0], [2.0], [-1.0]]), np.array([[3.0], [1.0], [2.0], [4.0]])
+    assert recommend(vectors, RATINGS, "eve", k=2).item.tolist() == [10, 50]
+    assert recommend(vectors, RATINGS, "ann", k=2).score.tolist() == [-2.0, -4.0]
+    assert related(vectors[1], RATINGS, 50, k=2).item.tolist() == [40, 10]
 
 
 def test_without_titles():
-    assert recommend(FACTORS, RATINGS, "eve", k=1) == [(50, None, 4.0)]
-    assert related(FACTORS, RATINGS, 50, k=1) == [(20, None, 1.0)]
+    assert rows(recommend(FACTORS, RATINGS, "eve", k=1)) == [(50, None, 4.0)]
+    assert rows(related(FACTORS, RATINGS, 50, k=1)) == [(20, None, 1.0)]
 
 
 def test_titles_as_a_list():
-    assert recommend(FACTORS, RATINGS, "eve", k=1, titles=TITLES.tolist())[0].title == "Fifty"
+    assert recommend(FACTORS, RATINGS, "eve", k=1, titles=TITLES.tolist()).title.tolist() == ["Fifty"]
 
 
 def test_who_has_seen_nearly_everything_gets_a_shorter_list():
-    assert recommend(FACTORS, RATINGS, "bob", k=4) == [(40, None, 1.5)]
+    assert rows(recommend(FACTORS, RATINGS, "bob", k=4)) == [(40, None, 1.5)]
 
 
 def test_who_has_seen_everything_gets_nothing():
     everything = Ratings.from_columns(["bob"] * 4, ITEMS, user_ids=["bob", "eve", "ann"], item_ids=ITEMS)
-    assert recommend(FACTORS, everything, "bob", k=2) == []
+    assert rows(recommend(FACTORS, everything, "bob", k=2)) == []
+    assert rows(recommend(FACTORS, everything, [], k=2)) == []
 
 
-def test_what_she_has_seen_can_be_kept():
+def test_what_was_seen_can_be_recommended():
     kept = recommend(FACTORS, RATINGS, "bob", k=4, exclude_seen=False)
-    assert [best.item for best in kept] == [50, 20, 10, 40]
-    assert [best.score for best in kept] == [4.5, 3.5, 2.5, 1.5]
+    assert kept.item.tolist() == [50, 20, 10, 40]
+    assert kept.score.tolist() == [4.5, 3.5, 2.5, 1.5]
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -81,16 +117,16 @@ def test_nothing_seen_comes_back_and_the_rest_is_in_order(seed):
     for user in (1, 15):  # raw ids count from 1
         seen = set(ratings.item_ids[ratings.item[ratings.user == user - 1]].tolist())
         best = recommend(factors, ratings, user, k=12, titles=data.titles)
-        assert {film.item for film in best} == set(range(1, 13)) - seen
+        assert set(best.item.tolist()) == set(range(1, 13)) - seen
         expected = sorted(set(range(1, 13)) - seen, key=lambda item: -scores[user - 1, item - 1])
-        assert [film.item for film in best] == expected
-        assert [film.title for film in best] == [f"Film {item}" for item in expected]
-        np.testing.assert_allclose([film.score for film in best], scores[user - 1, np.array(expected) - 1], rtol=1e-5)
+        assert best.item.tolist() == expected
+        assert best.title.tolist() == [f"Film {item}" for item in expected]
+        np.testing.assert_allclose(best.score, scores[user - 1, np.array(expected) - 1], rtol=1e-5)
 
 
 def test_related_by_raw_ids_and_titles():
     # features: Fifty 0, Twenty 1, Forty 3, Ten -1.5
-    assert related(FACTORS, RATINGS, 20, k=3, titles=TITLES) == [
+    assert rows(related(FACTORS, RATINGS, 20, k=3, titles=TITLES)) == [
         (50, "Fifty", 1.0),
         (40, "Forty", 4.0),
         (10, "Ten", 6.25),
@@ -98,15 +134,15 @@ def test_related_by_raw_ids_and_titles():
 
 
 def test_related_of_a_baseline_without_features():
-    assert [near.item for near in related(popularity(RATINGS), RATINGS, 20, k=3)] == [50, 40, 10]
+    assert related(popularity(RATINGS), RATINGS, 20, k=3).item.tolist() == [50, 40, 10]
 
 
 def test_ids_that_were_contiguous_from_the_start():
     ratings = Ratings([0, 0, 1], [2, 0, 1], [1, 2, 3], 3, 4)
-    assert [best.item for best in recommend(FACTORS, ratings, 0, k=4)] == [1, 3]
-    assert [best.item for best in recommend(FACTORS, ratings, 2, k=4)] == [0, 1, 3, 2]
-    assert [near.item for near in related(FACTORS, ratings, 0, k=3)] == [1, 3, 2]
-    with pytest.raises(ValueError, match=r"^user: 3 is not among the 3 known ids"):
+    assert recommend(FACTORS, ratings, 0, k=4).item.tolist() == [1, 3]
+    assert recommend(FACTORS, ratings, 2, k=4).item.tolist() == [0, 1, 3, 2]
+    assert related(FACTORS, ratings, 0, k=3).item.tolist() == [1, 3, 2]
+    with pytest.raises(ValueError, match=r"^users: 3 is not among the 3 known ids"):
         recommend(FACTORS, ratings, 3, k=1)
     with pytest.raises(ValueError, match=r"^item: -1 is not among the 4 known ids"):
         related(FACTORS, ratings, -1, k=1)
@@ -116,15 +152,14 @@ def test_ids_that_were_contiguous_from_the_start():
 def test_string_item_ids(raw):
     ratings = Ratings([0], [1], [5.0], 3, 4, item_ids=raw)
     best = recommend(FACTORS, ratings, 0, k=3)
-    assert [film.item for film in best] == ["a", "d", "c"]
-    assert {type(film.item) for film in best} == {str}
-    assert [film.item for film in related(FACTORS, ratings, "d", k=2)] == ["a", "b"]
+    assert best.item.tolist() == ["a", "d", "c"]
+    assert related(FACTORS, ratings, "d", k=2).item.tolist() == ["a", "b"]
 
 
 @pytest.mark.parametrize("user", ["nobody", "", "an", None, 0, 2])
 def test_an_unknown_user(user):
-    with pytest.raises(ValueError, match=r"^user: .* is not among the 3 known ids, such as .*bob.* and .*ann"):
-        recommend(FACTORS, RATINGS, user)
+    with pytest.raises(ValueError, match=r"^users: .* is not among the 3 known ids, such as .*bob.* and .*ann"):
+        recommend(FACTORS, RATINGS, ["ann", user])
 
 
 @pytest.mark.parametrize("item", [0, 99, "50", None])
@@ -136,9 +171,7 @@ def test_an_unknown_item(item):
 @pytest.mark.parametrize(("n_users", "n_items"), [(2, 4), (3, 5), (4, 3)])
 def test_factors_of_other_tables(n_users, n_items):
     factors = init(n_users, n_items, 2, key=jax.random.key(0))
-    message = (
-        rf"^factors: expected tables of \(3, 4\) users and items, as the ratings have, got \({n_users}, {n_items}\)"
-    )
+    message = rf"^factors: expected tables of \(3, 4\) users and items, as train has, got \({n_users}, {n_items}\)"
     with pytest.raises(ValueError, match=message):
         recommend(factors, RATINGS, "ann", k=1)
     with pytest.raises(ValueError, match=message):

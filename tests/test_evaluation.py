@@ -52,20 +52,19 @@ def by_sorting(users, items, seen, relevant, k, allowed):
 
 @pytest.mark.parametrize("k", [1, 5, 31, 40])
 @pytest.mark.parametrize("options", [{}, {"allowed": True}, {"seen": False}])
-@pytest.mark.parametrize("at_once", [4, None])
-def test_is_what_sorting_gives(k, options, at_once):
+@pytest.mark.parametrize("batch_size", [4, None])
+def test_is_what_sorting_gives(k, options, batch_size):
     users, items, seen, relevant = draw()
     allowed = np.random.default_rng(9).random(len(items)) < 0.6 if options.get("allowed") else None
     seen = seen if options.get("seen", True) else None
-    found = evaluation.ranking(
-        jnp.asarray(users),
-        jnp.asarray(items),
+    found = evaluation.evaluate(
+        (jnp.asarray(users), jnp.asarray(items)),
         seen,
         relevant,
         k=k,
         metrics=ALL,
         allowed=None if allowed is None else jnp.asarray(allowed),
-        at_once=at_once,
+        batch_size=batch_size,
     )
     right = by_sorting(users, items, seen, relevant, k, allowed)
     for name in ALL:
@@ -76,7 +75,7 @@ def test_is_what_sorting_gives(k, options, at_once):
 def test_a_user_who_may_get_nothing_finds_nothing():
     users, items = jnp.ones((1, 1)), jnp.arange(3.0)[:, None]
     seen, allowed = Ratings([0, 0], [0, 1], [1, 1], 1, 3), np.array([True, True, False])
-    found = evaluation.ranking(users, items, seen, Ratings([0], [2], [1], 1, 3), k=2, metrics=ALL, allowed=allowed)
+    found = evaluation.evaluate((users, items), seen, Ratings([0], [2], [1], 1, 3), k=2, metrics=ALL, allowed=allowed)
     assert all(each[0] == 0 for each in found.values())
 
 
@@ -92,9 +91,9 @@ def lists(users, items, seen, k, allowed=None):
     return out
 
 
-@pytest.mark.parametrize("at_once", [4, None])
+@pytest.mark.parametrize("batch_size", [4, None])
 @pytest.mark.parametrize("k", [1, 7])
-def test_your_own_metric_reads_the_lists(k, at_once):
+def test_your_own_metric_reads_the_lists(k, batch_size):
     """Mean popularity of lists, say: it needs ids that are there, best first."""
     users, items, seen, relevant = draw()
     popularity = np.random.default_rng(0).random(len(items)).astype(np.float32)
@@ -103,13 +102,13 @@ def test_your_own_metric_reads_the_lists(k, at_once):
     def by_place(ids, relevant, *, where):
         return jnp.sum(jnp.asarray(popularity)[ids] * weights)
 
-    found = evaluation.ranking(
-        users, items, seen, relevant, k=k, metrics={"own": by_place, "ndcg": metrics.ndcg}, at_once=at_once
+    found = evaluation.evaluate(
+        (users, items), seen, relevant, k=k, metrics={"own": by_place, "ndcg": metrics.ndcg}, batch_size=batch_size
     )
     expected = (popularity[lists(users, items, seen, k)] * weights).sum(1)
     asked = np.bincount(relevant.user, minlength=len(users)) > 0
     np.testing.assert_allclose(found["own"], np.where(asked, expected, np.nan), rtol=1e-5)
-    alone = evaluation.ranking(users, items, seen, relevant, k=k, metrics={"ndcg": metrics.ndcg})["ndcg"]
+    alone = evaluation.evaluate((users, items), seen, relevant, k=k, metrics={"ndcg": metrics.ndcg})["ndcg"]
     np.testing.assert_array_equal(found["ndcg"], alone)
 
 
@@ -119,8 +118,8 @@ def test_the_librarys_metrics_are_the_same_from_hits_and_from_lists():
     given = {"k": (1, 5, 40), "metrics": ALL | {"auc": metrics.auc_at_k}}
     by_lists = {name: partial(metric) for name, metric in given["metrics"].items()}
     assert not set(by_lists.values()) & set(metrics.ranking.OF_HITS)
-    fast = evaluation.ranking(users, items, seen, relevant, **given)
-    slow = evaluation.ranking(users, items, seen, relevant, **given | {"metrics": by_lists})
+    fast = evaluation.evaluate((users, items), seen, relevant, **given)
+    slow = evaluation.evaluate((users, items), seen, relevant, **given | {"metrics": by_lists})
     assert list(fast) == [f"{name}@{k}" for k in (1, 5, 40) for name in by_lists]
     for name in fast:
         np.testing.assert_allclose(fast[name], slow[name], rtol=1e-6, err_msg=name)
@@ -130,7 +129,7 @@ def test_auc_at_k_of_the_whole_catalogue_is_the_area_under_the_curve():
     users, items, seen, relevant = draw(2, spread=9)
     allowed = np.random.default_rng(3).random(len(items)) < 0.7
     options = {"k": len(items), "metrics": {"auc": metrics.auc_at_k}, "allowed": allowed}
-    found = evaluation.ranking(users, items, seen, relevant, **options)["auc"]
+    found = evaluation.evaluate((users, items), seen, relevant, **options)["auc"]
     for j in np.flatnonzero(np.bincount(relevant.user, minlength=len(users))):
         right = relevant.item[relevant.user == j]
         if not allowed[right].all():
@@ -147,19 +146,19 @@ def test_a_metric_that_cannot_know_of_empty_places_is_refused():
     users, items, seen, relevant = draw()
     ids_alone = lambda ids, relevant, *, where: jnp.sum(ids)
     with pytest.raises(ValueError, match=r"own: the list of user \d+ has \d+ items, not k=31, .* filled="):
-        evaluation.ranking(users, items, seen, relevant, k=31, metrics={"own": ids_alone})
+        evaluation.evaluate((users, items), seen, relevant, k=31, metrics={"own": ids_alone})
     length = lambda ids, relevant, *, where, filled: jnp.sum(filled)
-    found = evaluation.ranking(users, items, seen, relevant, k=31, metrics={"own": length})["own"]
+    found = evaluation.evaluate((users, items), seen, relevant, k=31, metrics={"own": length})["own"]
     left = 31 - np.bincount(seen.user, minlength=len(users))
     np.testing.assert_array_equal(found[~np.isnan(found)], left[~np.isnan(found)])
     ranked = lambda ids, relevant, **more: more["n_candidates"] - jnp.sum(more["filled"])
-    assert np.nansum(evaluation.ranking(users, items, seen, relevant, k=31, metrics={"own": ranked})["own"]) == 0
+    assert np.nansum(evaluation.evaluate((users, items), seen, relevant, k=31, metrics={"own": ranked})["own"]) == 0
 
 
 def test_a_pair_that_occurs_twice_counts_once():
     users, items, seen, relevant = draw()
     twice = Ratings(*(np.tile(column, 2) for column in (relevant.user, relevant.item, relevant.value)), 23, 31)
-    by = {k: evaluation.ranking(users, items, seen, r, k=3, metrics=ALL) for k, r in ((1, relevant), (2, twice))}
+    by = {k: evaluation.evaluate((users, items), seen, r, k=3, metrics=ALL) for k, r in ((1, relevant), (2, twice))}
     for name in ALL:
         np.testing.assert_array_equal(by[1][name], by[2][name])
 
@@ -178,11 +177,11 @@ def test_what_was_seen_and_is_relevant_is_counted_or_dropped():
         **ids,
     )
     first = f"user 'u{relevant.user[rows[0]]}' and item {relevant.item[rows[0]] + 100}"
-    with pytest.raises(ValueError, match=f"^relevant: 3 pairs are in `seen` too, such as {first}"):
-        evaluation.ranking(users, items, both, relevant, k=3, metrics=ALL)
+    with pytest.raises(ValueError, match=f"^test: 3 pairs are in `train` too, such as {first}"):
+        evaluation.evaluate((users, items), both, relevant, k=3, metrics=ALL)
     rest = relevant.take(np.setdiff1d(np.arange(len(relevant)), rows))
-    expected = evaluation.ranking(users, items, both, rest, k=3, metrics=ALL)
-    dropped = evaluation.ranking(users, items, both, relevant, k=3, metrics=ALL, overlap="drop")
+    expected = evaluation.evaluate((users, items), both, rest, k=3, metrics=ALL)
+    dropped = evaluation.evaluate((users, items), both, relevant, k=3, metrics=ALL, overlap="drop")
     for name in ALL:
         np.testing.assert_array_equal(dropped[name], expected[name])
 
@@ -191,43 +190,43 @@ def test_other_peoples_ids_are_refused():
     """Test users [1, 2, 4] are not [1, 2, 3], though as many."""
     columns = [0, 1, 2], [0, 1, 2], [1, 1, 1], 3, 3
     seen, relevant = (Ratings(*columns, user_ids=ids, item_ids=[7, 8, 9]) for ids in ([1, 2, 3], [1, 2, 4]))
-    with pytest.raises(ValueError, match="expected the same user ids, got 3 in seen and 4 in relevant at position 2"):
-        evaluation.ranking(np.ones((3, 1)), np.ones((3, 1)), seen, relevant, k=1, metrics=ALL, overlap="drop")
+    with pytest.raises(ValueError, match="expected the same user ids, got 3 in train and 4 in test at position 2"):
+        evaluation.evaluate((np.ones((3, 1)), np.ones((3, 1))), seen, relevant, k=1, metrics=ALL, overlap="drop")
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.float16, jnp.bfloat16, np.float64])
 def test_vectors_of_any_type(dtype):
     users, items, seen, relevant = draw()
     users, items = np.abs(users), np.abs(items)
-    expected = evaluation.ranking(users, items, seen, relevant, k=5, metrics=ALL)
-    found = evaluation.ranking(users.astype(dtype), items.astype(dtype), seen, relevant, k=5, metrics=ALL)
+    expected = evaluation.evaluate((users, items), seen, relevant, k=5, metrics=ALL)
+    found = evaluation.evaluate((users.astype(dtype), items.astype(dtype)), seen, relevant, k=5, metrics=ALL)
     for name in ALL:
         np.testing.assert_array_equal(found[name], expected[name])
 
 
 def test_nothing_relevant_at_all():
     none = Ratings(np.zeros(0, int), np.zeros(0, int), np.zeros(0), 2, 3)
-    found = evaluation.ranking(jnp.ones((2, 1)), jnp.ones((3, 1)), none, none, k=2, metrics=ALL)
+    found = evaluation.evaluate((jnp.ones((2, 1)), jnp.ones((3, 1))), none, none, k=2, metrics=ALL)
     assert all(np.isnan(each).all() for each in found.values())
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": 0}, "k and at_once >= 1"),
-        ({"at_once": 0}, "k and at_once >= 1"),
+        ({"k": 0}, "k and batch_size >= 1"),
+        ({"batch_size": 0}, "k and batch_size >= 1"),
         ({"users": jnp.ones((23, 2))}, "of one dimension"),
-        ({"users": jnp.ones((22, 3))}, "seen: expected ratings of 22 users"),
+        ({"users": jnp.ones((22, 3))}, "train: expected ratings of 22 users"),
         ({"items": jnp.full((31, 3), jnp.nan)}, "items"),
         ({"allowed": jnp.ones(30, bool)}, "allowed: expected one flag per item"),
         (
             {"users": jnp.full((23, 3), 1e20), "items": jnp.full((31, 3), 1e20)},
             "users, items: their products may reach",
         ),
-        ({"k": (3, 0)}, "k and at_once >= 1"),
-        ({"k": ()}, "k and at_once >= 1"),
+        ({"k": (3, 0)}, "k and batch_size >= 1"),
+        ({"k": ()}, "k and batch_size >= 1"),
         ({"overlap": "ignore"}, "overlap: expected one of 'error', 'drop'"),
-        ({"relevant": Ratings([0], [0], [1], 23, 30)}, "relevant: expected ratings of 23 users and 31 items"),
+        ({"relevant": Ratings([0], [0], [1], 23, 30)}, "test: expected ratings of 23 users and 31 items"),
     ],
 )
 def test_what_is_refused(change, message):
@@ -235,4 +234,4 @@ def test_what_is_refused(change, message):
     given = {"users": jnp.asarray(users), "items": jnp.asarray(items), "seen": seen, "relevant": relevant}
     given |= {"k": 5, "metrics": ALL} | change
     with pytest.raises(ValueError, match=message):
-        evaluation.ranking(given.pop("users"), given.pop("items"), given.pop("seen"), given.pop("relevant"), **given)
+        evaluation.evaluate((given.pop("users"), given.pop("items")), given.pop("seen"), given.pop("relevant"), **given)

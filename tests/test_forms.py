@@ -5,17 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import data, evaluation, losses, metrics, models, solvers
+from jaxrec import bayes, data, evaluation, losses, metrics, models, solvers
 from jaxrec.kernels import csr
-from jaxrec.retrieval import quantized, related, top_k
-from jaxrec.retrieval.ranking import diversify
-from jaxrec.solvers import gibbs, regressions
+from jaxrec.retrieval import quantized, related_ids, top_k
+from jaxrec.retrieval.rerank import diversify
+from jaxrec.solvers import batched_ridge
 
 RATINGS = data.synthetic.low_rank(60, 40, 900, rng=0).ratings
 SIDES = tuple(data.rows(RATINGS, side, bucket_growth=1.4) for side in ("user", "item"))
 FACTORS = models.init(60, 40, 20, key=jax.random.key(0), mu=3.5)  # so that some rows are solved in the dual
+TABLES = models.as_vectors(FACTORS)
 PRODUCTS = models.init(60, 40, 20, key=jax.random.key(0), item_bias=False)
-CHAIN = jax.tree.map(lambda part: part[0], gibbs.start(60, 40, 4, key=jax.random.key(0), chains=1))
+CHAIN = jax.tree.map(lambda part: part[0], bayes.init_chains(60, 40, 4, key=jax.random.key(0), chains=1))
 
 VECTORS = jnp.asarray(np.random.default_rng(0).normal(size=(5003, 8)).round(1), jnp.float32)  # with ties
 SEEN = jnp.array([[0, 4999], [1, 2], [3, 3]]), jnp.array([[True, True], [True, False], [True, True]])
@@ -24,20 +25,20 @@ MEASURES = {"ndcg": metrics.ndcg, "mine": lambda ids, relevant, where, filled: j
 CALLS = {
     "sweep": lambda: solvers.sweep(FACTORS, *SIDES, l2=0.7, l2_bias=0.3),
     "sweep, 3 steps": lambda: solvers.sweep(FACTORS, *SIDES, l2=0.7, l2_bias=0.3, cg_steps=3),
-    "implicit_sweep": lambda: solvers.implicit_sweep(PRODUCTS, *SIDES, l2=0.7, unobserved=0.1),
-    "implicit_cost": lambda: solvers.implicit_cost(PRODUCTS, SIDES[0], l2=0.7, unobserved=0.1),
-    "fold_in": lambda: solvers.fold_in(SIDES[0], FACTORS, l2=0.7, l2_bias=0.3),
-    "leave_one_out": lambda: solvers.leave_one_out(SIDES[0], FACTORS, l2=0.7),
+    "implicit_sweep": lambda: solvers.implicit_sweep(PRODUCTS, *SIDES, l2=0.7, unobserved_weight=0.1),
+    "implicit_cost": lambda: solvers.implicit_cost(PRODUCTS, SIDES[0], l2=0.7, unobserved_weight=0.1),
+    "fold_in": lambda: solvers.fold_in(FACTORS, SIDES[0], l2=0.7, l2_bias=0.3),
+    "leave_one_out": lambda: solvers.leave_one_out(FACTORS, SIDES[0], l2=0.7),
     "a sweep's derivative": lambda: jax.grad(lambda l2: solvers.sweep(FACTORS, *SIDES, l2=l2, l2_bias=0.3)[1])(0.7),
     "dense_sweep": lambda: solvers.dense_sweep(FACTORS, data.dense(RATINGS), l2=0.7, l2_bias=0.3),
-    "gibbs.sweep": lambda: gibbs.sweep(CHAIN, data.dense(RATINGS), key=jax.random.key(1), mu=3.5),
-    "gibbs.sweep of Rows": lambda: gibbs.sweep(CHAIN, SIDES, key=jax.random.key(1), mu=3.5),
+    "bayes.gibbs_sweep": lambda: bayes.gibbs_sweep(CHAIN, data.dense(RATINGS), key=jax.random.key(1), mu=3.5),
+    "bayes.gibbs_sweep of Rows": lambda: bayes.gibbs_sweep(CHAIN, SIDES, key=jax.random.key(1), mu=3.5),
     "top_k": lambda: top_k(VECTORS[:70], VECTORS, 3),
     "top_k of allowed, and exclusions": lambda: top_k(VECTORS[:3], VECTORS, 3, exclude=SEEN, allowed=VECTORS[:, 0] > 0),
     "top_k of most": lambda: top_k(VECTORS[:3], VECTORS, 200),
-    "top_k by eight bits": lambda: quantized.build(VECTORS).top_k(VECTORS[:3], 3),
-    "related": lambda: related(VECTORS, [5, 4], 3),
-    "ranking": lambda: evaluation.ranking(*models.as_vectors(FACTORS), None, RATINGS, k=(2, 30), metrics=MEASURES),
+    "top_k by eight bits": lambda: quantized.quantize(VECTORS).top_k(VECTORS[:3], 3),
+    "related": lambda: related_ids(VECTORS, [5, 4], 3),
+    "evaluate": lambda: evaluation.evaluate(TABLES, None, RATINGS, k=(2, 30), metrics=MEASURES),
     "gradient": lambda: losses.closed_form.gradient(FACTORS, data.linked(RATINGS), l2=0.7),
     "value_and_gradient": lambda: losses.closed_form.value_and_gradient(FACTORS, data.linked(RATINGS), l2=0.7),
     "of a minibatch": lambda: losses.closed_form.value_and_gradient(FACTORS, data.observed(RATINGS), l2=0.7),
@@ -55,7 +56,7 @@ def check(name, right):
 
 
 # compiled twice, for ten seconds and more
-SLOW = {"leave_one_out", "a sweep's derivative", "gibbs.sweep", "gibbs.sweep of Rows"}
+SLOW = {"leave_one_out", "a sweep's derivative", "bayes.gibbs_sweep", "bayes.gibbs_sweep of Rows"}
 of_calls = lambda names: [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
 
 
@@ -70,9 +71,9 @@ def test_a_gpus_form_says_the_same(lowered_for, monkeypatch, name):
 @pytest.mark.parametrize("name", of_calls(["sweep", "sweep, 3 steps", "implicit_cost", "a sweep's derivative"]))
 def test_buckets_that_are_joined_say_the_same(lowered_for, monkeypatch, name):
     right = CALLS[name]()
-    monkeypatch.setattr(regressions, "MERGE", 300)
+    monkeypatch.setattr(batched_ridge, "MERGE", 300)
     lowered_for("cuda")
-    assert 1 < len(regressions._few(SIDES[0].buckets, "gpu")) < len(SIDES[0].buckets)
+    assert 1 < len(batched_ridge._merged_buckets(SIDES[0].buckets, "gpu")) < len(SIDES[0].buckets)
     check(name, right)
 
 
@@ -103,12 +104,12 @@ ALSO = {
     "user_cost's derivative": lambda: jax.grad(losses.user_cost)(
         FACTORS.w[0], FACTORS.b[0], FACTORS.x, jnp.ones(40), jnp.ones(40, bool), l2=0.7
     ),
-    "in_batch_softmax": lambda: losses.content.in_batch_softmax(VECTORS[:9], VECTORS[:9], jnp.arange(9)),
+    "in_batch_softmax": lambda: losses.softmax.in_batch(VECTORS[:9], VECTORS[:9], jnp.arange(9)),
     "diversify": lambda: diversify(jnp.arange(9.0), VECTORS[:9], k=3, trade_off=0.5),
 }
 
 
-NOT_TRACED = {"top_k by eight bits", "related", "ranking"}  # they look at their arguments on the host
+NOT_TRACED = {"top_k by eight bits", "related", "evaluate"}  # they look at their arguments on the host
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS | ALSO if name not in NOT_TRACED])

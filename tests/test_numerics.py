@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec import losses, metrics
-from jaxrec.losses import content
+from jaxrec.losses import softmax
 from jaxrec.numerics import binary_cross_entropy, log_softmax
 
 LOGITS = [-np.inf, -3e38, -1e30, -200.0, -20.0, -1.0, -1e-30, 0.0, 1e-30, 0.5, 20.0, 200.0, 1e30, 3e38, np.inf]
@@ -72,7 +72,7 @@ LOG_SOFTMAX = jax.jit(log_softmax)
 OF_WHAT_IS_REACHED = jax.jit(
     jax.grad(lambda score, where: jnp.sum(jnp.where(jnp.isneginf(lp := log_softmax(score, where)), 0, lp)))
 )
-LISTWISE = jax.jit(jax.value_and_grad(lambda score, relevance: losses.ranking.softmax(score, relevance).sum))
+LISTWISE = jax.jit(jax.value_and_grad(lambda score, relevance: losses.softmax.listwise(score, relevance).sum))
 
 
 @given(st.lists(st.tuples(SCORES, st.booleans()), min_size=1, max_size=6))
@@ -111,19 +111,19 @@ def test_one_item_of_log_q_minus_infinity_costs_nobody_anything():
     log_q = jnp.log(jnp.array([0.1, 0.2, 0.0, 0.3, 0.4]))
     item = jnp.arange(5)
     rest = jnp.array([0, 1, 3, 4])
-    total = content.in_batch_softmax(*v, item, log_q=log_q)
-    alone = content.in_batch_softmax(*v[:, rest], item[rest], log_q=log_q[rest])
+    total = softmax.in_batch(*v, item, log_q=log_q)
+    alone = softmax.in_batch(*v[:, rest], item[rest], log_q=log_q[rest])
     np.testing.assert_allclose(total.sum, alone.sum, rtol=1e-6)
     assert (float(total.count), float(alone.count)) == (5, 4)
-    gradient = jax.grad(lambda v: content.in_batch_softmax(*v, item, log_q=log_q).sum)(v)
-    by_rest = jax.grad(lambda v: content.in_batch_softmax(*v[:, rest], item[rest], log_q=log_q[rest]).sum)(v)
+    gradient = jax.grad(lambda v: softmax.in_batch(*v, item, log_q=log_q).sum)(v)
+    by_rest = jax.grad(lambda v: softmax.in_batch(*v[:, rest], item[rest], log_q=log_q[rest]).sum)(v)
     np.testing.assert_allclose(gradient, by_rest, atol=1e-6)
     for wrong in (np.inf, np.nan):
         with pytest.raises(ValueError, match="log_q: expected logarithms of chances"):
-            content.in_batch_softmax(*v, item, log_q=log_q.at[0].set(wrong))
+            softmax.in_batch(*v, item, log_q=log_q.at[0].set(wrong))
 
 
 @pytest.mark.parametrize("count", [[0, 0], [-1, 2], [np.nan, 1.0], [np.inf, 1.0]])
 def test_popularity_of_what_cannot_be_counted(count):
     with pytest.raises(ValueError, match="count: expected numbers >= 0"):
-        content.log_popularity(np.array(count))
+        softmax.log_popularity(np.array(count))

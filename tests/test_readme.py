@@ -35,7 +35,7 @@ def test_the_readmes_code_runs(as_users_run, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(data, "load", lambda name: films)
     rows = data.rows  # two buckets a side in place of ten: each is compiled for itself
     monkeypatch.setattr(
-        data, "rows", lambda *given, **options: rows(*given, shortest=32, bucket_growth=30.0, **options)
+        data, "rows", lambda *given, **options: rows(*given, min_length=32, bucket_growth=30.0, **options)
     )
     monkeypatch.chdir(tmp_path)  # it saves a model
     exec(code, {})

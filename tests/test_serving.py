@@ -10,7 +10,7 @@ import pytest
 
 from jaxrec import serving
 from jaxrec.models.two_tower import Tower
-from jaxrec.retrieval import candidates, ranking
+from jaxrec.retrieval import candidates, rerank
 
 TOWER = Tower(layers=(8, 4))
 
@@ -22,7 +22,7 @@ def request(state, features, seen, real):
         query = TOWER.apply(state["tower"], features[None])[0]
         similar = candidates.look_up(candidates.Table(*state["similar"]), seen, where=real)
         found = candidates.merge([similar], size=6, exclude=(seen, real), allowed=state["allowed"])
-        scores, ids = ranking.rank(query, state["items"], found.ids, found.where, k=3)
+        scores, ids = rerank.rank(query, state["items"], found.ids, found.where, k=3)
         return {"scores": scores, "ids": ids}
 
     return jax.vmap(one)(features, seen, real)
@@ -86,8 +86,8 @@ def test_a_new_item_is_found_by_the_next_request(path):
     best = np.asarray(served.state["items"][:1]) * 0 + 50.0  # a vector that some query likes most, or least
     table = np.asarray(served.state["similar.0"]).copy()
     table[:, 0] = 18
-    more = serving.with_rows(served, 18, items=best, allowed=np.array([True]))
-    more = serving.with_rows(more, 0, similar__0=table)
+    more = serving.with_rows(served, 18, {"items": best, "allowed": np.array([True])})
+    more = serving.with_rows(more, 0, {"similar.0": table})
     scores = np.asarray(more(*given)["scores"])
     assert ((np.asarray(more(*given)["ids"]) == 18).any(axis=1) | (scores.max(axis=1) > -np.inf)).all()
     assert (np.asarray(more(*given)["ids"]) == 18).any()
@@ -105,7 +105,7 @@ def test_a_new_item_is_found_by_the_next_request(path):
 )
 def test_rows_that_do_not_fit_are_refused(path, row, tables, message):
     with pytest.raises(ValueError, match=message):
-        serving.with_rows(serving.load(path), row, **tables)
+        serving.with_rows(serving.load(path), row, tables)
 
 
 def test_inputs_of_other_shapes_are_refused(path):
@@ -199,8 +199,8 @@ def test_requests_that_are_none_are_refused(plain, inputs, message):
 )
 def test_rows_that_the_table_does_not_hold_are_refused(plain, row, tables, message):
     with pytest.raises(ValueError, match=message):
-        serving.with_rows(plain, row, **tables)
-    more = serving.with_rows(plain, np.int64(5), table=[[7, 8]], free=[3.0])
+        serving.with_rows(plain, row, tables)
+    more = serving.with_rows(plain, np.int64(5), {"table": [[7, 8]], "free": [3.0]})
     assert more([5], [[0.0]])["rows"].tolist() == [[7, 8]]
 
 

@@ -5,18 +5,18 @@ from jaxrec.data.batches import minibatches
 from jaxrec.data.datasets import DatasetNotFound, load
 from jaxrec.data.formats import (
     from_csr,
-    from_dense,
     from_frame,
+    from_user_item_matrix,
     read_csv,
     read_parquet,
     to_csr,
-    to_dense,
     to_pandas,
     to_polars,
+    to_user_item_matrix,
     write_csv,
     write_parquet,
 )
-from jaxrec.data.layouts import dense, linked, lists, memory, observed, rows
+from jaxrec.data.layouts import dense, linked, memory, observed, padded_items, rows
 from jaxrec.ratings import align_ids
 from jaxrec.types import Dataset, Ratings
 
@@ -28,25 +28,25 @@ __all__ = [
     "dense",
     "features",
     "from_csr",
-    "from_dense",
     "from_frame",
+    "from_user_item_matrix",
     "labels",
     "linked",
-    "lists",
     "load",
     "memory",
     "minibatches",
     "normalize",
     "observed",
+    "padded_items",
     "read_csv",
     "read_parquet",
     "rows",
     "splits",
     "synthetic",
     "to_csr",
-    "to_dense",
     "to_pandas",
     "to_polars",
+    "to_user_item_matrix",
     "write_csv",
     "write_parquet",
 ]

@@ -3,7 +3,7 @@
 Declare what each column is, fit on the rows that may be known (train's), apply to anything:
 
 >>> films = {"year": [1995, 1999, 2003], "genres": [["Comedy"], ["Drama", "Crime"], ["Drama"]]}
->>> encoder = fit(films, {"year": Numeric(), "genres": Tags(unknown="zeros")})
+>>> encoder = fit_encoder(films, {"year": Numeric(), "genres": Tags(unknown="zeros")})
 >>> encoder.names
 ('year', 'genres=Comedy', 'genres=Crime', 'genres=Drama')
 >>> x = encoder({"year": [1999], "genres": [["Drama", "Western"]]})
@@ -11,7 +11,7 @@ Declare what each column is, fit on the rows that may be known (train's), apply 
 {'genres=Drama': 1.0}
 
 A table is a polars or pandas frame, or a dict of columns. `align` brings a table of your own into the ratings' order.
-`to_dict` and `from_dict` are for saving (JSON, or the meta of `artifact.write`).
+`to_dict` and `from_dict` are for saving (JSON, or the meta of `storage.write`).
 
 A missing value (None, null, NA, NaN, NaT, masked) gives zeros, in fitting and in requests, whatever the column is: in a
 Numeric one that is the mean, in a Category it is not unknown, among Tags it is left out. An empty string is a value.
@@ -43,7 +43,7 @@ from jaxrec import check
 from jaxrec.data import tables
 from jaxrec.data.tables import align
 
-__all__ = ["Category", "Column", "Encoder", "Numeric", "Tags", "Text", "align", "fit"]
+__all__ = ["Category", "Column", "Encoder", "Numeric", "Tags", "Text", "align", "fit_encoder"]
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ class Encoder:
         return Encoder(columns)
 
 
-def fit(table: Any, columns: Mapping[str, Column]) -> Encoder:
+def fit_encoder(table: Any, columns: Mapping[str, Column]) -> Encoder:
     """Fits every declared column on a table.
 
     What a test user has is no secret where it stands in a table that was there before (her age); what was computed from

@@ -31,7 +31,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -45,15 +45,16 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 __all__ = [
+    "UserItemMatrix",
     "from_csr",
-    "from_dense",
     "from_frame",
+    "from_user_item_matrix",
     "read_csv",
     "read_parquet",
     "to_csr",
-    "to_dense",
     "to_pandas",
     "to_polars",
+    "to_user_item_matrix",
     "write_csv",
     "write_parquet",
 ]
@@ -196,7 +197,7 @@ def from_csr(matrix: Any, *, user_ids: Any = None, item_ids: Any = None) -> Rati
     return _from_places(entries.row, entries.col, entries.data, matrix.shape, user_ids, item_ids)
 
 
-def from_dense(value: Any, where: Any, *, user_ids: Any = None, item_ids: Any = None) -> Ratings:
+def from_user_item_matrix(value: Any, where: Any, *, user_ids: Any = None, item_ids: Any = None) -> Ratings:
     """Ratings from a NumPy table [n_users, n_items] and a bool mask of it, True where the user rated the item.
 
     Raises:
@@ -293,8 +294,20 @@ def to_csr(ratings: Ratings) -> sparse.csr_array:
     return matrix
 
 
-def to_dense(ratings: Ratings) -> tuple[np.ndarray, np.ndarray]:
-    """(value, where), float32 and bool [n_users, n_items]: for small data. The device's form is `data.dense`.
+class UserItemMatrix(NamedTuple):
+    """Ratings as a table of all pairs, users first.
+
+    Attributes:
+        value: float32 [n_users, n_items], 0 where nothing was rated.
+        where: bool [n_users, n_items], True where something was.
+    """
+
+    value: np.ndarray
+    where: np.ndarray
+
+
+def to_user_item_matrix(ratings: Ratings) -> UserItemMatrix:
+    """The ratings as a matrix of users by items, for small data. (`data.dense` is of items by users, for the device.)
 
     Raises:
         ValueError: a pair occurs twice.
@@ -303,7 +316,7 @@ def to_dense(ratings: Ratings) -> tuple[np.ndarray, np.ndarray]:
     where = np.zeros(value.shape, bool)
     value[ratings.user, ratings.item], where[ratings.user, ratings.item] = ratings.value, True
     _check_once(ratings, int(where.sum()))
-    return value, where
+    return UserItemMatrix(value, where)
 
 
 def _columns(ratings: Ratings, user: str, item: str, value: str, time: str, weights: str) -> dict[str, np.ndarray]:

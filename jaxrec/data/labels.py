@@ -3,9 +3,9 @@
 Binary ones are for `losses.logistic`, `metrics.log_loss` and `metrics.auc`; what was not shown is not in the ratings.
 
 >>> ratings = Ratings(user=[0, 0, 1, 1], item=[0, 1, 0, 2], value=[5, 3, 1, 4], n_users=2, n_items=3)
->>> by_threshold(ratings, positive=4).value
+>>> binarize(ratings, positive=4).value
 array([1., 0., 0., 1.], dtype=float32)
->>> by_threshold(ratings, positive=4, negative=2).value  # the 3 is neither: not shown
+>>> binarize(ratings, positive=4, negative=2).value  # the 3 is neither: not shown
 array([1., 0., 1.], dtype=float32)
 """
 
@@ -15,10 +15,10 @@ import numpy as np
 
 from jaxrec.types import Ratings
 
-__all__ = ["by_threshold", "confidence", "with_sampled_negatives"]
+__all__ = ["binarize", "confidence_weights", "with_sampled_negatives"]
 
 
-def by_threshold(ratings: Ratings, *, positive: float, negative: float | None = None) -> Ratings:
+def binarize(ratings: Ratings, *, positive: float, negative: float | None = None) -> Ratings:
     """Labels from ratings: 1 where y >= positive, else 0; with `negative`, 0 where y <= negative and the rest left out.
 
     Args:
@@ -48,7 +48,7 @@ def by_threshold(ratings: Ratings, *, positive: float, negative: float | None = 
     return labels
 
 
-def confidence(ratings: Ratings, *, alpha: float = 40.0) -> Ratings:
+def confidence_weights(ratings: Ratings, *, alpha: float = 40.0) -> Ratings:
     """Hu, Koren and Volinsky's confidences c = 1 + alpha r in 1, as `solvers.implicit_als` takes them (unobserved=1).
 
     Their sum over all pairs of c (p - s)^2, p = 1 and c = 1 + alpha r where observed, p = 0 and c = 1 elsewhere, is, up
@@ -62,13 +62,15 @@ def confidence(ratings: Ratings, *, alpha: float = 40.0) -> Ratings:
     Raises:
         ValueError: alpha or an amount that is not positive; products of them that float32 does not hold.
 
-    >>> hu = confidence(Ratings(user=[0], item=[0], value=[2.0], n_users=1, n_items=1), alpha=4.0)
+    >>> hu = confidence_weights(Ratings(user=[0], item=[0], value=[2.0], n_users=1, n_items=1), alpha=4.0)
     >>> hu.value.tolist(), hu.weights.tolist()
     ([1.125], [8.0])
     """
     if not (0 < alpha < np.inf) or (len(ratings) and ratings.value.min() <= 0):
         low = ratings.value.min() if len(ratings) else "none"
-        raise ValueError(f"confidence: expected alpha > 0 and amounts > 0, got {alpha} and a smallest amount of {low}.")
+        raise ValueError(
+            f"confidence_weights: expected alpha > 0 and amounts > 0, got {alpha} and a smallest amount of {low}."
+        )
     weights = float(alpha) * ratings.value.astype(np.float64)
     return dataclasses.replace(ratings, value=(1 + weights) / weights, weights=weights)
 
@@ -106,18 +108,18 @@ def with_sampled_negatives(ratings: Ratings, *, per_positive: int, rng: np.rando
     if not wanted.any():
         raise ValueError(f"no zeros can be drawn: {len(ratings)} ratings, and no user has an item without a rating.")
 
-    user, place = _distinct(wanted, left, np.random.default_rng(rng))
+    user, position = _distinct(wanted, left, np.random.default_rng(rng))
     # A user's k-th unrated item is k + the number of her rated items before it. With o_0 < o_1 < .. the rated ones,
     # o_s - s unrated ones come before o_s, so that number is #{s: o_s - s <= k}.
     start = np.concatenate([[0], np.cumsum(rated_count)])
     width = np.int64(ratings.n_items + 1)
     unrated_before = pair - rated_user * ratings.n_items - (np.arange(len(pair)) - start[rated_user])
-    before = np.searchsorted(rated_user * width + unrated_before, user * width + place, side="right") - start[user]
+    before = np.searchsorted(rated_user * width + unrated_before, user * width + position, side="right") - start[user]
     n, zeros = len(ratings), len(user)
     return dataclasses.replace(
         ratings,
         user=np.concatenate([ratings.user, user.astype(np.int32)]),
-        item=np.concatenate([ratings.item, (place + before).astype(np.int32)]),
+        item=np.concatenate([ratings.item, (position + before).astype(np.int32)]),
         value=np.repeat(np.array([1, 0], np.float32), [n, zeros]),
         time=None,
         weights=None if ratings.weights is None else np.pad(ratings.weights, (0, zeros), constant_values=1),

@@ -19,17 +19,18 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
 from jaxrec import check
-from jaxrec.group import counts_of, group, partition
-from jaxrec.types import Bucket, Dense, Linked, Observed, Ratings, Rows
+from jaxrec.counting_sort import group_by, partition, row_counts
+from jaxrec.types import Bucket, Dense, Linked, Observed, Padded, Ratings, Rows
 
-__all__ = ["cut", "dense", "linked", "lists", "memory", "observed", "rows"]
+__all__ = ["dense", "linked", "memory", "observed", "pad_rows", "padded_items", "rows"]
 
 ID, VALUE, WHERE = 4, 4, 1  # bytes
 # What compiling one bucket more costs, in padded entries: .4 s on 2 cores, where an exact sweep at d = 64 takes .3 us
 # an entry, and there are 15; and a hundredth of the entries, so that large data, which may be on a GPU, have few
-# buckets too. (A GPU's program makes fewer of them: `solvers.regressions`.)
+# buckets too. (A GPU's program makes fewer of them: `solvers.batched_ridge`.)
 PRICE, SHARE = 100_000, 1 / 100
 # Lengths nearer than this are one to the cost model.
 FINEST = 1.05
@@ -64,8 +65,8 @@ def dense(ratings: Ratings) -> Dense:
     )
 
 
-def observed(ratings: Ratings, *, multiple: int = 1, counts: bool = False) -> Observed:
-    """The ratings as columns, in their order, padded to a multiple of `multiple`.
+def observed(ratings: Ratings, *, pad_to_multiple: int = 1, counts: bool = False) -> Observed:
+    """The ratings as columns, in their order, padded to a multiple of `pad_to_multiple`.
 
     With `counts` each row carries how many ratings its user and its item have, so that batches cut from it on the
     device (`training.epochs`) take their share of the penalty.
@@ -73,33 +74,33 @@ def observed(ratings: Ratings, *, multiple: int = 1, counts: bool = False) -> Ob
     Raises:
         ValueError: multiple < 1.
     """
-    extra = _extra(len(ratings), multiple)
+    extra = _extra(len(ratings), pad_to_multiple)
     return Observed(
         user=_padded(ratings.user, extra),
         item=_padded(ratings.item, extra),
         value=_padded(ratings.value, extra),
         where=_padded(np.ones(len(ratings), bool), extra),
         weights=None if ratings.weights is None else _padded(ratings.weights, extra),
-        user_count=_padded(counts_of(ratings.user), extra) if counts else None,
-        item_count=_padded(counts_of(ratings.item), extra) if counts else None,
+        user_count=_padded(row_counts(ratings.user), extra) if counts else None,
+        item_count=_padded(row_counts(ratings.item), extra) if counts else None,
     )
 
 
-def linked(ratings: Ratings, *, multiple: int = 1) -> Linked:
-    """The ratings sorted by user and linked to the order by item; padded at the end to a multiple of `multiple`.
+def linked(ratings: Ratings, *, pad_to_multiple: int = 1) -> Linked:
+    """The ratings sorted by user and linked to the order by item; padded at the end to a multiple of `pad_to_multiple`.
 
     Raises:
         ValueError: multiple < 1.
     """
-    extra = _extra(len(ratings), multiple)
-    user_start, order = group(ratings.user, ratings.n_users)
+    extra = _extra(len(ratings), pad_to_multiple)
+    user_start, order = group_by(ratings.user, ratings.n_users)
     # Padding carries the last ids, so that both orders stay sorted; `where` keeps it out of every sum.
     user_start = np.append(user_start[:-1], len(ratings) + extra).astype(np.int32)
     item = np.pad(ratings.item[order], (0, extra), constant_values=ratings.n_items - 1)
     value = _padded(ratings.value[order], extra)
     weights = None if ratings.weights is None else _padded(ratings.weights[order], extra)
     del order  # as large as two columns, and the second sort needs the room
-    item_start, by_item = group(item, ratings.n_items)
+    item_start, by_item = group_by(item, ratings.n_items)
     user = np.repeat(np.arange(ratings.n_users, dtype=np.int32), np.diff(user_start))
     return Linked(
         user=jnp.asarray(user),
@@ -119,8 +120,8 @@ def rows(
     side: str,
     *,
     bucket_growth: float | None = None,
-    shortest: int = 8,
-    multiple: int = 1,
+    min_length: int = 8,
+    pad_to_multiple: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Rows:
     """Each user's (or item's) ratings as a padded list, in buckets of similar length.
@@ -138,8 +139,8 @@ def rows(
             padded entries and a hundredth of the ratings. ml-100k has 2 + 3 buckets then, of 2.7 and 2.2 entries a
             rating, ml-1m 6 + 6 of 1.4 and 1.5, and 20M ratings 17 + 17 of 1.2; by 1.5 they are 10 + 12, 12 + 16 and
             20 + 17, all of 1.2.
-        shortest: the first bucket's length; rows without ratings stand there.
-        multiple: every bucket's number of rows is padded to a multiple of this.
+        min_length: the first bucket's length; rows without ratings stand there.
+        pad_to_multiple: every bucket's number of rows is padded to a multiple of this.
         devices: those that hold a part of every bucket each, which is padded to a multiple of their number; None: the
             default device has all.
 
@@ -148,18 +149,20 @@ def rows(
     """
     check.choice("side", side, ("user", "item"))
     mesh = None if devices is None else _mesh(devices)
-    multiple = multiple if mesh is None else math.lcm(multiple, mesh.size)
+    pad_to_multiple = pad_to_multiple if mesh is None else math.lcm(pad_to_multiple, mesh.size)
     by_user = side == "user"
     own, other = (ratings.user, ratings.item) if by_user else (ratings.item, ratings.user)
     n_rows, n_others = (ratings.n_users, ratings.n_items) if by_user else (ratings.n_items, ratings.n_users)
-    start, order = group(own, n_rows)
+    start, order = group_by(own, n_rows)
     length = np.diff(start)
 
     # each array goes where it stays as soon as it is made: all of them on one device first were half a gigabyte more
     put = jnp.asarray if mesh is None else partial(jax.device_put, device=NamedSharding(mesh, P(mesh.axis_names)))
-    buckets, place, placed = [], np.zeros(n_rows, np.int32), 0
-    for members, n_lines, longest in _plan(length, bucket_growth=bucket_growth, shortest=shortest, multiple=multiple):
-        place[members] = placed + np.arange(len(members))
+    buckets, position, placed = [], np.zeros(n_rows, np.int32), 0
+    for members, n_lines, longest in _plan(
+        length, bucket_growth=bucket_growth, min_length=min_length, pad_to_multiple=pad_to_multiple
+    ):
+        position[members] = placed + np.arange(len(members))
         placed += n_lines
         count = np.pad(length[members], (0, n_lines - len(members)))
         where = np.arange(longest) < count[:, None]
@@ -181,8 +184,8 @@ def rows(
                 weights=None if ratings.weights is None else lines(ratings.weights),
             )
         )
-    found = Rows(tuple(buckets), jnp.asarray(place), side, n_others, mesh)
-    return replace(found, place=found.beside(found.place))
+    found = Rows(tuple(buckets), jnp.asarray(position), side, n_others, mesh)
+    return replace(found, position=found.replicate(found.position))
 
 
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:
@@ -191,42 +194,43 @@ def _mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.array(devices), ("rows",))
 
 
-def lists(ratings: Ratings, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def padded_items(ratings: Ratings, users: ArrayLike) -> Padded:
     """(ids, where) [len(users), longest]: the items of each of these users' ratings, in their order, padded with 0.
 
     Host arrays, such as `exclude` of `retrieval.top_k` and `relevant` of the ranking metrics want them.
 
-    >>> ids, where = lists(Ratings(user=[0, 1, 1], item=[2, 0, 2], value=[5, 4, 0], n_users=3, n_items=3), [1, 2])
+    >>> ratings = Ratings(user=[0, 1, 1], item=[2, 0, 2], value=[5, 4, 0], n_users=3, n_items=3)
+    >>> ids, where = padded_items(ratings, [1, 2])
     >>> ids.tolist(), where.tolist()
     ([[0, 2], [0, 0]], [[True, True], [False, False]])
     """
     users = check.ids("users", users, size=ratings.n_users)
-    start, order = group(ratings.user, ratings.n_users)
-    return cut(start, ratings.item[order], users)
+    start, order = group_by(ratings.user, ratings.n_users)
+    return pad_rows(start, ratings.item[order], users)
 
 
-def cut(start: np.ndarray, items: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, where) of `lists`, from items sorted by user: user j's stand at start[j] : start[j + 1]."""
+def pad_rows(start: np.ndarray, items: np.ndarray, users: np.ndarray) -> Padded:
+    """(ids, where) of `padded_items`, from items sorted by user: user j's stand at start[j] : start[j + 1]."""
     first, count = start[users], start[users + 1] - start[users]
     at = np.arange(max(1, int(count.max(initial=0))))[None, :]
     where = at < count[:, None]
     ids = np.zeros(where.shape, np.int32)
     ids[where] = items[(first[:, None] + at)[where]]
-    return ids, where
+    return Padded(ids, where)
 
 
 def memory(
-    ratings: Ratings, *, bucket_growth: float | None = None, shortest: int = 8, multiple: int = 1
+    ratings: Ratings, *, bucket_growth: float | None = None, min_length: int = 8, pad_to_multiple: int = 1
 ) -> dict[str, int]:
     """Bytes of each layout of these ratings, to the byte, from two counts and without building any.
 
     The names are 'dense', 'observed', 'linked', 'rows_user' and 'rows_item'; the options are those of `rows`, and
-    `multiple` also that of `observed` and `linked`. Building takes up to 30 bytes a rating more, for a moment.
+    `pad_to_multiple` also that of `observed` and `linked`. Building takes up to 30 bytes a rating more, for a moment.
 
     Raises:
         ValueError: as `rows`.
     """
-    n = len(ratings) + _extra(len(ratings), multiple)
+    n = len(ratings) + _extra(len(ratings), pad_to_multiple)
     entry = ID + VALUE + WHERE + (0 if ratings.weights is None else VALUE)
     out = {
         "dense": _dense_bytes(ratings),
@@ -235,7 +239,7 @@ def memory(
     }
     for side, ids, size in (("user", ratings.user, ratings.n_users), ("item", ratings.item, ratings.n_items)):
         length = np.bincount(ids, minlength=size)
-        plan = _plan(length, bucket_growth=bucket_growth, shortest=shortest, multiple=multiple)
+        plan = _plan(length, bucket_growth=bucket_growth, min_length=min_length, pad_to_multiple=pad_to_multiple)
         out[f"rows_{side}"] = size * ID + sum(lines * (ID + longest * entry) for _, lines, longest in plan)
     return out
 
@@ -248,13 +252,13 @@ class _Lines(NamedTuple):
     longest: int
 
 
-def _plan(length: np.ndarray, *, bucket_growth: float | None, shortest: int, multiple: int) -> list[_Lines]:
+def _plan(length: np.ndarray, *, bucket_growth: float | None, min_length: int, pad_to_multiple: int) -> list[_Lines]:
     """The buckets of rows with these numbers of ratings, shortest first."""
     if bucket_growth is not None and not 1 < bucket_growth < np.inf:
         raise ValueError(f"bucket_growth: expected a number > 1, or None, got {bucket_growth}.")
-    if shortest < 1:
-        raise ValueError(f"shortest: expected a length >= 1, got {shortest}.")
-    limits = [shortest]
+    if min_length < 1:
+        raise ValueError(f"min_length: expected a length >= 1, got {min_length}.")
+    limits = [min_length]
     while limits[-1] < length.max():
         limits.append(int(np.ceil(limits[-1] * (bucket_growth or FINEST))))
     which = np.searchsorted(limits, length)
@@ -265,7 +269,7 @@ def _plan(length: np.ndarray, *, bucket_growth: float | None, shortest: int, mul
     plan = []
     for number in np.unique(which):
         members = np.flatnonzero(which == number)
-        n_lines = len(members) + _extra(len(members), multiple)
+        n_lines = len(members) + _extra(len(members), pad_to_multiple)
         plan.append(_Lines(members, n_lines, max(1, int(length[members].max()))))
     return plan
 
@@ -292,10 +296,10 @@ def _padded(column: np.ndarray, extra: int) -> Array:
     return jnp.array(np.pad(column, (0, extra)) if extra else column)  # a copy: jax 0.9.0 shared the memory
 
 
-def _extra(n: int, multiple: int) -> int:
-    if multiple < 1:
-        raise ValueError(f"multiple: expected a number >= 1, got {multiple}.")
-    extra = -n % multiple
+def _extra(n: int, pad_to_multiple: int) -> int:
+    if pad_to_multiple < 1:
+        raise ValueError(f"pad_to_multiple: expected a number >= 1, got {pad_to_multiple}.")
+    extra = -n % pad_to_multiple
     if n + extra > check.INT32_MAX:
         raise ValueError(
             f"expected at most {check.INT32_MAX} entries in a column (positions are int32), got {n + extra}."

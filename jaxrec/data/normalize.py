@@ -1,11 +1,11 @@
 """Mean normalization: subtract what is known without learning, add it back in prediction.
 
-Four fits, each of the train part only: `global_mean`, `item_mean`, `user_mean`, `item_then_user`. What to do with
-means: `subtract` them from ratings, `add` them back, look them up `at` pairs, or put them `into` the Factors that were
-fitted to what is left, so that predictions come in the ratings' units.
+Four fits, each of the train part only: `means_global`, `means_by_item`, `means_by_user`, `means_by_item_then_user`.
+`subtract` takes means from ratings and `add` puts them back, `Means.at` looks them up for pairs, and `add_means` puts
+them into Factors that were fitted to the residuals, so that predictions come in the ratings' units.
 
 >>> ratings = Ratings(user=[0, 1, 1], item=[0, 0, 1], value=[5, 0, 4], n_users=2, n_items=3)
->>> means = item_mean(ratings)
+>>> means = means_by_item(ratings)
 >>> means.item
 array([2.5, 4. , 3. ], dtype=float32)
 >>> subtract(ratings, means).value
@@ -27,7 +27,16 @@ import numpy as np
 from jaxrec import check
 from jaxrec.types import Factors, Ratings
 
-__all__ = ["Means", "add", "global_mean", "into", "item_mean", "item_then_user", "subtract", "user_mean"]
+__all__ = [
+    "Means",
+    "add",
+    "add_means",
+    "means_by_item",
+    "means_by_item_then_user",
+    "means_by_user",
+    "means_global",
+    "subtract",
+]
 
 FLOAT32_BITS = 24
 
@@ -79,7 +88,7 @@ class Means:
         return out if self.user is None else out + self.user[user]
 
 
-def global_mean(ratings: Ratings) -> Means:
+def means_global(ratings: Ratings) -> Means:
     """One mean for all: sum of (weight *) y over the sum of weights.
 
     Raises:
@@ -89,11 +98,11 @@ def global_mean(ratings: Ratings) -> Means:
     return Means(float(_round(_overall(ratings), max(abs(low), abs(high), high - low))))
 
 
-def item_mean(ratings: Ratings) -> Means:
+def means_by_item(ratings: Ratings) -> Means:
     """mu(i): each item's (weighted) mean; an item without ratings, or of total weight 0, gets the overall mean.
 
     Raises:
-        ValueError: as `global_mean`.
+        ValueError: as `means_global`.
     """
     low, high = _range(ratings)
     bound = max(abs(low), abs(high), high - low)
@@ -102,11 +111,11 @@ def item_mean(ratings: Ratings) -> Means:
     return Means(overall, item=_round(item, bound))
 
 
-def user_mean(ratings: Ratings) -> Means:
+def means_by_user(ratings: Ratings) -> Means:
     """Each user's (weighted) mean, as an offset from the overall mean; 0 for a user without ratings or of weight 0.
 
     Raises:
-        ValueError: as `global_mean`.
+        ValueError: as `means_global`.
     """
     low, high = _range(ratings)
     bound = max(abs(low), abs(high), high - low)
@@ -116,11 +125,11 @@ def user_mean(ratings: Ratings) -> Means:
         return Means(float(overall), user=_round(user, bound) - overall)
 
 
-def item_then_user(ratings: Ratings) -> Means:
-    """Each item's mean as `item_mean`, then each user's mean of what that leaves: 0 for a user without ratings.
+def means_by_item_then_user(ratings: Ratings) -> Means:
+    """Each item's mean as `means_by_item`, then each user's mean of what that leaves: 0 for a user without ratings.
 
     Raises:
-        ValueError: as `global_mean`.
+        ValueError: as `means_global`.
     """
     low, high = _range(ratings)
     # what is left after items lies in [low - high, high - low], and so do its means
@@ -152,7 +161,7 @@ def add(ratings: Ratings, means: Means) -> Ratings:
         return dataclasses.replace(ratings, value=ratings.value + means._at(ratings.user, ratings.item))
 
 
-def into(factors: Factors, means: Means) -> Factors:
+def add_means(factors: Factors, means: Means) -> Factors:
     """Factors whose prediction is that of `factors` + mean(i,j): item means (or overall) go to mu, user offsets to b.
 
     For factors that were fitted to `subtract(ratings, means)`. What they have in mu and b already stays in the sum,

@@ -10,7 +10,7 @@
 
 >>> from jaxrec import Ratings
 >>> ratings = Ratings.from_columns(range(10), [0] * 10, range(10))
->>> train, test = random(ratings, test=0.2, rng=0)
+>>> train, test = random(ratings, test_fraction=0.2, rng=0)
 >>> len(train), len(test), train.n_users
 (8, 2, 10)
 """
@@ -20,11 +20,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.group import group
+from jaxrec.counting_sort import group_by
 from jaxrec.times import as_ticks
 from jaxrec.types import Dataset, Ratings
 
-__all__ = ["ByUser", "by_time", "by_user", "canonical", "k_fold", "leave_last", "random"]
+__all__ = ["ByUser", "Split", "by_time", "by_user", "canonical", "k_fold", "leave_last", "random"]
+
+
+class Split(NamedTuple):
+    """Two disjoint parts of the same ratings, over the same users and items.
+
+    Attributes:
+        train: what a model learns from.
+        test: what is to be predicted.
+    """
+
+    train: Ratings
+    test: Ratings
 
 
 class ByUser(NamedTuple):
@@ -41,24 +53,24 @@ class ByUser(NamedTuple):
     test: Ratings
 
 
-def random(ratings: Ratings, *, test: float, rng: np.random.Generator | int) -> tuple[Ratings, Ratings]:
-    """Every rating goes to test with equal chance; exactly round(test * n) of them do, in the order of the input.
+def random(ratings: Ratings, *, test_fraction: float, rng: np.random.Generator | int) -> Split:
+    """Every rating goes to test with equal chance; exactly round(test_fraction * n) of them do, in input order.
 
     Args:
         ratings: what to split.
-        test: the share of the test part, in (0, 1).
+        test_fraction: the share of the test part, in (0, 1).
         rng: a generator, or a seed: the same seed gives the same split.
 
     Raises:
-        ValueError: `test` is not in (0, 1), or one part would be empty.
+        ValueError: `test_fraction` is not in (0, 1), or one part would be empty.
     """
-    _check_share("test", test)
+    _check_share("test_fraction", test_fraction)
     in_test = np.zeros(len(ratings), bool)
-    in_test[np.random.default_rng(rng).permutation(len(ratings))[: round(test * len(ratings))]] = True
-    return _divide(ratings, in_test, f"test={test} of {len(ratings)} ratings")
+    in_test[np.random.default_rng(rng).permutation(len(ratings))[: round(test_fraction * len(ratings))]] = True
+    return _divide(ratings, in_test, f"test_fraction={test_fraction} of {len(ratings)} ratings")
 
 
-def k_fold(ratings: Ratings, k: int, *, rng: np.random.Generator | int) -> list[tuple[Ratings, Ratings]]:
+def k_fold(ratings: Ratings, k: int, *, rng: np.random.Generator | int) -> list[Split]:
     """K pairs (train, test): every rating in exactly one test, with equal chance; their sizes differ by at most 1.
 
     Args:
@@ -77,7 +89,7 @@ def k_fold(ratings: Ratings, k: int, *, rng: np.random.Generator | int) -> list[
     return [_divide(ratings, fold == number, f"fold {number} of {k}") for number in range(k)]
 
 
-def leave_last(ratings: Ratings, k: int = 1) -> tuple[Ratings, Ratings]:
+def leave_last(ratings: Ratings, k: int = 1) -> Split:
     """Each user's last k ratings by time are test; of equal times the later row of the input is the later rating.
 
     A user with no more than k ratings stays whole in train: she would be left with nothing to be known by. For one
@@ -95,7 +107,7 @@ def leave_last(ratings: Ratings, k: int = 1) -> tuple[Ratings, Ratings]:
     if k < 1:
         raise ValueError(f"k: expected a number >= 1, got {k}.")
     by_time = np.argsort(time, kind="stable")
-    start, order = group(ratings.user[by_time], ratings.n_users)
+    start, order = group_by(ratings.user[by_time], ratings.n_users)
     count = np.diff(start)
     from_the_end = np.repeat(start[1:], count) - np.arange(len(ratings))  # 1 for a user's last
     in_test = np.zeros(len(ratings), bool)
@@ -106,76 +118,81 @@ def leave_last(ratings: Ratings, k: int = 1) -> tuple[Ratings, Ratings]:
 def by_time(
     ratings: Ratings,
     *,
-    test: float | None = None,
-    at: float | datetime.date | np.datetime64 | str | None = None,
-) -> tuple[Ratings, Ratings]:
+    test_fraction: float | None = None,
+    start_time: float | datetime.date | np.datetime64 | str | None = None,
+) -> Split:
     """The newest ratings are test: every one of them is later than every one of train, never of the same moment.
 
     Args:
         ratings: with times.
-        test: the share of the test part, in (0, 1). Equal times stay together, so the share is met as nearly as the
-            times allow.
-        at: instead of a share, the first moment of the test part: a datetime (UTC where it has no time zone), a date,
-            a datetime64, text such as '2020-01-01T00:00:00+02:00', or a number in `ratings.time_unit`, mostly seconds.
+        test_fraction: the share of the test part, in (0, 1). Equal times stay together, so the share is met as nearly
+            as the times allow.
+        start_time: instead of a share, the first moment of the test part: a datetime (UTC where it has no time zone),
+            a date, a datetime64, text such as '2020-01-01T00:00:00+02:00', or a number in `ratings.time_unit`.
 
     Raises:
-        ValueError: ratings without times; both or neither of `test` and `at`; a share outside (0, 1); an empty part.
+        ValueError: ratings without times; both or neither of `test_fraction` and `start_time`; a share outside (0, 1);
+            an empty part.
 
     >>> when = np.array(["2019-12-31T23:59", "2020-01-01"], "datetime64[m]")
-    >>> train, test = by_time(Ratings([0, 0], [0, 1], [5, 3], 1, 2, time=when), at=datetime.date(2020, 1, 1))
+    >>> train, test = by_time(Ratings([0, 0], [0, 1], [5, 3], 1, 2, time=when), start_time=datetime.date(2020, 1, 1))
     >>> test.item
     array([1], dtype=int32)
     """
     time = _times(ratings, "by_time")
-    if (test is None) == (at is None):
-        raise ValueError(f"by_time: expected either test (a share) or at (seconds), got test={test} and at={at}.")
-    what = f"at={at}"
-    if test is not None:
-        _check_share("test", test)
-        what = f"test={test} of {len(ratings)} ratings"
-        wanted = min(max(round(test * len(ratings)), 1), len(ratings))
+    if (test_fraction is None) == (start_time is None):
+        raise ValueError(
+            f"by_time: expected either test_fraction or start_time, got test_fraction={test_fraction} and "
+            f"start_time={start_time}."
+        )
+    what = f"start_time={start_time}"
+    if test_fraction is not None:
+        _check_share("test_fraction", test_fraction)
+        what = f"test_fraction={test_fraction} of {len(ratings)} ratings"
+        wanted = min(max(round(test_fraction * len(ratings)), 1), len(ratings))
         first: int | float = int(np.partition(time, -wanted)[-wanted]) if len(time) else 0
         with_ties, without = int((time >= first).sum()), int((time > first).sum())
         if with_ties == len(time) or (without > 0 and wanted - without < with_ties - wanted):
             first += 1
     else:
-        first = as_ticks("at", at, ratings.time_unit)
+        first = as_ticks("start_time", start_time, ratings.time_unit)
     return _divide(ratings, time >= first, what)
 
 
-def by_user(ratings: Ratings, *, test: float, given: float, rng: np.random.Generator | int) -> ByUser:
+def by_user(ratings: Ratings, *, test_fraction: float, given_fraction: float, rng: np.random.Generator | int) -> ByUser:
     """Strong generalization: a share of the users is absent from train; a part of their ratings is given for fold-in.
 
-    Of a test user with n >= 2 ratings, round(given * n) drawn at random are given, but at least 1 and at most n - 1, so
-    that something is known and something is to be predicted. A test user's only rating is given: nothing is left to
-    predict for her. Users without ratings are not drawn.
+    Of a test user with n >= 2 ratings, round(given_fraction * n) drawn at random are given, but at least 1 and at most
+    n - 1, so that something is known and something is to be predicted. A test user's only rating is given: nothing is
+    left to predict for that user. Users without ratings are not drawn.
 
     Args:
         ratings: what to split; all three parts have its users and items.
-        test: the share of the users who have ratings, in (0, 1); round(test * users) of them are test users.
-        given: the share of each test user's ratings that is given, in (0, 1).
+        test_fraction: the share of the users who have ratings, in (0, 1); round(test_fraction * users) are test users.
+        given_fraction: the share of each test user's ratings that is given, in (0, 1).
         rng: a generator, or a seed: the same seed gives the same split.
 
     Raises:
         ValueError: a share outside (0, 1); no or all users would be test users; nothing is left to predict.
     """
-    _check_share("test", test)
-    _check_share("given", given)
+    _check_share("test_fraction", test_fraction)
+    _check_share("given_fraction", given_fraction)
     rng = np.random.default_rng(rng)
     users = np.flatnonzero(np.bincount(ratings.user, minlength=ratings.n_users))
-    n_test = round(test * len(users))
+    n_test = round(test_fraction * len(users))
     if not 0 < n_test < len(users):
         raise ValueError(
-            f"test={test} of {len(users)} users with ratings makes {n_test} test users. Take another share."
+            f"test_fraction={test_fraction} of {len(users)} users with ratings makes {n_test} test users. "
+            "Take another share."
         )
     is_test_user = np.zeros(ratings.n_users, bool)
     is_test_user[rng.permutation(users)[:n_test]] = True
     theirs = rng.permutation(np.flatnonzero(is_test_user[ratings.user]))  # rows in random order, then grouped
-    start, order = group(ratings.user[theirs], ratings.n_users)
+    start, order = group_by(ratings.user[theirs], ratings.n_users)
     count = np.diff(start)
-    n_given = np.clip(np.round(given * count).astype(count.dtype), 1, np.maximum(count - 1, 1))
-    place = np.arange(len(theirs)) - np.repeat(start[:-1], count)
-    to_predict = theirs[order[place >= np.repeat(n_given, count)]]
+    n_given = np.clip(np.round(given_fraction * count).astype(count.dtype), 1, np.maximum(count - 1, 1))
+    position = np.arange(len(theirs)) - np.repeat(start[:-1], count)
+    to_predict = theirs[order[position >= np.repeat(n_given, count)]]
     if len(to_predict) == 0:
         raise ValueError(f"none of the {n_test} test users has two ratings, so nothing is left to predict. Take more.")
     part = np.where(is_test_user[ratings.user], np.int8(1), np.int8(0))
@@ -183,7 +200,7 @@ def by_user(ratings: Ratings, *, test: float, given: float, rng: np.random.Gener
     return ByUser(*(ratings.take(np.flatnonzero(part == which)) for which in range(3)))
 
 
-def canonical(dataset: Dataset, name: str) -> tuple[Ratings, Ratings]:
+def canonical(dataset: Dataset, name: str) -> Split:
     """A split that came with the dataset, such as MovieLens 100K's 'u1': the rows that published figures are made on.
 
     Raises:
@@ -222,8 +239,8 @@ def _check_share(name: str, share: float) -> None:
         raise ValueError(f"{name}: expected a share in (0, 1), got {share}.")
 
 
-def _divide(ratings: Ratings, in_test: np.ndarray, what: str) -> tuple[Ratings, Ratings]:
+def _divide(ratings: Ratings, in_test: np.ndarray, what: str) -> Split:
     if in_test.all() or not in_test.any():
         empty = "train" if in_test.all() else "test"
         raise ValueError(f"{what} leaves the {empty} part empty. Take another share, or more ratings.")
-    return ratings.take(np.flatnonzero(~in_test)), ratings.take(np.flatnonzero(in_test))  # faster than masks
+    return Split(ratings.take(np.flatnonzero(~in_test)), ratings.take(np.flatnonzero(in_test)))  # faster than masks

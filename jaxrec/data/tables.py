@@ -61,15 +61,15 @@ def as_list(name: str, values: Any) -> list[Any]:
     return list(values)
 
 
-def align(table: Any, key: str, ids: Sequence[Any]) -> dict[str, list[Any]]:
+def align(table: Any, id_column: str, ids: Sequence[Any]) -> dict[str, list[Any]]:
     """A table's rows in the order of `ids`: row n is of ids[n], as ratings with those raw ids need it.
 
-    Rows of other ids are left out, and so are rows whose key is missing: they are nobody's. 1 and 1.0 are one id, as
-    in Python, so that integers which a missing key has made floats are found; "1" is another.
+    Rows of other ids are left out, and so are rows without an id. 1 and 1.0 are one id, as in Python, so that integers
+    which a missing id turned into floats are found; "1" is another.
 
     Args:
         table: a frame or a dict of columns.
-        key: its column of raw ids.
+        id_column: its column of raw ids.
         ids: `ratings.user_ids` or `ratings.item_ids`.
 
     Raises:
@@ -80,18 +80,18 @@ def align(table: Any, key: str, ids: Sequence[Any]) -> dict[str, list[Any]]:
     {'user': ['a', 'b'], 'age': [20, 30]}
     """
     position: dict[Any, int] = {}
-    for n, raw in enumerate(keys(key, column(table, key))):
+    for n, raw in enumerate(keys(id_column, column(table, id_column))):
         if raw is None:
             continue
         if raw in position:
-            raise ValueError(f"{key}: {raw!r} has rows {position[raw]} and {n}: expected one row of every id.")
+            raise ValueError(f"{id_column}: {raw!r} has rows {position[raw]} and {n}: expected one row of every id.")
         position[raw] = n
     wanted = keys("ids", as_list("ids", ids))
     if None in wanted:
         raise ValueError(f"ids: expected raw ids, got a missing one at position {wanted.index(None)}.")
     if absent := [raw for raw in wanted if raw not in position]:
         raise ValueError(
-            f"{key}: {len(absent)} of {len(wanted)} ids have no row, such as {absent[0]!r}; the table has "
+            f"{id_column}: {len(absent)} of {len(wanted)} ids have no row, such as {absent[0]!r}; the table has "
             f"{len(position)}, such as {next(iter(position), None)!r}. Ids of one type? Add the rows, with None for "
             "what is not known."
         )

@@ -17,8 +17,8 @@ import jaxlib
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxrec.gather import gather
 from jaxrec.kernels.platform import On, by_platform
-from jaxrec.lookup import lookup
 from jaxrec.types import Linked
 
 __all__ = ["by_pieces", "csr_matmul", "fast_scatters", "linked_matmul"]
@@ -71,7 +71,7 @@ def _csr_matmul(start: Array, col: Array, value: Array, table: Array, *, on: On)
         return (sparse.BCSR((value, col, start), shape=(m, len(table))) @ filled)[:, :d]
     if fast_scatters(on):
         row = jnp.repeat(jnp.arange(m, dtype=jnp.int32), jnp.diff(start), total_repeat_length=len(col))
-        return jax.ops.segment_sum(value[:, None] * lookup(table, col), row, m, indices_are_sorted=True)
+        return jax.ops.segment_sum(value[:, None] * gather(table, col), row, m, indices_are_sorted=True)
     return by_pieces(start, col, value, table)
 
 
@@ -87,19 +87,19 @@ def by_pieces(start: Array, col: Array, value: Array, table: Array) -> Array:
     begin = jnp.pad(jnp.cumsum(-(-jnp.diff(start) // PIECE), dtype=jnp.int32), (1, 0))  # each row's first piece
     pieces = -(-n // PIECE) + m
     row = jnp.repeat(jnp.arange(m, dtype=jnp.int32), jnp.diff(begin), total_repeat_length=pieces)
-    number = jnp.arange(pieces, dtype=jnp.int32) - lookup(begin, row)
-    entry = (lookup(start, row) + PIECE * number)[:, None] + jnp.arange(PIECE, dtype=jnp.int32)[None, :]
-    there = entry < lookup(start, row + 1)[:, None]
+    number = jnp.arange(pieces, dtype=jnp.int32) - gather(begin, row)
+    entry = (gather(start, row) + PIECE * number)[:, None] + jnp.arange(PIECE, dtype=jnp.int32)[None, :]
+    there = entry < gather(start, row + 1)[:, None]
     entry = jnp.minimum(entry, n - 1)
-    weight = jnp.where(there, lookup(value, entry), 0)
-    sums = jnp.sum(weight[:, :, None] * lookup(table, lookup(col, entry)), axis=1)
+    weight = jnp.where(there, gather(value, entry), 0)
+    sums = jnp.sum(weight[:, :, None] * gather(table, gather(col, entry)), axis=1)
 
     def add(before: tuple[Array, Array], after: tuple[Array, Array]) -> tuple[Array, Array]:
         anew, total = after
         return before[0] | anew, jnp.where(anew[:, None], total, before[1] + total)
 
     _, totals = jax.lax.associative_scan(add, (number == 0, sums))
-    return jnp.where((start[1:] > start[:-1])[:, None], lookup(totals, begin[1:] - 1), 0)
+    return jnp.where((start[1:] > start[:-1])[:, None], gather(totals, begin[1:] - 1), 0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -118,7 +118,7 @@ def linked_matmul(value: Array, ratings: Linked, table: Array, side: str) -> Arr
     """
     if side == "user":
         return csr_matmul(ratings.user_start, ratings.item, value, table)
-    return csr_matmul(ratings.item_start, ratings.user_by_item, lookup(value, ratings.by_item), table)
+    return csr_matmul(ratings.item_start, ratings.user_by_item, gather(value, ratings.by_item), table)
 
 
 def _forward(value: Array, ratings: Linked, table: Array, side: str) -> tuple[Array, tuple[Array, Linked]]:

@@ -16,12 +16,12 @@ from jaxrec.kernels import cholesky
 from jaxrec.kernels.cholesky import LEAST
 from jaxrec.kernels.platform import On, by_platform
 
-__all__ = ["normal_equations", "solve"]
+__all__ = ["dense_normal_equations", "solve"]
 
 HIGHEST = jax.lax.Precision.HIGHEST  # accelerators would otherwise round to bfloat16 or TF32
 
 
-def normal_equations(
+def dense_normal_equations(
     table: Float[Array, "m k"],
     weight: Float[Array, "m n"],
     y: Float[Array, "m n"],

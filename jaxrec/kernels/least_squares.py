@@ -6,7 +6,7 @@ which never forms a Gram matrix. How many rows, and what gathers them, is what t
 
 | `on` | |
 | --- | --- |
-| `"cpu"` | as many as stay in the cache (2 MiB), gathered by the mask multiplications of `lookup.rows_where` |
+| `"cpu"` | as many as stay in the cache (2 MiB), gathered by the mask multiplications of `gather.rows_where` |
 | `"gpu"` | as many as memory may be asked for (512 MiB): a loop of small steps is one of launches. XLA's plain gather |
 | `"tpu"` | normal equations: rows copied into VMEM one by one (`tpu_gram`). All else as on a GPU |
 
@@ -26,10 +26,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from jaxrec.gather import rows_where
 from jaxrec.kernels import cholesky
 from jaxrec.kernels.chunks import by_chunks
 from jaxrec.kernels.platform import On, derived_as
-from jaxrec.lookup import rows_where
 
 __all__ = [
     "FLOATS",
@@ -38,7 +38,7 @@ __all__ = [
     "Solved",
     "conjugate_gradient",
     "dual_least_squares",
-    "normal_equations",
+    "list_normal_equations",
     "rows_at_once",
     "scaled",
 ]
@@ -93,7 +93,7 @@ class Solved(NamedTuple):
     share: Array
 
 
-def normal_equations(table: Float[Array, "m d"], lists: Lists, *, intercept: bool, on: On) -> Equations:
+def list_normal_equations(table: Float[Array, "m d"], lists: Lists, *, intercept: bool, on: On) -> Equations:
     """The sums over every row's entries that its regression needs.
 
     A weight's derivative is right where it is > 0, and 0 where it is 0.
@@ -122,7 +122,7 @@ def _by_pallas(table: Array, lists: Lists, *, intercept: bool) -> Equations:
 
     (other, y, where, weights), d = lists, table.shape[1]
     table = jnp.concatenate([table, jnp.ones((len(table), 1), table.dtype)], axis=1) if intercept else table
-    gram, rhs = tpu_gram.normal_equations(table, other, y, where, weights)
+    gram, rhs = tpu_gram.tpu_normal_equations(table, other, y, where, weights)
     sides = (rhs[:, :d], gram[:, :d, d]) if intercept else (rhs,)
     weight = jnp.where(where, 1.0 if weights is None else weights, 0.0).astype(table.dtype)
     y = jnp.where(where, y, 0)

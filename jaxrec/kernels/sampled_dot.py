@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxrec.lookup import lookup, rows_where
+from jaxrec.gather import gather, rows_where
 
 __all__ = ["sampled_dot"]
 
@@ -26,7 +26,7 @@ def sampled_dot(
 
 
 def _whole(w: Array, x: Array, user: Array, item: Array) -> Array:
-    return jnp.sum(lookup(w, user) * lookup(x, item), axis=-1)
+    return jnp.sum(gather(w, user) * gather(x, item), axis=-1)
 
 
 def _chunked(w: Array, x: Array, user: Array, item: Array) -> Array:
@@ -35,7 +35,7 @@ def _chunked(w: Array, x: Array, user: Array, item: Array) -> Array:
 
     def chunk(pair: tuple[Array, Array]) -> Array:
         user, item = pair
-        products = lookup(w, user) * rows_where(x, item, item >= 0, on="cpu")  # all of them are: see there
+        products = gather(w, user) * rows_where(x, item, item >= 0, on="cpu")  # all of them are: see there
         return (products @ ones)[:, 0]  # a product sums faster than a sum
 
     whole = n - n % size

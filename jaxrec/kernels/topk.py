@@ -28,9 +28,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 
 from jaxrec import check
+from jaxrec.gather import gather
 from jaxrec.kernels.platform import On, by_platform, derived_as
-from jaxrec.kernels.select import largest
-from jaxrec.lookup import lookup
+from jaxrec.kernels.topk_select import largest
 
 __all__ = ["GROUP", "Exclude", "Score", "dot", "orderable", "reference", "two_pass"]
 
@@ -164,13 +164,13 @@ def _search(
     each = each.reshape(n, -1)
     open_, each = each < m, jnp.minimum(each, m - 1)
     if allowed is not None:
-        open_ &= lookup(allowed, each)
+        open_ &= gather(allowed, each)
     if ids is not None:  # close the places of those that have one
         mine = (ids // group)[:, :, None] == groups[:, None, :]  # [n, e, k]
         place = jnp.where(jnp.any(mine, axis=2), jnp.argmax(mine, axis=2) * group + ids % group, k * group)
         open_ = open_.at[row, place].set(False, mode="drop")
     of_query = jax.vmap(lambda query, rows: score(query[None], rows)[0])
-    scores = orderable(of_query(queries, lookup(items, each).astype(queries.dtype)))
+    scores = orderable(of_query(queries, gather(items, each).astype(queries.dtype)))
     best, place = largest(jnp.where(open_, scores, -jnp.inf).T, k, on=on)
     found = jnp.take_along_axis(each, place, axis=1, mode="promise_in_bounds")
     return best, jnp.where(best > -jnp.inf, found, 0)

@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Bool, Float, Int
 
-__all__ = ["normal_equations"]
+__all__ = ["tpu_normal_equations"]
 
 # The place of a block that fills its dimension. With x64 enabled a plain 0 is an int64, which Mosaic refuses.
 FIRST = np.int32(0)
@@ -30,7 +30,7 @@ CHUNK = 128
 LENGTH = 1024
 
 
-def normal_equations(
+def tpu_normal_equations(
     table: Float[Array, "n_others d"],
     other: Int[Array, "r length"],
     value: Float[Array, "r length"],

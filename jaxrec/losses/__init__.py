@@ -1,32 +1,33 @@
 """Losses, costs and their closed-form gradients: pure functions of arrays."""
 
-from jaxrec.losses import closed_form, content, ranking
+from jaxrec.losses import closed_form, content, penalty, softmax
 from jaxrec.losses.collaborative import cost, data_term, item_cost, items_cost, user_cost, users_cost
 from jaxrec.losses.pointwise import (
+    PointwiseLoss,
     absolute_error,
+    from_elementwise,
     half_squared_error,
-    half_squared_error_slope,
     logistic,
-    logistic_slope,
     squared_error,
-    squared_error_slope,
 )
+from jaxrec.types import Total
 
 __all__ = [
+    "PointwiseLoss",
+    "Total",
     "absolute_error",
     "closed_form",
     "content",
     "cost",
     "data_term",
+    "from_elementwise",
     "half_squared_error",
-    "half_squared_error_slope",
     "item_cost",
     "items_cost",
     "logistic",
-    "logistic_slope",
-    "ranking",
+    "penalty",
+    "softmax",
     "squared_error",
-    "squared_error_slope",
     "user_cost",
     "users_cost",
 ]

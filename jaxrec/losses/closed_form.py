@@ -5,8 +5,7 @@ With e(i,j) = weight * slope(prediction(i,j), y(i,j)) where r(i,j)=1, and 0 else
     dJ/dw(j) = sum over i of e(i,j) x(i) + l2 w(j)        dJ/db(j) = sum over i of e(i,j) (+ l2_bias b(j))
     dJ/dx(i) = sum over j of e(i,j) w(j) + l2 x(i)        dJ/dc(i) = sum over j of e(i,j) (+ l2_bias c(i))
 
-`slope` is all that these know of the loss: `half_squared_error_slope` (prediction - target, the default),
-`logistic_slope`, or your own two lines.
+The slope is all that these need to know of a loss, and it belongs to the loss (`pointwise.slope_of`).
 
 >>> import jax, jax.numpy as jnp
 >>> from jaxrec import losses
@@ -27,73 +26,114 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Shaped
 
 from jaxrec import check
+from jaxrec.gather import gather
 from jaxrec.kernels.csr import csr_matmul, fast_scatters
 from jaxrec.kernels.platform import On, by_platform, derived_as
 from jaxrec.kernels.sampled_dot import sampled_dot
-from jaxrec.lookup import lookup
 from jaxrec.losses import collaborative
-from jaxrec.losses.penalty import L2, Strength, of_factors
-from jaxrec.losses.pointwise import (
-    PointwiseLoss,
-    Slope,
-    half_squared_error,
-    half_squared_error_slope,
-    logistic,
-    logistic_slope,
-)
-from jaxrec.models.factors import biases, check_tables, in_float32, item_term, predict_layout
+from jaxrec.losses.penalty import L2, Strength, l2_penalty
+from jaxrec.losses.pointwise import PointwiseLoss, Slope, half_squared_error, logistic, slope_of
 from jaxrec.numerics import product
+from jaxrec.prediction import biases, check_tables, in_float32, item_term, predict_layout
 from jaxrec.types import Dense, Factors, Linked, Observed
 
-__all__ = ["cost", "gradient", "item_gradient", "user_gradient", "value_and_gradient"]
+__all__ = [
+    "ItemGradient",
+    "UserGradient",
+    "ValueAndGradient",
+    "cost",
+    "gradient",
+    "item_gradient",
+    "user_gradient",
+    "value_and_gradient",
+]
+
+
+class UserGradient(NamedTuple):
+    """Of a user's cost.
+
+    Attributes:
+        w: [d].
+        b: [].
+    """
+
+    w: Array
+    b: Array
+
+
+class ItemGradient(NamedTuple):
+    """Of an item's cost.
+
+    Attributes:
+        x: [d].
+        c: [], or None for an item without a bias.
+    """
+
+    x: Array
+    c: Array | None
+
+
+class ValueAndGradient(NamedTuple):
+    """Of the joint cost.
+
+    Attributes:
+        value: [], the cost.
+        gradient: Factors, as the parameters.
+    """
+
+    value: Array
+    gradient: Factors
 
 
 def user_gradient(
-    w: Float[Array, " d"],
-    b: Float[Array, ""],
-    x: Float[Array, "n_items d"],
-    y: Float[Array, " n_items"],
-    where: Bool[Array, " n_items"],
+    w: Shaped[ArrayLike, " d"],
+    b: Shaped[ArrayLike, ""],
+    x: Shaped[ArrayLike, "n_items d"],
+    y: Shaped[ArrayLike, " n_items"],
+    where: Bool[ArrayLike, " n_items"],
     *,
     l2: Strength,
-    slope: Slope = half_squared_error_slope,
-    weights: Float[Array, " n_items"] | None = None,
-    offset: float | Float[Array, ""] | Float[Array, " n_items"] = 0.0,
+    loss: PointwiseLoss = half_squared_error,
+    weights: Shaped[ArrayLike, " n_items"] | None = None,
+    offset: float | Shaped[ArrayLike, ""] | Shaped[ArrayLike, " n_items"] = 0.0,
     l2_bias: Strength = 0.0,
-) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+) -> UserGradient:
     """Gradient of `losses.user_cost` with respect to (w, b). Same arguments, and the same errors."""
     collaborative.check_row(x, y, where, row={"b": b}, l2=l2, l2_bias=l2_bias, offset=offset)
     w, b, x, offset = check.as_floats(w=w, b=b, x=x, offset=offset)
+    where = jnp.asarray(where)
     x = jnp.where(where[:, None], x, 0)
-    e = _errors(product(x, w) + b + offset, y, where, weights, slope)
-    return product(x.T, e) + l2 * w, jnp.sum(e) + l2_bias * b
+    e = _errors(product(x, w) + b + offset, y, where, weights, slope_of(loss))
+    return UserGradient(product(x.T, e) + l2 * w, jnp.sum(e) + l2_bias * b)
 
 
 def item_gradient(
-    x: Float[Array, " d"],
-    w: Float[Array, "n_users d"],
-    b: Float[Array, " n_users"],
-    y: Float[Array, " n_users"],
-    where: Bool[Array, " n_users"],
+    x: Shaped[ArrayLike, " d"],
+    w: Shaped[ArrayLike, "n_users d"],
+    b: Shaped[ArrayLike, " n_users"],
+    y: Shaped[ArrayLike, " n_users"],
+    where: Bool[ArrayLike, " n_users"],
     *,
     l2: Strength,
-    slope: Slope = half_squared_error_slope,
-    weights: Float[Array, " n_users"] | None = None,
-    c: Float[Array, ""] | None = None,
-    offset: float | Float[Array, ""] = 0.0,
+    loss: PointwiseLoss = half_squared_error,
+    weights: Shaped[ArrayLike, " n_users"] | None = None,
+    c: Shaped[ArrayLike, ""] | None = None,
+    offset: float | Shaped[ArrayLike, ""] = 0.0,
     l2_bias: Strength = 0.0,
-) -> Float[Array, " d"] | tuple[Float[Array, " d"], Float[Array, ""]]:
-    """Gradient of `losses.item_cost` with respect to x, or to (x, c) where the item has a bias `c`. Same arguments."""
+) -> ItemGradient:
+    """Gradient of `losses.item_cost` with respect to x, and to c where the item has a bias. Same arguments."""
     collaborative.check_row(w, y, where, row={} if c is None else {"c": c}, l2=l2, l2_bias=l2_bias, offset=offset)
     check.same_shape(y=y, b=b)
     x, w, b, c, offset = check.as_floats(x=x, w=w, b=b, c=c, offset=offset)
+    where = jnp.asarray(where)
     w = jnp.where(where[:, None], w, 0)
-    e = _errors(product(w, x) + b + offset + (0.0 if c is None else c), y, where, weights, slope)
+    e = _errors(product(w, x) + b + offset + (0.0 if c is None else c), y, where, weights, slope_of(loss))
     gradient_x = product(w.T, e) + l2 * x
-    return gradient_x if c is None else (gradient_x, jnp.sum(e) + l2_bias * c)
+    return ItemGradient(gradient_x, None if c is None else jnp.sum(e) + l2_bias * c)
 
 
 def gradient(
@@ -101,7 +141,7 @@ def gradient(
     ratings: Dense | Observed | Linked,
     *,
     l2: L2,
-    slope: Slope = half_squared_error_slope,
+    loss: PointwiseLoss = half_squared_error,
     l2_bias: L2 = 0.0,
 ) -> Factors:
     """The gradient of `losses.cost` as Factors; mu's is 0, for mu is data.
@@ -113,13 +153,15 @@ def gradient(
         ValueError: as `losses.cost`.
     """
     _check(factors, ratings, l2, l2_bias)
-    return _gradient_of(factors, ratings, l2, l2_bias, slope=slope)
+    return _gradient_of(factors, ratings, l2, l2_bias, loss=loss)
 
 
-@partial(jax.jit, static_argnames="slope")
-def _gradient_of(factors: Factors, ratings: Dense | Observed | Linked, l2: L2, l2_bias: L2, *, slope: Slope) -> Factors:
+@partial(jax.jit, static_argnames="loss")
+def _gradient_of(
+    factors: Factors, ratings: Dense | Observed | Linked, l2: L2, l2_bias: L2, *, loss: PointwiseLoss
+) -> Factors:
     wide = in_float32(factors)
-    e = _errors(_predict(wide, ratings), ratings.value, ratings.where, ratings.weights, slope)
+    e = _errors(_predict(wide, ratings), ratings.value, ratings.where, ratings.weights, slope_of(loss))
     return _like(factors, _gradient(wide, ratings, _sums(wide, ratings, e), l2, l2_bias))
 
 
@@ -129,22 +171,20 @@ def value_and_gradient(
     *,
     l2: L2,
     loss: PointwiseLoss = half_squared_error,
-    slope: Slope | None = None,
     l2_bias: L2 = 0.0,
-) -> tuple[Float[Array, ""], Factors]:
-    """(`losses.cost`, its gradient) from one evaluation of the predictions.
+) -> ValueAndGradient:
+    """`losses.cost` and its gradient, from one evaluation of the predictions.
 
-    `slope` is the `loss`'s own; None takes it from the loss by (element-wise) autodiff, so that they cannot disagree.
     On a TPU the squared and the logistic loss of Dense have a kernel that keeps the errors out of memory.
 
     Raises:
         ValueError: as `losses.cost`.
     """
     _check(factors, ratings, l2, l2_bias)
-    return _value_and_gradient_of(factors, ratings, l2, l2_bias, loss=loss, slope=slope)
+    return ValueAndGradient(*_value_and_gradient_of(factors, ratings, l2, l2_bias, loss=loss))
 
 
-@partial(jax.jit, static_argnames=("loss", "slope"))
+@partial(jax.jit, static_argnames="loss")
 def _value_and_gradient_of(
     factors: Factors,
     ratings: Dense | Observed | Linked,
@@ -152,11 +192,9 @@ def _value_and_gradient_of(
     l2_bias: L2,
     *,
     loss: PointwiseLoss,
-    slope: Slope | None,
 ) -> tuple[Array, Factors]:
     wide = in_float32(factors)
-    kernel = _kernel(wide, ratings, loss, slope)
-    slope = partial(_slope_of, loss) if slope is None else slope
+    kernel, slope = _kernel(wide, ratings, loss), slope_of(loss)
 
     def by_xla(factors: Factors, ratings: Any) -> tuple[Array, _Sums]:
         prediction = _predict(factors, ratings)
@@ -169,7 +207,7 @@ def _value_and_gradient_of(
     else:
         value, sums = jax.lax.platform_dependent(wide, ratings, tpu=derived_as(by_xla, kernel), default=by_xla)
     batch = ratings if isinstance(ratings, Observed) else None
-    penalty = of_factors(wide, l2=l2, l2_bias=l2_bias, batch=batch)
+    penalty = l2_penalty(wide, l2=l2, l2_bias=l2_bias, batch=batch)
     return value + penalty, _like(factors, _gradient(wide, ratings, sums, l2, l2_bias))
 
 
@@ -179,31 +217,30 @@ def cost(
     *,
     l2: L2,
     loss: PointwiseLoss = half_squared_error,
-    slope: Slope | None = None,
     l2_bias: L2 = 0.0,
 ) -> Float[Array, ""]:
     """`losses.cost`, whose reverse-mode derivative is the closed form: the same number, a cheaper `jax.grad`.
 
-    `slope` as in `value_and_gradient`. Cotangents also flow to the ratings' values and weights and to l2 and l2_bias.
+    Cotangents also flow to the ratings' values and weights and to l2 and l2_bias.
     Forward mode (jvp, Hessian-vector products) is not defined here: plain `losses.cost` has it.
     """
     _check(factors, ratings, l2, l2_bias)
     as_float = lambda strength: jnp.asarray(strength, jnp.result_type(strength, 0.0))  # an int has no derivative
     l2, l2_bias = jax.tree.map(as_float, (l2, l2_bias))
-    return _twin(loss, slope, factors, ratings, l2, l2_bias)
+    return _twin(loss, factors, ratings, l2, l2_bias)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _twin(loss: PointwiseLoss, slope: Slope | None, factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _twin(loss: PointwiseLoss, factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> Array:
     return collaborative.cost(factors, ratings, l2=l2, loss=loss, l2_bias=l2_bias)
 
 
-def _twin_forward(loss: PointwiseLoss, slope: Slope | None, factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> Any:
-    value, by_factors = value_and_gradient(factors, ratings, l2=l2, loss=loss, slope=slope, l2_bias=l2_bias)
+def _twin_forward(loss: PointwiseLoss, factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> Any:
+    value, by_factors = value_and_gradient(factors, ratings, l2=l2, loss=loss, l2_bias=l2_bias)
     return value, (by_factors, factors, ratings, l2, l2_bias)
 
 
-def _twin_backward(loss: PointwiseLoss, slope: Slope | None, saved: Any, cotangent: Array) -> Any:
+def _twin_backward(loss: PointwiseLoss, saved: Any, cotangent: Array) -> Any:
     by_factors, factors, ratings, l2, l2_bias = saved
     scale = lambda tree: jax.tree.map(lambda leaf: (cotangent * leaf.astype(cotangent.dtype)).astype(leaf.dtype), tree)
     batch = ratings if isinstance(ratings, Observed) else None
@@ -214,7 +251,7 @@ def _twin_backward(loss: PointwiseLoss, slope: Slope | None, saved: Any, cotange
     floating = tuple(n for n, each in enumerate(data) if each is not None and jnp.issubdtype(each.dtype, jnp.inexact))
     by_data = dict(zip(floating, jax.grad(data_term, floating)(*data) if floating else (), strict=True))
     by_l2, by_l2_bias = jax.grad(
-        lambda l2, l2_bias: of_factors(factors, l2=l2, l2_bias=l2_bias, batch=batch), argnums=(0, 1)
+        lambda l2, l2_bias: l2_penalty(factors, l2=l2, l2_bias=l2_bias, batch=batch), argnums=(0, 1)
     )(l2, l2_bias)
     none = jax.tree.map(lambda _: None, ratings)  # ids and masks have no derivative
     by_ratings = dataclasses.replace(none, value=scale(by_data.get(0)), weights=scale(by_data.get(1)))
@@ -222,10 +259,6 @@ def _twin_backward(loss: PointwiseLoss, slope: Slope | None, saved: Any, cotange
 
 
 _twin.defvjp(_twin_forward, _twin_backward)
-
-
-def _slope_of(loss: PointwiseLoss, prediction: Array, target: Array) -> Array:
-    return jax.grad(lambda prediction: loss(prediction, target).sum)(prediction)
 
 
 def _check(factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> None:
@@ -249,7 +282,7 @@ def _predict(factors: Factors, ratings: Dense | Observed | Linked) -> Array:
     return dot + biases(factors, ratings.user, ratings.item)
 
 
-def _errors(prediction: Array, target: Array, where: Array, weights: Array | None, slope: Slope) -> Array:
+def _errors(prediction: Array, target: ArrayLike, where: Array, weights: ArrayLike | None, slope: Slope) -> Array:
     """e(i,j): weighted slopes where rated, 0 elsewhere; what is masked is replaced before the arithmetic."""
     check.same_shape(prediction=prediction, target=target, where=where, weights=weights)
     prediction, target, weights = check.as_floats(prediction=prediction, target=target, weights=weights)
@@ -288,7 +321,7 @@ def _linked_sums(factors: Factors, ratings: Linked, e: Array, *, on: On) -> _Sum
     """
     if fast_scatters(on):
         return _scattered_sums(factors, ratings, e, by_user=True)
-    e_by_item = lookup(e, ratings.by_item)
+    e_by_item = gather(e, ratings.by_item)
     one = lambda table: jnp.ones((len(table), 1), table.dtype)  # a row's sum of e is its product with ones
     of_users = lambda table: csr_matmul(ratings.user_start, ratings.item, e, table, on=on)
     of_items = lambda table: csr_matmul(ratings.item_start, ratings.user_by_item, e_by_item, table, on=on)
@@ -302,17 +335,16 @@ def _scattered_sums(factors: Factors, ratings: Observed | Linked, e: Array, *, b
     of_users = partial(jax.ops.segment_sum, segment_ids=ratings.user, num_segments=len(factors.w))
     of_users = partial(of_users, indices_are_sorted=by_user)
     of_items = partial(jax.ops.segment_sum, segment_ids=ratings.item, num_segments=len(factors.x))
-    w = of_users(e[:, None] * lookup(factors.x, ratings.item))
-    x = of_items(e[:, None] * lookup(factors.w, ratings.user))
+    w = of_users(e[:, None] * gather(factors.x, ratings.item))
+    x = of_items(e[:, None] * gather(factors.w, ratings.user))
     return _Sums(w, of_users(e), x, of_items(e))
 
 
 def _kernel(
-    factors: Factors, ratings: Any, loss: PointwiseLoss, slope: Slope | None
+    factors: Factors, ratings: Any, loss: PointwiseLoss
 ) -> Callable[[Factors, Any], tuple[Array, _Sums]] | None:
     """The same on a TPU, where there is a kernel for it."""
-    losses = {half_squared_error: half_squared_error_slope, logistic: logistic_slope}
-    known = loss in losses and slope in (None, losses[loss])
+    known = loss in (half_squared_error, logistic)
     fits = factors.w.dtype == jnp.float32 and factors.w.shape[1] <= 510  # more does not in VMEM
     if not (isinstance(ratings, Dense) and ratings.weights is None and known and fits):
         return None
@@ -332,7 +364,7 @@ def _gradient(factors: Factors, ratings: Dense | Observed | Linked, sums: _Sums,
     """The sums, plus the penalty's gradient."""
     batch = ratings if isinstance(ratings, Observed) else None
     # The penalty is element-wise in the tables (a minibatch's touches only its rows), so its gradient is autodiff's.
-    by_penalty = jax.grad(of_factors)(factors, l2=l2, l2_bias=l2_bias, batch=batch)
+    by_penalty = jax.grad(l2_penalty)(factors, l2=l2, l2_bias=l2_bias, batch=batch)
     data = dataclasses.replace(factors, w=sums.w, b=sums.b, x=sums.x, c=None if factors.c is None else sums.c)
     data = dataclasses.replace(data, mu=None if factors.mu is None else jnp.zeros_like(factors.mu))
     return jax.tree.map(jnp.add, data, by_penalty)

@@ -23,29 +23,29 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from jaxrec import check
-from jaxrec.losses.penalty import L2, Strength, check_per_row, of_factors
+from jaxrec.losses.penalty import L2, Strength, check_per_row, l2_penalty
 from jaxrec.losses.pointwise import PointwiseLoss, half_squared_error
-from jaxrec.models.factors import predict_layout
 from jaxrec.numerics import product
+from jaxrec.prediction import predict_layout
 from jaxrec.types import Dense, Factors, Linked, Observed, Rows, Total
 
 __all__ = ["check_row", "cost", "data_term", "item_cost", "items_cost", "user_cost", "users_cost"]
 
 
 def user_cost(
-    w: Float[Array, " d"],
-    b: Float[Array, ""],
-    x: Float[Array, "n_items d"],
-    y: Float[Array, " n_items"],
-    where: Bool[Array, " n_items"],
+    w: Shaped[ArrayLike, " d"],
+    b: Shaped[ArrayLike, ""],
+    x: Shaped[ArrayLike, "n_items d"],
+    y: Shaped[ArrayLike, " n_items"],
+    where: Bool[ArrayLike, " n_items"],
     *,
     l2: Strength,
     loss: PointwiseLoss = half_squared_error,
-    weights: Float[Array, " n_items"] | None = None,
-    offset: float | Float[Array, ""] | Float[Array, " n_items"] = 0.0,
+    weights: Shaped[ArrayLike, " n_items"] | None = None,
+    offset: float | Shaped[ArrayLike, ""] | Shaped[ArrayLike, " n_items"] = 0.0,
     l2_bias: Strength = 0.0,
 ) -> Float[Array, ""]:
     """One user's cost: loss over their ratings of w . x(i) + b against y(i), + l2/2 ‖w‖^2. Given x, ridge regression.
@@ -67,22 +67,23 @@ def user_cost(
     check_row(x, y, where, row={"b": b}, l2=l2, l2_bias=l2_bias, offset=offset)
     w, b, x, offset = check.as_floats(w=w, b=b, x=x, offset=offset)
     penalty = 0.5 * l2 * jnp.sum(w**2) + 0.5 * l2_bias * b**2
+    where = jnp.asarray(where)
     x = jnp.where(where[:, None], x, 0)  # masked features too: 0 * NaN would put NaN into the gradient
     return loss(product(x, w) + b + offset, y, where=where, weights=weights).sum + penalty
 
 
 def item_cost(
-    x: Float[Array, " d"],
-    w: Float[Array, "n_users d"],
-    b: Float[Array, " n_users"],
-    y: Float[Array, " n_users"],
-    where: Bool[Array, " n_users"],
+    x: Shaped[ArrayLike, " d"],
+    w: Shaped[ArrayLike, "n_users d"],
+    b: Shaped[ArrayLike, " n_users"],
+    y: Shaped[ArrayLike, " n_users"],
+    where: Bool[ArrayLike, " n_users"],
     *,
     l2: Strength,
     loss: PointwiseLoss = half_squared_error,
-    weights: Float[Array, " n_users"] | None = None,
-    c: Float[Array, ""] | None = None,
-    offset: float | Float[Array, ""] = 0.0,
+    weights: Shaped[ArrayLike, " n_users"] | None = None,
+    c: Shaped[ArrayLike, ""] | None = None,
+    offset: float | Shaped[ArrayLike, ""] = 0.0,
     l2_bias: Strength = 0.0,
 ) -> Float[Array, ""]:
     """One item's cost: loss over its ratings of w(j) . x + b(j) against y(j), + l2/2 ‖x‖^2, given w and b.
@@ -105,6 +106,7 @@ def item_cost(
     check_row(w, y, where, row={} if c is None else {"c": c}, l2=l2, l2_bias=l2_bias, offset=offset)
     check.same_shape(y=y, b=b)
     x, w, b, c, offset = check.as_floats(x=x, w=w, b=b, c=c, offset=offset)
+    where = jnp.asarray(where)
     w = jnp.where(where[:, None], w, 0)
     prediction = product(w, x) + b + offset
     penalty = 0.5 * l2 * jnp.sum(x**2)
@@ -114,9 +116,9 @@ def item_cost(
 
 
 def check_row(
-    features: Array,
-    y: Array,
-    where: Array,
+    features: ArrayLike,
+    y: ArrayLike,
+    where: ArrayLike,
     *,
     row: Mapping[str, ArrayLike],
     l2: Strength,
@@ -130,7 +132,8 @@ def check_row(
     """
     if jnp.ndim(features) != 2:
         raise ValueError(f"expected features [n, d], got shape {jnp.shape(features)}.")
-    check.same_shape(rows_of_features=features[:, 0] if jnp.shape(features)[1] else y, y=y, where=where)
+    rows_of_features = jax.ShapeDtypeStruct(jnp.shape(features)[:1], jnp.bool_)
+    check.same_shape(rows_of_features=rows_of_features, y=y, where=where)
     for name, number in {**row, "l2": l2, "l2_bias": l2_bias}.items():
         if jnp.ndim(number):  # it would be broadcast over the entries
             raise ValueError(f"{name}: expected a number, got shape {jnp.shape(number)}.")
@@ -144,32 +147,34 @@ def check_row(
 
 
 def users_cost(
-    w: Float[Array, "n_users d"],
-    b: Float[Array, " n_users"],
-    x: Float[Array, "n_items d"],
-    y: Float[Array, "n_items n_users"],
-    where: Bool[Array, "n_items n_users"],
+    w: Shaped[ArrayLike, "n_users d"],
+    b: Shaped[ArrayLike, " n_users"],
+    x: Shaped[ArrayLike, "n_items d"],
+    y: Shaped[ArrayLike, "n_items n_users"],
+    where: Bool[ArrayLike, "n_items n_users"],
     *,
     l2: Strength,
     loss: PointwiseLoss = half_squared_error,
 ) -> Float[Array, ""]:
     """All users' cost: the sum of `user_cost` over users; `l2` is a number or one per user."""
+    w, b, y, where = (jnp.asarray(each) for each in (w, b, y, where))
     check_per_row(l2, len(b))
     one = lambda w, b, y, where, l2: user_cost(w, b, x, y, where, l2=l2, loss=loss)
     return jnp.sum(jax.vmap(one, in_axes=(0, 0, 1, 1, 0))(w, b, y, where, jnp.broadcast_to(l2, b.shape)))
 
 
 def items_cost(
-    x: Float[Array, "n_items d"],
-    w: Float[Array, "n_users d"],
-    b: Float[Array, " n_users"],
-    y: Float[Array, "n_items n_users"],
-    where: Bool[Array, "n_items n_users"],
+    x: Shaped[ArrayLike, "n_items d"],
+    w: Shaped[ArrayLike, "n_users d"],
+    b: Shaped[ArrayLike, " n_users"],
+    y: Shaped[ArrayLike, "n_items n_users"],
+    where: Bool[ArrayLike, "n_items n_users"],
     *,
     l2: Strength,
     loss: PointwiseLoss = half_squared_error,
 ) -> Float[Array, ""]:
     """All items' cost: the sum of `item_cost` over items; `l2` is a number or one per item."""
+    x, y, where = (jnp.asarray(each) for each in (x, y, where))
     check_per_row(l2, len(x))
     one = lambda x, y, where, l2: item_cost(x, w, b, y, where, l2=l2, loss=loss)
     return jnp.sum(jax.vmap(one)(x, y, where, jnp.broadcast_to(l2, x.shape[:1])))
@@ -215,4 +220,4 @@ def cost(
     Source: the notes' J(w, b, x).
     """
     batch = ratings if isinstance(ratings, Observed) else None
-    return data_term(factors, ratings, loss=loss).sum + of_factors(factors, l2=l2, l2_bias=l2_bias, batch=batch)
+    return data_term(factors, ratings, loss=loss).sum + l2_penalty(factors, l2=l2, l2_bias=l2_bias, batch=batch)

@@ -1,41 +1,56 @@
 """The regularizer: l2/2 times squared norms of rows, whole or the share of a minibatch."""
 
+from typing import Any, NamedTuple
+
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxrec import check
-from jaxrec.lookup import lookup
+from jaxrec.gather import gather
 from jaxrec.types import Factors, Observed
 
-__all__ = ["L2", "check_per_row", "half_squared_norm", "of_factors", "pair"]
+__all__ = ["L2", "PerSide", "check_per_row", "half_squared_norm", "l2_penalty", "per_side"]
 
 # A number, or one number per row.
-Strength = int | float | Array
+Strength = ArrayLike
 # For both tables: one strength for both, or a pair (users', items').
 L2 = Strength | tuple[Strength, Strength]
 
 
-def pair(l2: L2) -> tuple[Strength, Strength]:
-    """(users' strength, items' strength) of an `l2` that may be one number for both."""
+class PerSide(NamedTuple):
+    """A strength for each side: numbers, or one number per row.
+
+    Attributes:
+        users: of the users' rows, [] or [n_users].
+        items: of the items' rows, [] or [n_items].
+    """
+
+    users: Any
+    items: Any
+
+
+def per_side(l2: L2) -> PerSide:
+    """The users' and the items' strength of an `l2` that may be one number for both."""
     if isinstance(l2, tuple):
-        return l2
+        return PerSide(*l2)
     if jnp.ndim(l2) != 0:
         raise ValueError(
             f"l2: expected a number or a pair (users', items'), got an array of shape {jnp.shape(l2)}. "
             "One number per row is given as a pair, since users and items differ in number: l2=(l2_users, l2_items)."
         )
-    return l2, l2
+    return PerSide(l2, l2)
 
 
-def half_squared_norm(rows: Array, l2: Strength) -> Array:
+def half_squared_norm(rows: ArrayLike, l2: Strength) -> Array:
     """l2/2 ‖row‖^2, summed over rows [n, d] (or [n], for biases); l2 is a number or one per row."""
-    check_per_row(l2, len(rows))
-    (rows,) = check.as_floats(rows=rows)
-    squares = rows**2 if rows.ndim == 1 else jnp.sum(rows**2, axis=-1)
+    (table,) = check.as_floats(rows=rows)
+    check_per_row(l2, len(table))
+    squares = table**2 if table.ndim == 1 else jnp.sum(table**2, axis=-1)
     return 0.5 * jnp.sum(l2 * squares)
 
 
-def of_factors(factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, batch: Observed | None = None) -> Array:
+def l2_penalty(factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, batch: Observed | None = None) -> Array:
     """l2/2 (‖W‖^2 + ‖X‖^2) + l2_bias/2 (‖b‖^2 + ‖c‖^2); mu is data and is not penalized.
 
     Args:
@@ -50,8 +65,8 @@ def of_factors(factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, batch: Observed |
         ValueError: a strength that is negative, not finite, or not one per row; ids of the batch that are not in the
             tables.
     """
-    users, items = pair(l2)
-    bias_users, bias_items = pair(l2_bias)
+    users, items = per_side(l2)
+    bias_users, bias_items = per_side(l2_bias)
     check.strength("l2", l2, zero=True)
     check.strength("l2_bias", l2_bias, zero=True)
     tables = [(factors.w, users, "user"), (factors.x, items, "item"), (factors.b, bias_users, "user")]
@@ -69,7 +84,7 @@ def of_factors(factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, batch: Observed |
             "item": check.row_ids("item", batch.item, size=len(factors.x)),
         }
         parts = [
-            half_squared_norm(lookup(table, ids[side]), share[side] * _at(strength, ids[side], len(table)))
+            half_squared_norm(gather(table, ids[side]), share[side] * _at(strength, ids[side], len(table)))
             for table, strength, side in tables
         ]
     return sum(parts[1:], start=parts[0])
@@ -79,7 +94,7 @@ def _at(strength: Strength, ids: Array, size: int) -> Strength:
     if jnp.ndim(strength) == 0:
         return strength
     check_per_row(strength, size)
-    return lookup(jnp.asarray(strength), ids)
+    return gather(jnp.asarray(strength), ids)
 
 
 def check_per_row(strength: Strength, size: int) -> None:

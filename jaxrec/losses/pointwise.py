@@ -10,8 +10,9 @@ weight; the count is the sum of those weights. What is masked is replaced before
 under the mask reaches neither the value nor a gradient. Means are the caller's: Totals of batches, of padded parts and
 of devices add up exactly. Arrays of different shapes are a ValueError.
 
-A `slope` is the derivative of one entry's loss in its prediction, which is all that a closed form needs to know of
-a loss: `slope(prediction, target) -> array of their shape`.
+A loss may carry its `slope`, the derivative of one entry's loss in its prediction, which is all that a closed form
+needs to know of it; `slope_of` takes it by autodiff where it does not. An element-wise function becomes a loss by
+`from_elementwise`.
 
 >>> import jax, jax.numpy as jnp
 >>> prediction, target = jnp.array([4.0, 3.0, 1.0]), jnp.array([5.0, 3.0, jnp.nan])
@@ -25,12 +26,13 @@ Array([-1.,  0.,  0.], dtype=float32)
 """
 
 from collections.abc import Callable
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Shaped
 
 from jaxrec import check
 from jaxrec.numerics import binary_cross_entropy
@@ -40,12 +42,11 @@ __all__ = [
     "PointwiseLoss",
     "Slope",
     "absolute_error",
+    "from_elementwise",
     "half_squared_error",
-    "half_squared_error_slope",
     "logistic",
-    "logistic_slope",
+    "slope_of",
     "squared_error",
-    "squared_error_slope",
 ]
 
 
@@ -114,24 +115,63 @@ def logistic(
     return _total(binary_cross_entropy(prediction, target), where, weights)
 
 
-def squared_error_slope(prediction: Shaped[ArrayLike, "*n"], target: Shaped[ArrayLike, "*n"]) -> Float[Array, "*n"]:
-    """2 (prediction - target)."""
-    prediction, target = check.as_floats(prediction=prediction, target=target)
+def from_elementwise(function: Callable[[Array, Array], Array], *, slope: Slope | None = None) -> PointwiseLoss:
+    """A pointwise loss from function(prediction, target) -> the loss of each entry, such as `optax.huber_loss`.
+
+    Args:
+        function: element-wise, for arrays of any shape.
+        slope: its derivative in the prediction, where that is cheaper than autodiff; None: by autodiff.
+
+    Returns:
+        The same loss for the same arguments, so that what is compiled for it is found again.
+
+    >>> import optax
+    >>> huber = from_elementwise(optax.huber_loss)
+    >>> float(huber(jnp.array([4.0, 0.0]), jnp.array([5.0, 3.0])).sum)  # 1/2 + (3 - 1/2)
+    3.0
+    """
+    return _from_elementwise(function, slope)
+
+
+@cache
+def _from_elementwise(function: Callable[[Array, Array], Array], slope: Slope | None) -> PointwiseLoss:
+    def loss(
+        prediction: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None, weights: ArrayLike | None = None
+    ) -> Total:
+        y_hat, y, mask, weight = _clean(prediction, target, where, weights)
+        return _total(function(y_hat, y), mask, weight)
+
+    loss.__name__ = loss.__qualname__ = getattr(function, "__name__", "loss")
+    loss.__doc__ = f"The pointwise loss of {loss.__name__}."
+    if slope is not None:
+        loss.slope = slope  # type: ignore[attr-defined]
+    return loss
+
+
+def slope_of(loss: PointwiseLoss) -> Slope:
+    """The derivative of an entry's loss in its prediction: `loss.slope` where there is one, otherwise by autodiff."""
+    return getattr(loss, "slope", None) or partial(_slope_by_autodiff, loss)
+
+
+def _slope_by_autodiff(loss: PointwiseLoss, prediction: Array, target: Array) -> Array:
+    return jax.grad(lambda prediction: loss(prediction, target).sum)(prediction)
+
+
+def _squared_error_slope(prediction: Array, target: Array) -> Array:
     return 2 * (prediction - target)
 
 
-def half_squared_error_slope(
-    prediction: Shaped[ArrayLike, "*n"], target: Shaped[ArrayLike, "*n"]
-) -> Float[Array, "*n"]:
-    """Prediction - target: the residual."""
-    prediction, target = check.as_floats(prediction=prediction, target=target)
+def _half_squared_error_slope(prediction: Array, target: Array) -> Array:
     return prediction - target
 
 
-def logistic_slope(prediction: Shaped[ArrayLike, "*n"], target: Shaped[ArrayLike, "*n"]) -> Float[Array, "*n"]:
-    """g(prediction) - target."""
-    prediction, target = check.as_floats(prediction=prediction, target=target)
+def _logistic_slope(prediction: Array, target: Array) -> Array:
     return jax.nn.sigmoid(prediction) - target
+
+
+squared_error.slope = _squared_error_slope  # type: ignore[attr-defined]
+half_squared_error.slope = _half_squared_error_slope  # type: ignore[attr-defined]
+logistic.slope = _logistic_slope  # type: ignore[attr-defined]
 
 
 def _clean(

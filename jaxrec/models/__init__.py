@@ -1,6 +1,33 @@
 """Models: parameters in, predictions out."""
 
-from jaxrec.models import baselines
-from jaxrec.models.factors import as_vectors, init, learned, predict, predict_all
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["as_vectors", "baselines", "init", "learned", "predict", "predict_all"]
+from jaxrec.models import baselines
+from jaxrec.models.factors import init, trainable_mask
+from jaxrec.prediction import as_vectors, predict, predict_all
+
+if TYPE_CHECKING:
+    from jaxrec.models import head, history, hybrid, two_tower
+
+__all__ = [
+    "as_vectors",
+    "baselines",
+    "head",
+    "history",
+    "hybrid",
+    "init",
+    "predict",
+    "predict_all",
+    "trainable_mask",
+    "two_tower",
+]
+
+# Imported when they are first read, for Flax takes a second.
+NETWORKS = ("head", "history", "hybrid", "two_tower")
+
+
+def __getattr__(name: str) -> Any:
+    if name in NETWORKS:
+        return importlib.import_module(f"jaxrec.models.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

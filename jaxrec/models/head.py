@@ -1,7 +1,7 @@
 """A ranking head: a small network that scores candidates from the vectors of user and item, beyond their product.
 
 score = a v_u . v_m + network([v_u, v_m, v_u * v_m, more]); a starts at 1 and the network's last layer at 0, so that
-the head begins as the order it is to better. It is trained on candidates, by `losses.ranking.softmax`.
+the head begins as the order it is to better. It is trained on candidates, by `losses.softmax.listwise`.
 
 >>> import jax, jax.numpy as jnp
 >>> head = Head(layers=(16,))

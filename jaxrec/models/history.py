@@ -2,9 +2,9 @@
 
 A rating never stands in its own features: in each training step the ratings are parted, some are *kept* as history, the
 features are computed from those alone, and the cost looks at the others only. The share kept differs from user to user
-and from step to step, and now and then a user or an item is made a newcomer (`part`), so that the towers learn what one
-with little history looks like. At the end everything that may be known is kept. (Leave-one-out features, the common
-way, are short of one rating only, and give its value away: all the other rows' means of the same user hold it.)
+and from step to step, and now and then a user or an item loses nearly all of it (`sample_mask`), so that the towers
+learn what little history looks like. At the end everything that may be known is kept. (Leave-one-out features, the
+common way, are short of one rating only, and give its value away: all the other rows' means of the same user hold it.)
 
 | feature of | from the kept ratings | shape |
 | --- | --- | --- |
@@ -20,14 +20,14 @@ any catalogue goes.
 >>> import jax, jaxrec
 >>> data = jaxrec.data.synthetic.low_rank(30, 20, 200, rng=0)
 >>> ratings = jaxrec.data.linked(data.ratings)
->>> kept = part(ratings, key=jax.random.key(0))
->>> history = summarize(ratings, kept, mu=3.5)
+>>> kept = sample_mask(ratings, key=jax.random.key(0))
+>>> history = history_features(ratings, kept, mu=3.5)
 >>> history.user.shape, history.item.shape
 ((30, 2), (20, 2))
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,15 +35,24 @@ import numpy as np
 from jax import Array
 from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Bool, Int, PRNGKeyArray, Shaped
 
 from jaxrec import check
+from jaxrec.gather import gather
 from jaxrec.kernels.csr import linked_matmul
-from jaxrec.lookup import lookup
 from jaxrec.numerics import product
 from jaxrec.types import Linked
 
-__all__ = ["GAIN", "History", "of_user", "part", "summarize", "sums"]
+__all__ = [
+    "GAIN",
+    "HistoryFeatures",
+    "PooledEmbeddings",
+    "UserHistory",
+    "history_features",
+    "pooled_embeddings",
+    "sample_mask",
+    "user_history",
+]
 
 # What a sum of rows is multiplied by: Adam's steps have one size for all parameters, and rows of size .1 must get far.
 # On a validation part of ml-100k's u1 train, after 200 steps: RMSE .928 with 1, .919 with 5.
@@ -52,7 +61,7 @@ GAIN = 5.0
 
 @register_dataclass
 @dataclass(frozen=True)
-class History:
+class HistoryFeatures:
     """Features of every user and item, from the ratings kept.
 
     Attributes:
@@ -76,7 +85,31 @@ class History:
     item_count: Any
 
 
-def part(
+class PooledEmbeddings(NamedTuple):
+    """Sums of learned rows.
+
+    Attributes:
+        users: [n_users, 2 e], over the items that each user rated.
+        items: [n_items, 2 e], over the users who rated each item.
+    """
+
+    users: Array
+    items: Array
+
+
+class UserHistory(NamedTuple):
+    """What one user's ratings say of the user.
+
+    Attributes:
+        features: [2 + tags], as a row of `HistoryFeatures.user`.
+        embedding: [2 e], as a row of `PooledEmbeddings.users`.
+    """
+
+    features: Array
+    embedding: Array
+
+
+def sample_mask(
     ratings: Linked, *, key: PRNGKeyArray, held: float = 0.3, cold: float = 0.05, few: float = 10.0
 ) -> Bool[Array, " n"]:
     """Which ratings are kept as history in a step; the others are to be predicted.
@@ -108,19 +141,19 @@ def part(
         some = jnp.expm1(jax.random.uniform(key_few, count.shape, maxval=jnp.log1p(few)))
         return jnp.where(jax.random.bernoulli(key_cold, cold, count.shape), jnp.minimum(some / count, 1), 1)
 
-    chance = lookup((1 - share) * stays(ratings.user_start, key_user), ratings.user)
-    chance = chance * lookup(stays(ratings.item_start, key_item), ratings.item)
+    chance = gather((1 - share) * stays(ratings.user_start, key_user), ratings.user)
+    chance = chance * gather(stays(ratings.item_start, key_item), ratings.item)
     return jax.random.uniform(key_rating, ratings.user.shape) < chance
 
 
-def summarize(
+def history_features(
     ratings: Linked,
     keep: Bool[ArrayLike, " n"] | None = None,
     *,
     mu: float | Shaped[ArrayLike, ""],
     tags: Shaped[ArrayLike, "n_items g"] | None = None,
     damping: tuple[Any, Any] = (4.0, 3.0),
-) -> History:
+) -> HistoryFeatures:
     """The features of all users and items, from the ratings kept (all of them by default), in float32 at least.
 
     Args:
@@ -146,28 +179,28 @@ def summarize(
     one = kept.astype(value.dtype)
     by_user = lambda e: jax.ops.segment_sum(e, ratings.user, n_users, indices_are_sorted=True)
     by_item = lambda e: jax.ops.segment_sum(e, ratings.item, n_items)
-    left = jnp.where(kept, value - offset, 0)
+    residual = jnp.where(kept, value - offset, 0)
     # as integers: a sum of ones in float32 ends at 2**24
     item_count, user_count = (count(kept.astype(jnp.int32)).astype(value.dtype) for count in (by_item, by_user))
-    c = _mean(by_item(left), item_count + item_damping)
-    left = left - one * lookup(c, ratings.item)
-    b = _mean(by_user(left), user_count + user_damping)
-    left = left - one * lookup(b, ratings.user)
+    c = _mean(by_item(residual), item_count + item_damping)
+    residual = residual - one * gather(c, ratings.item)
+    b = _mean(by_user(residual), user_count + user_damping)
+    residual = residual - one * gather(b, ratings.user)
     user = [b[:, None], jnp.log1p(user_count)[:, None]]
     if tag_rows is not None:
         tagged = linked_matmul(one, ratings, tag_rows, "user")
-        user.append(_mean(linked_matmul(left, ratings, tag_rows, "user"), tagged + user_damping))
+        user.append(_mean(linked_matmul(residual, ratings, tag_rows, "user"), tagged + user_damping))
     item = [c[:, None], jnp.log1p(item_count)[:, None]]
     join = lambda columns: jnp.concatenate(columns, axis=1)
-    return History(join(user), join(item), b, c, one, left, user_count, item_count)
+    return HistoryFeatures(join(user), join(item), b, c, one, residual, user_count, item_count)
 
 
-def sums(
-    history: History,
+def pooled_embeddings(
+    history: HistoryFeatures,
     ratings: Linked,
     watched: Shaped[ArrayLike, "n_items e2"],
     raters: Shaped[ArrayLike, "n_users e2"],
-) -> tuple[Float[Array, "n_users e2"], Float[Array, "n_items e2"]]:
+) -> PooledEmbeddings:
     """Sums of learned rows: for each user over the items she rated, for each item over the users who rated it.
 
     The first half of a row counts for having rated, the second times the residual; each sum is divided by
@@ -175,7 +208,7 @@ def sums(
 
     Args:
         history: what was kept.
-        ratings: as given to `summarize`.
+        ratings: as given to `history_features`.
         watched: a row per item.
         raters: a row per user.
 
@@ -194,13 +227,13 @@ def sums(
         how = linked_matmul(residual, ratings, table[:, half:], to)
         return jnp.concatenate([rated, how], axis=1) * (GAIN * jax.lax.rsqrt(1 + count))[:, None]
 
-    return (
+    return PooledEmbeddings(
         side("watched", watched, n_items, "user", history.user_count),
         side("raters", raters, n_users, "item", history.item_count),
     )
 
 
-def of_user(
+def user_history(
     item: Int[ArrayLike, " n"],
     value: Shaped[ArrayLike, " n"],
     where: Bool[ArrayLike, " n"],
@@ -210,20 +243,21 @@ def of_user(
     watched: Shaped[ArrayLike, "n_items e2"],
     tags: Shaped[ArrayLike, "n_items g"] | None = None,
     damping: tuple[Any, Any] = (4.0, 3.0),
-) -> tuple[Float[Array, " f"], Float[Array, " e2"]]:
+) -> UserHistory:
     """One user's features and sum from a padded list of her ratings: what a request has. `vmap` for several.
 
-    The same numbers as her rows of `summarize` and `sums`, where c is theirs; the first feature is her bias b.
+    The same numbers as the user's rows of `history_features` and `pooled_embeddings`, where c is theirs; the first
+    feature is the user's bias b.
 
     Args:
         item: what the user rated.
         value: how.
         where: False at padding, where item and value may be anything. Nothing rated: a bias and averages of 0.
         c: the items' biases, of a History.
-        mu: as in `summarize`, and so are tags and damping.
+        mu: as in `history_features`, and so are tags and damping.
         watched: the items' learned rows.
-        tags: as in `summarize`.
-        damping: as in `summarize`.
+        tags: as in `history_features`.
+        damping: as in `history_features`.
 
     Raises:
         ValueError: lists of different lengths; tables of different items; an id out of range, or a value that is not
@@ -243,18 +277,18 @@ def of_user(
 
     one = valid.astype(y.dtype)
     count = jnp.sum(one)
-    left = jnp.where(valid, y - _number("mu", mu, y.dtype) - lookup(biases, ids), 0)
-    b = _mean(jnp.sum(left), count + user_damping)
-    left = left - one * b
+    residual = jnp.where(valid, y - _number("mu", mu, y.dtype) - gather(biases, ids), 0)
+    b = _mean(jnp.sum(residual), count + user_damping)
+    residual = residual - one * b
     features = [b[None], jnp.log1p(count)[None]]
     if tag_rows is not None:
-        mine = lookup(tag_rows, ids)
-        features.append(_mean(product(left, mine), product(one, mine) + user_damping))
-    rows = lookup(rows, ids)
-    bag = jnp.concatenate([product(one, rows[:, :half]), product(left, rows[:, half:])]) * (
+        mine = gather(tag_rows, ids)
+        features.append(_mean(product(residual, mine), product(one, mine) + user_damping))
+    rows = gather(rows, ids)
+    bag = jnp.concatenate([product(one, rows[:, :half]), product(residual, rows[:, half:])]) * (
         GAIN * jax.lax.rsqrt(1 + count)
     )
-    return jnp.concatenate(features), bag
+    return UserHistory(jnp.concatenate(features), bag)
 
 
 def _mean(total: Array, count: Array) -> Array:

@@ -9,7 +9,7 @@ not lean on it) is 0: there the features speak alone.
 
 The whole is computed into `Factors`, [scale v_u, w] . [v_m, x] and the biases, once for all users and items. So
 `predict`, `losses.cost`, `losses.closed_form.cost` (with its cheap gradient), `as_vectors` and `retrieval.top_k`,
-`recommend` and `artifact.save` serve a hybrid as they serve any factorization.
+`recommend` and `storage.save` serve a hybrid as they serve any factorization.
 
 >>> import jax, jax.numpy as jnp, jaxrec
 >>> from jaxrec.models.two_tower import TwoTower
@@ -17,7 +17,7 @@ The whole is computed into `Factors`, [scale v_u, w] . [v_m, x] and the biases, 
 >>> ratings = jaxrec.data.linked(data.ratings)
 >>> content = Content(users=jnp.ones((30, 4)), items=jnp.ones((20, 3)))
 >>> towers = TwoTower(layers=(16, 8))
->>> params = init(towers, content, ratings, key=jax.random.key(0), rank=2, mu=3.5)
+>>> params = init_params(towers, content, ratings, key=jax.random.key(0), rank=2, mu=3.5)
 >>> as_factors(towers, params, content, ratings).w.shape
 (30, 10)
 """
@@ -41,7 +41,7 @@ from jaxrec.models.two_tower import TwoTower
 from jaxrec.types import Factors, Linked
 
 # Fields of pytrees are annotated Any: JAX rebuilds them with placeholders, and under test annotations are checked.
-__all__ = ["Content", "Hybrid", "as_factors", "decayed", "init", "user_vector"]
+__all__ = ["Content", "Hybrid", "as_factors", "init_params", "user_vector", "weight_decay_mask"]
 
 
 @register_dataclass
@@ -86,7 +86,7 @@ class Hybrid:
     item_moments: Any
 
 
-def init(
+def init_params(
     towers: TwoTower,
     content: Content,
     ratings: Linked,
@@ -94,7 +94,7 @@ def init(
     key: PRNGKeyArray,
     rank: int = 8,
     width: int = 32,
-    mu: float | Float[Array, ""] = 0.0,
+    mu: float | Shaped[ArrayLike, ""] = 0.0,
 ) -> Hybrid:
     """Random parameters.
 
@@ -117,7 +117,7 @@ def init(
     key_towers, key_ids, key_watched, key_raters = jax.random.split(key, 4)
     dtype = content.users.dtype
     wide = lambda features, more: jnp.zeros((1, features.shape[1] + more), dtype)
-    told = history.summarize(ratings, mu=mu, tags=content.tags)
+    summary = history.history_features(ratings, mu=mu, tags=content.tags)
     largest = jnp.max(jnp.where(ratings.where, jnp.abs(ratings.value), 0), initial=0) + jnp.abs(mu)
     params = towers.init(key_towers, wide(content.users, 2 + tags + 2 * width), wide(content.items, 2 + 2 * width))
     row = lambda key, n: 0.1 * jax.random.normal(key, (n, 2 * width), dtype)
@@ -128,8 +128,8 @@ def init(
         raters=row(key_raters, n_users),
         scale=jnp.ones((), dtype),
         trust=jnp.ones(2, dtype),
-        user_moments=_moments(told.user, largest),
-        item_moments=_moments(told.item, largest),
+        user_moments=_moments(summary.user, largest),
+        item_moments=_moments(summary.item, largest),
     )
 
 
@@ -146,8 +146,8 @@ def as_factors(
 ) -> Factors:
     """The model as Factors [n_users, layers[-1] + rank], [n_items, ...], for these histories.
 
-    In training: `keep` from `history.part`, a `key`, and the cost on the ratings not kept. To predict: neither, so that
-    all of `ratings` is history, which may hold ratings that were not there in training, such as a new user's.
+    In training: `keep` from `history.sample_mask`, a `key`, and the cost on the ratings not kept. To predict: neither,
+    so that all of `ratings` is history, which may hold ratings that were not there in training, such as a new user's.
 
     Args:
         towers: the networks.
@@ -179,12 +179,14 @@ def as_factors(
         user_known = user_known & jax.random.bernoulli(key_user, 1 - drop, user_known.shape)
         item_known = item_known & jax.random.bernoulli(key_item, 1 - drop, item_known.shape)
 
-    told = history.summarize(ratings, keep, mu=0.0 if params.ids.mu is None else params.ids.mu, tags=content.tags)
-    watched, raters = history.sums(told, ratings, params.watched, params.raters)
+    summary = history.history_features(
+        ratings, keep, mu=0.0 if params.ids.mu is None else params.ids.mu, tags=content.tags
+    )
+    watched, raters = history.pooled_embeddings(summary, ratings, params.watched, params.raters)
     vectors: Any = towers.apply(
         params.towers,
-        jnp.concatenate([content.users, standard(told.user, params.user_moments), watched], axis=1),
-        jnp.concatenate([content.items, standard(told.item, params.item_moments), raters], axis=1),
+        jnp.concatenate([content.users, standard(summary.user, params.user_moments), watched], axis=1),
+        jnp.concatenate([content.items, standard(summary.item, params.item_moments), raters], axis=1),
         train=key is not None,
         rngs=rngs,
     )
@@ -193,9 +195,9 @@ def as_factors(
     ids = params.ids
     return Factors(
         w=jnp.concatenate([params.scale * v_user, of_known(ids.w, user_known)], axis=1),
-        b=of_known(ids.b, user_known) + params.trust[0] * told.b,
+        b=of_known(ids.b, user_known) + params.trust[0] * summary.b,
         x=jnp.concatenate([v_item, of_known(ids.x, item_known)], axis=1),
-        c=of_known(ids.c, item_known) + params.trust[1] * told.c,
+        c=of_known(ids.c, item_known) + params.trust[1] * summary.c,
         mu=ids.mu,
     )
 
@@ -223,28 +225,28 @@ def user_vector(
         item: what the user rated.
         value: how.
         where: False at padding; nothing rated is fine.
-        c: the items' damped biases, `history.summarize(...).c`, computed in advance.
+        c: the items' damped biases, `history.history_features(...).c`, computed in advance.
         tags: as in Content.
 
     Raises:
-        ValueError: as `history.of_user`; features of another number than the towers were made for, or not finite,
-            where that can be seen; tags where `init` had none, or others.
+        ValueError: as `history.user_history`; features of another number than the towers were made for, or not finite,
+            where that can be seen; tags where `init_params` had none, or others.
     """
     mu = 0.0 if params.ids.mu is None else params.ids.mu
-    told, bag = history.of_user(item, value, where, c=c, mu=mu, watched=params.watched, tags=tags)
+    summary, bag = history.user_history(item, value, where, c=c, mu=mu, watched=params.watched, tags=tags)
     (declared,) = check.as_floats(features=features)
     check.all_finite("features", declared)
     if declared.ndim != 1:
         raise ValueError(f"features: expected one user's, of shape [f], got {declared.shape}. vmap for several.")
-    x = jnp.concatenate([declared, standard(told, params.user_moments), bag])
+    x = jnp.concatenate([declared, standard(summary, params.user_moments), bag])
     if (wide := _inputs(params.towers, "user")) not in (None, len(x)):
         raise ValueError(f"features: expected {len(declared) + wide - len(x)}, as in training, got {len(declared)}.")
     v: Any = towers.apply(params.towers, x[None], method="users")
     nobody = jnp.zeros(params.ids.w.shape[1:], x.dtype)
-    return jnp.concatenate([params.scale * v[0], nobody, params.trust[:1] * told[:1], jnp.ones(1, x.dtype)])
+    return jnp.concatenate([params.scale * v[0], nobody, params.trust[:1] * summary[:1], jnp.ones(1, x.dtype)])
 
 
-def decayed(params: Hybrid) -> Hybrid:
+def weight_decay_mask(params: Hybrid) -> Hybrid:
     """Which parameters decoupled weight decay is for, as a tree of bools: the networks' kernels alone.
 
     optax.adamw(rate, weight_decay=1e-2, mask=hybrid.decayed). The ids have their own l2, in `losses.penalty`.

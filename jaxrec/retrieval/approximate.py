@@ -1,14 +1,14 @@
 """Approximate search behind the call of the exact one: `top_k(queries, index, k)`, by FAISS, which builds the index.
 
 The index names candidates; they are scored again by the items' own vectors, so that scores are exact and only the
-choice may miss an item. How much it misses is to be measured: `recall`.
+choice may miss an item. How much it misses is to be measured: `measure_recall`.
 
 >>> import jax, jax.numpy as jnp
 >>> from jaxrec.retrieval import top_k
 >>> items = jax.random.normal(jax.random.key(0), (500, 8))
->>> found = build(items, "HNSW16", "efSearch=64")  # FAISS's own words for kind and effort
+>>> found = build_index(items, "HNSW16", "efSearch=64")  # FAISS's own words for kind and effort
 >>> scores, ids = top_k(items[:2], found, 3)
->>> bool(jnp.allclose(scores, top_k(items[:2], items, 3)[0], atol=1e-5)), recall(found, items[:20], 10) > 0.9
+>>> bool(jnp.allclose(scores, top_k(items[:2], items, 3)[0], atol=1e-5)), measure_recall(found, items[:20], 10) > 0.9
 (True, True)
 """
 
@@ -20,14 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from jaxrec import check
 from jaxrec.kernels.topk import Exclude
-from jaxrec.retrieval import ranking
+from jaxrec.retrieval import rerank
 from jaxrec.retrieval.topk import top_k
+from jaxrec.types import TopK
 
-__all__ = ["Index", "build", "recall"]
+__all__ = ["Index", "build_index", "measure_recall"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Index:
         *,
         exclude: Exclude | None = None,
         allowed: Bool[Array, " m"] | None = None,
-    ) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
+    ) -> TopK:
         """As `retrieval.top_k`, less what the index misses; on the host, so not under jit.
 
         The index is asked for more than k where some of what it names is excluded or not allowed, and for four times
@@ -87,7 +88,7 @@ class Index:
         return _rescore(queries, self.items, jnp.asarray(np.where(found, ids, 0), jnp.int32), jnp.asarray(found), k)
 
 
-def build(items: Shaped[ArrayLike, "m d"], kind: str = "HNSW32", effort: str = "efSearch=64") -> Index:
+def build_index(items: Shaped[ArrayLike, "m d"], kind: str = "HNSW32", effort: str = "efSearch=64") -> Index:
     """Trains and fills an index; `Index(items, faiss_index)` takes one of your own.
 
     Args:
@@ -119,7 +120,7 @@ def build(items: Shaped[ArrayLike, "m d"], kind: str = "HNSW32", effort: str = "
     return Index(items, index)
 
 
-def recall(index: Index, queries: Shaped[ArrayLike, "n d"], k: int, *, block: int | None = None) -> float:
+def measure_recall(index: Index, queries: Shaped[ArrayLike, "n d"], k: int, *, block: int | None = None) -> float:
     """The share of the exact k best of each query that the index finds; raises as `top_k` of the index."""
     queries = check.as_array("queries", queries)
     _, exact = top_k(queries, index.items, k, block=block)
@@ -129,6 +130,6 @@ def recall(index: Index, queries: Shaped[ArrayLike, "n d"], k: int, *, block: in
 
 
 @jax.jit(static_argnums=4)
-def _rescore(queries: Array, items: Array, ids: Array, where: Array, k: int) -> tuple[Array, Array]:
-    one = lambda query, ids, where: ranking.rank(query, items, ids, where, k=k)
+def _rescore(queries: Array, items: Array, ids: Array, where: Array, k: int) -> TopK:
+    one = lambda query, ids, where: rerank.rank(query, items, ids, where, k=k)
     return jax.vmap(one)(queries, ids, where)

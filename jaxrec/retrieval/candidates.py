@@ -35,9 +35,10 @@ from jaxtyping import Bool, Int, Shaped
 from tqdm import tqdm
 
 from jaxrec import check
+from jaxrec.gather import gather
 from jaxrec.kernels.topk import Score, orderable, two_pass
-from jaxrec.lookup import lookup
 from jaxrec.retrieval.topk import dot
+from jaxrec.types import Padded
 
 __all__ = ["Candidates", "Table", "favorites", "look_up", "merge", "nearest", "top_of_groups"]
 
@@ -74,7 +75,7 @@ def nearest(
     *,
     score: Score = dot,
     allowed: Bool[ArrayLike, " n_items"] | None = None,
-    rows: int = 1024,
+    batch_size: int = 1024,
     block: int | None = None,
     progress: bool = True,
 ) -> Table:
@@ -85,34 +86,36 @@ def nearest(
         k: how many; where the catalogue has fewer others, places stand empty.
         score: as in `retrieval.top_k`.
         allowed: items that may stand in a list.
-        rows: items asked about at once; memory is rows * block numbers.
+        batch_size: items asked about at once; memory is batch_size * block numbers.
         block: items scored at once; None: as `top_k`.
         progress: show a bar.
 
     Raises:
-        ValueError: items that are no table; k, rows or block below 1; vectors that are not finite; `allowed` of another
-            size.
+        ValueError: items that are no table; k, batch_size or block below 1; vectors that are not finite; `allowed` of
+            another size.
     """
     (items,) = check.as_floats(items=items)
-    if items.ndim != 2 or min(k, rows, 1 if block is None else block) < 1:
-        raise ValueError(f"expected items [n, d] and k, rows, block >= 1, got {items.shape}, {k}, {rows}, {block}.")
+    if items.ndim != 2 or min(k, batch_size, 1 if block is None else block) < 1:
+        raise ValueError(
+            f"expected items [n, d] and k, batch_size, block >= 1, got {items.shape}, {k}, {batch_size}, {block}."
+        )
     if not bool(jnp.isfinite(items).all()):
         raise ValueError("items: expected finite vectors, got NaN or infinity. Has training diverged?")
     n = len(items)
     allowed = _flags(allowed, n)
     found, filled = np.zeros((n, k), np.int32), np.zeros((n, k), bool)
-    wanted, rows = min(k, n), min(rows, n)
+    wanted, batch_size = min(k, n), min(batch_size, n)
     with tqdm(total=n, desc="nearest", unit="item", disable=not progress) as bar:
-        for begin in range(0, n, rows):
-            first = min(begin, n - rows)  # the last part overlaps, so that there is one shape to compile
-            asked = jnp.arange(first, first + rows, dtype=jnp.int32)
-            itself = asked[:, None], jnp.ones((rows, 1), bool)
+        for begin in range(0, n, batch_size):
+            first = min(begin, n - batch_size)  # the last part overlaps, so that there is one shape to compile
+            asked = jnp.arange(first, first + batch_size, dtype=jnp.int32)
+            itself = asked[:, None], jnp.ones((batch_size, 1), bool)
             scores, ids = two_pass(
-                items[first : first + rows], items, itself, allowed, score=score, k=wanted, block=block
+                items[first : first + batch_size], items, itself, allowed, score=score, k=wanted, block=block
             )
-            found[first : first + rows, :wanted] = ids
-            filled[first : first + rows, :wanted] = np.asarray(scores) > -np.inf
-            bar.update(min(rows, n - begin))
+            found[first : first + batch_size, :wanted] = ids
+            filled[first : first + batch_size, :wanted] = np.asarray(scores) > -np.inf
+            bar.update(min(batch_size, n - begin))
     return Table(jnp.asarray(found), jnp.asarray(filled))
 
 
@@ -143,7 +146,7 @@ def top_of_groups(
     return Table(jnp.where(best > -jnp.inf, ids, 0), best > -jnp.inf)
 
 
-def favorites(count: Shaped[ArrayLike, " groups"], k: int) -> tuple[Int[Array, " k"], Bool[Array, " k"]]:
+def favorites(count: Shaped[ArrayLike, " groups"], k: int) -> Padded:
     """The k groups with the largest count, (groups, where): a user's most viewed genres. Counts of 0 are left out.
 
     Raises:
@@ -153,12 +156,12 @@ def favorites(count: Shaped[ArrayLike, " groups"], k: int) -> tuple[Int[Array, "
     if count.ndim != 1 or not 1 <= k <= len(count):
         raise ValueError(f"expected count [groups] and k in [1, groups], got shape {count.shape} and {k}.")
     best, groups = jax.lax.top_k(orderable(count), k)
-    return groups, best > 0
+    return Padded(groups, best > 0)
 
 
 def look_up(
     table: Table, keys: Int[ArrayLike, " m"] | Sequence[int], *, where: Bool[ArrayLike, " m"] | None = None
-) -> tuple[Int[Array, " c"], Bool[Array, " c"]]:
+) -> Padded:
     """The lists of several keys, laid end to end: (ids [m c], where [m c]), first keys first.
 
     Args:
@@ -173,7 +176,7 @@ def look_up(
     check.same_shape(table_ids=table.ids, table_where=table.where)
     keys = check.row_ids("keys", keys, size=len(table.ids), where=where)
     where = jnp.ones(keys.shape, bool) if where is None else jnp.asarray(where)
-    return lookup(table.ids, keys).reshape(-1), (lookup(table.where, keys) & where[:, None]).reshape(-1)
+    return Padded(gather(table.ids, keys).reshape(-1), (gather(table.where, keys) & where[:, None]).reshape(-1))
 
 
 def merge(
@@ -213,15 +216,15 @@ def merge(
         seen, real = checked("exclude", *exclude), jnp.asarray(exclude[1])
         good &= ~jnp.any((ids[:, None] == seen[None, :]) & real[None, :], axis=1)
     if allowed is not None:
-        good &= lookup(jnp.asarray(allowed), jnp.where(good, ids, 0))
+        good &= gather(jnp.asarray(allowed), jnp.where(good, ids, 0))
     source = jnp.asarray(np.repeat(np.arange(len(sources), dtype=np.int32), [np.size(each) for each, _ in sources]))
     same = (ids[:, None] == ids[None, :]) & good[:, None] & good[None, :]
     first = good & (jnp.argmax(same, axis=1) == jnp.arange(len(ids)))
     named = jnp.stack([jnp.any(same & (source == s)[None, :], axis=1) for s in range(len(sources))], axis=1)
     order = jnp.argsort(~first, stable=True)[:size]  # the firsts of their kind, in order, then the rest
     order = jnp.pad(order, (0, max(0, size - len(ids))))
-    where = lookup(first, order) & (jnp.arange(size) < len(ids))
-    return Candidates(jnp.where(where, lookup(ids, order), 0), where, lookup(named, order) & where[:, None])
+    where = gather(first, order) & (jnp.arange(size) < len(ids))
+    return Candidates(jnp.where(where, gather(ids, order), 0), where, gather(named, order) & where[:, None])
 
 
 def _flags(allowed: ArrayLike | None, n: int) -> Array | None:

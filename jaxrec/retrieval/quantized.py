@@ -12,7 +12,7 @@ which is seen, the whole catalogue is searched: the answer is `top_k`'s always, 
 >>> import jax, jax.numpy as jnp
 >>> from jaxrec.retrieval import top_k
 >>> items = jax.random.normal(jax.random.key(0), (5000, 8))
->>> index = build(items)
+>>> index = quantize(items)
 >>> scores, ids = top_k(items[:2], index, 3)
 >>> bool(jnp.array_equal(ids, top_k(items[:2], items, 3)[1]))
 True
@@ -26,14 +26,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from jaxrec import check
-from jaxrec.kernels.select import largest
+from jaxrec.gather import gather
 from jaxrec.kernels.topk import Exclude, dot, orderable, two_pass
-from jaxrec.lookup import lookup
+from jaxrec.kernels.topk_select import largest
+from jaxrec.types import TopK
 
-__all__ = ["Quantized", "build"]
+__all__ = ["Quantized", "quantize"]
 
 GROUP = 32  # neighbors, of which the largest bound is kept
 MOST = 127
@@ -65,12 +66,12 @@ class Quantized:
         *,
         exclude: Exclude | None = None,
         allowed: Bool[Array, " m"] | None = None,
-    ) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
+    ) -> TopK:
         """As `retrieval.top_k`, one query after the other: for one, or a few. For dozens the full search is faster."""
-        return _search(queries.astype(self.items.dtype), exclude, allowed, self, k=k)
+        return TopK(*_search(queries.astype(self.items.dtype), exclude, allowed, self, k=k))
 
 
-def build(items: Shaped[ArrayLike, "m d"]) -> Quantized:
+def quantize(items: Shaped[ArrayLike, "m d"]) -> Quantized:
     """Rounds a catalogue to eight bits, each item by its own largest component; 36 bytes an item more at d = 32.
 
     Args:
@@ -127,10 +128,10 @@ def _search_one(
     highest, groups = largest(jnp.max(bounds.reshape(-1, GROUP), axis=1)[:, None], some + 1)
     groups = jnp.sort(groups[0, :some])  # for the ties
     ids = (groups[:, None] * GROUP + jnp.arange(GROUP, dtype=jnp.int32)[None, :]).reshape(-1)
-    scores = dot(query[None], lookup(index.items, jnp.minimum(ids, m - 1)))[0]
-    scores = jnp.where(lookup(open_, ids), orderable(scores), -jnp.inf)
+    scores = dot(query[None], gather(index.items, jnp.minimum(ids, m - 1)))[0]
+    scores = jnp.where(gather(open_, ids), orderable(scores), -jnp.inf)
     best, place = jax.lax.top_k(scores, k)
-    found = best, jnp.where(best > -jnp.inf, lookup(ids, place), 0)
+    found = best, jnp.where(best > -jnp.inf, gather(ids, place), 0)
     others = highest[0, some]
     return jax.lax.cond((others < best[-1]) | (others == -jnp.inf), lambda: found, whole)
 

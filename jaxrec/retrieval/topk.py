@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from jaxrec import check
 from jaxrec.kernels.topk import Exclude, Score, dot, two_pass
 from jaxrec.numerics import unit
+from jaxrec.types import TopK
 
 __all__ = ["check_exclude", "cosine", "dot", "negative_squared_distance", "top_k"]
 
@@ -35,7 +36,7 @@ class Searchable(Protocol):
     def items(self) -> Array:
         """The catalogue."""
 
-    def top_k(self, queries: Array, k: int, *, exclude: Exclude | None, allowed: Array | None) -> tuple[Array, Array]:
+    def top_k(self, queries: Array, k: int, *, exclude: Exclude | None, allowed: Array | None) -> TopK:
         """(scores, ids), as `top_k`."""
 
 
@@ -61,8 +62,8 @@ def top_k(
     allowed: Bool[ArrayLike, " m"] | None = None,
     score: Score = dot,
     block: int | None = None,
-) -> tuple[Float[Array, "*n k"], Int[Array, "*n k"]]:
-    """The k items with the largest query . item, as (scores, ids): best first, ties to the lowest id.
+) -> TopK:
+    """The k items with the largest query . item, best first, ties to the lowest id.
 
     Equal to a full sort at any block size. Places that cannot be filled, because too little is allowed, have score
     -inf and id 0. A score that is NaN is never returned, and hides no other. `models.as_vectors` makes queries and
@@ -70,7 +71,7 @@ def top_k(
 
     Args:
         queries: one query [d], or one per row [n, d].
-        items: the catalogue; or an index over one, such as `retrieval.approximate.build` makes, which may miss some.
+        items: the catalogue; or an index over one, such as `approximate.build_index` makes, which may miss some.
         k: how many, at most the catalogue's size.
         exclude: (ids [n, e], where [n, e]), or [e] for one query: what each must not get, such as what the user has
             seen; padding has `where` False.
@@ -90,7 +91,7 @@ def top_k(
         row: Callable[[Any], Any] = lambda each: each[None] if isinstance(each, jax.Array) else np.asarray(each)[None]
         rows = None if exclude is None else (row(exclude[0]), row(exclude[1]))
         scores, ids = top_k(queries[None], items, k, exclude=rows, allowed=allowed, score=score, block=block)
-        return scores[0], ids[0]
+        return TopK(scores[0], ids[0])
     table = items.items if isinstance(items, Searchable) else check.as_array("items", items)
     allowed = None if allowed is None else jnp.asarray(allowed)
     _check(queries, table, k, exclude, allowed, block)
@@ -101,7 +102,7 @@ def top_k(
         return items.top_k(queries, k, exclude=exclude, allowed=allowed)
     wide = jnp.float64 in (queries.dtype, table.dtype)
     queries = queries.astype(jnp.float64 if wide else jnp.float32)  # sums in half precision lose ranks
-    return two_pass(queries, table, exclude, allowed, score=score, k=k, block=block)
+    return TopK(*two_pass(queries, table, exclude, allowed, score=score, k=k, block=block))
 
 
 def check_exclude(exclude: Exclude | None, n_items: int) -> Exclude | None:

@@ -1,25 +1,30 @@
-"""Solvers: closed forms, alternations and a Gibbs sampler for the costs of `jaxrec.losses` and implicit feedback."""
+"""Solvers: closed forms and alternations for the costs of `jaxrec.losses`, explicit and implicit feedback."""
 
-from jaxrec.solvers import gibbs, hierarchy, newcomer, ordinal, ridge
-from jaxrec.solvers.als import als, dense_sweep, sweep
-from jaxrec.solvers.implicit import frequency_scaled, implicit_als, implicit_cost, implicit_fold_in, implicit_sweep
-from jaxrec.solvers.one_side import fold_in, leave_one_out
+from jaxrec.solvers import ridge
+from jaxrec.solvers._als import als, dense_sweep, sweep
+from jaxrec.solvers._fold_in import fold_in, leave_one_out
+from jaxrec.solvers._implicit_als import (
+    frequency_scaled_l2,
+    implicit_als,
+    implicit_cost,
+    implicit_fold_in,
+    implicit_sweep,
+)
+from jaxrec.solvers.common import ALSResult, SweepResult
 from jaxrec.solvers.ridge import solve_item, solve_user
 
 __all__ = [
+    "ALSResult",
+    "SweepResult",
     "als",
     "dense_sweep",
     "fold_in",
-    "frequency_scaled",
-    "gibbs",
-    "hierarchy",
+    "frequency_scaled_l2",
     "implicit_als",
     "implicit_cost",
     "implicit_fold_in",
     "implicit_sweep",
     "leave_one_out",
-    "newcomer",
-    "ordinal",
     "ridge",
     "solve_item",
     "solve_user",

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import check
-from jaxrec.losses.penalty import L2, pair
+from jaxrec.losses.penalty import L2, per_side
 from jaxrec.types import Dense, Rows
 
 __all__ = [
+    "OVERFLOW",
     "check_dense",
     "check_finite",
     "check_rows",
@@ -19,6 +20,13 @@ __all__ = [
     "in_float32",
     "like",
 ]
+
+
+# What is said of a row whose solution is not finite.
+OVERFLOW = (
+    "NaN among its numbers or the features, or weights times squares beyond the type's range: scale them, or run in "
+    "float64."
+)
 
 
 def check_rows(rows: Rows) -> None:
@@ -30,7 +38,7 @@ def check_rows(rows: Rows) -> None:
     Raises:
         ValueError: otherwise.
     """
-    n_rows, lines = len(rows.place), sum(len(bucket.row) for bucket in rows.buckets)
+    n_rows, lines = len(rows.position), sum(len(bucket.row) for bucket in rows.buckets)
     check.choice("rows.side", rows.side, ("user", "item"))
     for bucket in rows.buckets:
         if len(np.shape(bucket.other)) != 2 or np.shape(bucket.row) != np.shape(bucket.other)[:1]:
@@ -41,7 +49,7 @@ def check_rows(rows: Rows) -> None:
         check.same_shape(other=bucket.other, value=bucket.value, where=bucket.where, weights=bucket.weights)
         check.row_ids("rows: other", bucket.other, size=rows.n_others)
         check.row_ids("rows: row", bucket.row, size=n_rows)
-    check.row_ids("rows: place", rows.place, size=lines)
+    check.row_ids("rows: place", rows.position, size=lines)
 
 
 def check_dense(ratings: Dense, n_users: int, n_items: int) -> None:
@@ -66,7 +74,7 @@ def check_strength(name: str, strength: L2, n_users: int, n_items: int, *, zero:
     """
     if isinstance(strength, tuple) and len(strength) != 2:
         raise ValueError(f"{name}: expected a number or a pair (users', items'), got {len(strength)} parts.")
-    for part, n, side in zip(pair(strength), (n_users, n_items), ("users", "items"), strict=True):
+    for part, n, side in zip(per_side(strength), (n_users, n_items), ("users", "items"), strict=True):
         if np.shape(part) not in ((), (n,)):
             raise ValueError(
                 f"{name}: expected a number or one for each of {n} {side}, shape ({n},), got shape {np.shape(part)}."

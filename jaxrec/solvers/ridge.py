@@ -19,6 +19,7 @@ leading batch axes, which is faster than a vmap of it. ALS, fold-in and Gibbs st
 
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +35,12 @@ from jaxrec.solvers.checks import check_columns, check_factor, floats
 
 __all__ = [
     "Factor",
-    "Normal",
+    "NormalEquations",
+    "UserSolution",
     "factorize",
     "factorize_matrix",
-    "leave_one_out",
-    "normal",
+    "leave_one_out_predictions",
+    "normal_equations",
     "sample",
     "solve",
     "solve_item",
@@ -49,9 +51,21 @@ __all__ = [
 Number = int | float | Shaped[ArrayLike, ""]
 
 
+class UserSolution(NamedTuple):
+    """A user's parameters.
+
+    Attributes:
+        w: [d].
+        b: [], the bias.
+    """
+
+    w: Array
+    b: Array
+
+
 @register_dataclass
 @dataclass(frozen=True)
-class Normal:
+class NormalEquations:
     """The normal equations of one row.
 
     Attributes:
@@ -81,12 +95,12 @@ class Factor:
     precision: Array
 
 
-def normal(
+def normal_equations(
     x: Num[ArrayLike, "n d"],
     y: Shaped[ArrayLike, " n"],
     where: Bool[ArrayLike, " n"] | None = None,
     weights: Shaped[ArrayLike, " n"] | None = None,
-) -> Normal:
+) -> NormalEquations:
     """Gram matrix and right-hand side over the observed entries; what is masked is replaced before the arithmetic.
 
     Summed in float32 at least, of whatever numbers.
@@ -95,11 +109,11 @@ def normal(
         ValueError: columns that do not have one entry for each row of x.
     """
     check_columns(x, y, where, weights)
-    return _normal(*_columns(x, y, where, weights))
+    return _normal_equations(*_columns(x, y, where, weights))
 
 
 @jax.jit
-def _normal(x: Array, y: Array, where: Array | None, weights: Array | None) -> Normal:
+def _normal_equations(x: Array, y: Array, where: Array | None, weights: Array | None) -> NormalEquations:
     if where is not None:
         x, y = jnp.where(where[:, None], x, 0), jnp.where(where, y, 0)
         weights = None if weights is None else jnp.where(where, weights, 0)
@@ -110,17 +124,19 @@ def _normal(x: Array, y: Array, where: Array | None, weights: Array | None) -> N
         count = jnp.asarray(len(y), y.dtype) if where is None else jnp.sum(where, dtype=y.dtype)
     # HIGHEST: accelerators would otherwise round the factors of a Gram matrix to bfloat16 or TF32.
     gram = jnp.matmul(x.T, weighted, precision=jax.lax.Precision.HIGHEST)
-    return Normal(gram, jnp.matmul(weighted.T, y, precision=jax.lax.Precision.HIGHEST), count)
+    return NormalEquations(gram, jnp.matmul(weighted.T, y, precision=jax.lax.Precision.HIGHEST), count)
 
 
-def factorize(normal: Normal, precision: Number | Shaped[ArrayLike, "*batch d"] | Shaped[ArrayLike, " d"]) -> Factor:
+def factorize(
+    equations: NormalEquations, precision: Number | Shaped[ArrayLike, "*batch d"] | Shaped[ArrayLike, " d"]
+) -> Factor:
     """The Cholesky factor of gram + precision, of one row or of a batch of rows.
 
     A coefficient with precision 0 (an unpenalized bias) has no solution in a row without ratings: there its precision
     is taken as 1, so that the row gives its prior and no NaN.
 
     Args:
-        normal: from `normal`, with leading batch axes or without.
+        equations: from `normal_equations`, with leading batch axes or without.
         precision: P >= 0, a number, one per coefficient ([d], or [..., d] per row); `factorize_matrix` takes a matrix.
             The factor has no meaning where gram + P is not positive definite, as with P = 0 and fewer independent
             ratings than coefficients: NaN, or, where rounding hides it, large finite numbers; `solve` refuses it.
@@ -129,45 +145,45 @@ def factorize(normal: Normal, precision: Number | Shaped[ArrayLike, "*batch d"] 
         ValueError: a precision that is negative or not finite, or of another shape.
     """
     check.strength("precision", precision, zero=True)
-    shape = normal.rhs.shape
+    shape = equations.rhs.shape
     if np.shape(precision) not in ((), shape[-1:], shape):
         raise ValueError(
             f"precision: expected a number, or one per coefficient, of shape {shape[-1:]} or {shape}, got "
             f"{np.shape(precision)}."
         )
-    return _factorize(normal, jnp.asarray(precision, normal.gram.dtype))
+    return _factorize(equations, jnp.asarray(precision, equations.gram.dtype))
 
 
 @jax.jit
-def _factorize(normal: Normal, precision: Array) -> Factor:
-    precision = _with_prior(jnp.broadcast_to(precision, normal.rhs.shape), normal.count)
+def _factorize(equations: NormalEquations, precision: Array) -> Factor:
+    precision = _with_prior(jnp.broadcast_to(precision, equations.rhs.shape), equations.count)
     shape = (*precision.shape, precision.shape[-1])
     matrix = jnp.broadcast_to(jnp.eye(shape[-1], dtype=precision.dtype), shape) * precision[..., None]
-    return Factor(cholesky.cholesky(normal.gram + matrix), normal.rhs, matrix)
+    return Factor(cholesky.cholesky(equations.gram + matrix), equations.rhs, matrix)
 
 
 def _with_prior(precision: Array, count: Array) -> Array:
     return jnp.where((precision == 0) & (count[..., None] == 0), 1, precision)
 
 
-def factorize_matrix(normal: Normal, precision: Shaped[ArrayLike, "*batch d d"]) -> Factor:
+def factorize_matrix(equations: NormalEquations, precision: Shaped[ArrayLike, "*batch d d"]) -> Factor:
     """The Cholesky factor of gram + precision, where the prior's precision P is a matrix (or one per row).
 
     Raises:
         ValueError: P is no matrix of the coefficients, or not finite.
     """
-    shape = normal.gram.shape
+    shape = equations.gram.shape
     if np.shape(precision)[-2:] != shape[-2:]:
         raise ValueError(f"precision: expected matrices {shape[-2:]}, got shape {np.shape(precision)}.")
     if not check.traced(precision) and not np.isfinite(np.asarray(precision)).all():
         raise ValueError("precision: expected finite numbers.")
-    return _factorize_matrix(normal, jnp.asarray(precision, normal.gram.dtype))
+    return _factorize_matrix(equations, jnp.asarray(precision, equations.gram.dtype))
 
 
 @jax.jit
-def _factorize_matrix(normal: Normal, precision: Array) -> Factor:
-    precision = jnp.broadcast_to(precision, normal.gram.shape)
-    return Factor(cholesky.cholesky(normal.gram + precision), normal.rhs, precision)
+def _factorize_matrix(equations: NormalEquations, precision: Array) -> Factor:
+    precision = jnp.broadcast_to(precision, equations.gram.shape)
+    return Factor(cholesky.cholesky(equations.gram + precision), equations.rhs, precision)
 
 
 def solve(factor: Factor, prior_mean: Number | Shaped[ArrayLike, "*batch d"] = 0.0) -> Float[Array, "*batch d"]:
@@ -192,7 +208,7 @@ def _solve(factor: Factor, mean: Array) -> Array:
 
 
 def sample(
-    key: PRNGKeyArray, factor: Factor, prior_mean: Number | Shaped[ArrayLike, "*batch d"] = 0.0
+    factor: Factor, prior_mean: Number | Shaped[ArrayLike, "*batch d"] = 0.0, *, key: PRNGKeyArray
 ) -> Float[Array, "*batch d"]:
     """A draw from the posterior normal(solve(factor), (gram + P)^-1): noise of precision 1, or folded into weights.
 
@@ -201,16 +217,16 @@ def sample(
     """
     mean = _prior_mean(factor, prior_mean)
     check_factor(factor)
-    return _sample(key, factor, mean)
+    return _sample(factor, mean, key)
 
 
 @jax.jit
-def _sample(key: PRNGKeyArray, factor: Factor, mean: Array) -> Array:
+def _sample(factor: Factor, mean: Array, key: PRNGKeyArray) -> Array:
     noise = jax.random.normal(key, factor.rhs.shape, factor.rhs.dtype)
     return _solve(factor, mean) + cholesky.solve_transposed(factor.cholesky, noise)
 
 
-def leave_one_out(
+def leave_one_out_predictions(
     factor: Factor,
     x: Num[ArrayLike, "n d"],
     y: Shaped[ArrayLike, " n"],
@@ -230,7 +246,7 @@ def leave_one_out(
 
     Args:
         factor: of the row, from `factorize`.
-        x: the features that `normal` had.
+        x: the features that `normal_equations` had.
         y: the targets that it had.
         where: as there. An entry that is masked is no part of the row: its prediction is the ordinary one.
         weights: as there.
@@ -243,8 +259,8 @@ def leave_one_out(
 
     >>> import jax.numpy as jnp
     >>> x, y = jnp.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), jnp.array([1.0, 2.0, 3.0])
-    >>> without = leave_one_out(factorize(normal(x, y), 0.5), x, y)
-    >>> v = solve(factorize(normal(x[1:], y[1:]), 0.5))  # fitted again, without the first
+    >>> without = leave_one_out_predictions(factorize(normal_equations(x, y), 0.5), x, y)
+    >>> v = solve(factorize(normal_equations(x[1:], y[1:]), 0.5))  # fitted again, without the first
     >>> bool(jnp.allclose(without[0], x[0] @ v, atol=1e-6))
     True
     """
@@ -252,11 +268,11 @@ def leave_one_out(
     if factor.rhs.shape != np.shape(x)[1:]:
         raise ValueError(f"factor: expected one row of {np.shape(x)[1]} coefficients, got shape {factor.rhs.shape}.")
     mean = _prior_mean(factor, prior_mean)
-    return _leave_one_out(factor, *_columns(x, y, where, weights), mean)
+    return _leave_one_out_predictions(factor, *_columns(x, y, where, weights), mean)
 
 
 @jax.jit
-def _leave_one_out(
+def _leave_one_out_predictions(
     factor: Factor, x: Array, y: Array, where: Array | None, weights: Array | None, mean: Array
 ) -> Array:
     n, d = x.shape
@@ -296,10 +312,10 @@ def solve_user(
     offset: Number | Shaped[ArrayLike, " n_items"] = 0.0,
     l2_bias: Number = 0.0,
     prior: Number | Shaped[ArrayLike, " d+1"] = 0.0,
-) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+) -> UserSolution:
     """(w, b) that minimize `losses.user_cost`: a user's ridge regression on the items' features, the bias unpenalized.
 
-    In float32 at least, of whatever numbers, and to some 1e-5 of the largest coefficient in float32 (`regressions`).
+    In float32 at least, of whatever numbers, and to some 1e-5 of the largest coefficient in float32 (`batched_ridge`).
 
     Args:
         x: the items' features.
@@ -321,7 +337,7 @@ def solve_user(
     features = with_one(features)
     precision = jnp.full(features.shape[1], l2, features.dtype).at[-1].set(jnp.asarray(l2_bias, features.dtype))
     v = _solved(features, stars - known, where, weight, precision, prior)
-    return v[:-1], v[-1]
+    return UserSolution(v[:-1], v[-1])
 
 
 def solve_item(
@@ -374,7 +390,7 @@ def _solve_row(
     x: Array, y: Array, where: Array, weights: Array | None, precision: Array, prior: Array
 ) -> tuple[Array, Array]:
     """(v, its share); the row's count of 0 makes a precision of 0 one of 1."""
-    equations = _normal(x, y, where, weights)
+    equations = _normal_equations(x, y, where, weights)
     precision, prior = _with_prior(precision, equations.count), jnp.broadcast_to(prior, precision.shape)
     matrix = equations.gram + jnp.diag(precision)
     (v,), share = cholesky.solve(matrix[None], ((equations.rhs + precision * prior)[None],))

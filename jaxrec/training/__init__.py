@@ -1,8 +1,22 @@
 """Training by gradients: any cost, any pytree of parameters, any Optax optimizer; and grids of whole trainings."""
 
 from jaxrec.training import lazy
-from jaxrec.training.loop import History, fit
-from jaxrec.training.search import grid, product
-from jaxrec.training.step import State, descend, epochs, init, make_step
+from jaxrec.training.loop import FitResult, TrainHistory, fit
+from jaxrec.training.search import grid, grid_points
+from jaxrec.training.step import Descent, Epochs, TrainState, descend, epochs, init_state, make_step
 
-__all__ = ["History", "State", "descend", "epochs", "fit", "grid", "init", "lazy", "make_step", "product"]
+__all__ = [
+    "Descent",
+    "Epochs",
+    "FitResult",
+    "TrainHistory",
+    "TrainState",
+    "descend",
+    "epochs",
+    "fit",
+    "grid",
+    "grid_points",
+    "init_state",
+    "lazy",
+    "make_step",
+]

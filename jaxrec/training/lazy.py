@@ -11,7 +11,7 @@ across parameters, such as a global norm, it computes across one row.
 >>> cost = lambda params, rows, batch: jnp.sum((rows["word"] - params) ** 2)
 >>> names = lambda batch: {"word": (batch, batch >= 0)}  # -1 is padding
 >>> step = make_step(cost, optax.sgd(0.1), names)
->>> state = init(jnp.zeros(()), {"word": jnp.ones((1_000, 2))}, optax.sgd(0.1))
+>>> state = init_state(jnp.zeros(()), {"word": jnp.ones((1_000, 2))}, optax.sgd(0.1))
 >>> state, _ = jax.jit(step)(state, jnp.array([3, 7, 3, -1]), key=jax.random.key(0))
 >>> _, tables = state.params
 >>> [round(float(tables["word"][row, 0]), 1) for row in (3, 7, 8)]  # 3 stood twice
@@ -28,29 +28,29 @@ import optax
 from jax import Array
 
 from jaxrec import check
-from jaxrec.training.step import Cost, State, as_total, moved_by
+from jaxrec.training.step import Cost, TrainState, as_total, moved_by
 from jaxrec.types import Total
 
-__all__ = ["init", "make_step"]
+__all__ = ["init_state", "make_step"]
 
 # rows(batch) -> name of a table -> (ids [m], where [m])
 Rows = Callable[[Any], Mapping[str, tuple[Array, Array]]]
 
 
-def init(
+def init_state(
     params: Any,
     tables: Mapping[str, Any],
     optimizer: optax.GradientTransformation,
     *,
-    of_rows: optax.GradientTransformation | None = None,
-) -> State:
+    row_optimizer: optax.GradientTransformation | None = None,
+) -> TrainState:
     """The state before the first step; its `params` are the pair (params, tables).
 
     Args:
         params: a pytree of what every step moves, such as the towers.
         tables: name -> a pytree of arrays with one leading axis, the rows: {"user": {"w": w, "b": b}, "item": ...}.
         optimizer: for params.
-        of_rows: for each row of the tables; None: the same.
+        row_optimizer: for each row of the tables; None: the same.
 
     Raises:
         ValueError: a table whose arrays have no rows, or different numbers of them.
@@ -61,9 +61,9 @@ def init(
             raise ValueError(f"table {name}: expected arrays with one leading axis, the rows, got shapes {shapes}.")
     strong = lambda tree: jax.tree.map(lambda p: jnp.asarray(p, jnp.asarray(p).dtype), tree)
     params, tables = strong(params), strong(dict(tables))
-    row_init = jax.vmap((of_rows or optimizer).init)
-    of_tables = {name: row_init(table) for name, table in tables.items()}
-    return State((params, tables), (optimizer.init(params), of_tables), jnp.zeros((), jnp.int32))
+    row_init = jax.vmap((row_optimizer or optimizer).init)
+    table_states = {name: row_init(table) for name, table in tables.items()}
+    return TrainState((params, tables), (optimizer.init(params), table_states), jnp.zeros((), jnp.int32))
 
 
 def make_step(
@@ -71,8 +71,8 @@ def make_step(
     optimizer: optax.GradientTransformation,
     rows: Rows,
     *,
-    of_rows: optax.GradientTransformation | None = None,
-) -> Callable[..., tuple[State, Total]]:
+    row_optimizer: optax.GradientTransformation | None = None,
+) -> Callable[..., tuple[TrainState, Total]]:
     """step(state, batch, *, key) -> (state, cost), like `training.make_step`, for params and tables.
 
     Jit it with donate_argnums=0, or scan it (`training.epochs`): a state that is kept must be copied, tables and all.
@@ -81,23 +81,23 @@ def make_step(
         cost: cost(params, looked_up, batch) -> a scalar or a Total, with `key=` where it is random; looked_up is
             name -> the named rows, leaves [m, ...] in the batch's order. A row's penalty belongs in it, divided by how
             often the row is named in an epoch (`Observed.user_count`).
-        optimizer: as in `init`.
+        optimizer: as in `init_state`.
         rows: rows(batch) -> name -> (ids [m], where [m]): the rows that the batch needs of each table. Ids are
             trusted under jit, and checked in a step that is not; where `where` is False the rows looked up are those
             of some id, and are not moved.
-        of_rows: as in `init`.
+        row_optimizer: as in `init_state`.
 
     Raises:
-        ValueError: (the step) a state that is not of `init`; rows of a table that is not there; ids and where that are
-            no columns of one length; ids out of range.
+        ValueError: (the step) a state that is not of `init_state`; rows of a table that is not there; ids and where
+            that are no columns of one length; ids out of range.
     """
-    total, move, move_rows = as_total(cost), moved_by(optimizer), jax.vmap(moved_by(of_rows or optimizer))
+    total, move, move_rows = as_total(cost), moved_by(optimizer), jax.vmap(moved_by(row_optimizer or optimizer))
 
-    def step(state: State, batch: Any, *, key: Array) -> tuple[State, Total]:
+    def step(state: TrainState, batch: Any, *, key: Array) -> tuple[TrainState, Total]:
         key = jax.random.fold_in(key, state.step)
         if not (isinstance(state.params, tuple) and len(state.params) == 2 and isinstance(state.params[1], Mapping)):
-            raise ValueError("state: expected that of training.lazy.init, whose params are (params, tables).")
-        (params, tables), (optimizer_state, of_tables) = state.params, state.optimizer
+            raise ValueError("state: expected that of training.lazy.init_state, whose params are (params, tables).")
+        (params, tables), (optimizer_state, table_states) = state.params, state.optimizer
         named = {name: _unique(*_checked(name, pair, tables)) for name, pair in rows(batch).items()}
         # `clip`: an absent row (n_rows) reads the last one, and is dropped on the way back
         take = lambda tree, ids: jax.tree.map(lambda leaf: leaf.at[ids].get(mode="clip"), tree)
@@ -106,16 +106,16 @@ def make_step(
 
         def of_these(both: tuple[Any, Any]) -> tuple[Array, Total]:
             params, here = both
-            looked_up = {name: take(here[name], place) for name, (_, place) in named.items()}
+            looked_up = {name: take(here[name], position) for name, (_, position) in named.items()}
             return total(params, looked_up, batch, key=key)
 
         (_, info), (gradient, of_here) = jax.value_and_grad(of_these, has_aux=True)((params, here))
         params, optimizer_state = move(gradient, optimizer_state, params)
         for name, (ids, _) in named.items():
-            new, new_state = move_rows(of_here[name], take(of_tables[name], ids), here[name])
+            new, new_state = move_rows(of_here[name], take(table_states[name], ids), here[name])
             tables = tables | {name: put(tables[name], ids, new)}
-            of_tables = of_tables | {name: put(of_tables[name], ids, new_state)}
-        return State((params, tables), (optimizer_state, of_tables), state.step + 1), info
+            table_states = table_states | {name: put(table_states[name], ids, new_state)}
+        return TrainState((params, tables), (optimizer_state, table_states), state.step + 1), info
 
     return step
 

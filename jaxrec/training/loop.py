@@ -13,27 +13,27 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
+from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
 from jaxrec import check
 from jaxrec.training.resume import Fingerprint, batch_digests, check_same, fingerprint, shapes
-from jaxrec.training.step import Cost, State, check_ids, init, make_step, whole_number
+from jaxrec.training.step import Cost, TrainState, check_ids, init_state, make_step, whole_number
 from jaxrec.types import Total
 
-__all__ = ["History", "fit"]
+__all__ = ["FitResult", "TrainHistory", "fit"]
 
 Batches = Iterable[Any] | Callable[[int], Iterable[Any]]
 
 
 @dataclass(frozen=True)
-class History:
+class TrainHistory:
     """What happened, epoch by epoch, and where to go on.
 
     Attributes:
@@ -50,9 +50,21 @@ class History:
     validation: np.ndarray
     best_epoch: int
     stopped: str
-    state: State
+    state: TrainState
     best: Any
     fingerprint: Fingerprint | None = None
+
+
+class FitResult(NamedTuple):
+    """What `fit` returns.
+
+    Attributes:
+        params: the best by `validate`, or the last without it.
+        history: what happened, and where to go on.
+    """
+
+    params: Any
+    history: TrainHistory
 
 
 def fit(
@@ -61,15 +73,15 @@ def fit(
     batches: Batches,
     *,
     optimizer: optax.GradientTransformation,
-    key: Array,
+    key: PRNGKeyArray,
     epochs: int,
     validate: Callable[[Any], Any] | None = None,
     patience: int | None = None,
-    callback: Callable[[int, Any], bool | None] | None = None,
+    callback: Callable[[int, TrainState, TrainHistory], bool | None] | None = None,
     progress: bool = True,
     tol: float | None = None,
-    resume: History | None = None,
-) -> tuple[Any, History]:
+    resume: TrainHistory | None = None,
+) -> FitResult:
     """Minimizes a cost over batches, epoch by epoch.
 
     Whatever is not finite is an error, and never returned: it is not worse than other numbers, it is broken.
@@ -86,7 +98,7 @@ def fit(
         validate: validate(params) -> a finite number, lower is better, after every epoch; the best parameters are
             returned.
         patience: stop after so many epochs without a better validation, >= 1.
-        callback: callback(epoch, params) after every epoch; a true answer stops.
+        callback: callback(step, state, history) after every epoch, steps from 1. Return True to stop.
         progress: show a bar with loss and validation.
         tol: stop when an epoch changes the loss by less than this share of it: "until converged".
         resume: the History of an earlier call with the same arguments: goes on as if never interrupted. What can be
@@ -96,7 +108,7 @@ def fit(
             looked at for their shapes alone.
 
     Returns:
-        (params, history): the best by `validate`, or the last without it.
+        (params, history): the parameters are the best by `validate`, or the last without it.
 
     Raises:
         ValueError: an epoch without batches (a spent generator), patience without validate, numbers out of range,
@@ -104,7 +116,7 @@ def fit(
         FloatingPointError: the loss, the parameters after an epoch, or a validation is not finite.
     """
     _check_options(epochs, patience, tol, validate, batches)
-    state = init(params, optimizer)
+    state = init_state(params, optimizer)
     if broken := _not_finite(state.params):
         raise ValueError(f"params: expected finite numbers to begin with, got others in {broken}.")
     made_by, best, best_epoch, losses, scores = fingerprint(state.params, optimizer, key), state.params, -1, [], []
@@ -113,6 +125,10 @@ def fit(
         state, best, best_epoch = resume.state, resume.best, resume.best_epoch
         losses, scores = list(resume.loss), list(resume.validation)
     stopped = "epochs"
+
+    def history() -> TrainHistory:
+        return TrainHistory(np.array(losses), np.array(scores), best_epoch, stopped, state, best, made_by)
+
     with tqdm(total=epochs, initial=len(losses), desc="fit", unit="epoch", disable=not progress) as bar:
         for epoch in range(len(losses), epochs):
             infos = []
@@ -137,7 +153,7 @@ def fit(
                 best, best_epoch = state.params, epoch
             bar.set_postfix(loss=f"{losses[-1]:.5g}", **({"validation": f"{scores[-1]:.4f}"} if scores else {}))
             bar.update()
-            if callback is not None and callback(epoch, state.params):
+            if callback is not None and callback(epoch + 1, state, history()):
                 stopped = "callback"
             elif patience is not None and epoch - best_epoch >= patience:
                 stopped = "patience"
@@ -145,16 +161,16 @@ def fit(
                 stopped = "converged"
             if stopped != "epochs":
                 break
-    return best, History(np.array(losses), np.array(scores), best_epoch, stopped, state, best, made_by)
+    return FitResult(best, history())
 
 
 @partial(jax.jit, static_argnames=("cost", "optimizer"))
-def _step(state: State, batch: Any, key: Array, *, cost: Cost, optimizer: Any) -> tuple[State, Total]:
+def _step(state: TrainState, batch: Any, key: PRNGKeyArray, *, cost: Cost, optimizer: Any) -> tuple[TrainState, Total]:
     """One compiled step, cached by (cost, optimizer): a second `fit` of the same pair compiles nothing."""
     return make_step(cost, optimizer)(state, batch, key=key)
 
 
-def _epoch_loss(infos: list[Total], epoch: int, state: State, optimizer: optax.GradientTransformation) -> float:
+def _epoch_loss(infos: list[Total], epoch: int, state: TrainState, optimizer: optax.GradientTransformation) -> float:
     if not infos:
         raise ValueError(
             f"batches: epoch {epoch} had none. A generator is spent after one epoch: pass a list, or a function of "
@@ -201,7 +217,7 @@ def _check_options(epochs: int, patience: int | None, tol: float | None, validat
 
 
 def _check_resumed(
-    history: History, start: State, now: Fingerprint, batches: Batches, validated: bool, epochs: int
+    history: TrainHistory, start: TrainState, now: Fingerprint, batches: Batches, validated: bool, epochs: int
 ) -> Fingerprint:
     """What the history was made by, having checked that it is what is here now."""
     done = len(history.loss)
@@ -216,7 +232,7 @@ def _check_resumed(
         structures: tuple[Any, Any] = jax.tree.structure(here), jax.tree.structure(there)
         if structures[0] != structures[1] or shapes(here) != shapes(there):
             is_, was = dict(shapes(here)), dict(shapes(there))
-            at = next((place for place in was | is_ if was.get(place) != is_.get(place)), None)
+            at = next((position for position in was | is_ if was.get(position) != is_.get(position)), None)
             what = (
                 f"{structures[0]}, was {structures[1]}"
                 if at is None
@@ -250,7 +266,7 @@ def _check_resumed(
 def _not_finite(tree: Any) -> str:
     """Names of the arrays that hold a number that is not finite; '' where there is none."""
     finite = jax.tree.leaves(_all_finite(tree))
-    return ", ".join(place for (place, _), good in zip(shapes(tree), finite, strict=True) if not good)
+    return ", ".join(position for (position, _), good in zip(shapes(tree), finite, strict=True) if not good)
 
 
 @jax.jit
@@ -261,7 +277,7 @@ def _all_finite(tree: Any) -> Any:
     )
 
 
-def _rate_and_advice(optimizer: optax.GradientTransformation, state: State, step: int) -> tuple[str, str]:
+def _rate_and_advice(optimizer: optax.GradientTransformation, state: TrainState, step: int) -> tuple[str, str]:
     rate = _learning_rate(optimizer, state, step)
     known, smaller = ("unknown", "") if rate is None else (f"{rate:g}", f" ({rate / 10:g})")
     return f"learning rate {known}", (
@@ -270,7 +286,7 @@ def _rate_and_advice(optimizer: optax.GradientTransformation, state: State, step
     )
 
 
-def _learning_rate(optimizer: optax.GradientTransformation, state: State, step: int) -> float | None:
+def _learning_rate(optimizer: optax.GradientTransformation, state: TrainState, step: int) -> float | None:
     """The learning rate at a step, for a message: Optax keeps it in closures (or, injected, in the state)."""
     injected = optax.tree_utils.tree_get(state.optimizer, "learning_rate", None)
     if injected is not None:

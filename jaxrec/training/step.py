@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +12,22 @@ import numpy as np
 import optax
 from jax import Array
 from jax.tree_util import register_dataclass
+from jaxtyping import PRNGKeyArray
 
 from jaxrec import check
-from jaxrec.lookup import lookup
+from jaxrec.gather import gather
 from jaxrec.types import Factors, Observed, Total
 
 __all__ = [
     "Cost",
-    "State",
+    "Descent",
+    "Epochs",
+    "TrainState",
     "as_total",
     "check_ids",
     "descend",
     "epochs",
-    "init",
+    "init_state",
     "make_step",
     "moved_by",
     "whole_number",
@@ -36,7 +39,7 @@ Cost = Callable[..., Any]
 
 @register_dataclass
 @dataclass(frozen=True)
-class State:
+class TrainState:
     """What the next step needs: parameters, the optimizer's state, and the number of steps taken."""
 
     params: Any
@@ -44,13 +47,37 @@ class State:
     step: Array
 
 
-def init(params: Any, optimizer: optax.GradientTransformation) -> State:
+class Epochs(NamedTuple):
+    """What `epochs` returns.
+
+    Attributes:
+        state: the state after the last step.
+        cost: [epochs], each epoch's cost, summed over its steps and computed before each of them.
+    """
+
+    state: TrainState
+    cost: Total
+
+
+class Descent(NamedTuple):
+    """What `descend` returns.
+
+    Attributes:
+        params: the parameters after the last step.
+        losses: [steps], the cost before each step, the mean where the cost is a Total.
+    """
+
+    params: Any
+    losses: Array
+
+
+def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step; weak types are made strong, or the second step would compile again."""
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.asarray(p).dtype), params)
-    return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
-def make_step(cost: Cost, optimizer: optax.GradientTransformation) -> Callable[..., tuple[State, Total]]:
+def make_step(cost: Cost, optimizer: optax.GradientTransformation) -> Callable[..., tuple[TrainState, Total]]:
     """step(state, batch, *, key) -> (state, cost), pure and bare: to be jitted, scanned or vmapped.
 
     The cost comes as a Total, of count 0 where it was a scalar.
@@ -59,13 +86,13 @@ def make_step(cost: Cost, optimizer: optax.GradientTransformation) -> Callable[.
     """
     total, move = as_total(cost), moved_by(optimizer)
 
-    def step(state: State, batch: Any, *, key: Array) -> tuple[State, Total]:
+    def step(state: TrainState, batch: Any, *, key: PRNGKeyArray) -> tuple[TrainState, Total]:
         key = jax.random.fold_in(key, state.step)
         (value, info), gradient = jax.value_and_grad(total, has_aux=True)(state.params, batch, key=key)
         # What line searches (optax.lbfgs) and plateau schedules ask for; all others ignore it.
         extra = {"value": value, "grad": gradient, "value_fn": lambda params: total(params, batch, key=key)[0]}
         params, optimizer_state = move(gradient, state.optimizer, state.params, **extra)
-        return State(params, optimizer_state, state.step + 1), info
+        return TrainState(params, optimizer_state, state.step + 1), info
 
     return step
 
@@ -74,7 +101,7 @@ def as_total(cost: Cost) -> Callable[..., tuple[Array, Total]]:
     """What is minimized and what is reported: f(*cost's arguments, key=) -> (a scalar, the cost as a Total)."""
     takes_key = "key" in inspect.signature(cost).parameters
 
-    def total(*given: Any, key: Array) -> tuple[Array, Total]:
+    def total(*given: Any, key: PRNGKeyArray) -> tuple[Array, Total]:
         value = cost(*given, key=key) if takes_key else cost(*given)
         if isinstance(value, Total):
             return value.mean(), value
@@ -107,8 +134,14 @@ def check_ids(params: Any, batch: Any) -> None:
 
 
 def epochs(
-    step: Callable[..., tuple[State, Total]], state: State, data: Any, *, batch_size: int, key: Array, epochs: int
-) -> tuple[State, Total]:
+    step: Callable[..., tuple[TrainState, Total]],
+    state: TrainState,
+    data: Any,
+    *,
+    batch_size: int,
+    key: PRNGKeyArray,
+    epochs: int,
+) -> Epochs:
     """Whole epochs on the device: a scan of steps over minibatches, shuffled anew each epoch; pure.
 
     Nothing goes to the host between steps, so that small batches are not held up by it. Every row of the data stands in
@@ -121,9 +154,6 @@ def epochs(
         batch_size: rows in a step; static.
         key: for the order, and for the steps.
         epochs: how many; static.
-
-    Returns:
-        (state, cost [epochs]): of each epoch, summed over its steps, each before its step.
 
     Raises:
         ValueError: columns of different lengths; epochs < 1; batch_size out of range, or not a divisor of n where the
@@ -140,23 +170,29 @@ def epochs(
     if n % batch_size and not hasattr(data, "where"):
         raise ValueError(f"batch_size: {batch_size} does not divide the {n} rows, and the data have no `where`.")
     run = _epochs if check.traced(state, data, key) else _epochs_jit
-    return run(state, data, key, step=step, batch_size=batch_size, epochs=epochs)
+    return Epochs(*run(state, data, key, step=step, batch_size=batch_size, epochs=epochs))
 
 
 def _epochs(
-    state: State, data: Any, key: Array, *, step: Callable[..., tuple[State, Total]], batch_size: int, epochs: int
-) -> tuple[State, Total]:
+    state: TrainState,
+    data: Any,
+    key: PRNGKeyArray,
+    *,
+    step: Callable[..., tuple[TrainState, Total]],
+    batch_size: int,
+    epochs: int,
+) -> tuple[TrainState, Total]:
     n = len(jax.tree.leaves(data)[0])
     fill = -n % batch_size
     key_order, key_step = jax.random.split(key)
 
-    def epoch(state: State, number: Array) -> tuple[State, Total]:
+    def epoch(state: TrainState, number: Array) -> tuple[TrainState, Total]:
         order = jax.random.permutation(jax.random.fold_in(key_order, number), n)
         order = jnp.pad(order, (0, fill)).reshape(-1, batch_size)
         there = (jnp.arange(n + fill) < n).reshape(-1, batch_size)
 
-        def one(state: State, rows: tuple[Array, Array]) -> tuple[State, Total]:
-            batch = jax.tree.map(lambda column: lookup(column, rows[0]), data)
+        def one(state: TrainState, rows: tuple[Array, Array]) -> tuple[TrainState, Total]:
+            batch = jax.tree.map(lambda column: gather(column, rows[0]), data)
             if fill:
                 real = rows[1].reshape(-1, *[1] * (batch.where.ndim - 1))
                 batch = dataclasses.replace(batch, where=batch.where & real)
@@ -172,8 +208,8 @@ _epochs_jit = jax.jit(_epochs, static_argnames=("step", "batch_size", "epochs"))
 
 
 def descend(
-    cost: Cost, params: Any, batches: Any, *, optimizer: optax.GradientTransformation, key: Array, steps: int
-) -> tuple[Any, Array]:
+    cost: Cost, params: Any, batches: Any, *, optimizer: optax.GradientTransformation, key: PRNGKeyArray, steps: int
+) -> Descent:
     """Training as one pure function, a scan of `make_step`: to be vmapped, differentiated, or put in a grid.
 
     The parameters are those of `fit` with the same list of batches, which it takes in turn; there is no validation and
@@ -187,9 +223,6 @@ def descend(
         key: as in `fit`.
         steps: how many; static.
 
-    Returns:
-        (params, losses [steps]): each step's cost before it, the mean where the cost is a Total.
-
     Raises:
         ValueError: steps < 1; batches without a common leading axis.
     """
@@ -201,23 +234,23 @@ def descend(
             "batch has a leading axis of 1: jax.tree.map(lambda a: a[None], batch)."
         )
     run = _descend if check.traced(params, batches, key) else _descend_jit
-    return run(params, batches, key, cost=cost, optimizer=optimizer, steps=steps)
+    return Descent(*run(params, batches, key, cost=cost, optimizer=optimizer, steps=steps))
 
 
 def _descend(
-    params: Any, batches: Any, key: Array, *, cost: Cost, optimizer: optax.GradientTransformation, steps: int
+    params: Any, batches: Any, key: PRNGKeyArray, *, cost: Cost, optimizer: optax.GradientTransformation, steps: int
 ) -> tuple[Any, Array]:
     step = make_step(cost, optimizer)
     n_batches = len(jax.tree.leaves(batches)[0])
 
-    def body(state: State, k: Array) -> tuple[State, Array]:
+    def body(state: TrainState, k: Array) -> tuple[TrainState, Array]:
         batch = jax.tree.map(
             lambda stacked: jax.lax.dynamic_index_in_dim(stacked, k % n_batches, keepdims=False), batches
         )
         state, info = step(state, batch, key=key)
         return state, info.sum / jnp.where(info.count > 0, info.count, 1)
 
-    state, losses = jax.lax.scan(body, init(params, optimizer), jnp.arange(steps))
+    state, losses = jax.lax.scan(body, init_state(params, optimizer), jnp.arange(steps))
     return state.params, losses
 
 

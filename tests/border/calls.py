@@ -8,13 +8,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxrec
 from jaxrec import Ratings, data, evaluation, losses, metrics, models, retrieval
-from jaxrec.losses import closed_form, content
+from jaxrec.losses import closed_form, content, softmax
 from jaxrec.models import baselines
-from jaxrec.retrieval import candidates, quantized
-from jaxrec.retrieval import ranking as rerank
+from jaxrec.retrieval import candidates, quantized, rerank
 
 N_USERS, N_ITEMS, D = 7, 9, 3
 rng = np.random.default_rng(0)
@@ -29,8 +29,8 @@ TRAIN, TEST = RATINGS.take(slice(20)), RATINGS.take(slice(20, None))
 FACTORS = models.init(N_USERS, N_ITEMS, D, key=jax.random.key(0), mu=3.5)
 LAYOUTS = {
     "dense": data.dense(RATINGS),
-    "observed": data.observed(RATINGS, multiple=32, counts=True),
-    "linked": data.linked(RATINGS, multiple=32),
+    "observed": data.observed(RATINGS, pad_to_multiple=32, counts=True),
+    "linked": data.linked(RATINGS, pad_to_multiple=32),
     "rows": data.rows(RATINGS, "user"),
 }
 W, X = FACTORS.w, FACTORS.x
@@ -39,7 +39,7 @@ B = jnp.zeros(N_USERS)
 LABELS = (Y > 4).astype(jnp.float32)
 IDS, LISTED = jnp.array([[0, 4, 2], [5, 8, 1]]), jnp.array([[4, 2], [3, 3]])
 WIDE = jax.random.normal(jax.random.key(1), (6000, 4))
-INDEX = quantized.build(WIDE)
+INDEX = quantized.quantize(WIDE)
 TABLE = candidates.Table(jnp.zeros((4, 2), jnp.int32), jnp.ones((4, 2), bool))
 EXCLUDE = jnp.array([[1, 2]] * N_USERS), jnp.ones((N_USERS, 2), bool)
 L2 = {"l2": 0.1}
@@ -56,9 +56,7 @@ CALLS = {
     "losses.half_squared_error": lambda: losses.half_squared_error(Y, Y, where=WHERE, weights=Y),
     "losses.absolute_error": lambda: losses.absolute_error(Y, Y, where=WHERE, weights=Y),
     "losses.logistic": lambda: losses.logistic(Y, LABELS, where=WHERE, weights=Y),
-    "losses.squared_error_slope": lambda: losses.squared_error_slope(Y, Y),
-    "losses.half_squared_error_slope": lambda: losses.half_squared_error_slope(Y, Y),
-    "losses.logistic_slope": lambda: losses.logistic_slope(Y, LABELS),
+    "losses.from_elementwise": lambda: losses.from_elementwise(optax.huber_loss)(Y, Y),
     "losses.user_cost": lambda: losses.user_cost(W[0], B[0], X, Y, WHERE, **L2),
     "losses.item_cost": lambda: losses.item_cost(X[0], W, B, Y[:7], WHERE[:7], **L2),
     "losses.users_cost": lambda: losses.users_cost(W, B, X, *GRID, **L2),
@@ -71,10 +69,10 @@ CALLS = {
     "losses.closed_form.user_gradient": lambda: closed_form.user_gradient(W[0], B[0], X, Y, WHERE, **L2),
     "losses.closed_form.item_gradient": lambda: closed_form.item_gradient(X[0], W, B, Y[:7], WHERE[:7], **L2),
     "losses.content.two_tower": lambda: content.two_tower(W, W, B),
-    "losses.content.in_batch_softmax": lambda: content.in_batch_softmax(W, W, jnp.arange(7), log_q=B - 2),
-    "losses.content.log_popularity": lambda: content.log_popularity(Y),
-    "losses.content.kernels": lambda: content.kernels(KERNELS, **L2),
-    "losses.ranking.softmax": lambda: losses.ranking.softmax(W, jnp.abs(W)),
+    "losses.softmax.in_batch": lambda: softmax.in_batch(W, W, jnp.arange(7), log_q=B - 2),
+    "losses.softmax.log_popularity": lambda: softmax.log_popularity(Y),
+    "losses.content.kernel_l2": lambda: content.kernel_l2(KERNELS, **L2),
+    "losses.softmax.listwise": lambda: losses.softmax.listwise(W, jnp.abs(W)),
     "metrics.rmse": lambda: metrics.rmse(Y, Y, where=WHERE, weights=Y),
     "metrics.mae": lambda: metrics.mae(Y, Y, where=WHERE, weights=Y),
     "metrics.auc": lambda: metrics.auc(Y, LABELS, where=WHERE),
@@ -89,7 +87,7 @@ CALLS = {
     "models.predict": lambda: [models.predict(FACTORS, [0, 1], [2, 8]), models.predict(FACTORS, TEST, train=TRAIN)],
     "models.predict_all": lambda: models.predict_all(FACTORS),
     "models.as_vectors": lambda: models.as_vectors(FACTORS),
-    "models.learned": lambda: models.learned(FACTORS),
+    "models.trainable_mask": lambda: models.trainable_mask(FACTORS),
     **{
         f"models.baselines.{name}": partial(getattr(baselines, name), RATINGS)
         for name in ("global_mean", "user_mean", "item_mean", "damped_biases", "popularity")
@@ -100,21 +98,21 @@ CALLS = {
         retrieval.top_k(WIDE[:3], WIDE, 2, block=1024),
         retrieval.top_k(WIDE[:3], INDEX, 2),
     ],
-    "retrieval.related": lambda: retrieval.related(X, [0, 3], 2),
+    "retrieval.related_ids": lambda: retrieval.related_ids(X, [0, 3], 2),
     "retrieval.dot": lambda: retrieval.dot(W, X),
     "retrieval.cosine": lambda: retrieval.cosine(W, X),
     "retrieval.negative_squared_distance": lambda: retrieval.negative_squared_distance(W, X),
-    "retrieval.quantized.build": lambda: quantized.build(WIDE),
-    "retrieval.candidates.nearest": lambda: candidates.nearest(X, 2, rows=4, progress=False),
+    "retrieval.quantized.quantize": lambda: quantized.quantize(WIDE),
+    "retrieval.candidates.nearest": lambda: candidates.nearest(X, 2, batch_size=4, progress=False),
     "retrieval.candidates.top_of_groups": lambda: candidates.top_of_groups(Y, WHERE[None], 2),
     "retrieval.candidates.favorites": lambda: candidates.favorites(Y, 2),
     "retrieval.candidates.look_up": lambda: candidates.look_up(TABLE, [0, 3]),
     "retrieval.candidates.merge": lambda: candidates.merge([(IDS[0], WHERE[:3])], size=2, exclude=(IDS[0], WHERE[:3])),
-    "retrieval.ranking.rank": lambda: rerank.rank(W[0], X, IDS[0], WHERE[:3], k=2),
-    "retrieval.ranking.order": lambda: rerank.order(Y[:3], IDS[0], WHERE[:3], k=2),
-    "retrieval.ranking.diversify": lambda: rerank.diversify(Y, X, k=2, trade_off=0.5),
-    "evaluation.ranking": lambda: evaluation.ranking(
-        W, X, TRAIN, TEST, k=(2, 3), metrics={"ndcg": metrics.ndcg, "own": of_lists, "auc": metrics.auc_at_k}
+    "retrieval.rerank.rank": lambda: rerank.rank(W[0], X, IDS[0], WHERE[:3], k=2),
+    "retrieval.rerank.order": lambda: rerank.order(Y[:3], IDS[0], WHERE[:3], k=2),
+    "retrieval.rerank.diversify": lambda: rerank.diversify(Y, X, k=2, trade_off=0.5),
+    "evaluation.evaluate": lambda: evaluation.evaluate(
+        (W, X), TRAIN, TEST, k=(2, 3), metrics={"ndcg": metrics.ndcg, "own": of_lists, "auc": metrics.auc_at_k}
     ),
     "recommend": lambda: jaxrec.recommend(FACTORS, TRAIN, 0, k=2),
     "related": lambda: jaxrec.related(FACTORS, TRAIN, 0, k=2),

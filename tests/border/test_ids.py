@@ -10,9 +10,8 @@ import pytest
 
 from jaxrec import Ratings, data, losses, metrics, models, retrieval, training
 from jaxrec.data import normalize
-from jaxrec.losses import closed_form, content, penalty
-from jaxrec.retrieval import candidates, quantized
-from jaxrec.retrieval import ranking as rerank
+from jaxrec.losses import closed_form, penalty, softmax
+from jaxrec.retrieval import candidates, quantized, rerank
 from jaxrec.types import Observed
 from tests.border.calls import FACTORS, INDEX, N_ITEMS, N_USERS, RATINGS, TABLE, WIDE, D, W, X
 
@@ -39,18 +38,18 @@ PAIRS = {
     "closed_form.gradient": lambda layout: closed_form.gradient(FACTORS, layout, l2=0.1),
     "closed_form.value_and_gradient": lambda layout: closed_form.value_and_gradient(FACTORS, layout, l2=0.1),
 }
-MEANS = normalize.item_then_user(RATINGS)
+MEANS = normalize.means_by_item_then_user(RATINGS)
 # name -> (function of ids [n] (and of their mask), the table's size)
 TAKES_IDS = {
     "models.predict users": (lambda ids, _: models.predict(FACTORS, ids, np.zeros(ids.shape, int)), N_USERS),
     "models.predict items": (lambda ids, _: models.predict(FACTORS, np.zeros(ids.shape, int), ids), N_ITEMS),
     "Means.at users": (lambda ids, _: MEANS.at(ids, np.zeros(ids.shape, int)), N_USERS),
     "Means.at items": (lambda ids, _: MEANS.at(np.zeros(ids.shape, int), ids), N_ITEMS),
-    "data.lists": (lambda ids, _: data.lists(RATINGS, ids), N_USERS),
+    "data.padded_items": (lambda ids, _: data.padded_items(RATINGS, ids), N_USERS),
     "ratings.user_index": (lambda ids, _: RATINGS.user_index(ids), N_USERS),
     "ratings.item_index": (lambda ids, _: RATINGS.item_index(ids), N_ITEMS),
     "Ratings": (lambda ids, _: Ratings(ids, ids, np.ones(ids.shape), N_USERS, N_USERS).item, N_USERS),
-    "retrieval.related": (lambda ids, _: retrieval.related(X, ids, 2), N_ITEMS),
+    "retrieval.related_ids": (lambda ids, _: retrieval.related_ids(X, ids, 2), N_ITEMS),
 }
 # the same, where masked ids may be anything
 TAKES_MASKED_IDS = {
@@ -122,11 +121,11 @@ def test_a_fit_on_minibatches_of_larger_data_is_refused():
     more = Ratings([0, 9], [0, 8], [1.0, 2.0], N_USERS + 3, N_ITEMS)
     cost = lambda factors, batch: losses.cost(factors, batch, l2=0.1)
     options = {"optimizer": optax.sgd(0.1), "key": jax.random.key(0), "epochs": 1, "progress": False}
-    for batches in (data.minibatches(more, 2, seed=0), [data.observed(more)]):
+    for batches in (data.minibatches(more, 2, rng=0), [data.observed(more)]):
         with pytest.raises(ValueError, match=r"user: expected ids in \[0, 7\), got 9"):
             training.fit(cost, FACTORS, batches, **options)
-    training.fit(cost, FACTORS, data.minibatches(RATINGS, 8, seed=0), **options)
-    state = training.init(FACTORS, optax.sgd(0.1))
+    training.fit(cost, FACTORS, data.minibatches(RATINGS, 8, rng=0), **options)
+    state = training.init_state(FACTORS, optax.sgd(0.1))
     with pytest.raises(ValueError, match=r"user: expected ids in \[0, 7\), got 9"):
         training.epochs(
             training.make_step(cost, optax.sgd(0.1)),
@@ -141,7 +140,7 @@ def test_a_fit_on_minibatches_of_larger_data_is_refused():
 def test_a_penalty_of_a_minibatch_checks_its_ids():
     batch = dataclasses.replace(columns([0, 7], [0, 0]), user_count=jnp.ones(2), item_count=jnp.ones(2))
     with pytest.raises(ValueError, match=r"user: expected ids in \[0, 7\), got 7"):
-        penalty.of_factors(FACTORS, l2=0.1, batch=batch)
+        penalty.l2_penalty(FACTORS, l2=0.1, batch=batch)
 
 
 # Ids that are only compared with one another may be of 64 bits
@@ -170,13 +169,13 @@ def test_the_issues_example():
 
 def test_in_batch_softmax_of_wide_ids():
     v = jax.random.normal(jax.random.key(0), (4, D))
-    expected = content.in_batch_softmax(v, v, np.array([1, 2, 1, 3]), user=np.array([0, 0, 1, 2]))
-    wide = content.in_batch_softmax(v, v, np.array([1, 2, 1, 3]) * 2**40, user=np.array([0, 0, 1, 2]) * 2**33)
+    expected = softmax.in_batch(v, v, np.array([1, 2, 1, 3]), user=np.array([0, 0, 1, 2]))
+    wide = softmax.in_batch(v, v, np.array([1, 2, 1, 3]) * 2**40, user=np.array([0, 0, 1, 2]) * 2**33)
     jax.tree.map(np.testing.assert_array_equal, wide, expected)
     with pytest.raises(ValueError, match="item: expected integer ids"):
-        content.in_batch_softmax(v, v, np.array([1.0, 2.0, 1.0, 3.0]))
+        softmax.in_batch(v, v, np.array([1.0, 2.0, 1.0, 3.0]))
 
 
 def test_an_index_is_refused_what_is_excluded_out_of_range():
     with pytest.raises(ValueError, match="exclude: expected ids in"):
-        retrieval.top_k(WIDE[:1], quantized.build(WIDE), 1, exclude=(np.array([[6000]]), np.array([[True]])))
+        retrieval.top_k(WIDE[:1], quantized.quantize(WIDE), 1, exclude=(np.array([[6000]]), np.array([[True]])))

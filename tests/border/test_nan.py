@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 import jaxrec
 from jaxrec import evaluation, metrics, retrieval
 from jaxrec.kernels import topk
-from jaxrec.retrieval import candidates, quantized
-from jaxrec.retrieval import ranking as rerank
+from jaxrec.retrieval import candidates, quantized, rerank
 from tests.border.calls import FACTORS, TEST, TRAIN, W, X
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
@@ -86,7 +85,7 @@ def test_an_index_of_eight_bits_and_a_query_that_is_not_finite(bad):
     items = rng.normal(size=(6_000, 4)).astype(np.float32)
     items[:, 3] = np.abs(items[:, 3]) + 1
     queries = np.array([[1, 2, 3, 4], [1, 2, 3, bad]], np.float32)
-    got, expected = (retrieval.top_k(queries, each, 4) for each in (quantized.build(items), items))
+    got, expected = (retrieval.top_k(queries, each, 4) for each in (quantized.quantize(items), items))
     assert_is(got, expected)
 
 
@@ -130,12 +129,12 @@ REFUSED = {
         dataclasses.replace(FACTORS, w=W.at[0, 0].set(x[4, 0])), TRAIN, 0, k=1
     ),
     "related": lambda x: jaxrec.related(dataclasses.replace(FACTORS, x=x), TRAIN, 0, k=1),
-    "retrieval.related": lambda x: retrieval.related(x, 0, 1),
+    "retrieval.related_ids": lambda x: retrieval.related_ids(x, 0, 1),
     "candidates.nearest": lambda x: candidates.nearest(x, 1, progress=False),
-    "quantized.build": quantized.build,
-    "evaluation items": lambda x: evaluation.ranking(W, x, TRAIN, TEST, k=1, metrics={"ndcg": metrics.ndcg}),
-    "evaluation users": lambda x: evaluation.ranking(
-        W.at[0].set(x[4]), X, TRAIN, TEST, k=1, metrics={"ndcg": metrics.ndcg}
+    "quantized.quantize": quantized.quantize,
+    "evaluation items": lambda x: evaluation.evaluate((W, x), TRAIN, TEST, k=1, metrics={"ndcg": metrics.ndcg}),
+    "evaluation users": lambda x: evaluation.evaluate(
+        (W.at[0].set(x[4]), X), TRAIN, TEST, k=1, metrics={"ndcg": metrics.ndcg}
     ),
 }
 

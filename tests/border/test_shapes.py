@@ -10,7 +10,7 @@ import pytest
 import jaxrec
 from jaxrec import losses, models
 from jaxrec.data import normalize
-from jaxrec.losses import closed_form, content, penalty
+from jaxrec.losses import closed_form, content, penalty, softmax
 from tests.border.calls import FACTORS, GRID, LAYOUTS, N_ITEMS, N_USERS, RATINGS, TRAIN, WHERE, B, D, W, X, Y
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
@@ -88,7 +88,7 @@ BY_ROW = {
     "cost of a minibatch": lambda l2: losses.cost(FACTORS, LAYOUTS["observed"], l2=l2),
     "closed_form.gradient": lambda l2: closed_form.gradient(FACTORS, LAYOUTS["linked"], l2=l2),
     "l2_bias": lambda l2: losses.cost(FACTORS, LAYOUTS["linked"], l2=0.1, l2_bias=l2),
-    "penalty": lambda l2: penalty.of_factors(FACTORS, l2=l2),
+    "penalty": lambda l2: penalty.l2_penalty(FACTORS, l2=l2),
     "users_cost": lambda l2: losses.users_cost(W, B, X, *GRID, l2=l2[0]),
     "items_cost": lambda l2: losses.items_cost(X, W, B, *GRID, l2=l2[1]),
 }
@@ -152,7 +152,7 @@ def test_strengths_are_finite_and_not_negative(name, option, wrong):
 
 
 @pytest.mark.parametrize(
-    "loss", [content.two_tower, lambda u, v, y, **more: content.in_batch_softmax(u, v, y.astype(int), **more)]
+    "loss", [content.two_tower, lambda u, v, y, **more: softmax.in_batch(u, v, y.astype(int), **more)]
 )
 def test_pairs_of_vectors_fit(loss):
     u, y = np.ones((4, 3)), np.ones(4)
@@ -199,7 +199,7 @@ def test_predictions_find_raw_ids_in_train():
 
 
 def test_means_of_other_tables():
-    means = normalize.item_then_user(RATINGS)
+    means = normalize.means_by_item_then_user(RATINGS)
     more = jaxrec.Ratings([0], [0], [1.0], N_USERS + 1, N_ITEMS)
     with pytest.raises(ValueError, match="means.user: expected one per user"):
         normalize.subtract(more, means)

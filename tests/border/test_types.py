@@ -5,12 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxrec import Factors, data, evaluation, losses, metrics, models, retrieval
-from jaxrec.losses import closed_form, content
-from jaxrec.retrieval import candidates
-from jaxrec.retrieval import ranking as rerank
+from jaxrec import Factors, data, evaluation, losses, metrics, prediction, retrieval
+from jaxrec.losses import closed_form, content, softmax
+from jaxrec.retrieval import candidates, rerank
 from tests.border.calls import N_ITEMS, N_USERS, RATINGS, TEST, TRAIN, D
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
@@ -52,9 +52,7 @@ COMPUTES = {
         for loss in (losses.squared_error, losses.half_squared_error, losses.absolute_error)
     },
     "losses.logistic": lambda cast: losses.logistic(cast(A), cast(ONES), weights=cast(B)),
-    "losses.squared_error_slope": lambda cast: losses.squared_error_slope(cast(A), cast(B)),
-    "losses.half_squared_error_slope": lambda cast: losses.half_squared_error_slope(cast(A), cast(B)),
-    "losses.logistic_slope": lambda cast: losses.logistic_slope(cast(A), cast(ONES)),
+    "losses.from_elementwise": lambda cast: losses.from_elementwise(optax.huber_loss)(cast(A), cast(B)),
     "metrics.rmse": lambda cast: metrics.rmse(cast(A), cast(B), weights=cast(ONES)),
     "metrics.mae": lambda cast: metrics.mae(cast(A), cast(B), weights=cast(ONES)),
     "metrics.log_loss": lambda cast: metrics.log_loss(cast(A), cast(ONES), weights=cast(A)),
@@ -68,15 +66,15 @@ COMPUTES = {
         cast(B[:3]), cast(M), cast(A), cast(B), ONES > 0, l2=0.5
     ),
     "content.two_tower": lambda cast: content.two_tower(cast(M), cast(M[::-1]), cast(A)),
-    "content.in_batch_softmax": lambda cast: content.in_batch_softmax(cast(M), cast(M[::-1]), A, weights=cast(B)),
-    "content.log_popularity": lambda cast: content.log_popularity(cast(A)),
-    "losses.ranking.softmax": lambda cast: losses.ranking.softmax(cast(M), cast(M[::-1]), weights=cast(B)),
+    "softmax.in_batch": lambda cast: softmax.in_batch(cast(M), cast(M[::-1]), A, weights=cast(B)),
+    "softmax.log_popularity": lambda cast: softmax.log_popularity(cast(A)),
+    "losses.softmax.listwise": lambda cast: losses.softmax.listwise(cast(M), cast(M[::-1]), weights=cast(B)),
     "losses.cost of values": lambda cast: losses.cost(factors(np.float32), with_values(cast), l2=0.5),
     "closed_form of values": lambda cast: closed_form.value_and_gradient(
         factors(np.float32), with_values(cast), l2=0.5
     ),
     "retrieval.top_k": lambda cast: retrieval.top_k(cast(M[:2]), cast(M), 3),
-    "retrieval.related": lambda cast: retrieval.related(cast(M), [0, 2], 2),
+    "retrieval.related_ids": lambda cast: retrieval.related_ids(cast(M), [0, 2], 2),
     "retrieval.dot": lambda cast: retrieval.dot(cast(M), cast(M)),
     "retrieval.negative_squared_distance": lambda cast: retrieval.negative_squared_distance(cast(M), cast(M)),
     "retrieval.cosine": lambda cast: retrieval.top_k(cast(M[:2]), cast(M), 3, score=retrieval.cosine),
@@ -86,9 +84,9 @@ COMPUTES = {
     "ranking.rank": lambda cast: rerank.rank(cast(M[0]), cast(M), np.array([0, 3]), np.ones(2, bool), k=2),
     "ranking.order": lambda cast: rerank.order(cast(A[:2]), np.array([0, 3]), np.ones(2, bool), k=2),
     "ranking.diversify": lambda cast: rerank.diversify(cast(A), cast(M), k=3, trade_off=0.5),
-    "evaluation.ranking": lambda cast: list(
-        evaluation.ranking(
-            cast(np.arange(N_USERS)[:, None] % 3), cast(np.arange(N_ITEMS)[:, None]), TRAIN, TEST, k=2,
+    "evaluation.evaluate": lambda cast: list(
+        evaluation.evaluate(
+            (cast(np.arange(N_USERS)[:, None] % 3), cast(np.arange(N_ITEMS)[:, None])), TRAIN, TEST, k=2,
             metrics={"ndcg": metrics.ndcg, "auc": metrics.auc_at_k},
         ).values()
     ),
@@ -123,7 +121,7 @@ def test_of_half_precision_parameters(name, dtype):
             "cost": lambda f, layout=layout: losses.cost(f, layout, l2=0.5),
             "gradient": lambda f, layout=layout: floats(closed_form.value_and_gradient(f, layout, l2=0.5)),
             "data_term": lambda f, layout=layout: losses.data_term(f, layout),
-            "predict_layout": lambda f, layout=layout: models.factors.predict_layout(f, layout),
+            "predict_layout": lambda f, layout=layout: prediction.predict_layout(f, layout),
         }[name]
         for g, e in zip(jax.tree.leaves(of(narrow)), jax.tree.leaves(of(wide)), strict=True):
             np.testing.assert_allclose(g, e, rtol=1e-2 if name == "gradient" else 1e-6)
@@ -155,7 +153,7 @@ def test_weights_beyond_int32():
     weights = np.full(4, 2**30, np.int32)
     total = losses.squared_error(np.ones(4, np.int32), np.zeros(4, np.int32), weights=weights)
     assert (float(total.sum), float(total.count)) == (2.0**32, 2.0**32)
-    assert float(content.log_popularity(weights)[0]) == pytest.approx(np.log(0.25))
+    assert float(softmax.log_popularity(weights)[0]) == pytest.approx(np.log(0.25))
 
 
 def test_the_issues_examples():

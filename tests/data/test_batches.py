@@ -22,7 +22,7 @@ def order(batches):
 @pytest.mark.parametrize("size", [1, 5, 23, 100])
 def test_every_rating_once_an_epoch_with_its_columns(size, weighted):
     ratings = draw(weighted=weighted)
-    batches = list(minibatches(ratings, size, seed=0)(3))
+    batches = list(minibatches(ratings, size, rng=0)(3))
     assert len(batches) == -(-23 // size)
     seen = []
     for batch in batches:
@@ -39,7 +39,7 @@ def test_every_rating_once_an_epoch_with_its_columns(size, weighted):
 
 
 def test_the_last_batch_is_padded_to_one_shape():
-    *full, last = minibatches(draw(), 5, seed=0)(0)
+    *full, last = minibatches(draw(), 5, rng=0)(0)
     assert all(batch.where.all() for batch in full)
     assert last.where.tolist() == [True, True, True, False, False]  # 23 = 4 * 5 + 3
     for batch in (*full, last):
@@ -51,7 +51,7 @@ def test_the_last_batch_is_padded_to_one_shape():
 
 def test_counts_are_those_of_the_whole_data():
     ratings = draw()
-    for batch in minibatches(ratings, 5, seed=1)(0):
+    for batch in minibatches(ratings, 5, rng=1)(0):
         for n in np.flatnonzero(np.asarray(batch.where)):
             assert float(batch.user_count[n]) == (ratings.user == int(batch.user[n])).sum()
             assert float(batch.item_count[n]) == (ratings.item == int(batch.item[n])).sum()
@@ -60,7 +60,7 @@ def test_counts_are_those_of_the_whole_data():
 def test_shares_of_a_row_add_up_to_one():
     ratings = draw()
     share = np.zeros(8)
-    for batch in minibatches(ratings, 4, seed=1)(2):
+    for batch in minibatches(ratings, 4, rng=1)(2):
         where = np.asarray(batch.where)
         np.add.at(share, np.asarray(batch.user)[where], 1 / np.asarray(batch.user_count)[where])
     np.testing.assert_allclose(share, [float((ratings.user == j).any()) for j in range(8)], rtol=1e-6)
@@ -68,17 +68,17 @@ def test_shares_of_a_row_add_up_to_one():
 
 def test_an_epoch_is_a_function_of_seed_and_number():
     ratings = draw()
-    epoch = minibatches(ratings, 5, seed=7)
+    epoch = minibatches(ratings, 5, rng=7)
     first = order(epoch(0))
     assert order(epoch(1)) != first, "shuffled anew"
     assert order(epoch(0)) == first, "the same again, after another epoch"
-    assert order(minibatches(ratings, 5, seed=7)(1)) == order(epoch(1)), "a resumed run sees what it would have seen"
-    assert order(minibatches(ratings, 5, seed=8)(0)) != first
-    assert order(minibatches(ratings, 5, seed=8)(0)) != order(epoch(1)), "seeds and epochs are not added up"
+    assert order(minibatches(ratings, 5, rng=7)(1)) == order(epoch(1)), "a resumed run sees what it would have seen"
+    assert order(minibatches(ratings, 5, rng=8)(0)) != first
+    assert order(minibatches(ratings, 5, rng=8)(0)) != order(epoch(1)), "seeds and epochs are not added up"
     assert first != sorted(first)
 
 
 @pytest.mark.parametrize("size", [0, -3])
 def test_a_size_below_one(size):
-    with pytest.raises(ValueError, match=rf"^size: expected a number >= 1, got {size}"):
-        minibatches(draw(), size, seed=0)
+    with pytest.raises(ValueError, match=rf"^batch_size: expected a number >= 1, got {size}"):
+        minibatches(draw(), size, rng=0)

@@ -29,7 +29,7 @@ DAY = datetime.date(2020, 12, 31)
 
 @pytest.fixture
 def encoder():
-    return features.fit(TABLE, COLUMNS)
+    return features.fit_encoder(TABLE, COLUMNS)
 
 
 def test_by_hand(encoder):
@@ -56,7 +56,7 @@ def test_frames_are_tables(encoder, frame):
     columns = {name: COLUMNS[name] for name in ("job", "genres", "title")}
     if not isinstance(table, pl.DataFrame):
         table = table.where(table.notna(), None)
-    np.testing.assert_array_equal(features.fit(table, columns)(table), encoder(TABLE)[:, 1:])
+    np.testing.assert_array_equal(features.fit_encoder(table, columns)(table), encoder(TABLE)[:, 1:])
 
 
 def test_a_vector_is_read_back(encoder):
@@ -77,7 +77,7 @@ def test_saved_and_read_it_is_the_same(encoder):
 @pytest.mark.parametrize(("kind", "row"), [(Category, "pilot"), (Tags, ["pilot"])])
 def test_unknown_values_need_a_rule(kind, row):
     known = ["writer", "writer", "doctor"] if kind is Category else [["writer"], ["writer"], ["doctor"]]
-    encode = lambda **rule: features.fit({"job": known}, {"job": kind(**rule)})
+    encode = lambda **rule: features.fit_encoder({"job": known}, {"job": kind(**rule)})
     with pytest.raises(ValueError, match=r"job: 'pilot' in row 0 was not there in fitting.*unknown='zeros'"):
         encode()({"job": [row]})
     assert encode(unknown="zeros")({"job": [row]}).tolist() == [[0, 0]]
@@ -89,11 +89,11 @@ def test_unknown_values_need_a_rule(kind, row):
 
 
 def test_statistics_come_from_fitting_alone():
-    encoder = features.fit({"age": [0.0, 2.0]}, {"age": Numeric()})
+    encoder = features.fit_encoder({"age": [0.0, 2.0]}, {"age": Numeric()})
     assert encoder({"age": [101.0]}).tolist() == [[100.0]]
-    assert features.fit({"age": [7, 7]}, {"age": Numeric()})({"age": [7, 8]}).tolist() == [[0], [1]]
+    assert features.fit_encoder({"age": [7, 7]}, {"age": Numeric()})({"age": [7, 8]}).tolist() == [[0], [1]]
     assert Numeric(mean=1.0, std=2.0).fit("age", [5, 6]) == Numeric(1.0, 2.0)
-    assert features.fit({"age": [None]}, {"age": Numeric()})({"age": [None]}).tolist() == [[0]]
+    assert features.fit_encoder({"age": [None]}, {"age": Numeric()})({"age": [None]}).tolist() == [[0]]
 
 
 @pytest.mark.parametrize(
@@ -122,13 +122,13 @@ def test_what_else_is_refused(encoder):
     with pytest.raises(ValueError, match="columns of one length"):
         encoder({**TABLE, "age": [1]})
     with pytest.raises(ValueError, match="expected at least one"):
-        features.fit(TABLE, {})
+        features.fit_encoder(TABLE, {})
     with pytest.raises(ValueError, match="age: expected Numeric"):
-        features.fit(TABLE, {"age": "numeric"})
+        features.fit_encoder(TABLE, {"age": "numeric"})
     with pytest.raises(ValueError, match="expected a list of tags"):
-        features.fit({"genres": ["Drama"]}, {"genres": Tags()})
+        features.fit_encoder({"genres": ["Drama"]}, {"genres": Tags()})
     with pytest.raises(ValueError, match="title: no word is in 5 of the 4 texts"):
-        features.fit(TABLE, {"title": Text(min_count=5)})
+        features.fit_encoder(TABLE, {"title": Text(min_count=5)})
 
 
 def test_a_table_is_brought_into_the_order_of_the_ids():
@@ -161,7 +161,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_missing_is_zeros_in_fitting_and_in_requests(kind, missing):
     column, known = KINDS[kind]
-    fit = lambda third: features.fit({"a": [*known, third]}, {"a": column})
+    fit = lambda third: features.fit_encoder({"a": [*known, third]}, {"a": column})
     assert fit(missing) == fit(None)
     again = features.Encoder.from_dict(json.loads(json.dumps(fit(missing).to_dict())))
     for encoder in (fit(missing), again):
@@ -175,7 +175,7 @@ def test_missing_is_zeros_in_fitting_and_in_requests(kind, missing):
 def test_missing_is_not_unknown_and_missing_tags_are_left_out(missing, unknown):
     column = {"job": Category(unknown=unknown), "genres": Tags(unknown=unknown)}
     table = {"job": ["a", "b", missing], "genres": [["x", missing], [missing], missing]}
-    encoder = features.fit(table, column)
+    encoder = features.fit_encoder(table, column)
     other = 1 if unknown == "other" else 0
     assert len(encoder.names) == 3 + 2 * other
     assert encoder(table)[:, 0].tolist() == [1, 0, 0]
@@ -221,11 +221,11 @@ FRAMES = {
 def test_missing_in_every_frame_and_type(name):
     series = FRAMES[name]
     frame = {"pandas": pd.DataFrame, "polars": pl.DataFrame}.get(name.split()[0], dict)({"a": series})
-    encoder = features.fit(frame, {"a": Category()})
+    encoder = features.fit_encoder(frame, {"a": Category()})
     assert len(encoder.names) == 2
     assert encoder(frame).tolist() == [[0, 1], [0, 0], [1, 0], [0, 0]]
     if not any(word in name for word in ("date", "object", "string", "categorical", "text")):
-        numeric = features.fit(frame, {"a": Numeric()})
+        numeric = features.fit_encoder(frame, {"a": Numeric()})
         assert numeric(frame).ravel().tolist() == [1, 0, -1, 0]
 
 
@@ -236,7 +236,7 @@ def test_lists_in_frames():
         pd.DataFrame({"a": rows}),
         pd.DataFrame({"a": [*rows[:1], np.nan, *rows[2:]]}),
     ):
-        encoder = features.fit(frame, {"a": Tags()})
+        encoder = features.fit_encoder(frame, {"a": Tags()})
         assert encoder.names == ("a=x", "a=y")
         assert encoder(frame).tolist() == [[1, 0], [0, 0], [0, 0], [1, 1]]
     array = np.ma.masked_array([["x", "y"], ["x", "x"]], mask=[[False, True], [True, True]])
@@ -245,7 +245,7 @@ def test_lists_in_frames():
 
 def test_text_that_looks_like_a_missing_value_is_a_value():
     words = ["nan", "", "None", "NaT", "<NA>"]
-    encoder = features.fit({"a": words}, {"a": Category()})
+    encoder = features.fit_encoder({"a": words}, {"a": Category()})
     assert encoder({"a": words}).sum(axis=1).tolist() == [1] * 5
 
 
@@ -279,13 +279,13 @@ def test_equal_values_are_one_category_in_fitting_requests_and_by_hand(canonical
     values = SAME[canonical]
     row = (lambda value: value) if kind is Category else (lambda value: [value])
     other = row("~ else")
-    assert features.fit({"a": [*map(row, values), other]}, {"a": kind()}).names == (
+    assert features.fit_encoder({"a": [*map(row, values), other]}, {"a": kind()}).names == (
         f"a={canonical}",
         "a=~ else",
     )
     for value in values:
-        fitted = features.fit({"a": [row(value), other]}, {"a": kind()})
-        given = features.fit({"a": [other]}, {"a": kind(values=(value, "~ else"))})
+        fitted = features.fit_encoder({"a": [row(value), other]}, {"a": kind()})
+        given = features.fit_encoder({"a": [other]}, {"a": kind(values=(value, "~ else"))})
         again = features.Encoder.from_dict(json.loads(json.dumps(fitted.to_dict())))
         for encoder in (fitted, given, again):
             assert encoder({"a": [*map(row, values), other]}).tolist() == [[1, 0]] * len(values) + [[0, 1]]
@@ -294,7 +294,7 @@ def test_equal_values_are_one_category_in_fitting_requests_and_by_hand(canonical
 
 
 def test_columns_of_bools_keep_their_names_and_are_asked_with_anything():
-    encoder = features.fit({"a": [True, False]}, {"a": Category()})
+    encoder = features.fit_encoder({"a": [True, False]}, {"a": Category()})
     assert encoder.names == ("a=False", "a=True")
     asked = [True, 1, 1.0, "1", "True", np.bool_(True), 0, "False", None]
     assert encoder({"a": asked})[:, 1].tolist() == [1] * 6 + [0] * 3
@@ -303,14 +303,14 @@ def test_columns_of_bools_keep_their_names_and_are_asked_with_anything():
 
 def test_text_is_compared_to_the_letter():
     words = ["01", "1", "1.0", " 1", "A", "a"]
-    encoder = features.fit({"a": words}, {"a": Category()})
+    encoder = features.fit_encoder({"a": words}, {"a": Category()})
     assert encoder({"a": words}).sum(axis=0).tolist() == [1] * 6
     assert encoder({"a": [1]}).argmax() == encoder.names.index("a=1")
 
 
 def test_a_column_of_integers_that_a_missing_value_made_floats():
-    before = features.fit(pd.DataFrame({"a": [1, 2, 10]}), {"a": Category()})
-    after = features.fit(pd.DataFrame({"a": [1, 2, 10, None]}), {"a": Category()})
+    before = features.fit_encoder(pd.DataFrame({"a": [1, 2, 10]}), {"a": Category()})
+    after = features.fit_encoder(pd.DataFrame({"a": [1, 2, 10, None]}), {"a": Category()})
     assert before == after
     assert before(pd.DataFrame({"a": [10, None]})).tolist() == [[0, 1, 0], [0, 0, 0]]
 
@@ -319,7 +319,7 @@ def test_a_column_of_integers_that_a_missing_value_made_floats():
 @settings(deadline=None)
 def test_in_any_column_two_rows_are_alike_where_their_values_are_equal(values):
     for kind, rows in ((Category(), values), (Tags(), [[value] for value in values])):
-        encoder = features.fit({"a": rows}, {"a": kind})
+        encoder = features.fit_encoder({"a": rows}, {"a": kind})
         again = features.Encoder.from_dict(json.loads(json.dumps(encoder.to_dict())))
         x = again({"a": rows})
         np.testing.assert_array_equal(x, encoder({"a": rows}))
@@ -334,9 +334,9 @@ def test_in_any_column_two_rows_are_alike_where_their_values_are_equal(values):
 
 def test_a_value_twice_in_a_row_counts_once():
     rows = [["a", "a", "b"], ["b", 1, True]]
-    encoder = features.fit({"a": rows}, {"a": Tags(min_count=2, unknown="zeros")})
+    encoder = features.fit_encoder({"a": rows}, {"a": Tags(min_count=2, unknown="zeros")})
     assert encoder.names == ("a=b",)
-    assert features.fit({"a": rows}, {"a": Tags()})({"a": rows}).tolist() == [[0, 1, 1], [1, 0, 1]]
+    assert features.fit_encoder({"a": rows}, {"a": Tags()})({"a": rows}).tolist() == [[0, 1, 1], [1, 0, 1]]
 
 
 # Numbers
@@ -358,7 +358,7 @@ def test_a_value_twice_in_a_row_counts_once():
     ids=str,
 )
 def test_constant_up_to_rounding_is_constant(values):
-    encoder = features.fit({"a": values}, {"a": Numeric()})
+    encoder = features.fit_encoder({"a": values}, {"a": Numeric()})
     assert encoder.columns["a"].std == 1
     assert encoder({"a": [float(values[0]) + 0.01]})[0, 0] == pytest.approx(0.01, rel=1e-2) or values[0] in (1e300,)
 
@@ -367,7 +367,7 @@ def test_constant_up_to_rounding_is_constant(values):
     "values", [[0.1, 0.2], [1e15, 1e15 + 2], [1e-200, 2e-200], [1e200, 3e200], [1.6e9, 1.6e9 + 1], [16777217, 16777218]]
 )
 def test_what_is_not_constant_is_standardized_at_any_size(values):
-    assert features.fit({"a": values}, {"a": Numeric()})({"a": values}).tolist() == [[-1], [1]]
+    assert features.fit_encoder({"a": values}, {"a": Numeric()})({"a": values}).tolist() == [[-1], [1]]
 
 
 @pytest.mark.parametrize(
@@ -375,19 +375,23 @@ def test_what_is_not_constant_is_standardized_at_any_size(values):
     [[2, 4], [2.0, Decimal("4")], [Fraction(2), np.float16(4)], np.uint8([2, 4]), [np.int8(2), 4.0]],
 )
 def test_numbers_of_any_type(values):
-    assert features.fit({"a": values}, {"a": Numeric()}).columns["a"] == Numeric(3.0, 1.0)
-    assert features.fit({"a": [True, False]}, {"a": Numeric()})({"a": [1, 0, True]}).tolist() == [[1], [-1], [1]]
-    assert features.fit({"a": [2**70, 3 * 2**70]}, {"a": Numeric()})({"a": [2**70]}).tolist() == [[-1]]
+    assert features.fit_encoder({"a": values}, {"a": Numeric()}).columns["a"] == Numeric(3.0, 1.0)
+    assert features.fit_encoder({"a": [True, False]}, {"a": Numeric()})({"a": [1, 0, True]}).tolist() == [
+        [1],
+        [-1],
+        [1],
+    ]
+    assert features.fit_encoder({"a": [2**70, 3 * 2**70]}, {"a": Numeric()})({"a": [2**70]}).tolist() == [[-1]]
 
 
 def test_features_beyond_float32_are_refused():
-    encoder = features.fit({"a": [1.0, 3.0], "b": [1, 2]}, {"b": Numeric(), "a": Numeric()})
+    encoder = features.fit_encoder({"a": [1.0, 3.0], "b": [1, 2]}, {"b": Numeric(), "a": Numeric()})
     for huge in (1e39, -1.7e308, 10**300):
         with pytest.raises(ValueError, match=r"a: expected features that float32 holds, got .* in row 1.*"):
             encoder({"a": [1, huge], "b": [1, 2]})
     spread = Numeric(mean=-1.7e308, std=1e-3)
     with pytest.raises(ValueError, match="a: expected features that float32 holds, got inf"):
-        features.fit({"a": [0]}, {"a": spread})({"a": [1.7e308]})
+        features.fit_encoder({"a": [0]}, {"a": spread})({"a": [1.7e308]})
 
 
 @pytest.mark.parametrize("wrong", [{"std": 0}, {"std": -1.0}, {"std": np.nan}, {"std": np.inf}, {"mean": np.nan}])
@@ -403,19 +407,19 @@ def test_what_is_given_is_not_fitted_again():
     assert words.fit("a", ["green house", "green"]) == words
     assert Category(values=()).fit("a", ["x"]).values == ()
     assert Numeric(np.float32(1), np.int8(2)) == Numeric(1.0, 2.0)
-    json.dumps(features.fit({"a": [1]}, {"a": Numeric(np.float32(1), np.int8(2))}).to_dict())
+    json.dumps(features.fit_encoder({"a": [1]}, {"a": Numeric(np.float32(1), np.int8(2))}).to_dict())
     with pytest.raises(ValueError, match="words and idf: expected one weight for every word"):
         Text(words=("red",))
 
 
 def test_two_features_of_one_name_are_refused():
     with pytest.raises(ValueError, match=r"expected different names .* got 'a=\(other\)' more than once"):
-        features.fit({"a": ["(other)", "b"]}, {"a": Category(unknown="other")})
+        features.fit_encoder({"a": ["(other)", "b"]}, {"a": Category(unknown="other")})
 
 
 @pytest.mark.parametrize("wrong", ["writer", b"writer", 3, None, np.array(3.0), {"a": 1}])
 def test_a_request_of_one_value_is_no_column(wrong):
-    encoder = features.fit({"job": ["writer", "w", "r", "i", "t", "e"]}, {"job": Category()})
+    encoder = features.fit_encoder({"job": ["writer", "w", "r", "i", "t", "e"]}, {"job": Category()})
     with pytest.raises(ValueError, match="job: expected a column, a list of one value per row, got"):
         encoder({"job": wrong})
 
@@ -423,7 +427,7 @@ def test_a_request_of_one_value_is_no_column(wrong):
 def test_a_frame_with_a_name_twice():
     frame = pd.DataFrame([[1, 2], [3, 4]], columns=["a", "a"])
     with pytest.raises(ValueError, match="expected a column 'a', the table has 2 of that name"):
-        features.fit(frame, {"a": Numeric()})
+        features.fit_encoder(frame, {"a": Numeric()})
 
 
 def test_keys_of_a_table():

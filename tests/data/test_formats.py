@@ -197,24 +197,24 @@ def test_sparse_matrices_that_are_refused():
 def test_dense_tables_there_and_back():
     where = np.array([[True, False, True], [False, False, True]])
     value = np.where(where, [[1.0, 9.0, 0.0], [9.0, 9.0, 2.5]], np.nan)  # what the mask hides may be anything
-    ratings = data.from_dense(value, where, item_ids=list("xyz"))
+    ratings = data.from_user_item_matrix(value, where, item_ids=list("xyz"))
     assert as_rows(ratings) == [(0, "x", 1.0, None, None), (0, "z", 0.0, None, None), (1, "z", 2.5, None, None)]
-    again, mask = data.to_dense(ratings)
+    again, mask = data.to_user_item_matrix(ratings)
     np.testing.assert_array_equal(mask, where)
     np.testing.assert_array_equal(again, np.where(where, value, 0))
     with pytest.raises(ValueError, match="1 ratings repeat a"):
-        data.to_dense(Ratings([0, 0], [1, 1], [1.0, 2.0], 2, 2))
+        data.to_user_item_matrix(Ratings([0, 0], [1, 1], [1.0, 2.0], 2, 2))
 
 
 @pytest.mark.parametrize("where", [np.ones((2, 3)), np.ones((3, 2), bool), np.ones(2, bool)])
 def test_a_mask_that_is_none(where):
     with pytest.raises(ValueError, match=r"expected a table \[n_users, n_items\] and a bool mask of its shape"):
-        data.from_dense(np.ones((2, 3)), where)
+        data.from_user_item_matrix(np.ones((2, 3)), where)
 
 
 def test_a_table_without_ratings():
     with pytest.raises(ValueError, match="2 users and 3 items holds no rating"):
-        data.from_dense(np.ones((2, 3)), np.zeros((2, 3), bool))
+        data.from_user_item_matrix(np.ones((2, 3)), np.zeros((2, 3), bool))
 
 
 # csv

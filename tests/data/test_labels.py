@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec import Ratings
-from jaxrec.data.labels import by_threshold, confidence, with_sampled_negatives
+from jaxrec.data.labels import binarize, confidence_weights, with_sampled_negatives
 
 FILMS = Ratings(
     user=[0, 0, 1, 1, 2],
@@ -20,7 +20,7 @@ FILMS = Ratings(
 
 
 def test_a_threshold_by_hand():
-    labels = by_threshold(FILMS, positive=4)
+    labels = binarize(FILMS, positive=4)
     assert labels.value.tolist() == [1, 0, 0, 1, 0]
     assert labels.value.dtype == np.float32
     for name in ("user", "item", "time", "weights"):
@@ -29,7 +29,7 @@ def test_a_threshold_by_hand():
 
 
 def test_what_lies_between_two_thresholds_was_not_shown():
-    labels = by_threshold(FILMS, positive=4, negative=2)
+    labels = binarize(FILMS, positive=4, negative=2)
     assert labels.value.tolist() == [1, 0, 1, 0]
     assert labels.time.tolist() == labels.weights.tolist() == [0, 2, 3, 4]
     assert (labels.n_users, labels.n_items) == (4, 3)
@@ -38,7 +38,7 @@ def test_what_lies_between_two_thresholds_was_not_shown():
 @pytest.mark.parametrize("negative", [4, 4.5, float("nan")])
 def test_thresholds_in_the_wrong_order(negative):
     with pytest.raises(ValueError, match=r"^negative: expected less than positive=4, got"):
-        by_threshold(FILMS, positive=4, negative=negative)
+        binarize(FILMS, positive=4, negative=negative)
 
 
 @pytest.mark.parametrize(
@@ -48,26 +48,26 @@ def test_thresholds_in_the_wrong_order(negative):
 )
 def test_labels_that_are_all_alike(options, ones, zeros):
     with pytest.raises(ValueError, match=rf"make {ones} ones and {zeros} zeros of ratings from 0.0 to 5.0"):
-        by_threshold(FILMS, **options)
+        binarize(FILMS, **options)
 
 
 def test_labels_of_nothing():
     with pytest.raises(ValueError, match=r"make 0 ones and 0 zeros of no ratings"):
-        by_threshold(Ratings([], [], [], 3, 2), positive=4)
+        binarize(Ratings([], [], [], 3, 2), positive=4)
 
 
 @pytest.mark.parametrize("number", [float, np.float32, np.float64, np.float16])
 def test_thresholds_are_compared_in_the_ratings_type(number):
     ratings = Ratings([0, 0, 0], [0, 1, 2], [4.1, 2.3, 3.0], 1, 3)
     at = lambda value: number(np.float32(value)) if number is not np.float16 else 4.1
-    assert by_threshold(ratings, positive=at(4.1)).value.tolist() == [1, 0, 0]
-    assert by_threshold(ratings, positive=np.float64(4.1), negative=np.float64(2.3)).value.tolist() == [1, 0]
+    assert binarize(ratings, positive=at(4.1)).value.tolist() == [1, 0, 0]
+    assert binarize(ratings, positive=np.float64(4.1), negative=np.float64(2.3)).value.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("alpha", [1e-60, 1e300, 1e38])
 def test_confidences_beyond_float32_are_refused(alpha):
     with pytest.raises(ValueError, match="(value|weights): expected finite numbers, got"):
-        confidence(Ratings([0], [0], [1e3], 1, 1), alpha=alpha)
+        confidence_weights(Ratings([0], [0], [1e3], 1, 1), alpha=alpha)
 
 
 # Sampled negatives

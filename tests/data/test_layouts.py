@@ -130,22 +130,27 @@ def test_dtypes():
         links.item_start,
         links.user_by_item,
     ]
-    ids += [by_row.place, by_row.buckets[0].row, by_row.buckets[0].other]
+    ids += [by_row.position, by_row.buckets[0].row, by_row.buckets[0].other]
     assert {array.dtype for array in ids} == {jnp.dtype("int32")}
 
 
 @CASES
 @pytest.mark.parametrize(
     "options",
-    [{}, {"shortest": 1, "bucket_growth": 1.2}, {"shortest": 2, "bucket_growth": 3.0, "multiple": 4}, {"multiple": 64}],
+    [
+        {},
+        {"min_length": 1, "bucket_growth": 1.2},
+        {"min_length": 2, "bucket_growth": 3.0, "pad_to_multiple": 4},
+        {"pad_to_multiple": 64},
+    ],
     ids=str,
 )
 def test_memory_is_what_the_layouts_take(ratings, options):
-    multiple = {"multiple": options["multiple"]} if "multiple" in options else {}
+    pad_to_multiple = {"pad_to_multiple": options["pad_to_multiple"]} if "pad_to_multiple" in options else {}
     layouts = {
         "dense": dense(ratings),
-        "observed": observed(ratings, **multiple),
-        "linked": linked(ratings, **multiple),
+        "observed": observed(ratings, **pad_to_multiple),
+        "linked": linked(ratings, **pad_to_multiple),
         "rows_user": rows(ratings, "user", **options),
         "rows_item": rows(ratings, "item", **options),
     }
@@ -164,8 +169,8 @@ def test_memory_of_what_could_not_be_built():
     ("options", "message"),
     [
         ({"bucket_growth": 1}, "bucket_growth: expected"),
-        ({"shortest": 0}, "shortest: expected"),
-        ({"multiple": 0}, "multiple: expected"),
+        ({"min_length": 0}, "min_length: expected"),
+        ({"pad_to_multiple": 0}, "pad_to_multiple: expected"),
     ],
 )
 def test_memory_refuses_what_rows_refuses(options, message):
@@ -189,13 +194,13 @@ def test_a_layout_has_its_own_copy(layout):
 
 @CASES
 @pytest.mark.parametrize("layout", [observed, linked])
-@pytest.mark.parametrize("multiple", [1, 4, 64])
-def test_columns_hold_every_rating_once(ratings, layout, multiple):
-    columns = host(layout(ratings, multiple=multiple))
+@pytest.mark.parametrize("pad_to_multiple", [1, 4, 64])
+def test_columns_hold_every_rating_once(ratings, layout, pad_to_multiple):
+    columns = host(layout(ratings, pad_to_multiple=pad_to_multiple))
     assert of_columns(columns) == expected(ratings)
     n = len(columns.value)
-    assert n % multiple == 0
-    assert n - len(ratings) < multiple, "no more padding than needed"
+    assert n % pad_to_multiple == 0
+    assert n - len(ratings) < pad_to_multiple, "no more padding than needed"
     assert int(columns.where.sum()) == len(ratings)
     for ids, size in ((columns.user, ratings.n_users), (columns.item, ratings.n_items)):
         assert ids.shape == (n,)
@@ -204,7 +209,7 @@ def test_columns_hold_every_rating_once(ratings, layout, multiple):
 
 @CASES
 def test_observed_keeps_the_order(ratings):
-    columns = host(observed(ratings, multiple=8))
+    columns = host(observed(ratings, pad_to_multiple=8))
     np.testing.assert_array_equal(columns.user[: len(ratings)], ratings.user)
     np.testing.assert_array_equal(columns.value[: len(ratings)], ratings.value)
     assert columns.where.tolist() == [n < len(ratings) for n in range(len(columns.where))]
@@ -213,9 +218,9 @@ def test_observed_keeps_the_order(ratings):
 
 
 @CASES
-@pytest.mark.parametrize("multiple", [1, 4, 64])
-def test_linked_orders(ratings, multiple):
-    links = host(linked(ratings, multiple=multiple))
+@pytest.mark.parametrize("pad_to_multiple", [1, 4, 64])
+def test_linked_orders(ratings, pad_to_multiple):
+    links = host(linked(ratings, pad_to_multiple=pad_to_multiple))
     user, item, by_item = links.user, links.item, links.by_item
     assert (np.diff(user) >= 0).all(), "sorted by user, padding included"
     assert sorted(by_item.tolist()) == list(range(len(item))), "a permutation"
@@ -236,10 +241,10 @@ def test_linked_is_stable():
 
 
 @pytest.mark.parametrize("layout", [observed, linked])
-@pytest.mark.parametrize("multiple", [0, -2])
-def test_a_multiple_below_one(layout, multiple):
-    with pytest.raises(ValueError, match=r"^multiple: expected a number >= 1, got"):
-        layout(draw(0), multiple=multiple)
+@pytest.mark.parametrize("pad_to_multiple", [0, -2])
+def test_a_multiple_below_one(layout, pad_to_multiple):
+    with pytest.raises(ValueError, match=r"^pad_to_multiple: expected a number >= 1, got"):
+        layout(draw(0), pad_to_multiple=pad_to_multiple)
 
 
 # Rows
@@ -249,21 +254,21 @@ def test_a_multiple_below_one(layout, multiple):
 @pytest.mark.parametrize("side", ["user", "item"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"shortest": 1, "bucket_growth": 1.2}, {"shortest": 2, "bucket_growth": 3.0, "multiple": 4}],
+    [{}, {"min_length": 1, "bucket_growth": 1.2}, {"min_length": 2, "bucket_growth": 3.0, "pad_to_multiple": 4}],
     ids=str,
 )
 def test_rows_hold_every_rating_once(ratings, side, options):
     layout = host(rows(ratings, side, **options))
     assert of_rows(layout) == expected(ratings)
     own, n_others = (ratings.n_users, ratings.n_items) if side == "user" else (ratings.n_items, ratings.n_users)
-    assert (layout.side, layout.n_others, layout.place.shape) == (side, n_others, (own,))
+    assert (layout.side, layout.n_others, layout.position.shape) == (side, n_others, (own,))
 
-    multiple = options.get("multiple", 1)
+    pad_to_multiple = options.get("pad_to_multiple", 1)
     rows_seen = []
     for bucket in layout.buckets:
         assert bucket.other.shape == bucket.value.shape == bucket.where.shape
         assert bucket.where.shape[0] == bucket.row.shape[0]
-        assert bucket.row.shape[0] % multiple == 0
+        assert bucket.row.shape[0] % pad_to_multiple == 0
         assert bucket.where.shape[1] >= 1
         assert 0 <= int(bucket.row.min()) <= int(bucket.row.max()) < own
         assert 0 <= int(bucket.other.min()) <= int(bucket.other.max()) < n_others
@@ -274,11 +279,11 @@ def test_rows_hold_every_rating_once(ratings, side, options):
 
 @CASES
 @pytest.mark.parametrize("side", ["user", "item"])
-@pytest.mark.parametrize("multiple", [1, 8])
+@pytest.mark.parametrize("pad_to_multiple", [1, 8])
 @pytest.mark.parametrize("devices", [None, 1, pytest.param(3, marks=pytest.mark.devices)])
-def test_map_gives_one_result_per_row_in_row_order(ratings, side, multiple, devices):
+def test_map_gives_one_result_per_row_in_row_order(ratings, side, pad_to_multiple, devices):
     devices = devices and jax.devices()[:devices]
-    layout = rows(ratings, side, shortest=1, multiple=multiple, devices=devices)
+    layout = rows(ratings, side, min_length=1, pad_to_multiple=pad_to_multiple, devices=devices)
     own, size = (ratings.user, ratings.n_users) if side == "user" else (ratings.item, ratings.n_items)
     sums = lambda b, more: {"row": b.row + more, "sum": b.value.sum(1), "count": b.where.sum(1)[:, None]}
     every = jax.jit(lambda layout, more: layout.map(lambda buckets, more: [sums(b, more) for b in buckets], more))
@@ -292,13 +297,13 @@ def test_map_gives_one_result_per_row_in_row_order(ratings, side, multiple, devi
 @pytest.mark.devices
 def test_every_device_holds_its_part_of_every_bucket(ratings):
     devices = jax.devices()[:3]
-    layout = rows(ratings, "user", multiple=2, devices=devices)
+    layout = rows(ratings, "user", pad_to_multiple=2, devices=devices)
     for leaf in jax.tree.leaves(layout.buckets):
         parts = [shard.data for shard in leaf.addressable_shards]
         assert [part.devices() for part in parts] == [{device} for device in devices]
         assert {len(part) for part in parts} == {len(leaf) // 3}
         assert len(leaf) % 6 == 0
-    assert layout.place.sharding.is_fully_replicated
+    assert layout.position.sharding.is_fully_replicated
 
 
 @pytest.mark.parametrize("devices", [[], [0, 0]])
@@ -317,11 +322,11 @@ def staircase():
     ("options", "lengths"),
     [
         # shortest, then ceil(length * growth) again and again; the last is as long as the longest row
-        ({"shortest": 2, "bucket_growth": 1.5}, [2, 3, 5, 8, 12, 18, 27, 41, 60]),
-        ({"shortest": 10, "bucket_growth": 2}, [10, 20, 40, 60]),
-        ({"shortest": 100}, [60]),
+        ({"min_length": 2, "bucket_growth": 1.5}, [2, 3, 5, 8, 12, 18, 27, 41, 60]),
+        ({"min_length": 10, "bucket_growth": 2}, [10, 20, 40, 60]),
+        ({"min_length": 100}, [60]),
         ({}, [60]),  # a bucket more costs more than all padding
-        ({"shortest": 45, "bucket_growth": 1.001}, list(range(45, 61))),
+        ({"min_length": 45, "bucket_growth": 1.001}, list(range(45, 61))),
     ],
     ids=str,
 )
@@ -331,12 +336,12 @@ def test_lengths_of_buckets(options, lengths):
     for shorter, bucket in zip([-1, *lengths], layout.buckets, strict=False):
         longest = bucket.where.shape[1]
         assert sorted(bucket.row.tolist()) == list(range(shorter + 1, longest + 1)), (
-            "each row in the shortest that fits"
+            "each row in the min_length that fits"
         )
 
 
 def test_padding_rows_have_no_ratings():
-    layout = host(rows(staircase(), "user", shortest=10, bucket_growth=2, multiple=16))
+    layout = host(rows(staircase(), "user", min_length=10, bucket_growth=2, pad_to_multiple=16))
     assert [bucket.row.shape[0] for bucket in layout.buckets] == [16, 16, 32, 32]  # of 11, 10, 20, 20
     assert [int(bucket.where.any(axis=1).sum()) for bucket in layout.buckets] == [10, 10, 20, 20]
 
@@ -353,16 +358,16 @@ def test_growth_that_does_not_grow(growth):
         rows(draw(0), "user", bucket_growth=growth)
 
 
-@pytest.mark.parametrize("shortest", [0, -3])
-def test_a_shortest_length_from_which_nothing_grows(shortest):
+@pytest.mark.parametrize("min_length", [0, -3])
+def test_a_shortest_length_from_which_nothing_grows(min_length):
     nothing = Ratings([], [], [], 3, 2)  # with ratings, a library that does not refuse would never come back
-    with pytest.raises(ValueError, match=rf"^shortest: expected .*, got {shortest}"):
-        rows(nothing, "user", shortest=shortest)
+    with pytest.raises(ValueError, match=rf"^min_length: expected .*, got {min_length}"):
+        rows(nothing, "user", min_length=min_length)
 
 
 def test_rows_with_a_multiple_below_one():
-    with pytest.raises(ValueError, match=r"^multiple: expected a number >= 1, got 0"):
-        rows(draw(0), "user", multiple=0)
+    with pytest.raises(ValueError, match=r"^pad_to_multiple: expected a number >= 1, got 0"):
+        rows(draw(0), "user", pad_to_multiple=0)
 
 
 @pytest.mark.parametrize("layout", [dense, observed, linked, lambda r: rows(r, "user"), lambda r: rows(r, "item")])

@@ -9,8 +9,18 @@ import pytest
 
 from jaxrec import Ratings
 from jaxrec.data import normalize
-from jaxrec.data.normalize import Means, add, global_mean, into, item_mean, item_then_user, subtract, user_mean
-from jaxrec.models.factors import init, predict
+from jaxrec.data.normalize import (
+    Means,
+    add,
+    add_means,
+    means_by_item,
+    means_by_item_then_user,
+    means_by_user,
+    means_global,
+    subtract,
+)
+from jaxrec.models.factors import init
+from jaxrec.prediction import predict
 from jaxrec.types import Factors
 
 # item 0: 5, 0, 1; item 1: 4; item 2: not rated; item 3: 0, 0. User 3 has no ratings.
@@ -18,7 +28,7 @@ FILMS = Ratings(
     user=[0, 1, 2, 0, 1, 2], item=[0, 0, 0, 1, 3, 3], value=[5, 0, 1, 4, 0, 0], n_users=4, n_items=4, time=range(6)
 )
 WEIGHTED = Ratings(user=[0, 1, 1, 2], item=[0, 0, 1, 2], value=[5, 1, 4, 2], n_users=4, n_items=4, weights=[1, 3, 2, 0])
-FITS = pytest.mark.parametrize("fit", [global_mean, item_mean, user_mean, item_then_user])
+FITS = pytest.mark.parametrize("fit", [means_global, means_by_item, means_by_user, means_by_item_then_user])
 EVERY = np.divmod(np.arange(16), 4)  # all pairs of four users and four items
 
 
@@ -36,11 +46,11 @@ def draw(seed, values=(0, 5, 0.5), n=90, weighted=False):
 
 def test_means_by_hand():
     overall = (5 + 0 + 1 + 4 + 0 + 0) / 6
-    assert global_mean(FILMS).overall == pytest.approx(overall, rel=1e-6)
+    assert means_global(FILMS).overall == pytest.approx(overall, rel=1e-6)
     items = [(5 + 0 + 1) / 3, 4, overall, 0]
-    np.testing.assert_allclose(item_mean(FILMS).item, items, rtol=1e-6)
-    np.testing.assert_allclose(user_mean(FILMS).user, np.array([4.5, 0, 0.5, overall]) - overall, atol=1e-6)
-    both = item_then_user(FILMS)
+    np.testing.assert_allclose(means_by_item(FILMS).item, items, rtol=1e-6)
+    np.testing.assert_allclose(means_by_user(FILMS).user, np.array([4.5, 0, 0.5, overall]) - overall, atol=1e-6)
+    both = means_by_item_then_user(FILMS)
     np.testing.assert_allclose(both.item, items, rtol=1e-6)
     # left over: user 0: 5 - 2, 4 - 4; user 1: 0 - 2, 0 - 0; user 2: 1 - 2, 0 - 0
     np.testing.assert_allclose(both.user, [1.5, -1, -0.5, 0], atol=1e-6)
@@ -49,11 +59,11 @@ def test_means_by_hand():
 
 def test_weighted_means_by_hand():
     overall = (5 + 3 * 1 + 2 * 4) / 6
-    assert global_mean(WEIGHTED).overall == pytest.approx(overall, rel=1e-6)
+    assert means_global(WEIGHTED).overall == pytest.approx(overall, rel=1e-6)
     items = [(5 + 3 * 1) / 4, 4, overall, overall]  # item 2 has a rating, of weight 0
-    np.testing.assert_allclose(item_mean(WEIGHTED).item, items, rtol=1e-6)
-    np.testing.assert_allclose(user_mean(WEIGHTED).user + overall, [5, 11 / 5, overall, overall], rtol=1e-6)
-    np.testing.assert_allclose(item_then_user(WEIGHTED).user, [3, (3 * -1 + 2 * 0) / 5, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(means_by_item(WEIGHTED).item, items, rtol=1e-6)
+    np.testing.assert_allclose(means_by_user(WEIGHTED).user + overall, [5, 11 / 5, overall, overall], rtol=1e-6)
+    np.testing.assert_allclose(means_by_item_then_user(WEIGHTED).user, [3, (3 * -1 + 2 * 0) / 5, 0, 0], atol=1e-6)
 
 
 @FITS
@@ -69,10 +79,10 @@ def test_integer_weights_are_repetition(fit):
 @pytest.mark.parametrize(
     ("fit", "again", "left"),
     [
-        (global_mean, global_mean, lambda means: [means.overall]),
-        (item_mean, item_mean, lambda means: means.item),
-        (user_mean, user_mean, lambda means: means.overall + means.user),
-        (item_then_user, user_mean, lambda means: means.overall + means.user),
+        (means_global, means_global, lambda means: [means.overall]),
+        (means_by_item, means_by_item, lambda means: means.item),
+        (means_by_user, means_by_user, lambda means: means.overall + means.user),
+        (means_by_item_then_user, means_by_user, lambda means: means.overall + means.user),
     ],
 )
 @pytest.mark.parametrize("weighted", [True, False])
@@ -84,13 +94,13 @@ def test_subtracted_means_leave_means_of_zero(fit, again, left, weighted):
 
 def test_an_item_without_ratings_gets_the_mean_of_ratings_not_of_means():
     ratings = Ratings([0, 1, 2, 3], [0, 0, 0, 1], [1, 1, 1, 5], 4, 3)
-    assert item_mean(ratings).item[2] == (1 + 1 + 1 + 5) / 4
+    assert means_by_item(ratings).item[2] == (1 + 1 + 1 + 5) / 4
 
 
 def test_the_mean_of_many_is_exact_enough():
     n = 2_000_000  # a float32 sum of these is off by percents
     ratings = Ratings(np.zeros(n, int), np.zeros(n, int), np.full(n, 4.1), 1, 2)
-    np.testing.assert_allclose(item_mean(ratings).item, [4.1, 4.1], rtol=1e-6)
+    np.testing.assert_allclose(means_by_item(ratings).item, [4.1, 4.1], rtol=1e-6)
 
 
 @FITS
@@ -150,10 +160,10 @@ def test_rounding_costs_no_accuracy(fit):
     mean = lambda values, ids, size: np.array([values[ids == k].mean() if (ids == k).any() else 0 for k in range(size)])
     items = mean(y, item, 7)[item]
     expected = {
-        global_mean: np.full(300, y.mean()),
-        item_mean: items,
-        user_mean: mean(y, user, 8)[user],
-        item_then_user: items + mean(y - items, user, 8)[user],
+        means_global: np.full(300, y.mean()),
+        means_by_item: items,
+        means_by_user: mean(y, user, 8)[user],
+        means_by_item_then_user: items + mean(y - items, user, 8)[user],
     }[fit]
     np.testing.assert_allclose(fit(ratings).at(user, item), expected, rtol=0, atol=2 * np.spacing(np.float32(5)))
 
@@ -169,23 +179,25 @@ def test_predictions_come_in_the_ratings_units(fit, mu):
     means = fit(FILMS)
     user, item = (jnp.asarray(ids) for ids in EVERY)
     expected = np.asarray(predict(factors, user, item)) + means.at(*EVERY)
-    with_means = into(factors, means)
+    with_means = add_means(factors, means)
     np.testing.assert_allclose(predict(with_means, user, item), expected, rtol=1e-6, atol=1e-6)
     assert {leaf.dtype for leaf in jax.tree.leaves(with_means)} == {jnp.dtype("float32")}
 
 
 def test_where_the_means_go():
     zero = Factors(w=jnp.zeros((4, 1)), b=jnp.zeros(4), x=jnp.zeros((4, 1)))
-    assert into(zero, global_mean(FILMS)).mu.shape == ()
-    both = item_then_user(FILMS)
-    np.testing.assert_array_equal(into(zero, both).mu, both.item)
-    np.testing.assert_array_equal(into(zero, both).b, both.user)
+    assert add_means(zero, means_global(FILMS)).mu.shape == ()
+    both = means_by_item_then_user(FILMS)
+    np.testing.assert_array_equal(add_means(zero, both).mu, both.item)
+    np.testing.assert_array_equal(add_means(zero, both).b, both.user)
 
 
 @pytest.mark.usefixtures("x64")
 def test_into_factors_of_float64():
     factors = init(4, 4, 2, key=jax.random.key(0), dtype=jnp.float64)
-    assert {leaf.dtype for leaf in jax.tree.leaves(into(factors, item_then_user(FILMS)))} == {jnp.dtype("float64")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(add_means(factors, means_by_item_then_user(FILMS)))} == {
+        jnp.dtype("float64")
+    }
 
 
 @pytest.mark.parametrize("name", ["user", "item"])
@@ -193,14 +205,14 @@ def test_into_factors_of_float64():
 def test_one_mean_per_row(name, table):
     means = Means(0.0, **{name: table})
     factors = Factors(w=jnp.zeros((4, 1)), b=jnp.zeros(4), x=jnp.zeros((4, 1)))
-    for call in (lambda: subtract(FILMS, means), lambda: add(FILMS, means), lambda: into(factors, means)):
+    for call in (lambda: subtract(FILMS, means), lambda: add(FILMS, means), lambda: add_means(factors, means)):
         with pytest.raises(ValueError, match=rf"^means\.{name}: expected one per {name}, shape \(4,\), got"):
             call()
 
 
 def test_what_is_fitted_on_train_knows_nothing_of_test():
     train = draw(5).take(slice(0, 50))
-    assert normalize.item_mean(train).item.shape == (7,), "over all items, rated or not"
+    assert normalize.means_by_item(train).item.shape == (7,), "over all items, rated or not"
 
 
 # What comes from outside
@@ -246,7 +258,7 @@ def test_tables_of_any_type_are_added_in_float32(dtype):
     item[:] = 0
     assert means.item.tolist() == [200, 100], "the caller's arrays are copied"
     factors = Factors(w=jnp.zeros((2, 1)), b=jnp.full(2, 200).astype(jnp.float16), x=jnp.zeros((2, 1)))
-    with_means = into(factors, Means(0.125, user=np.full(2, 2000.125, np.float32)))
+    with_means = add_means(factors, Means(0.125, user=np.full(2, 2000.125, np.float32)))
     assert with_means.b.tolist() == [2200.125] * 2, "float16 has no such number"
 
 
@@ -260,7 +272,7 @@ def test_means_that_are_not_finite(wrong):
 def test_ratings_at_the_end_of_float32(fit):
     """What float32 does not hold, -3e38 - 1e38, is refused, and never infinite."""
     big = Ratings([0, 1, 0], [0, 1, 1], [3e38, -3e38, 3e38], 2, 2)
-    if fit is item_mean:
+    if fit is means_by_item:
         assert np.isfinite(subtract(big, fit(big)).value).all()
     else:
         with pytest.raises(ValueError, match="expected finite numbers, got -?inf"):
@@ -274,4 +286,4 @@ def test_factors_whose_parts_differ_in_length():
         ({"mu": jnp.zeros(5)}, "factors.mu"),
     ):
         with pytest.raises(ValueError, match=message):
-            into(dataclasses.replace(zero, **wrong), TABLES)
+            add_means(dataclasses.replace(zero, **wrong), TABLES)

@@ -52,7 +52,7 @@ def assert_parts(ratings, *parts):
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.77])
 def test_parts_are_disjoint_and_together_the_input(seed, share):
     ratings = draw(seed)
-    train, test = splits.random(ratings, test=share, rng=seed)
+    train, test = splits.random(ratings, test_fraction=share, rng=seed)
     assert Counter(as_rows(train)) + Counter(as_rows(test)) == Counter(as_rows(ratings))
     assert not set(train.time) & set(test.time)  # the time numbers the rows
     for part in (train, test):
@@ -64,28 +64,28 @@ def test_parts_are_disjoint_and_together_the_input(seed, share):
     ("n", "share", "expected"), [(40, 0.1, 4), (40, 0.77, 31), (10, 0.26, 3), (3, 0.5, 2), (2, 0.3, 1)]
 )
 def test_the_size_is_exact(n, share, expected):
-    train, test = splits.random(draw(0, n), test=share, rng=0)
+    train, test = splits.random(draw(0, n), test_fraction=share, rng=0)
     assert (len(train), len(test)) == (n - expected, expected)
 
 
 def test_the_same_seed_gives_the_same_split():
     ratings = draw(0)
-    one, other = (splits.random(ratings, test=0.3, rng=7)[1].time.tolist() for _ in range(2))
+    one, other = (splits.random(ratings, test_fraction=0.3, rng=7)[1].time.tolist() for _ in range(2))
     assert one == other
-    assert splits.random(ratings, test=0.3, rng=np.random.default_rng(7))[1].time.tolist() == one
-    assert splits.random(ratings, test=0.3, rng=8)[1].time.tolist() != one
+    assert splits.random(ratings, test_fraction=0.3, rng=np.random.default_rng(7))[1].time.tolist() == one
+    assert splits.random(ratings, test_fraction=0.3, rng=8)[1].time.tolist() != one
 
 
 def test_a_generator_moves_on():
     rng = np.random.default_rng(0)
-    one, other = (splits.random(draw(0), test=0.3, rng=rng)[1].time.tolist() for _ in range(2))
+    one, other = (splits.random(draw(0), test_fraction=0.3, rng=rng)[1].time.tolist() for _ in range(2))
     assert one != other
 
 
 def test_every_rating_has_an_equal_chance():
     ratings, times = draw(0), np.zeros(40)
     for seed in range(400):
-        times[splits.random(ratings, test=0.25, rng=seed)[1].time] += 1
+        times[splits.random(ratings, test_fraction=0.25, rng=seed)[1].time] += 1
     # 400 draws of chance 1/4: mean 100, standard deviation sqrt(400 * 3/16) = 8.7
     assert times.sum() == 400 * 10
     assert abs(times - 100).max() < 5 * 8.7
@@ -93,14 +93,14 @@ def test_every_rating_has_an_equal_chance():
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_a_share_outside_0_and_1(share):
-    with pytest.raises(ValueError, match=r"^test: expected a share in \(0, 1\)"):
-        splits.random(draw(0), test=share, rng=0)
+    with pytest.raises(ValueError, match=r"^test_fraction: expected a share in \(0, 1\)"):
+        splits.random(draw(0), test_fraction=share, rng=0)
 
 
 @pytest.mark.parametrize(("share", "empty"), [(0.01, "test"), (0.99, "train")])
 def test_an_empty_part(share, empty):
-    with pytest.raises(ValueError, match=rf"^test={share} of 10 ratings leaves the {empty} part empty"):
-        splits.random(draw(0, 10), test=share, rng=0)
+    with pytest.raises(ValueError, match=rf"^test_fraction={share} of 10 ratings leaves the {empty} part empty"):
+        splits.random(draw(0, 10), test_fraction=share, rng=0)
 
 
 # k_fold
@@ -189,7 +189,7 @@ def test_a_last_k_below_one(k):
         splits.leave_last(timed(0), k)
 
 
-@pytest.mark.parametrize("split", [splits.leave_last, lambda ratings: splits.by_time(ratings, test=0.1)])
+@pytest.mark.parametrize("split", [splits.leave_last, lambda ratings: splits.by_time(ratings, test_fraction=0.1)])
 def test_ratings_without_times(split):
     with pytest.raises(ValueError, match=r"^(leave_last|by_time): these ratings have no times .* Use splits.random"):
         split(Ratings([0, 0], [0, 1], [1, 2], 1, 2))
@@ -202,7 +202,7 @@ def test_ratings_without_times(split):
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_all_of_test_is_later_than_all_of_train(seed, share):
     ratings = timed(seed)
-    train, test = splits.by_time(ratings, test=share)
+    train, test = splits.by_time(ratings, test_fraction=share)
     assert_parts(ratings, train, test)
     assert train.time.max() < test.time.min()
     sizes = [int((ratings.time >= at).sum()) for at in np.unique(ratings.time)[1:]]  # every cut there is
@@ -212,7 +212,7 @@ def test_all_of_test_is_later_than_all_of_train(seed, share):
 def test_distinct_times_meet_the_share_exactly():
     order = np.random.default_rng(0).permutation(20)
     ratings = Ratings(np.zeros(20, int), np.arange(20), np.ones(20), 1, 20, time=order)
-    assert sorted(splits.by_time(ratings, test=0.25)[1].time.tolist()) == [15, 16, 17, 18, 19]
+    assert sorted(splits.by_time(ratings, test_fraction=0.25)[1].time.tolist()) == [15, 16, 17, 18, 19]
 
 
 @pytest.mark.parametrize(
@@ -226,27 +226,27 @@ def test_distinct_times_meet_the_share_exactly():
 )
 def test_equal_times_go_where_the_share_is_nearer(times, expected):
     ratings = Ratings(np.zeros(6, int), np.arange(6), np.ones(6), 1, 6, time=times)
-    assert splits.by_time(ratings, test=0.5)[1].time.tolist() == expected
+    assert splits.by_time(ratings, test_fraction=0.5)[1].time.tolist() == expected
 
 
 def test_from_a_moment_on():
     ratings = Ratings([0] * 4, range(4), [1] * 4, 1, 4, time=[40, 10, 30, 20])
-    train, test = splits.by_time(ratings, at=30)
+    train, test = splits.by_time(ratings, start_time=30)
     assert (train.time.tolist(), test.time.tolist()) == ([10, 20], [40, 30])
-    assert splits.by_time(ratings, at=20.5)[1].time.tolist() == [40, 30]
+    assert splits.by_time(ratings, start_time=20.5)[1].time.tolist() == [40, 30]
     for at, empty in ((10, "train"), (41, "test")):
-        with pytest.raises(ValueError, match=rf"^at={at} leaves the {empty} part empty"):
-            splits.by_time(ratings, at=at)
+        with pytest.raises(ValueError, match=rf"^start_time={at} leaves the {empty} part empty"):
+            splits.by_time(ratings, start_time=at)
 
 
 def test_one_moment_only():
     with pytest.raises(ValueError, match=r"leaves the test part empty"):
-        splits.by_time(Ratings([0] * 4, range(4), [1] * 4, 1, 4, time=[5] * 4), test=0.5)
+        splits.by_time(Ratings([0] * 4, range(4), [1] * 4, 1, 4, time=[5] * 4), test_fraction=0.5)
 
 
-@pytest.mark.parametrize("options", [{}, {"test": 0.5, "at": 3}], ids=["neither", "both"])
+@pytest.mark.parametrize("options", [{}, {"test_fraction": 0.5, "start_time": 3}], ids=["neither", "both"])
 def test_a_share_or_a_moment(options):
-    with pytest.raises(ValueError, match=r"^by_time: expected either test \(a share\) or at \(seconds\)"):
+    with pytest.raises(ValueError, match=r"^by_time: expected either test_fraction or start_time"):
         splits.by_time(timed(0), **options)
 
 
@@ -257,7 +257,7 @@ def test_a_share_or_a_moment(options):
 @pytest.mark.parametrize("given", [0.01, 0.5, 0.8, 0.99])
 def test_test_users_are_absent_from_train(seed, given):
     ratings = draw(seed)
-    parts = splits.by_user(ratings, test=0.5, given=given, rng=seed)
+    parts = splits.by_user(ratings, test_fraction=0.5, given_fraction=given, rng=seed)
     assert_parts(ratings, *parts)
     theirs = set(parts.given.user.tolist())
     assert not theirs & set(parts.train.user.tolist())
@@ -274,7 +274,7 @@ def test_an_only_rating_is_given():
     ratings = Ratings([0, 1, 1, 1, 2, 2], range(6), [1] * 6, 9, 6)  # users 3 to 8 have none, and are not drawn
     drawn = set()
     for seed in range(20):
-        parts = splits.by_user(ratings, test=2 / 3, given=0.5, rng=seed)
+        parts = splits.by_user(ratings, test_fraction=2 / 3, given_fraction=0.5, rng=seed)
         users = set(parts.given.user.tolist())
         assert len(users) == 2
         assert 0 not in parts.test.user
@@ -284,11 +284,13 @@ def test_an_only_rating_is_given():
 
 def test_nothing_to_predict():
     with pytest.raises(ValueError, match=r"^none of the 2 test users has two ratings, so nothing is left to predict"):
-        splits.by_user(Ratings([0, 1, 2, 3], [0] * 4, [1] * 4, 4, 1), test=0.5, given=0.5, rng=0)
+        splits.by_user(Ratings([0, 1, 2, 3], [0] * 4, [1] * 4, 4, 1), test_fraction=0.5, given_fraction=0.5, rng=0)
 
 
 def test_users_and_their_given_ratings_are_drawn_by_seed():
-    rows = lambda rng: [part.time.tolist() for part in splits.by_user(draw(0), test=0.4, given=0.5, rng=rng)]
+    rows = lambda rng: [
+        part.time.tolist() for part in splits.by_user(draw(0), test_fraction=0.4, given_fraction=0.5, rng=rng)
+    ]
     assert rows(7) == rows(7) == rows(np.random.default_rng(7))
     assert rows(7) != rows(8)
 
@@ -297,22 +299,24 @@ def test_every_rating_of_a_test_user_has_an_equal_chance_to_be_given():
     ratings = Ratings(np.repeat([0, 1], 8), np.tile(range(8), 2), np.ones(16), 2, 8)
     given = np.zeros((2, 8))
     for seed in range(800):
-        part = splits.by_user(ratings, test=0.5, given=0.25, rng=seed).given
+        part = splits.by_user(ratings, test_fraction=0.5, given_fraction=0.25, rng=seed).given
         given[part.user, part.item] += 1
     # 800 draws of chance 1/2 (the user) * 1/4: mean 100, standard deviation sqrt(800 * 7/64) = 9.4
     assert abs(given - 100).max() < 5 * 9.4
 
 
-@pytest.mark.parametrize("options", [{"test": 0.0, "given": 0.5}, {"test": 0.5, "given": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"test_fraction": 0.0, "given_fraction": 0.5}, {"test_fraction": 0.5, "given_fraction": 1.0}], ids=str
+)
 def test_shares_outside_0_and_1(options):
-    with pytest.raises(ValueError, match=r"^(test|given): expected a share in \(0, 1\), got"):
+    with pytest.raises(ValueError, match=r"^(test|given)_fraction: expected a share in \(0, 1\), got"):
         splits.by_user(draw(0), **options, rng=0)
 
 
 @pytest.mark.parametrize(("share", "number"), [(0.01, 0), (0.99, 6)])
 def test_no_users_or_all(share, number):
-    with pytest.raises(ValueError, match=rf"^test={share} of 6 users with ratings makes {number} test users"):
-        splits.by_user(draw(0), test=share, given=0.5, rng=0)
+    with pytest.raises(ValueError, match=rf"^test_fraction={share} of 6 users with ratings makes {number} test users"):
+        splits.by_user(draw(0), test_fraction=share, given_fraction=0.5, rng=0)
 
 
 # canonical
@@ -360,7 +364,7 @@ def moments(*fractions, unit="ms"):
 def test_the_last_within_a_second(unit):
     _, test = splits.leave_last(moments(900, 100, 500, unit=unit))
     assert test.item.tolist() == [0]
-    assert splits.by_time(moments(900, 100, 500, unit=unit), test=1 / 3)[1].item.tolist() == [0]
+    assert splits.by_time(moments(900, 100, 500, unit=unit), test_fraction=1 / 3)[1].item.tolist() == [0]
 
 
 def test_the_last_of_float_seconds():
@@ -382,19 +386,21 @@ def test_the_last_of_float_seconds():
 )
 def test_from_a_datetime_on(at):
     times = np.datetime64("2020-01-01", "ms") + np.array([499, 500, 501], "m8[ms]")
-    train, test = splits.by_time(Ratings([0] * 3, range(3), [1] * 3, 1, 3, time=times), at=at)
+    train, test = splits.by_time(Ratings([0] * 3, range(3), [1] * 3, 1, 3, time=times), start_time=at)
     assert (train.item.tolist(), test.item.tolist()) == ([0], [1, 2])
 
 
 def test_a_moment_of_nanoseconds_is_compared_exactly():
     times = 2**60 + np.arange(3)  # float64 has one number for all of them
-    _, test = splits.by_time(Ratings([0] * 3, range(3), [1] * 3, 1, 3, time=times, time_unit="ns"), at=2**60 + 1)
+    _, test = splits.by_time(
+        Ratings([0] * 3, range(3), [1] * 3, 1, 3, time=times, time_unit="ns"), start_time=2**60 + 1
+    )
     assert test.item.tolist() == [1, 2]
 
 
 def test_a_moment_of_another_form():
-    with pytest.raises(ValueError, match=r"^at: expected numbers, got '12/31/2019'"):
-        splits.by_time(timed(0), at="12/31/2019")
+    with pytest.raises(ValueError, match=r"^start_time: expected numbers, got '12/31/2019'"):
+        splits.by_time(timed(0), start_time="12/31/2019")
 
 
 @pytest.mark.parametrize("split", [splits.leave_last, lambda ratings, k: splits.k_fold(ratings, k, rng=0)])

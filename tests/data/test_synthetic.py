@@ -8,7 +8,7 @@ import pytest
 from jaxrec.data import synthetic
 from jaxrec.data.synthetic import low_rank
 from jaxrec.metrics import rmse
-from jaxrec.models.factors import predict
+from jaxrec.prediction import predict
 
 
 def test_shapes_and_ids():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import ask
-from jaxrec import data
-from jaxrec.solvers import gibbs, newcomer
+from jaxrec import bayes, data
+from jaxrec.bayes import new_user
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def test_ask(tmp_path, capsys, monkeypatch):
     some = {name: ask.POLICIES[name] for name in ("reduction", "random")}
     monkeypatch.setattr(ask, "POLICIES", some)  # each takes a second to compile; all of them are below
     settings = ask.Settings(
-        data="synthetic", out=str(tmp_path), rank=2, sweeps=60, burn=20, folds=1, pool=12, asked=(0, 1, 5), top=2
+        data="synthetic", out=str(tmp_path), rank=2, sweeps=60, burn_in=20, folds=1, pool=12, asked=(0, 1, 5), top=2
     )
     ask.main(settings)
     result = json.loads((tmp_path / "ask.json").read_text())
@@ -58,14 +58,18 @@ def test_new_users_are_in_no_part_of_train_and_asked_about_nothing_that_is_teste
 
 @pytest.mark.slow
 def test_every_policy_wishes_for_films_by_what_it_says():
-    known = newcomer.draws([gibbs.start(5, 20, 2, key=jax.random.key(0), chains=2)], mu=3.5)
+    known = new_user.draws([bayes.init_chains(5, 20, 2, key=jax.random.key(0), chains=2)], mu=3.5)
     item, rated = jnp.array([3, 8, 1]), jnp.zeros(20).at[8].set(7.0)
 
     @jax.jit
     def wishes(answer):
-        hers = newcomer.posterior(known, item[:1], answer)
+        hers = new_user.posterior(known, item[:1], answer)
         found = {name: wish(known, hers, item, rated, jax.random.key(1)) for name, wish in ask.POLICIES.items()}
-        return found, newcomer.predict(known, hers).spread, newcomer.next_question(known, hers, item, jnp.array([8]))
+        return (
+            found,
+            new_user.posterior_predictive(known, hers).variance,
+            new_user.expected_variance_reduction(known, hers, item, jnp.array([8])),
+        )
 
     found, spread, of_8 = wishes(jnp.array([4.0]))
     assert all(wish.shape == (3,) and bool(jnp.isfinite(wish).all()) for wish in found.values())

@@ -60,7 +60,7 @@ def test_quickstart(tmp_path, capsys):
     shown = capsys.readouterr().out
     listed = shown.split("of those she has not rated:\n")[1].split("\n\n")[0].splitlines()
     dataset = data.synthetic.low_rank(rng=0)
-    train, _ = data.splits.random(dataset.ratings, test=0.2, rng=0)
+    train, _ = data.splits.random(dataset.ratings, test_fraction=0.2, rng=0)
     seen = set(dataset.titles[train.item[train.user == 2]])
     assert len(listed) == 10
     assert not {line.split(maxsplit=1)[1] for line in listed} & seen
@@ -119,7 +119,7 @@ def test_user_ridge_finds_the_l2_of_the_lowest_leave_one_out_error(tmp_path):
     user_ridge.main(settings)
     metrics = read(tmp_path, "user_ridge")["metrics"]
     dataset = data.synthetic.low_rank(rng=0)
-    train, _ = data.splits.random(dataset.ratings, test=0.2, rng=0)
+    train, _ = data.splits.random(dataset.ratings, test_fraction=0.2, rng=0)
     given, rows = user_ridge.model(train, user_ridge.features(dataset)), data.rows(train, "user", bucket_growth=2.0)
     curve = [user_ridge._left_out(rows, given, l2, settings) for l2 in np.geomspace(0.05, 50, 25)]
     assert metrics["leave_one_out_rmse"] <= min(curve) + 1e-3
@@ -183,7 +183,7 @@ def test_binary_labels(tmp_path):
 
 def test_clicks_are_the_ratings_and_their_zeros_are_unrated():
     dataset = data.synthetic.low_rank(rng=0)
-    parts = data.splits.random(dataset.ratings, test=0.2, rng=0)
+    parts = data.splits.random(dataset.ratings, test_fraction=0.2, rng=0)
     train, test = binary_labels._clicked(dataset.ratings, *parts, binary_labels.Settings(zeros_per_click=1))
     pairs = lambda r: set(zip(r.user.tolist(), r.item.tolist(), strict=True))
     zeros = pairs(train.take(train.value == 0)) | pairs(test.take(test.value == 0))
@@ -204,7 +204,7 @@ def test_grid_search(tmp_path):
         als_l2_biases=(1.0,),
         sweeps=3,
         steps=10,
-        at_once=3,
+        batch_size=3,
     )
     grid_search.main(settings)
     metrics = read(tmp_path, "grid_search")["metrics"]
@@ -234,7 +234,13 @@ def test_a_grids_fold_is_left_out_and_is_its_validation():
     part, held_out = ratings.take(fold != 1), ratings.take(fold == 1)
     init = models.init(60, 50, 2, key=jax.random.key(5), mu=3.5)
     plain, _ = solvers.als(
-        data.rows(part, "user"), data.rows(part, "item"), init, l2=2.0, l2_bias=1.0, sweeps=4, tol=-1.0, progress=False
+        (data.rows(part, "user"), data.rows(part, "item")),
+        init=init,
+        l2=2.0,
+        l2_bias=1.0,
+        sweeps=4,
+        tol=-1.0,
+        progress=False,
     )
     np.testing.assert_allclose(factors.w, plain.w, rtol=1e-3, atol=1e-4)
     assert float(error) == pytest.approx(harness.errors(plain, held_out, None)["rmse"], rel=1e-4)
@@ -265,7 +271,7 @@ def small_ml_100k(monkeypatch, tmp_path):
     def sample(train, test, dataset, name, rank, sweeps, settings, *, chains):
         assert (name, rank, sweeps, chains) == ("rated", 1, 20, 2)
         mean = jnp.full((2, len(test)), jnp.array([[3.0], [4.0]]))
-        return published.solvers.gibbs.Posterior(jnp.full(2, 9.0), mean, mean, mean, mean), None
+        return published.bayes.Posterior(jnp.full(2, 9.0), mean, mean, mean, mean), None
 
     monkeypatch.setattr(published.gibbs, "sample", sample)
     chains = published.Chains(tuple(tried), (1, 2), 2, (20,))
@@ -343,7 +349,7 @@ def test_l2_grows_with_the_rating_count_by_the_exponent(monkeypatch):
 
 
 def test_place_and_together():
-    np.testing.assert_array_equal(harness.place(np.array([3, 1, 3, 3, 1])), [0, 0, 1, 2, 1])
+    np.testing.assert_array_equal(harness.occurrence(np.array([3, 1, 3, 3, 1])), [0, 0, 1, 2, 1])
     a, b = data.Ratings([0], [1], [2.0], 2, 2), data.Ratings([1], [0], [3.0], 2, 2)
     both = harness.together(a, b)
     assert (both.user.tolist(), both.item.tolist(), both.value.tolist()) == ([0, 1], [1, 0], [2.0, 3.0])
@@ -451,9 +457,9 @@ def test_cold_start(tmp_path):
 @pytest.mark.slow
 def test_the_harness_ranks_the_whole_catalogue_less_what_was_seen():
     dataset = data.synthetic.low_rank(rng=0)
-    train, test = data.splits.random(dataset.ratings, test=0.2, rng=0)
+    train, test = data.splits.random(dataset.ratings, test_fraction=0.2, rng=0)
     factors = baselines.popularity(train)
-    found = harness.ranking(factors, train, test, k=5)
+    found = harness.ranking_metrics(factors, train, test, k=5)
     count = np.bincount(train.item, minlength=50)
     values = []
     for user in np.unique(test.user):
@@ -462,7 +468,7 @@ def test_the_harness_ranks_the_whole_catalogue_less_what_was_seen():
         liked = set(test.item[test.user == user].tolist())
         values.append((len(liked & set(best)) / 5, len(liked & set(best)) / len(liked)))
     np.testing.assert_allclose([found["precision"], found["recall"]], np.mean(values, axis=0), rtol=1e-5)
-    none = harness.ranking(factors, train, test, k=5, allowed=np.zeros(50, bool))
+    none = harness.ranking_metrics(factors, train, test, k=5, allowed=np.zeros(50, bool))
     assert none == {"precision": 0, "recall": 0, "ndcg": 0}
 
 
@@ -524,7 +530,7 @@ def test_gibbs_chooses_on_validation_and_reads_test_once(tmp_path, monkeypatch, 
     monkeypatch.setattr(gibbs, "rmse", lambda mean, ratings: asked.append(len(ratings)) or rmse(mean, ratings))
     monkeypatch.setattr(gibbs, "DENSE", 60 * 50 - 1)  # the lists of large data
     settings = gibbs.Settings(
-        **TINY, out=str(tmp_path), models=("rated, one noise",), ranks=(1, 2), sweeps=(20, 40), burn=10, chains=2
+        **TINY, out=str(tmp_path), models=("rated, one noise",), ranks=(1, 2), sweeps=(20, 40), burn_in=10, chains=2
     )
     gibbs.main(settings)
     metrics = read(tmp_path, "gibbs")["metrics"]
@@ -545,9 +551,9 @@ def test_gibbs_chooses_on_validation_and_reads_test_once(tmp_path, monkeypatch, 
 def test_gibbs_takes_ratings_as_levels(monkeypatch):
     dataset = data.synthetic.low_rank(rng=0)
     stars = dataclasses.replace(dataset.ratings, value=np.clip(np.round(dataset.ratings.value), 1, 5))
-    train, test = data.splits.random(stars, test=0.2, rng=0)
+    train, test = data.splits.random(stars, test_fraction=0.2, rng=0)
     monkeypatch.setitem(gibbs.MODELS, "rated, ordinal", (("rated",), True, True))
-    settings = gibbs.Settings(burn=10)
+    settings = gibbs.Settings(burn_in=10)
     posterior, _ = gibbs.sample(train, test, dataset, "rated, ordinal", 2, 40, settings, chains=1)
     assert float(posterior.count[0]) == 30
     biases = harness.errors(baselines.damped_biases(train), test, dataset.scale)["rmse"]

@@ -43,7 +43,7 @@ def rows_of(table, lists, intercept):
 def test_normal_equations_are_the_sums(x64, monkeypatch, on, intercept, weights, at_once):
     monkeypatch.setitem(least_squares.FLOATS, on, at_once * LENGTH * D)
     table, lists = draw(weights=weights)
-    gram, rhs, sums = least_squares.normal_equations(table, lists, intercept=intercept, on=on)
+    gram, rhs, sums = least_squares.list_normal_equations(table, lists, intercept=intercept, on=on)
     assert len(rhs) == 1 + intercept
     for n, (x, y, w) in enumerate(rows_of(table, lists, intercept=False)):
         np.testing.assert_allclose(gram[n], x.T @ (w[:, None] * x), atol=1e-12)
@@ -113,7 +113,7 @@ def test_rows_without_anything_stay_where_they_are_when_nothing_pulls():
 def test_the_derivative_in_a_weight(x64, on):
     table, lists = draw(weights=True)
     objective = lambda weights: jnp.sum(
-        jnp.sin(least_squares.normal_equations(table, lists._replace(weights=weights), intercept=True, on=on)[0])
+        jnp.sin(least_squares.list_normal_equations(table, lists._replace(weights=weights), intercept=True, on=on)[0])
     )
     weights = jnp.where(lists.where, lists.weights, 1.0)
     by_jax, step = jax.grad(objective)(weights), 1e-6
@@ -180,19 +180,19 @@ def test_the_tpus_form_is_the_same(monkeypatch, intercept, weights):
 
     from jaxrec.kernels import tpu_gram
 
-    kernel = tpu_gram.normal_equations
+    kernel = tpu_gram.tpu_normal_equations
     interpreted = lambda *given: kernel(*given, interpret=pltpu.InterpretParams(out_of_bounds_reads="raise"))
-    monkeypatch.setattr(tpu_gram, "normal_equations", interpreted)
+    monkeypatch.setattr(tpu_gram, "tpu_normal_equations", interpreted)
     table, lists = draw(weights=weights, dtype=np.float32)
-    found = least_squares.normal_equations(table, lists, intercept=intercept, on="tpu")
-    right = least_squares.normal_equations(table, lists, intercept=intercept, on="cpu")
+    found = least_squares.list_normal_equations(table, lists, intercept=intercept, on="tpu")
+    right = least_squares.list_normal_equations(table, lists, intercept=intercept, on="cpu")
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_lowered_for_a_tpu_it_holds_the_kernel():
     table, lists = draw(weights=True, dtype=np.float32)
-    equations = lambda on: lambda table, lists: least_squares.normal_equations(table, lists, intercept=True, on=on)
+    equations = lambda on: lambda table, lists: least_squares.list_normal_equations(table, lists, intercept=True, on=on)
     lowered = lambda on: jax.jit(equations(on)).trace(table, lists).lower(lowering_platforms=("tpu",)).as_text()
     assert "tpu_custom_call" in lowered("tpu")
     assert "tpu_custom_call" not in lowered("gpu")

@@ -89,8 +89,8 @@ def test_no_items_or_no_users():
 def test_the_losses_are_those_of_jaxrec():
     z, y = jnp.asarray([-100.0, -2.0, 0.0, 3.0, 100.0]), jnp.asarray([1.0, 0.0, 1.0, 0.5, 0.0])
     for ours, theirs, slope in [
-        (half_squared_error, pointwise.half_squared_error, pointwise.half_squared_error_slope),
-        (logistic, pointwise.logistic, pointwise.logistic_slope),
+        (half_squared_error, pointwise.half_squared_error, pointwise.half_squared_error.slope),
+        (logistic, pointwise.logistic, pointwise.logistic.slope),
     ]:
         np.testing.assert_allclose(jnp.sum(ours(z, y)[0]), theirs(z, y).sum, rtol=1e-6)
         np.testing.assert_allclose(ours(z, y)[1], slope(z, y), rtol=1e-5, atol=1e-7)

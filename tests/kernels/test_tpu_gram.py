@@ -7,7 +7,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxrec.kernels import tpu_gram
-from jaxrec.kernels.tpu_gram import normal_equations
+from jaxrec.kernels.tpu_gram import tpu_normal_equations
 
 STRICT = pltpu.InterpretParams(detect_races=True, out_of_bounds_reads="raise", uninitialized_memory="nan")
 
@@ -50,7 +50,7 @@ def by_loop(table, other, value, where, weights):
 
 def check(table, other, value, where, weights, clean=None):
     given = [None if array is None else jnp.asarray(array) for array in (table, other, value, where, weights)]
-    gram, rhs = normal_equations(*given, interpret=STRICT)
+    gram, rhs = tpu_normal_equations(*given, interpret=STRICT)
     right = by_loop(*(clean or (table, other, value, where, weights)))
     np.testing.assert_allclose(gram, right[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(rhs, right[1], rtol=1e-5, atol=1e-5)
@@ -97,7 +97,7 @@ def test_what_is_masked_or_has_no_weight_is_inert():
 def test_a_mask_of_numbers_and_a_table_in_half_precision():
     table, other, value, where, _ = draw(2, 5, 8, 3)
     half = jnp.asarray(table, jnp.bfloat16)
-    gram, _ = normal_equations(
+    gram, _ = tpu_normal_equations(
         half, jnp.asarray(other), jnp.asarray(value), jnp.asarray(where, jnp.float32), interpret=STRICT
     )
     right, _ = by_loop(np.asarray(half.astype(jnp.float32)), other, value, where, None)
@@ -110,7 +110,7 @@ def test_a_mask_of_numbers_and_a_table_in_half_precision():
 def test_vmap_is_one_after_the_other():
     table, other, value, where, _ = map(jnp.asarray, draw(2, 5, 8, 3))
     tables = jnp.stack([table, 2 * table])
-    of_table = lambda table, interpret=False: normal_equations(table, other, value, where, interpret=interpret)
+    of_table = lambda table, interpret=False: tpu_normal_equations(table, other, value, where, interpret=interpret)
     gram, rhs = jax.vmap(lambda table: of_table(table, STRICT))(tables)
     right = by_loop(*map(np.asarray, (table, other, value, where)), None)
     np.testing.assert_allclose(gram, [right[0], 4 * right[0]], rtol=1e-5, atol=1e-5)
@@ -121,7 +121,7 @@ def test_vmap_is_one_after_the_other():
 @pytest.mark.parametrize(("r", "length", "d"), [(0, 3, 2), (2, 0, 2), (2, 3, 0)])
 def test_nothing_to_add(r, length, d):
     zeros = jnp.zeros((r, length))
-    gram, rhs = normal_equations(jnp.ones((4, d)), zeros.astype(jnp.int32), zeros, zeros == 0)
+    gram, rhs = tpu_normal_equations(jnp.ones((4, d)), zeros.astype(jnp.int32), zeros, zeros == 0)
     np.testing.assert_array_equal(gram, np.zeros((r, d, d)))
     np.testing.assert_array_equal(rhs, np.zeros((r, d)))
 
@@ -130,7 +130,7 @@ def test_nothing_to_add(r, length, d):
 def test_it_lowers_for_a_tpu_and_holds_no_gathered_features(r, length, d):
     of = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
     structs = of(jnp.float32, 5000, d), of(jnp.int32, r, length), of(jnp.float32, r, length), of(bool, r, length)
-    text = jax.jit(normal_equations).trace(*structs).lower(lowering_platforms=("tpu",)).as_text()
+    text = jax.jit(tpu_normal_equations).trace(*structs).lower(lowering_platforms=("tpu",)).as_text()
     assert "tpu_custom_call" in text
     assert "stablehlo.gather" not in text
 
@@ -139,5 +139,5 @@ def test_it_lowers_for_a_tpu_and_holds_no_gathered_features(r, length, d):
 def test_it_lowers_where_numbers_are_64_bits_by_default():
     of = lambda dtype: jax.ShapeDtypeStruct((9, 300), dtype)
     structs = jax.ShapeDtypeStruct((50, 4), jnp.float32), of(jnp.int32), of(jnp.float32), of(bool)
-    text = jax.jit(normal_equations).trace(*structs).lower(lowering_platforms=("tpu",)).as_text()
+    text = jax.jit(tpu_normal_equations).trace(*structs).lower(lowering_platforms=("tpu",)).as_text()
     assert "tpu_custom_call" in text

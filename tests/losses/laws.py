@@ -25,12 +25,12 @@ class Pointwise(NamedTuple):
 
 
 POINTWISE = {
-    "squared_error": Pointwise(losses.squared_error, losses.squared_error_slope, reference.squared_error),
+    "squared_error": Pointwise(losses.squared_error, losses.squared_error.slope, reference.squared_error),
     "half_squared_error": Pointwise(
-        losses.half_squared_error, losses.half_squared_error_slope, reference.half_squared_error
+        losses.half_squared_error, losses.half_squared_error.slope, reference.half_squared_error
     ),
     "absolute_error": Pointwise(losses.absolute_error, None, reference.absolute_error),
-    "logistic": Pointwise(losses.logistic, losses.logistic_slope, reference.logistic, binary=True),
+    "logistic": Pointwise(losses.logistic, losses.logistic.slope, reference.logistic, binary=True),
 }
 SMOOTH = {name: entry for name, entry in POINTWISE.items() if entry.slope is not None}
 
@@ -39,18 +39,18 @@ N_USERS, N_ITEMS, RANK = 6, 5, 2
 LAYOUTS = {
     "dense": lambda ratings: data.layouts.dense(ratings),
     "observed": lambda ratings: data.layouts.observed(ratings),
-    "observed padded": lambda ratings: data.layouts.observed(ratings, multiple=16),
+    "observed padded": lambda ratings: data.layouts.observed(ratings, pad_to_multiple=16),
     "linked": lambda ratings: data.layouts.linked(ratings),
-    "linked padded": lambda ratings: data.layouts.linked(ratings, multiple=16),
+    "linked padded": lambda ratings: data.layouts.linked(ratings, pad_to_multiple=16),
 }
 ROWS = {
     "rows of users": lambda ratings: data.layouts.rows(ratings, "user"),
     "rows of items": lambda ratings: data.layouts.rows(ratings, "item"),
     "rows of users padded": lambda ratings: data.layouts.rows(
-        ratings, "user", shortest=1, bucket_growth=1.1, multiple=4
+        ratings, "user", min_length=1, bucket_growth=1.1, pad_to_multiple=4
     ),
     "rows of items padded": lambda ratings: data.layouts.rows(
-        ratings, "item", shortest=1, bucket_growth=1.1, multiple=4
+        ratings, "item", min_length=1, bucket_growth=1.1, pad_to_multiple=4
     ),
 }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec import losses
-from jaxrec.losses import content
+from jaxrec.losses import content, softmax
 from jaxrec.models.two_tower import TwoTower
 
 ITEM = np.array([3, 1, 3, 2, 5, 0])
@@ -45,19 +45,19 @@ OPTIONS = {
 def test_in_batch_softmax_is_the_loop(x64, options):
     v_user, v_item = vectors()
     given = {name: jnp.asarray(o) if np.ndim(o) else o for name, o in options.items()}
-    total = content.in_batch_softmax(*map(jnp.asarray, (v_user, v_item, ITEM)), where=jnp.asarray(WHERE), **given)
+    total = softmax.in_batch(*map(jnp.asarray, (v_user, v_item, ITEM)), where=jnp.asarray(WHERE), **given)
     np.testing.assert_allclose(total.sum, softmax_by_loops(v_user, v_item, **options), rtol=1e-10)
     np.testing.assert_allclose(total.count, np.sum(options.get("weights", np.ones(6)) * WHERE))
-    jitted = jax.jit(lambda *a: content.in_batch_softmax(*a, where=jnp.asarray(WHERE), **given).sum)
+    jitted = jax.jit(lambda *a: softmax.in_batch(*a, where=jnp.asarray(WHERE), **given).sum)
     np.testing.assert_allclose(jitted(*map(jnp.asarray, (v_user, v_item, ITEM))), total.sum, rtol=1e-12)
 
 
 def test_an_accidental_hit_is_no_negative_at_all(x64):
     v_user, v_item = map(jnp.asarray, vectors())
-    pull = jax.grad(lambda v: content.in_batch_softmax(v_user[:3], v, jnp.asarray(ITEM[:3])).sum)(v_item[:3])
-    alone = jax.grad(lambda v: content.in_batch_softmax(v_user[:2], v, jnp.asarray(ITEM[:2])).sum)(v_item[:2])
+    pull = jax.grad(lambda v: softmax.in_batch(v_user[:3], v, jnp.asarray(ITEM[:3])).sum)(v_item[:3])
+    alone = jax.grad(lambda v: softmax.in_batch(v_user[:2], v, jnp.asarray(ITEM[:2])).sum)(v_item[:2])
     # user 0's own item stands in column 2 as well: what she contributes is as without that column
-    first = lambda v: content.in_batch_softmax(v_user[:3], v, jnp.asarray(ITEM[:3]), weights=jnp.array([1.0, 0, 0])).sum
+    first = lambda v: softmax.in_batch(v_user[:3], v, jnp.asarray(ITEM[:3]), weights=jnp.array([1.0, 0, 0])).sum
     assert not np.allclose(pull[:2], alone)
     assert jax.grad(first)(v_item[:3])[2].tolist() == [0] * 4
 
@@ -65,7 +65,7 @@ def test_an_accidental_hit_is_no_negative_at_all(x64):
 def test_garbage_in_the_padding_reaches_nothing():
     v_user, v_item = (jnp.asarray(v, jnp.float32).at[5].set(jnp.nan) for v in vectors())
     log_q = jnp.zeros(6).at[5].set(-jnp.inf)
-    cost = lambda u, v: content.in_batch_softmax(u, v, jnp.asarray(ITEM), log_q=log_q, where=jnp.asarray(WHERE)).mean()
+    cost = lambda u, v: softmax.in_batch(u, v, jnp.asarray(ITEM), log_q=log_q, where=jnp.asarray(WHERE)).mean()
     value, gradients = jax.value_and_grad(cost, (0, 1))(v_user, v_item)
     assert np.isfinite(value)
     assert all(bool(jnp.isfinite(g).all()) and g[5].tolist() == [0] * 4 for g in gradients)
@@ -86,7 +86,7 @@ def test_the_correction_makes_the_batch_as_good_as_the_catalogue():
     def descend(corrected):
         def cost(z, batch):
             given = log_q[batch] if corrected else None
-            return content.in_batch_softmax(jnp.ones((32, 1)), z[batch][:, None], batch, log_q=given).mean()
+            return softmax.in_batch(jnp.ones((32, 1)), z[batch][:, None], batch, log_q=given).mean()
 
         step = lambda z, batch: (z - 3 * jax.grad(cost)(z, batch), None)
         return np.asarray(jax.jit(lambda batches: jax.lax.scan(step, jnp.zeros(100), batches)[0])(batches))
@@ -97,7 +97,7 @@ def test_the_correction_makes_the_batch_as_good_as_the_catalogue():
 
 
 def test_log_popularity_is_a_logarithm_from_the_start():
-    log_q = content.log_popularity(jnp.array([1.0, 0.0, 3e9]))
+    log_q = softmax.log_popularity(jnp.array([1.0, 0.0, 3e9]))
     np.testing.assert_allclose(log_q, [-np.log(3e9), -np.inf, 0], rtol=1e-5, atol=1e-6)
 
 
@@ -129,6 +129,6 @@ def test_the_regularizer_is_of_kernels_alone():
     params = towers.init(jax.random.key(0), jnp.ones((1, 3)), jnp.ones((1, 5)))
     params = jax.tree.map(lambda leaf: leaf + 1, params)  # biases are 1 now
     squares = [np.sum(np.square(leaf)) for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
-    assert float(content.kernels(params, l2=0.5)) == pytest.approx(0.25 * sum(squares), rel=1e-5)
+    assert float(content.kernel_l2(params, l2=0.5)) == pytest.approx(0.25 * sum(squares), rel=1e-5)
     with pytest.raises(ValueError, match="no leaf is named 'kernel'"):
-        content.kernels({"bias": jnp.ones(2)}, l2=0.5)
+        content.kernel_l2({"bias": jnp.ones(2)}, l2=0.5)

@@ -348,7 +348,7 @@ def test_the_padded_layouts_are_padded():
         if "rows" in name and "padded" in name:
             assert len(layout.buckets) > 1
             assert all(len(bucket.row) % 4 == 0 for bucket in layout.buckets)
-            assert sum(len(bucket.row) for bucket in layout.buckets) > len(layout.place)
+            assert sum(len(bucket.row) for bucket in layout.buckets) > len(layout.position)
 
 
 @layouts_and_losses
@@ -578,7 +578,7 @@ def rated_everywhere(option="all", binary=False):
 def test_minibatches_add_up_to_the_whole(x64, option, size):
     problem = rated_everywhere(option)
     assert len(problem.ratings()) % size != 0  # the last batch is padded
-    batches = list(data.batches.minibatches(problem.ratings(), size, seed=0)(1))
+    batches = list(data.batches.minibatches(problem.ratings(), size, rng=0)(1))
     assert len(batches) == -(-len(problem.ratings()) // size)
     assert {len(batch.value) for batch in batches} == {size}  # so one trace serves them all
     cost = lambda batch: value_and_gradient(problem.factors(), tree_as(batch, jnp.float64), **problem.strengths())
@@ -598,7 +598,7 @@ def test_minibatches_leave_out_the_penalty_of_rows_without_ratings(x64):
     unrated += sum(bias_items[i] * problem.c[i] ** 2 / 2 for i in (0, 4))
     assert unrated > 0.1
     cost = lambda f, r: value_and_gradient(f, r, **problem.strengths())
-    batches = data.batches.minibatches(problem.ratings(), 7, seed=0)(0)
+    batches = data.batches.minibatches(problem.ratings(), 7, rng=0)(0)
     parts = [cost(problem.factors(), tree_as(batch, jnp.float64)) for batch in batches]
     value, gradient = jax.tree.map(lambda *leaves: sum(leaves), *parts)
     np.testing.assert_allclose(value, problem.reference() - unrated, rtol=1e-12)
@@ -612,7 +612,7 @@ def test_minibatches_leave_out_the_penalty_of_rows_without_ratings(x64):
 
 def test_garbage_in_a_batch_s_padding_is_inert(x64):
     problem = case(OPTIONS["all"])
-    *_, last = data.batches.minibatches(problem.ratings(), 7, seed=0)(0)
+    *_, last = data.batches.minibatches(problem.ratings(), 7, rng=0)(0)
     last = tree_as(last, jnp.float64)
     assert not last.where.all()
     cost = lambda f, r: value_and_gradient(f, r, **problem.strengths())

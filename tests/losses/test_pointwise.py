@@ -62,7 +62,7 @@ def test_logistic_by_hand():
     expected = math.log(2) - math.log(3 / 4) - math.log(1 / 4) - (math.log(3 / 4) + math.log(1 / 4)) / 2
     assert losses.logistic(logit, target).sum == pytest.approx(expected, rel=1e-6)
     np.testing.assert_allclose(
-        losses.logistic_slope(logit, target), [1 / 2 - 1, 3 / 4 - 1, 3 / 4 - 0, 3 / 4 - 1 / 2], rtol=1e-6
+        losses.logistic.slope(logit, target), [1 / 2 - 1, 3 / 4 - 1, 3 / 4 - 0, 3 / 4 - 1 / 2], rtol=1e-6
     )
 
 
@@ -243,7 +243,7 @@ def test_extreme_logits_stay_finite(x64, z, y, dtype):
     value, gradient = jax.value_and_grad(lambda logit: losses.logistic(logit, target).sum)(logit)
     assert float(value) == (0 if right else 1e4)  # -log g(z) = log(1 + e^-z), -log(1 - g(z)) = log(1 + e^z)
     assert float(gradient[0]) == (0 if right else math.copysign(1, z))  # g - y
-    np.testing.assert_array_equal(losses.logistic_slope(logit, target), gradient)
+    np.testing.assert_array_equal(losses.logistic.slope(logit, target), gradient)
 
 
 @every_loss

@@ -29,13 +29,13 @@ HEAD = Head(layers=(8,), dropout=0.1)
 def calls(tmp_path_factory):
     """name -> a call without arguments. Arrays are made anew in each, as a user's are."""
     ratings = data.synthetic.low_rank(30, 20, 200, rng=0).ratings
-    linked, means = data.linked(ratings), normalize.item_then_user(ratings)
+    linked, means = data.linked(ratings), normalize.means_by_item_then_user(ratings)
     key, tags = jax.random.key(0), np.eye(20, 4, dtype=np.float32)
     content = hybrid.Content(np.ones((30, 4), np.float32), np.ones((20, 3), np.float32), tags)
-    init = lambda: hybrid.init(TOWERS, content, linked, key=jax.random.key(0), rank=2, width=3, mu=3.5)
+    init = lambda: hybrid.init_params(TOWERS, content, linked, key=jax.random.key(0), rank=2, width=3, mu=3.5)
     params = init()
-    keep = history.part(linked, key=key)
-    told = history.summarize(linked, keep, mu=3.5, tags=tags)
+    keep = history.sample_mask(linked, key=key)
+    told = history.history_features(linked, keep, mu=3.5, tags=tags)
     known = np.ones(30, bool), np.ones(20, bool)
     user = lambda: (np.array([1, 2, 2**40]), np.float32([5, 3, np.nan]), np.array([True, True, False]))
     x = lambda *shape: np.ones(shape, np.float32)
@@ -46,7 +46,7 @@ def calls(tmp_path_factory):
     path = tmp_path_factory.mktemp("compilations") / "sum.jaxrec"
     serving.save(path, lambda state, a: state["t"].sum() + a, {"t": x(4)}, x(2, 1), platforms=("cpu",))
     served = serving.load(path)
-    total = lambda watched: history.sums(told, linked, watched, params.raters)[0].sum()
+    total = lambda watched: history.pooled_embeddings(told, linked, watched, params.raters)[0].sum()
     return {
         "unit": lambda: unit(x(3, 4)),
         "gradient of unit": lambda: jax.grad(lambda a: unit(a).sum())(x(3, 4)),
@@ -59,26 +59,28 @@ def calls(tmp_path_factory):
         "Head.init": lambda: HEAD.init(jax.random.key(0), x(2, 4), x(2, 5, 4)),
         "Head.apply": lambda: HEAD.apply(head, x(2, 4), x(2, 5, 4)),
         "Head.apply in training": lambda: HEAD.apply(head, x(2, 4), x(2, 5, 4), **noise()),
-        "history.part": lambda: history.part(linked, key=jax.random.key(0)),
-        "history.summarize": lambda: history.summarize(linked, keep, mu=3.5, tags=tags),
-        "history.sums": lambda: history.sums(told, linked, params.watched, params.raters),
-        "gradient of history.sums": lambda: jax.grad(total)(params.watched),
-        "history.of_user": lambda: history.of_user(*user(), c=told.c, mu=3.5, watched=params.watched, tags=tags),
-        "hybrid.init": init,
+        "history.sample_mask": lambda: history.sample_mask(linked, key=jax.random.key(0)),
+        "history.history_features": lambda: history.history_features(linked, keep, mu=3.5, tags=tags),
+        "history.pooled_embeddings": lambda: history.pooled_embeddings(told, linked, params.watched, params.raters),
+        "gradient of history.pooled_embeddings": lambda: jax.grad(total)(params.watched),
+        "history.user_history": lambda: history.user_history(
+            *user(), c=told.c, mu=3.5, watched=params.watched, tags=tags
+        ),
+        "hybrid.init_params": init,
         "hybrid.as_factors": lambda: hybrid.as_factors(TOWERS, params, content, linked),
         "hybrid.as_factors in training": lambda: hybrid.as_factors(
             TOWERS, params, content, linked, keep, known=known, key=jax.random.key(0)
         ),
         "hybrid.user_vector": lambda: hybrid.user_vector(TOWERS, params, x(4), *user(), c=told.c, tags=tags),
-        "hybrid.decayed": lambda: hybrid.decayed(params),
+        "hybrid.weight_decay_mask": lambda: hybrid.weight_decay_mask(params),
         "baselines": lambda: [
             fit(ratings) for fit in (baselines.global_mean, baselines.damped_biases, baselines.popularity)
         ],
         "content_profile": lambda: baselines.content_profile(ratings, x(20, 3)),
-        "normalize.into": lambda: normalize.into(factors, means),
+        "normalize.add_means": lambda: normalize.add_means(factors, means),
         "Means.at": lambda: means.at([0, 1], [1, 2]),
         "serving": lambda: served(x(3, 1)),
-        "serving.with_rows": lambda: serving.with_rows(served, 2, t=x(1)),
+        "serving.with_rows": lambda: serving.with_rows(served, 2, {"t": x(1)}),
     }
 
 

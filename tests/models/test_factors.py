@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxrec import Ratings, data, losses, models
-from jaxrec.models.factors import as_vectors, init, predict, predict_all, predict_layout
+from jaxrec.models.factors import init
+from jaxrec.prediction import as_vectors, predict, predict_all, predict_layout
 from jaxrec.types import Factors
 
 N_USERS, N_ITEMS, D = 5, 7, 3
@@ -63,11 +64,11 @@ def test_predictions_of_layouts(mu):
     user, item = np.array([0, 4, 4, 1, 2]), np.array([6, 0, 3, 3, 1])
     ratings = Ratings(user, item, np.zeros(5), N_USERS, N_ITEMS)
     np.testing.assert_allclose(predict_layout(factors, data.dense(ratings)), expected.T, rtol=1e-5, atol=1e-5)
-    for layout in (data.observed(ratings, multiple=4), data.linked(ratings, multiple=4)):
+    for layout in (data.observed(ratings, pad_to_multiple=4), data.linked(ratings, pad_to_multiple=4)):
         want = expected[np.asarray(layout.user), np.asarray(layout.item)]
         np.testing.assert_allclose(predict_layout(factors, layout), want, rtol=1e-5, atol=1e-5)
     for side in ("user", "item"):
-        layout = data.rows(ratings, side, shortest=1, multiple=2)
+        layout = data.rows(ratings, side, min_length=1, pad_to_multiple=2)
         for bucket, got in zip(layout.buckets, predict_layout(factors, layout), strict=True):
             row, other = np.asarray(bucket.row)[:, None], np.asarray(bucket.other)
             want = expected[row, other] if side == "user" else expected[other, row]
@@ -193,6 +194,6 @@ def test_layouts_that_know_their_tables_refuse_other_factors(layout):
 
 
 def test_learned_is_all_but_mu():
-    mask = models.learned(models.init(2, 3, 1, key=jax.random.key(0), mu=3.5))
+    mask = models.trainable_mask(models.init(2, 3, 1, key=jax.random.key(0), mu=3.5))
     assert (mask.w, mask.b, mask.x, mask.c, mask.mu) == (True, True, True, True, False)
-    assert models.learned(models.init(2, 3, 1, key=jax.random.key(0), item_bias=False)).c is None
+    assert models.trainable_mask(models.init(2, 3, 1, key=jax.random.key(0), item_bias=False)).c is None

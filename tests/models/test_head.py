@@ -54,7 +54,7 @@ def test_it_learns_an_order_that_no_product_has():
     """Liked is the candidate whose extra number is largest; the vectors say nothing."""
     liked = jax.nn.one_hot(jnp.argmax(MORE[..., 0], axis=1), 5)
     head = Head(layers=(16,))
-    cost = lambda params, _: losses.ranking.softmax(head.apply(params, V_USER, V_ITEM, MORE), liked)
+    cost = lambda params, _: losses.softmax.listwise(head.apply(params, V_USER, V_ITEM, MORE), liked)
     params = head.init(jax.random.key(0), V_USER, V_ITEM, MORE)
     params, _ = training.fit(
         cost, params, [0], optimizer=optax.adam(0.02), key=jax.random.key(0), epochs=150, progress=False

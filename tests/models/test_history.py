@@ -52,16 +52,16 @@ def columns(linked):
 def test_against_loops(ratings, tags, share):
     linked = data.linked(ratings)
     keep = np.random.default_rng(2).random(len(ratings)) < share
-    got = history.summarize(linked, jnp.asarray(keep), mu=MU, tags=jnp.asarray(tags))
+    got = history.history_features(linked, jnp.asarray(keep), mu=MU, tags=jnp.asarray(tags))
     user, item, kept, b, c = by_loops(columns(linked), keep, tags)
     np.testing.assert_allclose(got.user, user, atol=1e-5)
     np.testing.assert_allclose(got.item, item, atol=1e-5)
     if share == 1:
-        np.testing.assert_array_equal(history.summarize(linked, mu=MU, tags=jnp.asarray(tags)).user, got.user)
+        np.testing.assert_array_equal(history.history_features(linked, mu=MU, tags=jnp.asarray(tags)).user, got.user)
 
     rng = np.random.default_rng(3)
     watched, raters = rng.normal(size=(I, 4)).astype(np.float32), rng.normal(size=(U, 4)).astype(np.float32)
-    of_users, of_items = history.sums(got, linked, jnp.asarray(watched), jnp.asarray(raters))
+    of_users, of_items = history.pooled_embeddings(got, linked, jnp.asarray(watched), jnp.asarray(raters))
     for n in range(U):
         rows = [np.r_[watched[i, :2], (y - MU - c[i] - b[n]) * watched[i, 2:]] for j, i, y in kept if j == n]
         expected = history.GAIN * np.sum(rows, axis=0) / np.sqrt(1 + len(rows)) if rows else np.zeros(4)
@@ -74,19 +74,19 @@ def test_against_loops(ratings, tags, share):
 
 def test_one_users_padded_list_gives_her_row(ratings, tags):
     linked = data.linked(ratings)
-    told = history.summarize(linked, mu=MU, tags=jnp.asarray(tags))
+    told = history.history_features(linked, mu=MU, tags=jnp.asarray(tags))
     watched = jnp.asarray(np.random.default_rng(3).normal(size=(I, 4)), jnp.float32)
-    bags, _ = history.sums(told, linked, watched, jnp.zeros((U, 4)))
+    bags, _ = history.pooled_embeddings(told, linked, watched, jnp.zeros((U, 4)))
     user, item, value = columns(linked)
     for n in range(U):
         pad = lambda column, n=n: jnp.asarray(np.r_[column[user == n], column[:3]])  # padding that would be seen
         where = jnp.arange(len(pad(item))) < (user == n).sum()
-        features, bag = history.of_user(
+        features, bag = history.user_history(
             pad(item), pad(value), where, c=told.c, mu=MU, watched=watched, tags=jnp.asarray(tags)
         )
         np.testing.assert_allclose(features, told.user[n], atol=1e-5)
         np.testing.assert_allclose(bag, bags[n], atol=1e-4)
-    nothing, bag = history.of_user(pad(item), pad(value), where & False, c=told.c, mu=MU, watched=watched)
+    nothing, bag = history.user_history(pad(item), pad(value), where & False, c=told.c, mu=MU, watched=watched)
     assert nothing.tolist() == [0, 0]
     assert bag.tolist() == [0] * 4
 
@@ -94,11 +94,11 @@ def test_one_users_padded_list_gives_her_row(ratings, tags):
 def test_what_is_held_out_is_in_no_feature(ratings, tags):
     """The held-out ratings' values are turned round: no feature of anybody moves."""
     linked = data.linked(ratings)
-    keep = history.part(linked, key=jax.random.key(0), held=0.5)
+    keep = history.sample_mask(linked, key=jax.random.key(0), held=0.5)
     assert 0 < int(keep.sum()) < len(ratings)
     turned = jax.tree.map(lambda a: a, linked)
     turned = type(linked)(**{**vars(turned), "value": jnp.where(keep, linked.value, 6 - linked.value)})
-    told = [history.summarize(one, keep, mu=MU, tags=jnp.asarray(tags)) for one in (linked, turned)]
+    told = [history.history_features(one, keep, mu=MU, tags=jnp.asarray(tags)) for one in (linked, turned)]
     for a, b in zip(jax.tree.leaves(told[0]), jax.tree.leaves(told[1]), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -108,15 +108,15 @@ MANY = Ratings(np.repeat(np.arange(500), 40), np.tile(np.arange(40), 500), np.on
 
 def test_part_holds_out_the_share_asked_for_and_another_each_time():
     linked = data.linked(MANY)
-    keep = history.part(linked, key=jax.random.key(0), held=0.3, cold=0.0)
+    keep = history.sample_mask(linked, key=jax.random.key(0), held=0.3, cold=0.0)
     assert abs(float(keep.mean()) - 0.7) < 0.02
     per_user = np.asarray(keep).reshape(500, 40).mean(axis=1)
     assert per_user.min() < 0.5 < 0.95 < per_user.max()  # some users lose much, some nothing
-    assert bool((keep != history.part(linked, key=jax.random.key(1), held=0.3, cold=0.0)).any())
+    assert bool((keep != history.sample_mask(linked, key=jax.random.key(1), held=0.3, cold=0.0)).any())
 
 
 def test_part_makes_newcomers_of_users_and_items():
-    keep = history.part(data.linked(MANY), key=jax.random.key(0), held=0.001, cold=0.2, few=3.0)
+    keep = history.sample_mask(data.linked(MANY), key=jax.random.key(0), held=0.001, cold=0.2, few=3.0)
     table = np.asarray(keep).reshape(500, 40)
     of_users, of_items = table.mean(axis=1), table.mean(axis=0)
     new_users, new_items = of_users < 0.4, of_items < 0.4
@@ -131,7 +131,7 @@ def test_part_makes_newcomers_of_users_and_items():
 @pytest.mark.parametrize("wrong", [{"held": 0.0}, {"held": 0.6}, {"cold": 1.0}, {"few": 0.0}])
 def test_part_refuses(wrong):
     with pytest.raises(ValueError, match="expected held in"):
-        history.part(data.linked(MANY), key=jax.random.key(0), **wrong)
+        history.sample_mask(data.linked(MANY), key=jax.random.key(0), **wrong)
 
 
 # What comes from outside: types, shapes, ids
@@ -146,17 +146,17 @@ def test_narrow_types_are_summed_in_float32(ratings, tags, dtype):
     linked, tags = data.linked(ratings), jnp.asarray(tags)
     narrow = dataclasses.replace(linked, value=jnp.asarray(np.asarray(linked.value).astype(dtype)))
     tables = [np.arange(4 * n).reshape(n, 4) % 7 for n in (I, U)]
-    expected = history.summarize(linked, mu=MU, tags=tags)
-    got = history.summarize(narrow, mu=MU, tags=np.asarray(tags).astype(dtype))
-    bags = history.sums(expected, linked, *(table.astype(np.float32) for table in tables))
-    narrow_bags = history.sums(got, narrow, *(table.astype(dtype) for table in tables))
+    expected = history.history_features(linked, mu=MU, tags=tags)
+    got = history.history_features(narrow, mu=MU, tags=np.asarray(tags).astype(dtype))
+    bags = history.pooled_embeddings(expected, linked, *(table.astype(np.float32) for table in tables))
+    narrow_bags = history.pooled_embeddings(got, narrow, *(table.astype(dtype) for table in tables))
     for one, other in zip(jax.tree.leaves((expected, bags)), jax.tree.leaves((got, narrow_bags)), strict=True):
         assert one.dtype == other.dtype == jnp.float32
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
     mine = np.asarray(linked.user) == 2
     item, value = np.asarray(linked.item)[mine], np.asarray(linked.value)[mine]
     one_user = {"where": np.ones(len(item), bool), "c": expected.c, "mu": MU}
-    features, bag = history.of_user(
+    features, bag = history.user_history(
         item, value.astype(dtype), watched=tables[0].astype(dtype), tags=np.asarray(tags).astype(dtype), **one_user
     )
     np.testing.assert_allclose(features, expected.user[2], atol=1e-5)
@@ -168,7 +168,7 @@ def test_an_item_with_more_ratings_than_float32_counts():
     zeros, ones = jnp.zeros(n, jnp.int32), jnp.ones(n, bool)
     start = jnp.array([0, n])
     many = Linked(zeros, zeros, jnp.ones(n), ones, start, jnp.arange(n), start, zeros)
-    counts = jax.jit(lambda ratings: history.summarize(ratings, mu=0.5))(many)
+    counts = jax.jit(lambda ratings: history.history_features(ratings, mu=0.5))(many)
     assert float(counts.item_count[0]) == float(counts.user_count[0]) == np.float32(n)
 
 
@@ -192,7 +192,7 @@ def one_user(ratings, tags):
 def test_what_is_masked_may_be_anything(one_user, item, value, jit):
     if jit and item > 2**31:
         pytest.skip("is no int32: nothing that can be traced")
-    call = lambda item, value, where, **tables: history.of_user(item, value, where, mu=MU, **tables)
+    call = lambda item, value, where, **tables: history.user_history(item, value, where, mu=MU, **tables)
     call = jax.jit(call) if jit else call
     expected = call(**one_user)
     got = call(**{**one_user, "item": np.array([1, 4, item]), "value": np.float32([5, 3, value])})
@@ -222,7 +222,7 @@ def test_what_is_masked_may_be_anything(one_user, item, value, jit):
 @pytest.mark.usefixtures("as_users_run")
 def test_one_users_list_and_tables_that_do_not_fit(one_user, change, message):
     with pytest.raises(ValueError, match=message):
-        history.of_user(**{"mu": MU, **one_user, **change})
+        history.user_history(**{"mu": MU, **one_user, **change})
 
 
 @pytest.mark.parametrize(
@@ -240,30 +240,30 @@ def test_one_users_list_and_tables_that_do_not_fit(one_user, change, message):
 @pytest.mark.usefixtures("as_users_run")
 def test_what_does_not_fit_the_ratings_is_refused(ratings, change, message):
     with pytest.raises(ValueError, match=message):
-        history.summarize(data.linked(ratings), **{"mu": MU, **change})
+        history.history_features(data.linked(ratings), **{"mu": MU, **change})
 
 
 @pytest.mark.usefixtures("as_users_run")
 def test_tables_of_other_users_and_items_are_refused(ratings):
     linked = data.linked(ratings)
-    told = history.summarize(linked, mu=MU)
+    told = history.history_features(linked, mu=MU)
     fits = jnp.ones((I, 4)), jnp.ones((U, 4))
     for name, tables in {
         "watched": (jnp.ones((I + 1, 4)), fits[1]),
         "raters": (fits[0], jnp.ones((U - 1, 4))),
     }.items():
         with pytest.raises(ValueError, match=f"{name}: expected shape"):
-            history.sums(told, linked, *tables)
+            history.pooled_embeddings(told, linked, *tables)
     with pytest.raises(ValueError, match="history.one: expected shape"):
-        history.sums(told, data.linked(ratings.take(slice(0, 5))), *fits)
+        history.pooled_embeddings(told, data.linked(ratings.take(slice(0, 5))), *fits)
 
 
 def test_without_damping_a_mean_of_nothing_is_zero():
     linked = data.linked(Ratings([0], [1], [5.0], n_users=3, n_items=2))
-    told = history.summarize(linked, mu=3.0, tags=jnp.array([[1.0, 0.0], [1.0, 0.0]]), damping=(0.0, 0.0))
+    told = history.history_features(linked, mu=3.0, tags=jnp.array([[1.0, 0.0], [1.0, 0.0]]), damping=(0.0, 0.0))
     assert told.c.tolist() == [0, 2]
     assert np.isfinite(told.user).all()
-    features, _ = history.of_user(
+    features, _ = history.user_history(
         jnp.array([0]), jnp.array([5.0]), jnp.array([False]), c=told.c, mu=3.0, watched=jnp.ones((2, 2)), damping=(0, 0)
     )
     assert features.tolist() == [0, 0]

@@ -23,7 +23,7 @@ def world():
     table = lambda n, d: jnp.asarray(rng.normal(size=(n, d)), jnp.float32)
     content = hybrid.Content(table(60, 5), table(40, 3), tags=(table(40, 4) > 0).astype(jnp.float32))
     linked = data.linked(ratings)
-    params = hybrid.init(TOWERS, content, linked, key=jax.random.key(0), rank=2, width=3, mu=3.5)
+    params = hybrid.init_params(TOWERS, content, linked, key=jax.random.key(0), rank=2, width=3, mu=3.5)
     noise = jax.tree.map(lambda p: p + 0.1 * jnp.sin(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), params.ids)
     return ratings, content, linked, dataclasses.replace(params, ids=noise)
 
@@ -31,8 +31,8 @@ def world():
 def test_it_is_the_formula(world):
     _, content, linked, params = world
     factors = hybrid.as_factors(TOWERS, params, content, linked)
-    told = history.summarize(linked, mu=params.ids.mu, tags=content.tags)
-    watched, raters = history.sums(told, linked, params.watched, params.raters)
+    told = history.history_features(linked, mu=params.ids.mu, tags=content.tags)
+    watched, raters = history.pooled_embeddings(told, linked, params.watched, params.raters)
     z = lambda f: (f - f.mean(axis=0, keepdims=True)) / jnp.maximum(f.std(axis=0, keepdims=True), 1e-9)
     v_user, v_item = TOWERS.apply(
         params.towers,
@@ -44,7 +44,7 @@ def test_it_is_the_formula(world):
     expected += (ids.c + params.trust[1] * told.c)[None, :] + ids.mu
     np.testing.assert_allclose(models.predict_all(factors), expected, atol=1e-4)
     # moments were taken with init's mu, from the whole history
-    first = history.summarize(linked, mu=3.5, tags=content.tags)
+    first = history.history_features(linked, mu=3.5, tags=content.tags)
     np.testing.assert_allclose(
         (first.item - params.item_moments[:1]) / params.item_moments[1:], z(first.item), atol=1e-4
     )
@@ -74,7 +74,7 @@ def test_a_training_step_drops_ids_and_units_by_its_key(world):
 
 def test_a_rating_that_is_not_kept_changes_no_prediction(world):
     _, content, linked, params = world
-    keep = history.part(linked, key=jax.random.key(0))
+    keep = history.sample_mask(linked, key=jax.random.key(0))
     turned = dataclasses.replace(linked, value=jnp.where(keep, linked.value, 6 - linked.value))
     one, two = (models.predict_all(hybrid.as_factors(TOWERS, params, content, r, keep)) for r in (linked, turned))
     np.testing.assert_array_equal(one, two)
@@ -84,7 +84,7 @@ def test_a_request_gives_the_vector_of_a_user_whose_id_is_not_known(world):
     _, content, linked, params = world
     nobody = jnp.zeros(60, bool), jnp.ones(40, bool)
     users, items = models.as_vectors(hybrid.as_factors(TOWERS, params, content, linked, known=nobody))
-    c = history.summarize(linked, mu=params.ids.mu, tags=content.tags).c
+    c = history.history_features(linked, mu=params.ids.mu, tags=content.tags).c
     for user in (0, 17):
         mine = np.asarray(linked.user) == user
         pad = lambda column, mine=mine: jnp.asarray(np.r_[np.asarray(column)[mine], np.asarray(column)[:4]])
@@ -98,7 +98,7 @@ def test_a_request_gives_the_vector_of_a_user_whose_id_is_not_known(world):
 
 def test_decay_is_for_the_networks_kernels(world):
     *_, params = world
-    mask = hybrid.decayed(params)
+    mask = hybrid.weight_decay_mask(params)
     assert mask.towers["params"]["user"]["Dense_0"] == {"kernel": True, "bias": False}
     assert not any(jax.tree.leaves(dataclasses.replace(mask, towers=None)))
 
@@ -115,7 +115,7 @@ def test_decay_is_for_the_networks_kernels(world):
 def test_content_that_does_not_fit_is_refused(world, change, message):
     _, content, linked, _ = world
     with pytest.raises(ValueError, match=message):
-        hybrid.init(TOWERS, dataclasses.replace(content, **change), linked, key=jax.random.key(0))
+        hybrid.init_params(TOWERS, dataclasses.replace(content, **change), linked, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,10 @@ def test_narrow_content_is_computed_in_float32(world, dtype):
     wide = jax.tree.map(lambda table: jnp.asarray(table, jnp.float32), whole)
     one, other = (
         hybrid.as_factors(
-            TOWERS, hybrid.init(TOWERS, given, linked, key=jax.random.key(1), rank=2, width=3, mu=3.5), given, linked
+            TOWERS,
+            hybrid.init_params(TOWERS, given, linked, key=jax.random.key(1), rank=2, width=3, mu=3.5),
+            given,
+            linked,
         )
         for given in (whole, wide)
     )
@@ -210,8 +213,8 @@ def test_history_features_that_are_equal_up_to_rounding_are_not_blown_up():
     value = (rng.integers(1, 50, n_items) / 10)[item]
     linked = data.linked(data.Ratings(user, item, value, n_users, n_items))
     content = hybrid.Content(jnp.ones((n_users, 1)), jnp.ones((n_items, 1)))
-    params = hybrid.init(TOWERS, content, linked, key=jax.random.key(0), mu=float(value.mean()))
-    told = history.summarize(linked, mu=float(value.mean()), damping=(0.0, 0.0))
+    params = hybrid.init_params(TOWERS, content, linked, key=jax.random.key(0), mu=float(value.mean()))
+    told = history.history_features(linked, mu=float(value.mean()), damping=(0.0, 0.0))
     moments = hybrid._moments(told.user, jnp.max(linked.value))
     assert 0 < float(jnp.abs(told.b).max()) < 1e-5, "rounding, and nothing else"
     assert moments[1].tolist() == [1, 1]
@@ -233,12 +236,14 @@ def test_it_learns_more_than_biases():
 
     def cost(params, batch, *, key):
         content, ratings = batch
-        keep = history.part(ratings, key=key)
+        keep = history.sample_mask(ratings, key=key)
         factors = hybrid.as_factors(TOWERS, params, content, ratings, keep, key=key)
         held = dataclasses.replace(ratings, where=ratings.where & ~keep)
         return losses.closed_form.cost(factors, held, l2=0.0) / len(ratings.value)
 
-    init = hybrid.init(TOWERS, content, linked, key=jax.random.key(0), rank=0, width=2, mu=float(train.value.mean()))
+    init = hybrid.init_params(
+        TOWERS, content, linked, key=jax.random.key(0), rank=0, width=2, mu=float(train.value.mean())
+    )
     batches = jax.tree.map(lambda leaf: leaf[None], (content, linked))
     params, _ = training.descend(cost, init, batches, optimizer=optax.adam(0.01), key=jax.random.key(0), steps=150)
     known = jnp.arange(n_users) < 100, jnp.ones(n_items, bool)

@@ -23,7 +23,7 @@ def queries():
 @pytest.fixture(scope="module")
 def whole(items):
     """An index that looks everywhere: every list of an inverted file."""
-    return approximate.build(items, "IVF8,Flat", "nprobe=8")
+    return approximate.build_index(items, "IVF8,Flat", "nprobe=8")
 
 
 def test_an_index_that_looks_everywhere_is_exact(items, queries, whole):
@@ -39,7 +39,7 @@ def test_an_index_that_looks_everywhere_is_exact(items, queries, whole):
         np.testing.assert_array_equal(ids, expected_ids)
     scores, ids = top_k(queries[0], whole, 3)
     np.testing.assert_array_equal(ids, top_k(queries[0], items, 3)[1])
-    assert approximate.recall(whole, queries, 10) == 1
+    assert approximate.measure_recall(whole, queries, 10) == 1
 
 
 def test_places_that_cannot_be_filled_stay_empty(queries, whole):
@@ -51,12 +51,12 @@ def test_places_that_cannot_be_filled_stay_empty(queries, whole):
 
 def test_ties_go_to_the_lowest_id():
     items = jnp.ones((50, 2))
-    index = approximate.build(items, "Flat", "")
+    index = approximate.build_index(items, "Flat", "")
     np.testing.assert_array_equal(top_k(items[0], index, 50)[1], np.arange(50))
 
 
 def test_less_effort_finds_less_and_the_recall_says_how_much(items, queries):
-    little = approximate.build(items, "IVF64,Flat", "nprobe=1")
+    little = approximate.build_index(items, "IVF64,Flat", "nprobe=1")
     _, exact = top_k(queries, items, 10)
     scores, found = top_k(queries, little, 10)
     share = np.mean(
@@ -65,7 +65,7 @@ def test_less_effort_finds_less_and_the_recall_says_how_much(items, queries):
             for e, f, s in zip(exact, np.asarray(found), np.asarray(scores), strict=True)
         ]
     )
-    assert approximate.recall(little, queries, 10) == pytest.approx(share)
+    assert approximate.measure_recall(little, queries, 10) == pytest.approx(share)
     assert share < 1
     assert len(little) == 600
 
@@ -80,9 +80,9 @@ def test_what_is_refused(items, queries, whole, monkeypatch):
     with pytest.raises(ValueError, match="between 1 and"):
         top_k(queries, whole, 601)
     with pytest.raises(ValueError, match="kind 'NOTHING'"):
-        approximate.build(items, "NOTHING")
+        approximate.build_index(items, "NOTHING")
     with pytest.raises(ValueError, match="finite"):
-        approximate.build(items.at[3, 2].set(jnp.nan))
+        approximate.build_index(items.at[3, 2].set(jnp.nan))
     load = builtins.__import__
 
     def without(name, *rest):
@@ -92,4 +92,4 @@ def test_what_is_refused(items, queries, whole, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"jaxrec\[ann\]"):
-        approximate.build(items)
+        approximate.build_index(items)

@@ -16,7 +16,9 @@ def test_nearest_of_every_item_is_the_full_sort_without_itself(rows, score):
     rng = np.random.default_rng(0)  # integers have ties, whose cosines rounding would part
     x = np.float32(rng.normal(size=(9, 3)) if score is retrieval.cosine else rng.integers(-2, 3, (9, 3)))
     allowed = np.arange(9) != 5
-    table = nearest(jnp.asarray(x), 4, score=score, allowed=jnp.asarray(allowed), rows=rows, block=4, progress=False)
+    table = nearest(
+        jnp.asarray(x), 4, score=score, allowed=jnp.asarray(allowed), batch_size=rows, block=4, progress=False
+    )
     scores = np.array(score(jnp.asarray(x), jnp.asarray(x)))
     scores[np.arange(9), np.arange(9)] = scores[:, 5] = -np.inf
     np.testing.assert_array_equal(table.ids, np.argsort(-scores, axis=1, kind="stable")[:, :4])
@@ -34,7 +36,7 @@ def test_nearest_in_small_catalogues_leaves_places_empty():
 def test_nearest_refuses():
     with pytest.raises(ValueError, match="expected finite vectors"):
         nearest(jnp.full((2, 2), jnp.nan), progress=False)
-    with pytest.raises(ValueError, match="k, rows, block >= 1"):
+    with pytest.raises(ValueError, match="k, batch_size, block >= 1"):
         nearest(jnp.ones((2, 2)), 0)
 
 

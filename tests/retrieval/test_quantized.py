@@ -22,7 +22,7 @@ CATALOGUES = {
 def both(queries, items, k, **filters):
     """Ids alike; two near scores may have changed places, for the two forms round sums differently."""
     items = jnp.asarray(items, jnp.float32)
-    got = top_k(queries, quantized.build(items), k, **filters)
+    got = top_k(queries, quantized.quantize(items), k, **filters)
     expected = top_k(queries, items, k, **filters)
     near = {"rtol": 1e-5, "atol": 1e-6 * np.abs(items).max()}
     np.testing.assert_allclose(got[0], expected[0], **near)
@@ -52,7 +52,7 @@ def test_nothing_that_is_closed_comes_back(open_):
 def test_under_jit_and_in_a_catalogue_of_an_odd_size():
     items = jnp.asarray(rng.normal(size=(777, 3)), jnp.float32)
     queries = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
-    index = quantized.build(items)
+    index = quantized.quantize(items)
     assert len(index) == 777
     _, ids = jax.jit(lambda queries, index: top_k(queries, index, 5))(queries, index)
     np.testing.assert_array_equal(ids, top_k(queries, items, 5)[1])
@@ -61,7 +61,7 @@ def test_under_jit_and_in_a_catalogue_of_an_odd_size():
 @pytest.mark.parametrize("d", [1, 6, 300])
 def test_no_score_exceeds_its_bound_and_few_bounds_are_far(d):
     items = rng.normal(size=(500, d)) * 10.0 ** rng.integers(-3, 4, size=(500, 1))
-    index = quantized.build(jnp.asarray(items, jnp.float32))
+    index = quantized.quantize(jnp.asarray(items, jnp.float32))
     items = np.asarray(index.items, np.float64)
     for query in np.float32([rng.normal(size=d), np.eye(d)[0], 1e6 * rng.normal(size=d)]):
         bounds = np.asarray(quantized._bounds(jnp.asarray(query), index), np.float64)[:500]
@@ -75,7 +75,7 @@ def test_bounds_hold_where_a_step_would_be_no_normal_number():
     """CPUs take what is below float32's smallest normal number as 0: a step of 0 would bound every score by 0."""
     items = jnp.asarray(rng.normal(size=(64, D)) * 1e-37, jnp.float32)
     query = jnp.asarray(rng.normal(size=D) * 1e3, jnp.float32)
-    bounds = np.asarray(quantized._bounds(query, quantized.build(items)), np.float64)
+    bounds = np.asarray(quantized._bounds(query, quantized.quantize(items)), np.float64)
     assert (bounds >= np.asarray(items, np.float64) @ np.asarray(query, np.float64)).all()
 
 
@@ -86,11 +86,11 @@ def test_the_full_search_was_not_needed(monkeypatch):
     quantized._search.clear_cache()
     items = jnp.asarray(rng.normal(size=(20_000, 8)), jnp.float32)
     queries = jnp.asarray(rng.normal(size=(3, 8)), jnp.float32)
-    np.testing.assert_array_equal(top_k(queries, quantized.build(items), 10)[1], top_k(queries, items, 10)[1])
+    np.testing.assert_array_equal(top_k(queries, quantized.quantize(items), 10)[1], top_k(queries, items, 10)[1])
     quantized._search.clear_cache()
 
 
 def test_it_has_a_score_of_its_own():
     items = jnp.ones((40, 2))
     with pytest.raises(ValueError, match="an index has its own"):
-        top_k(items[:1], quantized.build(items), 1, score=lambda q, x: q @ x.T)
+        top_k(items[:1], quantized.quantize(items), 1, score=lambda q, x: q @ x.T)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrec import Ratings, data, losses, models
-from jaxrec.solvers.als import als, dense_sweep, sweep
+from jaxrec.solvers._als import als, dense_sweep, sweep
 
 
 def toy(seed=0, n_users=12, n_items=9, share=0.5, weights=False):
@@ -60,7 +60,7 @@ def test_converges_to_a_stationary_point_and_never_rises(x64, case):
     ratings, penalties, options = given(case)
     until = {"sweeps": 3000, "tol": 1e-15, "cg_steps": options.pop("cg_steps", None)}
     init = start(ratings, dtype=jnp.float64, **options)
-    factors, how = als(*rows(ratings, jnp.float64), init, **until, progress=False, **penalties)
+    factors, how = als(rows(ratings, jnp.float64), init=init, **until, progress=False, **penalties)
     assert (np.diff(how.trace) <= 1e-12 * how.trace[0]).all()
     assert how.converged
     assert how.steps == len(how.trace) - 1
@@ -91,27 +91,27 @@ def test_one_sweep_is_every_users_then_every_items_ridge(x64):
 
 def test_rows_without_ratings_are_zero_and_predict_the_rest():
     ratings = toy()
-    factors, _ = als(*rows(ratings), start(ratings), l2=0.7, progress=False)
+    factors, _ = als(rows(ratings), init=start(ratings), l2=0.7, progress=False)
     np.testing.assert_array_equal(factors.w[-1], np.zeros(2))
     assert factors.b[-1] == 0
     assert factors.c[-1] == 0
     np.testing.assert_allclose(models.predict_all(factors)[-1], 3.5 + factors.c, rtol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"bucket_growth": 4.0}, {"shortest": 1}, {"multiple": 5}])
+@pytest.mark.parametrize("options", [{"bucket_growth": 4.0}, {"min_length": 1}, {"pad_to_multiple": 5}])
 def test_layout_does_not_matter(options):
     ratings = toy(n_users=40, n_items=30)
     init = start(ratings)
-    plain, _ = als(*rows(ratings), init, l2=0.7, sweeps=3, tol=-1.0, progress=False)
-    other, _ = als(*rows(ratings, **options), init, l2=0.7, sweeps=3, tol=-1.0, progress=False)
+    plain, _ = als(rows(ratings), init=init, l2=0.7, sweeps=3, tol=-1.0, progress=False)
+    other, _ = als(rows(ratings, **options), init=init, l2=0.7, sweeps=3, tol=-1.0, progress=False)
     chex.assert_trees_all_close(plain, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_recovers_a_synthetic_truth_to_the_noise():
     dataset = data.synthetic.low_rank(300, 200, 20_000, rank=2, noise=0.1, rng=0)
-    train, test = data.splits.random(dataset.ratings, test=0.1, rng=0)
-    factors, _ = als(*rows(train), start(train, rank=2), l2=0.1, sweeps=60, progress=False)
+    train, test = data.splits.random(dataset.ratings, test_fraction=0.1, rng=0)
+    factors, _ = als(rows(train), init=start(train, rank=2), l2=0.1, sweeps=60, progress=False)
     prediction = models.predict(factors, jnp.asarray(test.user), jnp.asarray(test.item))
     rmse = float(np.sqrt(np.mean((np.asarray(prediction) - test.value) ** 2)))
     assert 0.095 < rmse < 0.13  # the noise is 0.1; parameters estimated from 60 ratings a user cost the rest
@@ -121,14 +121,19 @@ def test_stops_by_callback_tol_and_sweeps_and_shows_a_bar(capsys):
     ratings = toy()
     seen = []
     _, how = als(
-        *rows(ratings), start(ratings), l2=0.7, tol=0.0, callback=lambda k, f: seen.append(k) or k == 3, progress=True
+        rows(ratings),
+        init=start(ratings),
+        l2=0.7,
+        tol=0.0,
+        callback=lambda k, f, info: seen.append(k) or k == info.steps == 3,
+        progress=True,
     )
     assert seen == [1, 2, 3]
     assert (how.steps, how.converged) == (3, False)
     assert "als" in capsys.readouterr().err
-    _, how = als(*rows(ratings), start(ratings), l2=0.7, sweeps=2, tol=-1.0, progress=False)
+    _, how = als(rows(ratings), init=start(ratings), l2=0.7, sweeps=2, tol=-1.0, progress=False)
     assert (how.steps, how.converged) == (2, False)
-    _, how = als(*rows(ratings), start(ratings), l2=0.7, tol=0.5, progress=False)
+    _, how = als(rows(ratings), init=start(ratings), l2=0.7, tol=0.5, progress=False)
     assert how.converged
     assert how.residual == pytest.approx((how.trace[-2] - how.trace[-1]) / how.trace[-2])
     assert capsys.readouterr().err == ""
@@ -148,30 +153,30 @@ def test_bad_input():
     by_user, by_item = rows(ratings)
     init = start(ratings)
     with pytest.raises(ValueError, match="expected Rows of side 'user', got 'item'"):
-        als(by_item, by_user, init, l2=1.0)
+        als((by_item, by_user), init=init, l2=1.0)
     with pytest.raises(ValueError, match=r"expected factors of \(12, 9\)"):
-        als(by_user, by_item, dataclasses.replace(init, w=init.w[:5]), l2=1.0)
+        als((by_user, by_item), init=dataclasses.replace(init, w=init.w[:5]), l2=1.0)
     for l2 in (0.0, -1.0, float("nan"), (1.0, 0.0)):
         with pytest.raises(ValueError, match="l2: expected finite numbers > 0"):
-            als(by_user, by_item, init, l2=l2)
+            als((by_user, by_item), init=init, l2=l2)
     with pytest.raises(ValueError, match="l2_bias: expected finite numbers >= 0"):
-        als(by_user, by_item, init, l2=1.0, l2_bias=-1.0)
+        als((by_user, by_item), init=init, l2=1.0, l2_bias=-1.0)
     with pytest.raises(ValueError, match="sweeps: expected at least 1"):
-        als(by_user, by_item, init, l2=1.0, sweeps=0)
+        als((by_user, by_item), init=init, l2=1.0, sweeps=0)
     with pytest.raises(FloatingPointError, match="sweep 1: the objective is nan"):
-        als(by_user, by_item, dataclasses.replace(init, x=init.x * jnp.nan), l2=1.0, progress=False)
+        als((by_user, by_item), init=dataclasses.replace(init, x=init.x * jnp.nan), l2=1.0, progress=False)
 
 
 def test_sides_that_hold_different_ratings_are_refused():
     by_user, by_item = rows(toy()), rows(toy(seed=1))
     with pytest.raises(ValueError, match="by_user and by_item hold different ratings"):
-        als(by_user[0], by_item[1], start(toy()), l2=0.7)
+        als((by_user[0], by_item[1]), init=start(toy()), l2=0.7)
 
 
 def test_a_start_that_fits_exactly_is_converged():
     ratings = Ratings([0, 1, 1], [0, 0, 1], [3.0, 3.0, 3.0], 2, 2)
     zero = jax.tree.map(jnp.zeros_like, start(ratings, mu=None))
-    factors, how = als(*rows(ratings), dataclasses.replace(zero, mu=jnp.array(3.0)), l2=0.7, progress=False)
+    factors, how = als(rows(ratings), init=dataclasses.replace(zero, mu=jnp.array(3.0)), l2=0.7, progress=False)
     assert how.converged
     np.testing.assert_array_equal(how.trace, [0.0, 0.0])
     np.testing.assert_allclose(models.predict_all(factors), np.full((2, 2), 3.0))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import Ratings, data, losses, models, solvers
+from jaxrec import Ratings, bayes, data, losses, models, solvers
 
 pytestmark = pytest.mark.devices
 
@@ -24,7 +24,7 @@ def ratings(weights=False):
 
 def sides(known, **options):
     of = lambda side: data.rows(
-        known, side, shortest=30, bucket_growth=2.0, **options
+        known, side, min_length=30, bucket_growth=2.0, **options
     )  # two buckets, for each is compiled
     return of("user"), of("item")
 
@@ -37,7 +37,7 @@ def both(known, run, start):
     """What a run gives on one device, and on three."""
     spread = sides(known, devices=jax.devices())
     assert len(jax.devices()) == 3
-    return run(start, *sides(known)), run(spread[0].beside(start), *spread)
+    return run(start, *sides(known)), run(spread[0].replicate(start), *spread)
 
 
 def assert_same(one, three):
@@ -50,7 +50,7 @@ EXPLICIT = {"exact": {}, "conjugate gradients": {"cg_steps": 3}}
 @pytest.mark.parametrize("weights", [False, True])
 @pytest.mark.parametrize("options", EXPLICIT.values(), ids=EXPLICIT)
 def test_als(options, weights):
-    run = lambda *given: solvers.als(*given[1:], given[0], l2=2.0, l2_bias=1.0, sweeps=3, progress=False, **options)
+    run = lambda *given: solvers.als(given[1:], init=given[0], l2=2.0, l2_bias=1.0, sweeps=3, progress=False, **options)
     (one, how), (three, how_three) = both(ratings(weights), run, init())
     assert_same(one, three)
     np.testing.assert_allclose(how.trace, how_three.trace, rtol=1e-5)
@@ -61,7 +61,7 @@ def test_als(options, weights):
 def test_implicit_als(cg_steps):
     start = models.init(*SIZES, 12, key=jax.random.key(0), item_bias=False)
     run = lambda *given: solvers.implicit_als(
-        *given[1:], given[0], l2=2.0, unobserved=0.3, sweeps=3, progress=False, cg_steps=cg_steps
+        given[1:], init=given[0], l2=2.0, unobserved_weight=0.3, sweeps=3, progress=False, cg_steps=cg_steps
     )
     (one, how), (three, how_three) = both(ratings(), run, start)
     assert_same(one, three)
@@ -71,8 +71,8 @@ def test_implicit_als(cg_steps):
 @pytest.mark.slow
 def test_fold_in_leave_one_out_and_costs():
     def run(factors, by_user, by_item):
-        new = solvers.fold_in(by_item, factors, l2=2.0)
-        left = solvers.leave_one_out(by_user, factors, l2=2.0)
+        new = solvers.fold_in(factors, by_item, l2=2.0)
+        left = solvers.leave_one_out(factors, by_user, l2=2.0)
         return new, left, losses.cost(factors, by_user, l2=2.0), losses.cost(factors, by_item, l2=2.0)
 
     assert_same(*both(ratings(), run, init()))
@@ -94,13 +94,13 @@ def test_a_sweep_is_vmapped_and_differentiated():
 @pytest.mark.slow
 def test_gibbs():
     test = ratings().take(slice(50))
-    given = {"key": jax.random.key(1), "mu": 3.5, "sweeps": 3, "burn": 1, "block": 3, "progress": False}
+    given = {"key": jax.random.key(1), "mu": 3.5, "sweeps": 3, "burn_in": 1, "sweeps_per_call": 3, "progress": False}
 
     def run(state, *rows):
-        state, posterior, _ = solvers.gibbs.gibbs(rows, state, test, **given)
+        state, posterior, _ = bayes.gibbs(rows, test, init=state, **given)
         return state.users.rows, posterior.mean
 
-    start = solvers.gibbs.start(*SIZES, 3, key=jax.random.key(0), chains=2)
+    start = bayes.init_chains(*SIZES, 3, key=jax.random.key(0), chains=2)
     one, three = both(ratings(), run, start)
     chex.assert_trees_all_close(*map(jax.device_get, (one, three)), rtol=5e-3, atol=5e-3)  # by other orders of sums
 
@@ -109,7 +109,7 @@ def test_both_sides_want_the_same_devices():
     by_user, _ = sides(ratings(), devices=jax.devices())
     _, by_item = sides(ratings())
     with pytest.raises(ValueError, match="the same devices="):
-        solvers.als(by_user, by_item, init(), l2=1.0, progress=False)
+        solvers.als((by_user, by_item), init=init(), l2=1.0, progress=False)
 
 
 def test_a_bucket_of_fewer_rows_than_devices():

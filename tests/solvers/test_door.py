@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec import Ratings, data, models, solvers
-from jaxrec.solvers import gibbs, hierarchy, newcomer, ordinal, ridge
-from jaxrec.solvers.hierarchy import Priors
+from jaxrec import Ratings, bayes, data, models, solvers
+from jaxrec.bayes import new_user, ordinal, side_information
+from jaxrec.bayes.side_information import Priors
+from jaxrec.solvers import ridge
 
 N_USERS, N_ITEMS, RANK = 7, 6, 2
 KEY = jax.random.key(0)
@@ -37,7 +38,7 @@ def _sides():
 
 
 def _rows(of):
-    return data.rows(of, "user", shortest=8), data.rows(of, "item", shortest=8)
+    return data.rows(of, "user", min_length=8), data.rows(of, "item", min_length=8)
 
 
 @functools.cache
@@ -50,8 +51,8 @@ QUIET = {"progress": False, "sweeps": 1}
 X, Y, WHERE = np.eye(4, 3, dtype=np.float32), np.arange(4, dtype=np.float32), np.ones(4, bool)
 
 STRENGTHS = {  # every function with strengths: the call with the one under test, and whether 0 is allowed
-    "als l2": (lambda s: solvers.als(*sides(), factors(), l2=s, **QUIET), False),
-    "als l2_bias": (lambda s: solvers.als(*sides(), factors(), l2=1.0, l2_bias=s, **QUIET), True),
+    "als l2": (lambda s: solvers.als(sides(), init=factors(), l2=s, **QUIET), False),
+    "als l2_bias": (lambda s: solvers.als(sides(), init=factors(), l2=1.0, l2_bias=s, **QUIET), True),
     "sweep l2": (lambda s: solvers.sweep(factors(), *sides(), l2=s), False),
     "sweep l2_bias": (lambda s: solvers.sweep(factors(), *sides(), l2=1.0, l2_bias=s), True),
     "dense_sweep l2": (lambda s: solvers.dense_sweep(factors(), data.dense(ratings()), l2=s), False),
@@ -59,52 +60,55 @@ STRENGTHS = {  # every function with strengths: the call with the one under test
         lambda s: solvers.dense_sweep(factors(), data.dense(ratings()), l2=1.0, l2_bias=s),
         True,
     ),
-    "fold_in l2": (lambda s: solvers.fold_in(sides()[0], factors(), l2=s), False),
-    "fold_in l2_bias": (lambda s: solvers.fold_in(sides()[1], factors(), l2=1.0, l2_bias=s), True),
-    "leave_one_out l2": (lambda s: solvers.leave_one_out(sides()[0], factors(), l2=s), False),
-    "leave_one_out l2_bias": (lambda s: solvers.leave_one_out(sides()[0], factors(), l2=1.0, l2_bias=s), True),
-    "implicit_als l2": (lambda s: solvers.implicit_als(*sides(), factors(**PRODUCTS), l2=s, **QUIET), False),
-    "implicit_als unobserved": (
-        lambda s: solvers.implicit_als(*sides(), factors(**PRODUCTS), l2=1.0, unobserved=s, **QUIET),
+    "fold_in l2": (lambda s: solvers.fold_in(factors(), sides()[0], l2=s), False),
+    "fold_in l2_bias": (lambda s: solvers.fold_in(factors(), sides()[1], l2=1.0, l2_bias=s), True),
+    "leave_one_out l2": (lambda s: solvers.leave_one_out(factors(), sides()[0], l2=s), False),
+    "leave_one_out l2_bias": (lambda s: solvers.leave_one_out(factors(), sides()[0], l2=1.0, l2_bias=s), True),
+    "implicit_als l2": (lambda s: solvers.implicit_als(sides(), init=factors(**PRODUCTS), l2=s, **QUIET), False),
+    "implicit_als unobserved_weight": (
+        lambda s: solvers.implicit_als(sides(), init=factors(**PRODUCTS), l2=1.0, unobserved_weight=s, **QUIET),
         False,
     ),
     "implicit_sweep l2": (lambda s: solvers.implicit_sweep(factors(**PRODUCTS), *sides(), l2=s), False),
-    "implicit_sweep unobserved": (
-        lambda s: solvers.implicit_sweep(factors(**PRODUCTS), *sides(), l2=1.0, unobserved=s),
+    "implicit_sweep unobserved_weight": (
+        lambda s: solvers.implicit_sweep(factors(**PRODUCTS), *sides(), l2=1.0, unobserved_weight=s),
         False,
     ),
     "implicit_cost l2": (lambda s: solvers.implicit_cost(factors(**PRODUCTS), sides()[0], l2=s), False),
-    "implicit_cost unobserved": (
-        lambda s: solvers.implicit_cost(factors(**PRODUCTS), sides()[0], l2=1.0, unobserved=s),
+    "implicit_cost unobserved_weight": (
+        lambda s: solvers.implicit_cost(factors(**PRODUCTS), sides()[0], l2=1.0, unobserved_weight=s),
         False,
     ),
-    "implicit_fold_in l2": (lambda s: solvers.implicit_fold_in(sides()[0], factors(**PRODUCTS), l2=s), False),
-    "implicit_fold_in unobserved": (
-        lambda s: solvers.implicit_fold_in(sides()[0], factors(**PRODUCTS), l2=1.0, unobserved=s),
+    "implicit_fold_in l2": (lambda s: solvers.implicit_fold_in(factors(**PRODUCTS), sides()[0], l2=s), False),
+    "implicit_fold_in unobserved_weight": (
+        lambda s: solvers.implicit_fold_in(factors(**PRODUCTS), sides()[0], l2=1.0, unobserved_weight=s),
         False,
     ),
-    "frequency_scaled l2": (lambda s: solvers.frequency_scaled(ratings(), s), False),
-    "frequency_scaled unobserved": (lambda s: solvers.frequency_scaled(ratings(), 1.0, unobserved=s), False),
+    "frequency_scaled_l2 l2": (lambda s: solvers.frequency_scaled_l2(ratings(), s), False),
+    "frequency_scaled_l2 unobserved_weight": (
+        lambda s: solvers.frequency_scaled_l2(ratings(), 1.0, unobserved_weight=s),
+        False,
+    ),
     "solve_user l2": (lambda s: solvers.solve_user(X[:, :2], Y, WHERE, l2=s), True),
     "solve_user l2_bias": (lambda s: solvers.solve_user(X, Y, WHERE, l2=1.0, l2_bias=s), True),
     "solve_item l2": (lambda s: solvers.solve_item(X, Y, Y, WHERE, l2=s), True),
-    "factorize precision": (lambda s: ridge.factorize(ridge.normal(X, Y), s), True),
+    "factorize precision": (lambda s: ridge.factorize(ridge.normal_equations(X, Y), s), True),
     "priors": (
         lambda s: [
-            hierarchy.check_priors(Priors(**{name: value}))
-            for name in ("beta", "dof", "scatter", "noise", "strength", "cuts")
+            side_information.check_priors(Priors(**{name: value}))
+            for name in ("beta", "dof", "scale_matrix", "noise", "strength", "cuts")
             for value in ((s, (1.0, s)) if name in ("noise", "strength") else (s,))
         ],
         False,
     ),
-    "gamma shape": (lambda s: hierarchy.gamma(KEY, s, 1.0), False),
-    "gamma rate": (lambda s: hierarchy.gamma(KEY, 1.0, s), False),
-    "gibbs.sweep priors": (
-        lambda s: gibbs.sweep(chain(), data.dense(ratings()), key=KEY, priors=Priors(beta=s)),
+    "gamma shape": (lambda s: side_information.gamma(s, 1.0, key=KEY), False),
+    "gamma rate": (lambda s: side_information.gamma(1.0, s, key=KEY), False),
+    "bayes.gibbs_sweep priors": (
+        lambda s: bayes.gibbs_sweep(chain(), data.dense(ratings()), key=KEY, priors=Priors(beta=s)),
         False,
     ),
-    "gibbs priors": (lambda s: run_gibbs(priors=Priors(scatter=s)), False),
-    "hierarchy.draw priors": (lambda s: hierarchy.draw(chain().users, (), Priors(dof=s), key=KEY), False),
+    "gibbs priors": (lambda s: run_gibbs(priors=Priors(scale_matrix=s)), False),
+    "side_information.draw priors": (lambda s: side_information.draw(chain().users, (), Priors(dof=s), key=KEY), False),
     "draw_cuts scale": (
         lambda s: ordinal.draw_cuts(np.float32([0.0]), Y, 1 + Y, np.zeros(4, np.int32), WHERE, s, key=KEY),
         False,
@@ -114,7 +118,7 @@ STRENGTHS = {  # every function with strengths: the call with the one under test
 
 @functools.cache
 def chains():
-    return gibbs.start(N_USERS, N_ITEMS, RANK, key=KEY, chains=2)
+    return bayes.init_chains(N_USERS, N_ITEMS, RANK, key=KEY, chains=2)
 
 
 @functools.cache
@@ -123,9 +127,10 @@ def chain():
 
 
 def run_gibbs(known=None, state=None, test=None, **options):
-    given = {"key": KEY, "mu": 3.0, "sweeps": 1, "burn": 0, "progress": False} | options
+    given = {"key": KEY, "mu": 3.0, "sweeps": 1, "burn_in": 0, "progress": False} | options
     known = data.dense(ratings()) if known is None else known
-    return gibbs.gibbs(known, chains() if state is None else state, ratings() if test is None else test, **given)
+    state, test = chains() if state is None else state, ratings() if test is None else test
+    return bayes.gibbs(known, test, init=state, **given)
 
 
 @pytest.mark.parametrize("name", STRENGTHS)
@@ -165,14 +170,14 @@ SHORT = {  # parts of factors that do not fit the others
     "mu per user": {"mu": jnp.ones(N_USERS)},
 }
 WITH_FACTORS = {
-    "als": lambda f: solvers.als(*sides(), f, l2=1.0, **QUIET),
+    "als": lambda f: solvers.als(sides(), init=f, l2=1.0, **QUIET),
     "sweep": lambda f: solvers.sweep(f, *sides(), l2=1.0),
     "dense_sweep": lambda f: solvers.dense_sweep(f, data.dense(ratings()), l2=1.0),
-    "fold_in users": lambda f: solvers.fold_in(sides()[0], f, l2=1.0),
-    "fold_in items": lambda f: solvers.fold_in(sides()[1], f, l2=1.0),
-    "leave_one_out users": lambda f: solvers.leave_one_out(sides()[0], f, l2=1.0),
-    "leave_one_out items": lambda f: solvers.leave_one_out(sides()[1], f, l2=1.0),
-    "implicit_als": lambda f: solvers.implicit_als(*sides(), f, l2=1.0, **QUIET),
+    "fold_in users": lambda f: solvers.fold_in(f, sides()[0], l2=1.0),
+    "fold_in items": lambda f: solvers.fold_in(f, sides()[1], l2=1.0),
+    "leave_one_out users": lambda f: solvers.leave_one_out(f, sides()[0], l2=1.0),
+    "leave_one_out items": lambda f: solvers.leave_one_out(f, sides()[1], l2=1.0),
+    "implicit_als": lambda f: solvers.implicit_als(sides(), init=f, l2=1.0, **QUIET),
     "implicit_sweep": lambda f: solvers.implicit_sweep(f, *sides(), l2=1.0),
 }
 
@@ -191,12 +196,12 @@ def test_factors_whose_parts_differ_are_refused_also_under_jit(name, short):
 
 
 @pytest.mark.parametrize("item", [True, False])
-@pytest.mark.parametrize("what", ["other", "row", "place"])
+@pytest.mark.parametrize("what", ["other", "row", "position"])
 @pytest.mark.parametrize("wrong", [-1, 100])
 def test_rows_with_ids_that_the_tables_do_not_have_are_refused(item, what, wrong):
     rows = sides()[item]
-    if what == "place":
-        bad = dataclasses.replace(rows, place=rows.place.at[0].set(wrong))
+    if what == "position":
+        bad = dataclasses.replace(rows, position=rows.position.at[0].set(wrong))
     else:
         bucket = rows.buckets[0]
         spoiled = getattr(bucket, what)
@@ -205,16 +210,16 @@ def test_rows_with_ids_that_the_tables_do_not_have_are_refused(item, what, wrong
     both = (sides()[0], bad) if item else (bad, sides()[1])
     products = factors(**PRODUCTS)
     for call in (
-        lambda: solvers.als(*both, factors(), l2=1.0, **QUIET),
+        lambda: solvers.als(both, init=factors(), l2=1.0, **QUIET),
         lambda: solvers.sweep(factors(), *both, l2=1.0),
-        lambda: solvers.fold_in(bad, factors(), l2=1.0),
-        lambda: solvers.leave_one_out(bad, factors(), l2=1.0),
-        lambda: solvers.implicit_als(*both, products, l2=1.0, **QUIET),
+        lambda: solvers.fold_in(factors(), bad, l2=1.0),
+        lambda: solvers.leave_one_out(factors(), bad, l2=1.0),
+        lambda: solvers.implicit_als(both, init=products, l2=1.0, **QUIET),
         lambda: solvers.implicit_sweep(products, *both, l2=1.0),
-        lambda: solvers.implicit_fold_in(bad, products, l2=1.0),
+        lambda: solvers.implicit_fold_in(products, bad, l2=1.0),
         lambda: solvers.implicit_cost(products, bad, l2=1.0),
         lambda: run_gibbs(both),
-        lambda: gibbs.sweep(chain(), both, key=KEY),
+        lambda: bayes.gibbs_sweep(chain(), both, key=KEY),
     ):
         with pytest.raises(ValueError, match=r"expected ids in \[0, "):
             call()
@@ -227,9 +232,9 @@ def test_ratings_less_their_mean_are_the_same_from_both_sides():
     of = ratings()
     value = of.value - of.value.mean(dtype=np.float64)
     centered = Ratings(of.user, of.item, value, N_USERS, N_ITEMS)
-    solvers.als(*sides(centered), factors(mu=0.0), l2=1.0, **QUIET)
+    solvers.als(sides(centered), init=factors(mu=0.0), l2=1.0, **QUIET)
     huge = Ratings(of.user, of.item, value * 1e6, N_USERS, N_ITEMS)
-    solvers.als(*sides(huge), factors(mu=0.0), l2=1.0, **QUIET)
+    solvers.als(sides(huge), init=factors(mu=0.0), l2=1.0, **QUIET)
 
 
 def changed(side, **columns):
@@ -255,7 +260,7 @@ def test_other_ratings_are_refused():
         (ones[0], twos[1], "weights that sum to"),
     ):
         with pytest.raises(ValueError, match=f"hold different ratings: .*{message}"):
-            solvers.als(users, items, factors(), l2=1.0, **QUIET)
+            solvers.als((users, items), init=factors(), l2=1.0, **QUIET)
 
 
 # ------------------------------------------------------------------------------------------- types
@@ -282,13 +287,13 @@ def test_values_and_weights_of_any_type(dtype):
     for call in (
         lambda rows, _: solvers.sweep(factors(), *rows, l2=1.0),
         lambda rows, _: solvers.sweep(factors(), *rows, l2=1.0, cg_steps=2),
-        lambda rows, _: solvers.als(*rows, factors(), l2=1.0, **QUIET)[0],
-        lambda rows, _: solvers.fold_in(rows[1], factors(), l2=1.0),
-        lambda rows, _: solvers.leave_one_out(rows[0], factors(), l2=1.0),
-        lambda rows, _: solvers.implicit_fold_in(rows[0], products, l2=1.0),
+        lambda rows, _: solvers.als(rows, init=factors(), l2=1.0, **QUIET)[0],
+        lambda rows, _: solvers.fold_in(factors(), rows[1], l2=1.0),
+        lambda rows, _: solvers.leave_one_out(factors(), rows[0], l2=1.0),
+        lambda rows, _: solvers.implicit_fold_in(products, rows[0], l2=1.0),
         lambda rows, _: solvers.implicit_cost(products, rows[0], l2=1.0),
         lambda _, dense: solvers.dense_sweep(factors(), dense, l2=1.0),
-        lambda _, dense: gibbs.sweep(chain(), dense, key=KEY, mu=3.0),
+        lambda _, dense: bayes.gibbs_sweep(chain(), dense, key=KEY, mu=3.0),
     ):
         for got, right in zip(
             *map(jax.tree.leaves, (call(narrow, small), call((by_user, by_item), dense))), strict=True
@@ -301,8 +306,8 @@ def test_factors_of_a_narrow_type_are_solved_in_float32_and_keep_it(dtype):
     narrow = jax.tree.map(lambda a: a.astype(dtype), factors())
     wide = jax.tree.map(lambda a: a.astype(jnp.float32), narrow)
     for call in (
-        lambda f: solvers.als(*sides(), f, l2=1.0, progress=False, sweeps=3)[0],
-        lambda f: solvers.fold_in(sides()[0], f, l2=1.0),
+        lambda f: solvers.als(sides(), init=f, l2=1.0, progress=False, sweeps=3)[0],
+        lambda f: solvers.fold_in(f, sides()[0], l2=1.0),
         lambda f: solvers.dense_sweep(f, data.dense(ratings()), l2=1.0)[0],
     ):
         got, right = call(narrow), call(wide)
@@ -320,21 +325,23 @@ def test_ridge_of_any_numbers(dtype):
     for call in (
         lambda x, y, w: ridge.solve_user(x, y, where, l2=0.5, weights=w, offset=3),
         lambda x, y, w: ridge.solve_item(x, y, y, where, l2=0.5, weights=w),
-        lambda x, y, w: ridge.normal(x, y, where, w),
-        lambda x, y, w: ridge.leave_one_out(ridge.factorize(ridge.normal(x, y, where, w), 0.5), x, y, where, w),
+        lambda x, y, w: ridge.normal_equations(x, y, where, w),
+        lambda x, y, w: ridge.leave_one_out_predictions(
+            ridge.factorize(ridge.normal_equations(x, y, where, w), 0.5), x, y, where, w
+        ),
     ):
         for got, right in zip(*map(jax.tree.leaves, (call(*as_given), call(*as_floats))), strict=True):
             np.testing.assert_allclose(got, right, rtol=1e-5)
 
 
 def test_levels_and_new_users_of_any_numbers():
-    levels = ordinal.levels_of(np.array([1, 2, 2, 3], np.uint8))
+    levels = ordinal.ordinal_scale(np.array([1, 2, 2, 3], np.uint8))
     for dtype in (np.uint8, np.int32, np.float16, np.float64):
-        assert ordinal.level_of(levels, np.array([1, 2, 3, 2]).astype(dtype)).tolist() == [0, 1, 2, 1]
-    known = newcomer.draws([chains()], mu=3.0)
-    right = newcomer.posterior(known, np.array([1, 3]), np.array([5.0, 2.0]))
+        assert ordinal.level_index(levels, np.array([1, 2, 3, 2]).astype(dtype)).tolist() == [0, 1, 2, 1]
+    known = new_user.draws([chains()], mu=3.0)
+    right = new_user.posterior(known, np.array([1, 3]), np.array([5.0, 2.0]))
     for dtype in (np.uint8, np.int64, np.float16):
-        got = newcomer.posterior(known, np.array([1, 3], np.uint8), np.array([5, 2]).astype(dtype))
+        got = new_user.posterior(known, np.array([1, 3], np.uint8), np.array([5, 2]).astype(dtype))
         jax.tree.map(np.testing.assert_allclose, got, right)
 
 
@@ -343,22 +350,22 @@ def test_levels_and_new_users_of_any_numbers():
 
 @functools.cache
 def known():
-    return newcomer.draws([chains()], mu=3.0)
+    return new_user.draws([chains()], mu=3.0)
 
 
 @functools.cache
 def hers():
-    return newcomer.posterior(known(), np.array([1, 3]), np.array([5.0, 2.0]))
+    return new_user.posterior(known(), np.array([1, 3]), np.array([5.0, 2.0]))
 
 
 @functools.cache
 def other_draws():
-    return newcomer.draws([chains(), chains()], mu=3.0)
+    return new_user.draws([chains(), chains()], mu=3.0)
 
 
 WRONG = {
-    "x of one axis": lambda: ridge.normal(Y, Y),
-    "y longer": lambda: ridge.normal(X, np.arange(5.0)),
+    "x of one axis": lambda: ridge.normal_equations(Y, Y),
+    "y longer": lambda: ridge.normal_equations(X, np.arange(5.0)),
     "weights longer": lambda: ridge.solve_user(X, Y, WHERE, l2=1.0, weights=np.ones(5)),
     "where shorter": lambda: ridge.solve_user(X, Y, WHERE[:-1], l2=1.0),
     "offset of one": lambda: ridge.solve_user(X, Y, WHERE, l2=1.0, offset=np.ones(1)),
@@ -366,24 +373,26 @@ WRONG = {
     "prior without the bias": lambda: ridge.solve_user(X, Y, WHERE, l2=1.0, prior=np.ones(3)),
     "l2 of several": lambda: ridge.solve_user(X, Y, WHERE, l2=np.ones(3)),
     "b of another length": lambda: ridge.solve_item(X, np.ones(1), Y, WHERE, l2=1.0),
-    "precision of one": lambda: ridge.factorize(ridge.normal(X, Y), np.ones(1)),
-    "precision of another size": lambda: ridge.factorize_matrix(ridge.normal(X, Y), np.eye(4)),
-    "prior mean of one": lambda: ridge.solve(ridge.factorize(ridge.normal(X, Y), 1.0), np.ones(1)),
-    "factor of other features": lambda: ridge.leave_one_out(ridge.factorize(ridge.normal(X, Y), 1.0), X[:, :2], Y),
+    "precision of one": lambda: ridge.factorize(ridge.normal_equations(X, Y), np.ones(1)),
+    "precision of another size": lambda: ridge.factorize_matrix(ridge.normal_equations(X, Y), np.eye(4)),
+    "prior mean of one": lambda: ridge.solve(ridge.factorize(ridge.normal_equations(X, Y), 1.0), np.ones(1)),
+    "factor of other features": lambda: ridge.leave_one_out_predictions(
+        ridge.factorize(ridge.normal_equations(X, Y), 1.0), X[:, :2], Y
+    ),
     "a matrix of users first": lambda: solvers.dense_sweep(factors(), data.dense(ratings()).T, l2=1.0),
     "a mask of another shape": lambda: solvers.dense_sweep(
         factors(), dataclasses.replace(data.dense(ratings()), where=np.ones((N_ITEMS, 1), bool)), l2=1.0
     ),
-    "unobserved of several": lambda: solvers.implicit_sweep(
-        factors(**PRODUCTS), *sides(), l2=1.0, unobserved=np.ones(2)
+    "unobserved_weight of several": lambda: solvers.implicit_sweep(
+        factors(**PRODUCTS), *sides(), l2=1.0, unobserved_weight=np.ones(2)
     ),
-    "an item of no draw": lambda: newcomer.posterior(known(), np.array([1, N_ITEMS]), np.ones(2)),
-    "a wide item": lambda: newcomer.posterior(known(), np.array([1, 2**32 + 1]), np.ones(2)),
-    "a prediction of no item": lambda: newcomer.predict(known(), hers(), np.array([-1])),
-    "a candidate of no item": lambda: newcomer.next_question(known(), hers(), np.array([N_ITEMS])),
-    "a target of no item": lambda: newcomer.next_question(known(), hers(), None, np.array([N_ITEMS])),
-    "a mixture of other draws": lambda: newcomer.predict(other_draws(), hers()),
-    "a question for other draws": lambda: newcomer.next_question(other_draws(), hers()),
+    "an item of no draw": lambda: new_user.posterior(known(), np.array([1, N_ITEMS]), np.ones(2)),
+    "a wide item": lambda: new_user.posterior(known(), np.array([1, 2**32 + 1]), np.ones(2)),
+    "a prediction of no item": lambda: new_user.posterior_predictive(known(), hers(), np.array([-1])),
+    "a candidate of no item": lambda: new_user.expected_variance_reduction(known(), hers(), np.array([N_ITEMS])),
+    "a target of no item": lambda: new_user.expected_variance_reduction(known(), hers(), None, np.array([N_ITEMS])),
+    "a mixture of other draws": lambda: new_user.posterior_predictive(other_draws(), hers()),
+    "a question for other draws": lambda: new_user.expected_variance_reduction(other_draws(), hers()),
     "a level of no cut": lambda: ordinal.draw_latents(
         np.float32([0.0]), Y, 1 + Y, np.full(4, 2), np.ones(4, bool), key=KEY
     ),
@@ -391,27 +400,27 @@ WRONG = {
         np.float32([0.0]), Y, np.ones(1, np.float32), np.zeros(4, np.int32), WHERE, key=KEY
     ),
     "precision of no cell": lambda: ordinal.probabilities(np.float32([0.0]), Y, np.ones((4, 1), np.float32)),
-    "degrees of freedom": lambda: hierarchy.wishart(KEY, 1.0, np.eye(3, dtype=np.float32)),
-    "a scatter that is no square": lambda: hierarchy.wishart(KEY, 5.0, np.ones((3, 2), np.float32)),
-    "counts of other rows": lambda: hierarchy.draw_sureness(chain().users, np.ones(1), np.ones(1), key=KEY),
-    "features that no link has": lambda: hierarchy.prior_mean(
-        chain().users, (hierarchy.basis(np.random.default_rng(0).normal(size=(N_USERS, 2))),)
+    "degrees of freedom": lambda: side_information.wishart(1.0, np.eye(3, dtype=np.float32), key=KEY),
+    "a scale_matrix that is no square": lambda: side_information.wishart(5.0, np.ones((3, 2), np.float32), key=KEY),
+    "counts of other rows": lambda: side_information.draw_row_precision(chain().users, np.ones(1), np.ones(1), key=KEY),
+    "features that no link has": lambda: side_information.prior_mean(
+        chain().users, (side_information.basis(np.random.default_rng(0).normal(size=(N_USERS, 2))),)
     ),
-    "several chains in a sweep": lambda: gibbs.sweep(chains(), data.dense(ratings()), key=KEY),
-    "a sweep of other tables": lambda: gibbs.sweep(chain(), data.dense(ratings()).T, key=KEY),
-    "mu of several": lambda: gibbs.sweep(chain(), data.dense(ratings()), key=KEY, mu=np.ones(2)),
+    "several chains in a sweep": lambda: bayes.gibbs_sweep(chains(), data.dense(ratings()), key=KEY),
+    "a sweep of other tables": lambda: bayes.gibbs_sweep(chain(), data.dense(ratings()).T, key=KEY),
+    "mu of several": lambda: bayes.gibbs_sweep(chain(), data.dense(ratings()), key=KEY, mu=np.ones(2)),
     "mu that is no number": lambda: run_gibbs(mu=np.nan),
-    "mu of others": lambda: gibbs.factors(chain(), np.ones(2)),
+    "mu of others": lambda: bayes.as_factors(chain(), np.ones(2)),
     "a scale upside down": lambda: run_gibbs(scale=(5.0, 1.0)),
     "test of other tables": lambda: run_gibbs(test=Ratings([0], [0], [1.0], N_USERS + 1, N_ITEMS)),
     "a state of another rank": lambda: run_gibbs(
-        state=dataclasses.replace(chains(), items=gibbs.start(N_USERS, N_ITEMS, 3, key=KEY, chains=2).items)
+        state=dataclasses.replace(chains(), items=bayes.init_chains(N_USERS, N_ITEMS, 3, key=KEY, chains=2).items)
     ),
     "a state of other chains": lambda: run_gibbs(
-        state=dataclasses.replace(chains(), items=gibbs.start(N_USERS, N_ITEMS, RANK, key=KEY, chains=3).items)
+        state=dataclasses.replace(chains(), items=bayes.init_chains(N_USERS, N_ITEMS, RANK, key=KEY, chains=3).items)
     ),
-    "sureness of others": lambda: run_gibbs(
-        state=dataclasses.replace(chains(), users=dataclasses.replace(chains().users, sureness=jnp.ones((2, 1))))
+    "row_precision of others": lambda: run_gibbs(
+        state=dataclasses.replace(chains(), users=dataclasses.replace(chains().users, row_precision=jnp.ones((2, 1))))
     ),
 }
 
@@ -424,15 +433,15 @@ def test_what_does_not_fit_is_refused(name):
 
 def test_masked_items_of_a_new_user_may_be_anything():
     where = np.array([True, False, True])
-    got = newcomer.posterior(known(), np.array([1, 2**40, 3]), np.array([5.0, np.nan, 2.0]), where)
+    got = new_user.posterior(known(), np.array([1, 2**40, 3]), np.array([5.0, np.nan, 2.0]), where)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, hers())
 
 
 def test_traced_values_are_trusted():
-    run = jax.jit(lambda l2: solvers.fold_in(sides()[0], factors(), l2=l2).w)
+    run = jax.jit(lambda l2: solvers.fold_in(factors(), sides()[0], l2=l2).w)
     assert run(-0.1).shape == (N_USERS, RANK)
     given = known(), hers()
-    assert jax.jit(lambda item: newcomer.predict(*given, item).mean)(np.array([3])).shape == (1,)
+    assert jax.jit(lambda item: new_user.posterior_predictive(*given, item).mean)(np.array([3])).shape == (1,)
 
 
 # ------------------------------------------------------------------------------------------- extremes
@@ -467,15 +476,15 @@ def test_intervals_far_out_and_without_end():
 
 @pytest.mark.parametrize("value", [1e6, 1e15, 1e25, 3e38])
 def test_a_new_users_weights_are_never_nan(value):
-    mixture = newcomer.posterior(known(), np.array([1, 3]), np.float32([value, -value]))
+    mixture = new_user.posterior(known(), np.array([1, 3]), np.float32([value, -value]))
     np.testing.assert_allclose(jnp.sum(jnp.exp(mixture.log_weight)), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1e-20, 1e-6, 1e6, 1e15])
-@pytest.mark.parametrize("scatter", [1e-6, 1.0])
-def test_the_priors_draws_are_finite(size, scatter):
+@pytest.mark.parametrize("scale_matrix", [1e-6, 1.0])
+def test_the_priors_draws_are_finite(size, scale_matrix):
     level = dataclasses.replace(chain().users, rows=size * chain().users.rows)
-    run = jax.jit(jax.vmap(lambda key: hierarchy.draw(level, (), Priors(scatter=scatter), key=key)))
+    run = jax.jit(jax.vmap(lambda key: side_information.draw(level, (), Priors(scale_matrix=scale_matrix), key=key)))
     drawn = run(jax.random.split(KEY, 200))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(drawn))
 
@@ -483,7 +492,7 @@ def test_the_priors_draws_are_finite(size, scatter):
 @pytest.mark.parametrize("error", [0.0, 1e30, 3e38])
 def test_draws_of_sureness_are_positive(error):
     n = np.ones(N_USERS, np.float32)
-    run = jax.jit(jax.vmap(lambda key: hierarchy.draw_sureness(chain().users, 9 * n, error * n, key=key)))
+    run = jax.jit(jax.vmap(lambda key: side_information.draw_row_precision(chain().users, 9 * n, error * n, key=key)))
     drawn = run(jax.random.split(KEY, 200))
-    assert (np.asarray(drawn.sureness) > 0).all()
-    assert np.isfinite(drawn.evenness).all()
+    assert (np.asarray(drawn.row_precision) > 0).all()
+    assert np.isfinite(drawn.row_precision_shape).all()

@@ -38,7 +38,7 @@ def test_the_ratings_that_are_not_there_are_20_million(sides):
     for rows in sides:
         entries = sum(bucket.other.shape[0] * bucket.other.shape[1] for bucket in rows.buckets)
         assert 20_000_000 < entries < 30_000_000
-        assert sum(len(bucket.row) for bucket in rows.buckets) == len(rows.place)
+        assert sum(len(bucket.row) for bucket in rows.buckets) == len(rows.position)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_gpus_sweep_is_few_large_steps_and_cusolvers(sides, name, cg_steps):
     factors = shapes.factors(*SIZES, 64, biases=name == "explicit")
     sweep = {
         "explicit": partial(solvers.sweep, l2=1.0, cg_steps=cg_steps),
-        "implicit": partial(solvers.implicit_sweep, l2=1.0, unobserved=0.1, cg_steps=cg_steps),
+        "implicit": partial(solvers.implicit_sweep, l2=1.0, unobserved_weight=0.1, cg_steps=cg_steps),
     }
     text = jax.jit(sweep[name]).trace(factors, *sides).lower(lowering_platforms=("cuda",)).as_text()
     assert sum(trips(text)) <= 100, trips(text)

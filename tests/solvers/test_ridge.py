@@ -33,7 +33,7 @@ def test_solve_is_numpys(x64, seed, kind):
     prior = rng.normal(size=3)
     root = rng.normal(size=(3, 3))
     precision = {"number": 0.7 * np.eye(3), "diagonal": np.diag([0.1, 2.0, 3.0]), "matrix": root @ root.T + np.eye(3)}
-    normal = ridge.normal(*map(jnp.asarray, (x, y, where, weights)))
+    normal = ridge.normal_equations(*map(jnp.asarray, (x, y, where, weights)))
     if kind == "matrix":
         factor = ridge.factorize_matrix(normal, jnp.asarray(precision[kind]))
     else:
@@ -44,7 +44,7 @@ def test_solve_is_numpys(x64, seed, kind):
 
 def test_normal_equations_by_hand():
     x, y = jnp.array([[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]]), jnp.array([5.0, 6.0, 7.0])
-    normal = ridge.normal(x, y, jnp.array([True, True, False]), jnp.array([1.0, 2.0, 5.0]))
+    normal = ridge.normal_equations(x, y, jnp.array([True, True, False]), jnp.array([1.0, 2.0, 5.0]))
     np.testing.assert_allclose(normal.gram, [[1 + 2 * 9, 2 + 2 * 12], [2 + 2 * 12, 4 + 2 * 16]])
     np.testing.assert_allclose(normal.rhs, [5 + 2 * 18, 10 + 2 * 24])
     assert normal.count == 1 + 2
@@ -54,7 +54,9 @@ def test_masked_garbage_is_inert():
     x, y, where, weights = (jnp.asarray(a, jnp.float32) if a.dtype != bool else jnp.asarray(a) for a in problem(0))
     spoiled = jnp.where(where[:, None], x, jnp.nan), jnp.where(where, y, jnp.inf), where, jnp.where(where, weights, -5)
     for clean, dirty in zip(
-        jax.tree.leaves(ridge.normal(x, y, where, weights)), jax.tree.leaves(ridge.normal(*spoiled)), strict=True
+        jax.tree.leaves(ridge.normal_equations(x, y, where, weights)),
+        jax.tree.leaves(ridge.normal_equations(*spoiled)),
+        strict=True,
     ):
         np.testing.assert_allclose(clean, dirty)
 
@@ -96,18 +98,18 @@ def test_prior_pulls_and_fills_rows_without_ratings():
 def test_vmap_is_a_loop_and_batch_axes_are_a_vmap():
     stacked = [jnp.stack(a) for a in zip(*[(p[0], p[1], p[2], p[3]) for p in map(problem, range(5))], strict=True)]
     x, y, where, weights = (a if a.dtype == bool else a.astype(jnp.float32) for a in stacked)
-    solve = lambda x, y, where, weights: ridge.solve(ridge.factorize(ridge.normal(x, y, where, weights), 0.5))
+    solve = lambda x, y, where, weights: ridge.solve(ridge.factorize(ridge.normal_equations(x, y, where, weights), 0.5))
     loop = jnp.stack([solve(x[k], y[k], where[k], weights[k]) for k in range(5)])
     np.testing.assert_allclose(jax.vmap(solve)(x, y, where, weights), loop, rtol=1e-5)
-    batched = ridge.solve(ridge.factorize(jax.vmap(ridge.normal)(x, y, where, weights), 0.5))
+    batched = ridge.solve(ridge.factorize(jax.vmap(ridge.normal_equations)(x, y, where, weights), 0.5))
     np.testing.assert_allclose(batched, loop, rtol=1e-5)
 
 
 def test_sample_has_the_posteriors_mean_and_covariance(x64):
     x, y, where, weights = map(jnp.asarray, problem(4))
-    factor = ridge.factorize(ridge.normal(x, y, where, weights), 0.5)
+    factor = ridge.factorize(ridge.normal_equations(x, y, where, weights), 0.5)
     n = 20_000
-    draws = jax.vmap(lambda key: ridge.sample(key, factor, 0.3))(jax.random.split(jax.random.key(0), n))
+    draws = jax.vmap(lambda key: ridge.sample(factor, 0.3, key=key))(jax.random.split(jax.random.key(0), n))
     precision = 0.5 * np.eye(3) + sum(weights[k] * np.outer(x[k], x[k]) for k in range(len(y)) if where[k])
     covariance = np.linalg.inv(precision)
     five_sigma = 5 * np.sqrt(np.diag(covariance) / n)
@@ -129,7 +131,7 @@ def test_shapes_that_do_not_match(as_users_run, wrong):
     arrays = {"x": x, "y": y, "where": where, "weights": weights}
     arrays[wrong] = arrays[wrong][:-1]
     with pytest.raises(ValueError, match=r"expected arrays of one shape, got y: .* rows_of_x: "):
-        ridge.normal(**arrays)
+        ridge.normal_equations(**arrays)
 
 
 def test_numpy_arrays_will_do(as_users_run):
@@ -146,8 +148,8 @@ def test_numpy_arrays_will_do(as_users_run):
 def test_leave_one_out_is_a_refit_without_each(x64, seed, prior):
     x, y, where, weights = problem(seed)
     arrays = [jnp.asarray(a) for a in (x, y, where, weights)]
-    factor = ridge.factorize(ridge.normal(*arrays), 0.7)
-    predictions = ridge.leave_one_out(factor, *arrays, prior_mean=prior)
+    factor = ridge.factorize(ridge.normal_equations(*arrays), 0.7)
+    predictions = ridge.leave_one_out_predictions(factor, *arrays, prior_mean=prior)
     for k in range(len(y)):
         rest = where & (np.arange(len(y)) != k)  # a masked entry is predicted by all of the row
         v = by_numpy(x, y, rest, weights, 0.7 * np.eye(3), np.full(3, prior))
@@ -157,8 +159,14 @@ def test_leave_one_out_is_a_refit_without_each(x64, seed, prior):
 def test_leaving_out_the_only_entry_leaves_the_prior():
     x, y = jnp.array([[2.0, 1.0], [jnp.nan, 1.0]]), jnp.array([5.0, jnp.nan])
     where = jnp.array([True, False])
-    factor = ridge.factorize(ridge.normal(x, y, where), jnp.array([0.5, 0.0]))  # an unpenalized bias: leverage 1
-    np.testing.assert_allclose(ridge.leave_one_out(factor, x, y, where)[0], 0.0)
-    np.testing.assert_allclose(ridge.leave_one_out(factor, x, y, where, prior_mean=jnp.array([1.0, 3.0]))[0], 5.0)
-    left_out = lambda l2: ridge.leave_one_out(ridge.factorize(ridge.normal(x, y, where), l2), x, y, where)[0]
+    factor = ridge.factorize(
+        ridge.normal_equations(x, y, where), jnp.array([0.5, 0.0])
+    )  # an unpenalized bias: leverage 1
+    np.testing.assert_allclose(ridge.leave_one_out_predictions(factor, x, y, where)[0], 0.0)
+    np.testing.assert_allclose(
+        ridge.leave_one_out_predictions(factor, x, y, where, prior_mean=jnp.array([1.0, 3.0]))[0], 5.0
+    )
+    left_out = lambda l2: ridge.leave_one_out_predictions(
+        ridge.factorize(ridge.normal_equations(x, y, where), l2), x, y, where
+    )[0]
     assert jnp.isfinite(jax.jit(jax.grad(left_out))(jnp.array(0.5)))

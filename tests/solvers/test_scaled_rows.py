@@ -74,12 +74,12 @@ def test_every_path_is_float64s(problem):
     ratings, x, l2 = problem
     factors = Factors(jnp.zeros((N_USERS, D)), jnp.zeros(N_USERS), jnp.asarray(x), jnp.zeros(N_ITEMS))
     of_products = dataclasses.replace(factors, c=None)
-    rows = data.rows(ratings, "user", shortest=N_ITEMS)
+    rows = data.rows(ratings, "user", min_length=N_ITEMS)
     strength = jnp.asarray(l2)
-    explicit = solvers.fold_in(rows, factors, l2=strength)
-    implicit = solvers.implicit_fold_in(rows, of_products, l2=strength, unobserved=1.0)
+    explicit = solvers.fold_in(factors, rows, l2=strength)
+    implicit = solvers.implicit_fold_in(of_products, rows, l2=strength, unobserved_weight=1.0)
     short = [  # as many entries as the dual takes
-        solvers.fold_in(data.rows(ratings.take(ratings.user == j), "user", shortest=2), factors, l2=strength)
+        solvers.fold_in(factors, data.rows(ratings.take(ratings.user == j), "user", min_length=2), l2=strength)
         for j in range(N_USERS)
         if (ratings.user == j).sum() <= 2
     ]
@@ -112,8 +112,8 @@ def test_each_rating_left_out_is_float64s_refit(problem):
         return
     x = np.c_[x, np.ones(N_ITEMS)].astype(np.float32)[item]
     penalty = np.float32([l2] * D + [1.0])
-    factor = ridge.factorize(ridge.normal(x, value, weights=weights), penalty)
-    got = np.asarray(ridge.leave_one_out(factor, x, value, weights=weights))
+    factor = ridge.factorize(ridge.normal_equations(x, value, weights=weights), penalty)
+    got = np.asarray(ridge.leave_one_out_predictions(factor, x, value, weights=weights))
     for k in range(len(item)):
         rest = np.arange(len(item)) != k
         v = exactly(x[rest], value[rest], weights[rest], penalty)
@@ -126,28 +126,28 @@ def plays(seed=0, alpha=40.0):
     rng = np.random.default_rng(seed)
     user, item = np.nonzero(rng.random((20, 30)) < 0.3)
     counts = np.floor(10 ** rng.uniform(0, 5.5, len(user)))
-    return data.labels.confidence(Ratings(user, item, counts, 20, 30), alpha=alpha)
+    return data.labels.confidence_weights(Ratings(user, item, counts, 20, 30), alpha=alpha)
 
 
 def test_counts_in_the_hundreds_of_thousands():
     ratings = plays()
     init = models.init(20, 30, 8, key=jax.random.key(0), item_bias=False)
-    found = solvers.implicit_fold_in(data.rows(ratings, "user"), init, l2=0.1)
+    found = solvers.implicit_fold_in(init, data.rows(ratings, "user"), l2=0.1)
     x = np.asarray(init.x)
     for j in range(20):
         item, value, weights = of_user(ratings, j)
         right = exactly(x[item], value, weights, [np.float32(0.1)] * 8, more=x)
         assert off(found.w[j], right) < WITHIN
     sides = data.rows(ratings, "user"), data.rows(ratings, "item")
-    _, how = solvers.implicit_als(*sides, init, l2=0.1, sweeps=8, tol=0.0, progress=False)
+    _, how = solvers.implicit_als(sides, init=init, l2=0.1, sweeps=8, tol=0.0, progress=False)
     assert (np.diff(how.trace) <= 1e-5 * how.trace[0]).all()
 
 
 def test_a_grid_of_strengths_solves_badly_scaled_rows_and_has_derivatives():
     ratings = plays(1)
     init = models.init(20, 30, 8, key=jax.random.key(0), item_bias=False)
-    rows = data.rows(ratings, "user", shortest=30)
-    w = lambda l2: solvers.implicit_fold_in(rows, init, l2=l2).w
+    rows = data.rows(ratings, "user", min_length=30)
+    w = lambda l2: solvers.implicit_fold_in(init, rows, l2=l2).w
     grid = jnp.array([1e-3, 1.0])
     many = jax.jit(jax.vmap(w))(grid)
     for l2, one in zip(grid, many, strict=True):
@@ -189,9 +189,9 @@ def test_singular_equations_are_refused_with_the_numbers():
     with pytest.raises(ValueError, match=r"4 ratings for 3 coefficients .* no solution in float32.*Raise l2"):
         ridge.solve_user(x, y, there, l2=0.0)
     with pytest.raises(ValueError, match="singular or too badly scaled for float32"):
-        ridge.solve(ridge.factorize(ridge.normal(x, y), 0.0))
+        ridge.solve(ridge.factorize(ridge.normal_equations(x, y), 0.0))
     with pytest.raises(ValueError, match="singular or too badly scaled"):
-        ridge.sample(jax.random.key(0), ridge.factorize(ridge.normal(x, y), 0.0))
+        ridge.sample(ridge.factorize(ridge.normal_equations(x, y), 0.0), key=jax.random.key(0))
     independent = x.at[1, 1].set(-1.0)
     w, b = ridge.solve_user(independent, y, there, l2=0.0)
     np.testing.assert_allclose(independent @ w + b, y, atol=0.5)
@@ -205,4 +205,4 @@ def test_numbers_beyond_the_types_range_are_refused():
     ratings = Ratings([0, 0], [0, 1], [1.0, 2.0], 1, 2, weights=np.float32([1e38, 1e38]))
     factors = Factors(jnp.zeros((1, 1)), jnp.zeros(1), jnp.full((2, 1), 1e10), None)
     with pytest.raises(ValueError, match="fold_in: row 0 has no finite solution"):
-        solvers.fold_in(data.rows(ratings, "user"), factors, l2=1.0)
+        solvers.fold_in(factors, data.rows(ratings, "user"), l2=1.0)

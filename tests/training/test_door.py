@@ -380,18 +380,18 @@ def test_epochs_takes_whole_numbers(name, wrong):
 )
 def test_a_product_of_nothing(choices, message):
     with pytest.raises(ValueError, match=message):
-        training.product(**choices)
+        training.grid_points(**choices)
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_members_of_a_grid_are_numbers(at_once):
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_members_of_a_grid_are_numbers(batch_size):
     run = lambda member: member["l2"]
     with pytest.raises(ValueError, match=r"members\['l2'\]: expected numbers, got NaN in member 1"):
-        training.grid(run, {"l2": jnp.array([1.0, NAN])}, progress=False, at_once=at_once)
+        training.grid(run, {"l2": jnp.array([1.0, NAN])}, progress=False, batch_size=batch_size)
     with pytest.raises(ValueError, match="members: expected numbers that fit int32"):
-        training.grid(run, {"l2": np.array([1, 2**40])}, progress=False, at_once=at_once)
-    with pytest.raises(ValueError, match="at_once: expected a whole number"):
-        training.grid(run, {"l2": jnp.ones(2)}, progress=False, at_once=at_once + 0.5)
+        training.grid(run, {"l2": np.array([1, 2**40])}, progress=False, batch_size=batch_size)
+    with pytest.raises(ValueError, match="batch_size: expected a whole number"):
+        training.grid(run, {"l2": jnp.ones(2)}, progress=False, batch_size=batch_size + 0.5)
 
 
 # --- tables ---
@@ -403,7 +403,7 @@ def of_table(params, rows, batch):
 
 def table_step(pair):
     """One eager step of a table of 3 rows, whose batch names the rows of a table."""
-    state = lazy.init(jnp.zeros(2), {"film": jnp.zeros((3, 1))}, SGD)
+    state = lazy.init_state(jnp.zeros(2), {"film": jnp.zeros((3, 1))}, SGD)
     return lazy.make_step(of_table, SGD, lambda batch: batch)(state, pair, key=KEY)
 
 
@@ -441,42 +441,45 @@ def test_shapes_of_rows_are_seen_under_jit():
 
 def test_a_state_without_tables_is_refused():
     step = lazy.make_step(of_table, SGD, lambda batch: {})
-    with pytest.raises(ValueError, match="state: expected that of training.lazy.init"):
-        step(training.init(jnp.zeros(2), SGD), 0, key=KEY)
+    with pytest.raises(ValueError, match="state: expected that of training.lazy.init_state"):
+        step(training.init_state(jnp.zeros(2), SGD), 0, key=KEY)
 
 
 # --- the law: a second identical eager call compiles nothing ---
 
-STATE = training.init(jnp.asarray(3.0), ADAM)
+STATE = training.init_state(jnp.asarray(3.0), ADAM)
 COLUMNS = Observed(*(jnp.arange(5, dtype=jnp.int32),) * 2, jnp.ones(5), jnp.ones(5, bool))
 MEMBERS = {"a": np.array([1.0, 2.0, 3.0], np.float32)}
 STEP = training.make_step(lambda w, batch: jnp.sum(w * batch.value), ADAM)
 PAIR_STEP = lazy.make_step(of_table, ADAM, lambda batch: batch)
-PAIR_STATE = lazy.init(jnp.zeros(2), {"film": jnp.zeros((3, 1))}, ADAM)
+PAIR_STATE = lazy.init_state(jnp.zeros(2), {"film": jnp.zeros((3, 1))}, ADAM)
 BOTH = {"film": (jnp.array([0, 2]), jnp.asarray(YES))}
 HISTORY = training.fit(parabola, jnp.asarray(3.0), ONES, optimizer=ADAM, key=KEY, epochs=1, progress=False)[1]
 square = lambda member: member["a"] ** 2
 score = lambda w: float(w)
 
 CALLS = {
-    "History": lambda: dataclasses.replace(HISTORY),
-    "State": lambda: dataclasses.replace(STATE),
+    "TrainHistory": lambda: dataclasses.replace(HISTORY),
+    "TrainState": lambda: dataclasses.replace(STATE),
     "descend": lambda: training.descend(parabola, jnp.asarray(3.0), jnp.ones((2, 1)), optimizer=ADAM, key=KEY, steps=3),
     "epochs": lambda: training.epochs(STEP, STATE, COLUMNS, batch_size=2, key=KEY, epochs=2),
     "fit": lambda: fit(optimizer=ADAM, validate=score, patience=1),
     "fit, resumed": lambda: fit(optimizer=ADAM, resume=HISTORY),
     "grid": lambda: training.grid(square, MEMBERS, progress=False),
-    "grid, vmapped": lambda: training.grid(square, MEMBERS, progress=False, at_once=2),
-    "init": lambda: training.init(jnp.asarray(3.0), ADAM),
+    "grid, vmapped": lambda: training.grid(square, MEMBERS, progress=False, batch_size=2),
+    "init_state": lambda: training.init_state(jnp.asarray(3.0), ADAM),
     "make_step": lambda: training.make_step(parabola, ADAM)(STATE, jnp.ones(1), key=KEY),
-    "product": lambda: training.product(l2=(1.0, 2.0), seed=(0, 1)),
-    "lazy.init": lambda: lazy.init(jnp.zeros(2), {"film": jnp.zeros((3, 1))}, ADAM),
+    "grid_points": lambda: training.grid_points(l2=(1.0, 2.0), seed=(0, 1)),
+    "lazy.init_state": lambda: lazy.init_state(jnp.zeros(2), {"film": jnp.zeros((3, 1))}, ADAM),
     "lazy.make_step": lambda: PAIR_STEP(PAIR_STATE, BOTH, key=KEY),
 }
 
 
 def test_the_table_is_of_all_that_is_public():
-    public = {name for name in training.__all__ if name != "lazy"} | {f"lazy.{name}" for name in lazy.__all__}
+    results = {"Descent", "Epochs", "FitResult"}
+    public = {name for name in training.__all__ if name not in {"lazy", *results}} | {
+        f"lazy.{name}" for name in lazy.__all__
+    }
     assert {name.split(",")[0] for name in CALLS} == public
 
 

@@ -42,7 +42,7 @@ def test_each_row_is_moved_by_adam_on_the_batches_that_name_it():
     g = rng.normal(size=(steps, m, d)).astype(np.float32)
     table = rng.normal(size=(n, d)).astype(np.float32)
     optimizer = optax.adam(RATE)
-    state = lazy.init(jnp.zeros(2), {"table": jnp.asarray(table)}, optimizer)
+    state = lazy.init_state(jnp.zeros(2), {"table": jnp.asarray(table)}, optimizer)
     step = jax.jit(lazy.make_step(slope, optimizer, named))
     for t in range(steps):
         batch = {"ids": jnp.asarray(ids[t], jnp.int32), "where": jnp.asarray(where[t]), "g": jnp.asarray(g[t])}
@@ -58,8 +58,8 @@ def test_each_row_is_moved_by_adam_on_the_batches_that_name_it():
 
 
 def test_the_rows_optimizer_may_be_another():
-    state = lazy.init(jnp.zeros(2), {"table": jnp.zeros((3, 1))}, optax.sgd(1.0), of_rows=optax.sgd(0.5))
-    step = lazy.make_step(slope, optax.sgd(1.0), named, of_rows=optax.sgd(0.5))
+    state = lazy.init_state(jnp.zeros(2), {"table": jnp.zeros((3, 1))}, optax.sgd(1.0), row_optimizer=optax.sgd(0.5))
+    step = lazy.make_step(slope, optax.sgd(1.0), named, row_optimizer=optax.sgd(0.5))
     batch = {"ids": jnp.array([1, 1]), "where": jnp.array([True, True]), "g": jnp.ones((2, 1))}
     state, info = step(state, batch, key=jax.random.key(0))
     params, tables = state.params
@@ -71,7 +71,7 @@ def test_the_rows_optimizer_may_be_another():
 def test_tables_without_rows_or_with_different_numbers_are_refused():
     for table in (jnp.zeros(()), {"w": jnp.zeros((3, 2)), "b": jnp.zeros(4)}, {}):
         with pytest.raises(ValueError, match="one leading axis"):
-            lazy.init(jnp.zeros(2), {"table": table}, optax.sgd(1.0))
+            lazy.init_state(jnp.zeros(2), {"table": table}, optax.sgd(1.0))
 
 
 def of_pairs(looked_up, batch):
@@ -90,7 +90,7 @@ def factorization(sgd):
     def cost(params, looked_up, batch):
         return losses.cost(*of_pairs(looked_up, batch), l2=1.0, l2_bias=0.5)
 
-    return init, lazy.init((), tables, sgd), lazy.make_step(cost, sgd, rows)
+    return init, lazy.init_state((), tables, sgd), lazy.make_step(cost, sgd, rows)
 
 
 def test_a_factorization_of_tables_takes_the_steps_of_the_whole_one():
@@ -99,8 +99,8 @@ def test_a_factorization_of_tables_takes_the_steps_of_the_whole_one():
     init, state, step = factorization(optax.sgd(0.02))
     whole = training.make_step(lambda f, batch: losses.cost(f, batch, l2=1.0, l2_bias=0.5), optax.sgd(0.02))
     step, whole = jax.jit(step), jax.jit(whole)  # eagerly they are two hundred programs
-    dense = training.init(init, optax.sgd(0.02))
-    for batch in data.minibatches(ratings, 64, seed=0)(0):
+    dense = training.init_state(init, optax.sgd(0.02))
+    for batch in data.minibatches(ratings, 64, rng=0)(0):
         state, info = step(state, batch, key=jax.random.key(1))
         dense, expected = whole(dense, batch, key=jax.random.key(1))
         np.testing.assert_allclose(info.sum, expected.sum, rtol=1e-5)
@@ -121,7 +121,7 @@ def test_it_learns_in_whole_epochs_on_the_device():
 def test_a_step_traces_once_and_looks_at_no_whole_table():
     """What a step computes, apart from looking up and putting back, has the batch's size."""
     optimizer = optax.adam(RATE)
-    state = lazy.init(jnp.zeros(2), {"table": jnp.zeros((100_003, 2))}, optimizer)
+    state = lazy.init_state(jnp.zeros(2), {"table": jnp.zeros((100_003, 2))}, optimizer)
     batch = {"ids": jnp.array([1, 5]), "where": jnp.array([True, True]), "g": jnp.ones((2, 2))}
     step = lazy.make_step(slope, optimizer, named)
     jaxpr = jax.make_jaxpr(lambda s, b: step(s, b, key=jax.random.key(0)))(state, batch)

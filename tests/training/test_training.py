@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxrec import Ratings, data, losses, models
-from jaxrec.training import descend, epochs, fit, grid, init, loop, make_step, product
+from jaxrec.training import descend, epochs, fit, grid, grid_points, init_state, loop, make_step
 from jaxrec.types import Bucket, Total
 
 KEY = jax.random.key(0)
@@ -93,8 +93,10 @@ def test_validation_patience_and_best_parameters():
 
 def test_callback_stops():
     epochs = []
-    _, history = run(callback=lambda epoch, w: epochs.append((epoch, float(w))) or epoch == 4)
-    assert [e for e, _ in epochs] == [0, 1, 2, 3, 4]
+    _, history = run(
+        callback=lambda step, state, history: epochs.append((step, float(state.params))) or len(history.loss) == 5
+    )
+    assert [step for step, _ in epochs] == [1, 2, 3, 4, 5]
     assert epochs[0][1] == pytest.approx(1 + 2 * 0.98)
     assert history.stopped == "callback"
 
@@ -128,7 +130,7 @@ def test_a_loss_that_is_no_longer_finite_says_where_and_what_to_do():
     ],
 )
 def test_the_learning_rate_is_found_for_the_message(optimizer, rate):
-    found = loop._learning_rate(optimizer, init(jnp.zeros(3), optimizer), 10)
+    found = loop._learning_rate(optimizer, init_state(jnp.zeros(3), optimizer), 10)
     assert found == (None if rate is None else pytest.approx(rate))
 
 
@@ -143,7 +145,7 @@ def factors_cost(factors, batch):
 
 
 def test_resumed_is_uninterrupted_bit_for_bit():
-    batches = data.minibatches(ratings(), 16, seed=1)
+    batches = data.minibatches(ratings(), 16, rng=1)
     start = models.init(12, 9, 2, key=KEY, mu=3.5)
     options = {"optimizer": optax.adam(0.05), "key": KEY, "progress": False, "validate": lambda f: float(f.b[0])}
     whole, history = fit(factors_cost, start, batches, epochs=6, **options)
@@ -176,7 +178,7 @@ def test_make_step_is_pure_and_vmaps_over_seeds():
     step = make_step(factors_cost, optax.adam(0.1))
     batch = data.observed(ratings())
     starts = jax.vmap(lambda key: models.init(12, 9, 2, key=key, mu=3.5))(jax.random.split(KEY, 3))
-    states = jax.vmap(lambda p: init(p, optax.adam(0.1)))(starts)
+    states = jax.vmap(lambda p: init_state(p, optax.adam(0.1)))(starts)
     together, _ = jax.jit(jax.vmap(lambda s: step(s, batch, key=KEY)))(states)
     one = jax.jit(step)  # eagerly it is a hundred programs
     for k in range(3):
@@ -190,10 +192,10 @@ OPTIMIZERS = {
     "sgd": optax.sgd(0.01),
     "momentum": optax.sgd(0.003, momentum=0.9, nesterov=True),
     "adam": optax.adam(0.05),
-    "adamw": optax.adamw(0.05, mask=models.learned),
+    "adamw": optax.adamw(0.05, mask=models.trainable_mask),
     "adagrad": optax.adagrad(0.3),
     "rmsprop": optax.rmsprop(0.01),
-    "lion": optax.lion(0.02, mask=models.learned),
+    "lion": optax.lion(0.02, mask=models.trainable_mask),
     "clipped and scheduled": optax.chain(
         optax.clip_by_global_norm(5.0), optax.adam(optax.cosine_decay_schedule(0.1, 60))
     ),
@@ -233,15 +235,15 @@ def test_adam_lowers_the_joint_cost_on_every_layout(layout):
 def test_descend_is_fit():
     start = models.init(12, 9, 2, key=KEY, mu=3.5)
     for size in (16, 60):
-        parts = list(data.minibatches(ratings(), size, seed=1)(0))
+        parts = list(data.minibatches(ratings(), size, rng=1)(0))
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
         optimizer = optax.adam(0.05)
         by_loop, history = fit(factors_cost, start, parts, optimizer=optimizer, key=KEY, epochs=3, progress=False)
         pure = jax.jit(
             lambda p, b: descend(factors_cost, p, b, optimizer=optax.adam(0.05), key=KEY, steps=b.user.shape[0] * 3)
         )
-        at_once, trace = pure(start, stacked)
-        chex.assert_trees_all_close(by_loop, at_once, rtol=1e-5, atol=1e-6)
+        batch_size, trace = pure(start, stacked)
+        chex.assert_trees_all_close(by_loop, batch_size, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(trace.reshape(3, -1).sum(1), history.loss, rtol=1e-5)
 
 
@@ -263,7 +265,7 @@ def train(member, ratings):
     return {"factors": factors, "loss": trace[-1], "error": losses.collaborative.data_term(factors, held_out).mean()}
 
 
-MEMBERS = product(l2=(0.5, 2.0), rate=(0.05, 0.1), scale=(0.1, 0.5), seed=(0, 1), fold=(0.0, 1.0))
+MEMBERS = grid_points(l2=(0.5, 2.0), rate=(0.05, 0.1), scale=(0.1, 0.5), seed=(0, 1), fold=(0.0, 1.0))
 
 
 def folded():
@@ -295,10 +297,10 @@ def test_every_member_of_a_grid_is_its_run_alone():
         np.testing.assert_allclose(pick["loss"], history.loss[-1], rtol=1e-4)
 
 
-@pytest.mark.parametrize("at_once", [3, 32, 100])
-def test_a_vmapped_grid_is_the_sequential_one(at_once):
+@pytest.mark.parametrize("batch_size", [3, 32, 100])
+def test_a_vmapped_grid_is_the_sequential_one(batch_size):
     one_by_one = grid(train, MEMBERS, folded(), progress=False)
-    together = grid(train, MEMBERS, folded(), at_once=at_once, progress=False)
+    together = grid(train, MEMBERS, folded(), batch_size=batch_size, progress=False)
     chex.assert_trees_all_close(one_by_one, together, rtol=1e-3, atol=1e-4)
 
 
@@ -309,15 +311,17 @@ def test_a_grid_compiles_once(capsys):
         traces.append(1)
         return member["a"] + 1.0
 
-    for at_once in (1, 2):  # 3 members in parts of 2: the last part is filled up
-        np.testing.assert_array_equal(grid(run, product(a=(1.0, 2.0, 3.0)), at_once=at_once), [2.0, 3.0, 4.0])
-        np.testing.assert_array_equal(grid(run, product(a=(5.0,) * 6), at_once=at_once, progress=False), [6.0] * 6)
+    for batch_size in (1, 2):  # 3 members in parts of 2: the last part is filled up
+        np.testing.assert_array_equal(grid(run, grid_points(a=(1.0, 2.0, 3.0)), batch_size=batch_size), [2.0, 3.0, 4.0])
+        np.testing.assert_array_equal(
+            grid(run, grid_points(a=(5.0,) * 6), batch_size=batch_size, progress=False), [6.0] * 6
+        )
     assert len(traces) == 2
     assert "3/3" in capsys.readouterr().err
 
 
 def test_a_member_that_diverges_is_named_and_harms_nobody(caplog):
-    result = grid(lambda m: jnp.log(m["a"]), product(a=(1.0, -1.0, 2.0)), progress=False)
+    result = grid(lambda m: jnp.log(m["a"]), grid_points(a=(1.0, -1.0, 2.0)), progress=False)
     np.testing.assert_allclose(result, [0.0, np.nan, np.log(2.0)])
     assert "grid: member 1 of 3, {'a': -1.0}, has results that are not finite" in caplog.text
 
@@ -329,7 +333,7 @@ def test_a_member_that_diverges_is_named_and_harms_nobody(caplog):
         ({}, {}, "one length > 0"),
         ({"a": jnp.ones(0)}, {}, "one length > 0"),
         ({"a": jnp.array(1.0)}, {}, "one length > 0"),
-        ({"a": jnp.ones(2)}, {"at_once": 0}, "at_once: expected a number of members >= 1, got 0"),
+        ({"a": jnp.ones(2)}, {"batch_size": 0}, "batch_size: expected a number of members >= 1, got 0"),
     ],
 )
 def test_a_grid_that_is_none(members, options, message):
@@ -376,7 +380,8 @@ def test_epochs_train_as_their_steps_do():
     start = models.init(20, 15, 2, key=KEY, mu=3.5)
     step = make_step(lambda f, batch: losses.cost(f, batch, l2=1.0), optax.adam(0.01))
     whole = lambda f: float(losses.cost(f, data.observed(ratings), l2=1.0))
-    run = jax.jit(lambda key: epochs(step, init(start, optax.adam(0.01)), columns, batch_size=64, key=key, epochs=20))
+    begin = init_state(start, optax.adam(0.01))
+    run = jax.jit(lambda key: epochs(step, begin, columns, batch_size=64, key=key, epochs=20))
     state, cost = run(KEY)
     assert int(state.step) == 20 * 3
     assert cost.sum[0] == pytest.approx(whole(start), rel=0.1)  # the batches' costs add up to the whole, penalty too

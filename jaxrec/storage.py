@@ -24,10 +24,9 @@ What a user has seen goes beside it, in the raw ids that the model knows (a mode
 `Ratings(user, item, value, n_users=len(model.factors.w), n_items=len(model.factors.x))`):
 
 >>> seen = jaxrec.Ratings.from_columns([7, 7], [9, 3], user_ids=model.user_ids, item_ids=model.item_ids)
->>> for film in jaxrec.recommend(model.factors, seen, user=7, k=2, titles=model.titles):
-...     print(film.item, film.title, film.score)
-12 Film 12 18.0
-18 Film 18 16.0
+>>> found = jaxrec.recommend(model.factors, seen, 7, k=2, titles=model.titles)
+>>> found.item.tolist(), found.title.tolist(), found.score.tolist()
+([12, 18], ['Film 12', 'Film 18'], [18.0, 16.0])
 """
 
 import hashlib
@@ -41,7 +40,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +48,7 @@ from numpy.lib import format as npy
 
 from jaxrec.types import Factors
 
-__all__ = ["Model", "load", "read", "save", "write"]
+__all__ = ["Contents", "Model", "load", "read", "save", "write"]
 
 FORMAT = "jaxrec"
 VERSION = 1  # a new name among a model's arrays is a new version: an old reader would not know what to do with it
@@ -66,7 +65,7 @@ class Model:
 
     Attributes:
         factors: the parameters. Ratings that were fitted less their means: put the means in by
-            `data.normalize.into(factors, means)`, and every prediction has them.
+            `data.normalize.add_means(factors, means)`, and every prediction has them.
         user_ids: [n_users], the raw id of each user (integers or strings, distinct), or None where ids are contiguous.
         item_ids: [n_items], the same for items.
         titles: [n_items] strings, or None.
@@ -213,7 +212,19 @@ def write(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any], me
             os.close(folder)
 
 
-def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+class Contents(NamedTuple):
+    """What `read` found in a file.
+
+    Attributes:
+        arrays: name -> array.
+        meta: what JSON holds.
+    """
+
+    arrays: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+
+def read(path: str | os.PathLike[str], kind: str) -> Contents:
     """Read what `write` wrote: (arrays, meta). Everything is checked, nothing is unpacked to disk, nothing unpickled.
 
     Raises:
@@ -224,7 +235,7 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.ndarray]
         try:
             _check_seal(file)
             with zipfile.ZipFile(file) as archive:
-                return _read(archive, kind, size=os.fstat(file.fileno()).st_size)
+                return Contents(*_read(archive, kind, size=os.fstat(file.fileno()).st_size))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         except (OSError, MemoryError):  # this machine's trouble, not the file's

@@ -10,7 +10,7 @@ import pytest
 
 from jaxrec import Ratings, data, losses, models, solvers
 from jaxrec.kernels import cholesky
-from jaxrec.solvers import one_side
+from jaxrec.solvers import _fold_in as fold_in_module
 from tests import reference
 
 N_USERS, N_ITEMS, RANK = 9, 7, 2
@@ -37,7 +37,7 @@ def cast(layout, dtype=jnp.float64):
 
 
 def rows(ratings, side, dtype=jnp.float64):
-    return cast(data.rows(ratings, side, shortest=4, bucket_growth=3.0), dtype)
+    return cast(data.rows(ratings, side, min_length=4, bucket_growth=3.0), dtype)
 
 
 def regression(ratings, factors, side, row):
@@ -80,8 +80,8 @@ def test_every_row_and_every_left_out_rating_is_numpys_refit(x64, side, case):
     factors = model(**options)
     which = 0 if side == "user" else 1
     strength, bias = (s if np.isscalar(s) else s[which] for s in (l2, l2_bias))
-    folded = solvers.fold_in(rows(ratings, side), factors, l2=l2, l2_bias=l2_bias)
-    out = solvers.leave_one_out(rows(ratings, side), factors, l2=l2, l2_bias=l2_bias)
+    folded = solvers.fold_in(factors, rows(ratings, side), l2=l2, l2_bias=l2_bias)
+    out = solvers.leave_one_out(factors, rows(ratings, side), l2=l2, l2_bias=l2_bias)
     squares = count = 0.0
     for row in range(N_USERS if side == "user" else N_ITEMS):
         x, y, weights = regression(ratings, factors, side, row)
@@ -107,7 +107,7 @@ def test_rows_solved_some_at_a_time_are_those_solved_at_once(x64, monkeypatch, s
     given, factors = rows(toy(weights=True), side), model()
 
     def loss(l2):
-        found = one_side.solved(given, factors, l2=l2, l2_bias=0.3)[0]
+        found = fold_in_module.solve_side(factors, given, l2=l2, l2_bias=0.3)[0]
         return jnp.sum(found.w**2) + jnp.sum(found.x**2), found
 
     right = jax.jit(jax.value_and_grad(loss, has_aux=True))(0.7)
@@ -121,15 +121,15 @@ def test_fold_in_gives_back_what_training_gave(x64):
     """At ALS's end each side is the other's ridge solution, so folding the train ratings in changes nothing."""
     ratings = toy()
     sides = rows(ratings, "user"), rows(ratings, "item")
-    factors, _ = solvers.als(*sides, model(), l2=0.7, l2_bias=0.2, sweeps=4000, tol=1e-15, progress=False)
+    factors, _ = solvers.als(sides, init=model(), l2=0.7, l2_bias=0.2, sweeps=4000, tol=1e-15, progress=False)
     for side in sides:
-        chex.assert_trees_all_close(solvers.fold_in(side, factors, l2=0.7, l2_bias=0.2), factors, atol=1e-5)
+        chex.assert_trees_all_close(solvers.fold_in(factors, side, l2=0.7, l2_bias=0.2), factors, atol=1e-5)
 
 
 def test_new_users_come_into_a_table_of_their_own_size_and_minimize_their_cost(x64):
     newcomers = Ratings([0, 0, 1], [3, 5, 5], [5.0, 1.0, 2.0], 3, N_ITEMS)
     factors = model()
-    folded = solvers.fold_in(rows(newcomers, "user"), factors, l2=0.7)
+    folded = solvers.fold_in(factors, rows(newcomers, "user"), l2=0.7)
     assert folded.w.shape == (3, RANK)
     assert folded.x is not None
     np.testing.assert_allclose(folded.w[2], np.zeros(RANK))
@@ -143,8 +143,8 @@ def test_new_items_need_a_mu_of_their_own():
     newcomers = Ratings([0, 1], [0, 1], [5.0, 1.0], N_USERS, 2)
     per_item = model(jnp.float32, mu=np.linspace(2.0, 4.0, N_ITEMS))
     with pytest.raises(ValueError, match=r"mu: expected a number or one per item \(2\), got 7"):
-        solvers.fold_in(data.rows(newcomers, "item"), per_item, l2=0.7)
-    folded = solvers.fold_in(data.rows(newcomers, "item"), dataclasses.replace(per_item, mu=jnp.array(3.5)), l2=0.7)
+        solvers.fold_in(per_item, data.rows(newcomers, "item"), l2=0.7)
+    folded = solvers.fold_in(dataclasses.replace(per_item, mu=jnp.array(3.5)), data.rows(newcomers, "item"), l2=0.7)
     assert folded.x.shape == (2, RANK)
 
 
@@ -152,13 +152,13 @@ def test_new_items_need_a_mu_of_their_own():
 def test_rows_over_other_tables_are_refused(side, other):
     larger = Ratings([0], [0], [1.0], N_USERS + 1, N_ITEMS + 1)
     with pytest.raises(ValueError, match=f"over the . {other} of the factors"):
-        solvers.fold_in(data.rows(larger, side), model(jnp.float32), l2=0.7)
+        solvers.fold_in(model(jnp.float32), data.rows(larger, side), l2=0.7)
 
 
 def test_leave_one_out_takes_other_losses(x64):
     ratings, factors = toy(), model()
-    absolute = solvers.leave_one_out(rows(ratings, "user"), factors, l2=0.7, loss=losses.absolute_error)
-    squared = solvers.leave_one_out(rows(ratings, "user"), factors, l2=0.7)
+    absolute = solvers.leave_one_out(factors, rows(ratings, "user"), l2=0.7, loss=losses.absolute_error)
+    squared = solvers.leave_one_out(factors, rows(ratings, "user"), l2=0.7)
     assert 0 < float(absolute.mean()) <= float(jnp.sqrt(squared.mean()))
 
 
@@ -167,15 +167,15 @@ def test_leave_one_out_takes_other_losses(x64):
 def test_the_errors_derivative_in_l2_is_finite_differences(x64, side):
     """Both validation errors, through the ridge: what is held out, and what is left out one by one."""
     ratings, factors = toy(), model()
-    train, test = data.splits.random(ratings, test=0.3, rng=0)
+    train, test = data.splits.random(ratings, test_fraction=0.3, rng=0)
     train, every = rows(train, side), rows(ratings, side)
     y = jnp.asarray(test.value, jnp.float64)
 
     def held_out(l2):
-        folded = solvers.fold_in(train, factors, l2=l2, l2_bias=0.3)
+        folded = solvers.fold_in(factors, train, l2=l2, l2_bias=0.3)
         return losses.squared_error(models.predict(folded, jnp.asarray(test.user), jnp.asarray(test.item)), y).mean()
 
-    left_out = lambda l2: solvers.leave_one_out(every, factors, l2=l2, l2_bias=0.3).mean()
+    left_out = lambda l2: solvers.leave_one_out(factors, every, l2=l2, l2_bias=0.3).mean()
     for error in map(jax.jit, (held_out, left_out)):
         slope = jax.grad(error)(jnp.array(0.7))
         assert abs(float(slope)) > 1e-3
@@ -186,7 +186,7 @@ def test_the_errors_derivative_in_l2_is_finite_differences(x64, side):
 def test_vmap_over_l2_is_a_loop():
     ratings, factors = toy(), model(jnp.float32)
     strengths = jnp.array([0.5, 2.0])
-    batch = jax.vmap(lambda l2: solvers.fold_in(rows(ratings, "user", jnp.float32), factors, l2=l2).w)(strengths)
+    batch = jax.vmap(lambda l2: solvers.fold_in(factors, rows(ratings, "user", jnp.float32), l2=l2).w)(strengths)
     for k, l2 in enumerate(strengths):
-        one = solvers.fold_in(rows(ratings, "user", jnp.float32), factors, l2=l2).w
+        one = solvers.fold_in(factors, rows(ratings, "user", jnp.float32), l2=l2).w
         np.testing.assert_allclose(batch[k], one, rtol=1e-4, atol=1e-5)

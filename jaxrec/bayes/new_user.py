@@ -18,11 +18,11 @@ pure function of one user; vmap, or `jax.lax.map` where memory matters, makes ma
 >>> ratings, kept = data.synthetic.low_rank(50, 40, 900, rng=0).ratings, []
 >>> state = gibbs.start(50, 40, 2, key=jax.random.key(0), chains=2)
 >>> keep = lambda state, _: kept.append(state) if state.step[0] > 20 else None
->>> how = {"mu": 3.5, "burn": 20, "sweeps": 60, "block": 4, "callback": keep, "progress": False}
+>>> how = {"mu": 3.5, "burn_in": 20, "sweeps": 60, "batch_size": 4, "callback": keep, "progress": False}
 >>> _ = gibbs.gibbs(data.dense(ratings), state, ratings, key=jax.random.key(1), **how)
 >>> known = draws(kept, mu=3.5)
 >>> hers = posterior(known, jnp.array([3, 7]), jnp.array([5.0, 2.0]))
->>> predict(known, hers).mean.shape, next_question(known, hers).shape  # of every item
+>>> posterior_predictive(known, hers).mean.shape, expected_variance_reduction(known, hers).shape  # of every item
 ((40,), (40,))
 """
 
@@ -41,14 +41,23 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxrec import check
+from jaxrec.bayes._gibbs import ChainState
+from jaxrec.gather import gather
 from jaxrec.kernels.cholesky import cho_solve, cholesky
 from jaxrec.kernels.chunks import by_chunks
-from jaxrec.lookup import lookup
 from jaxrec.solvers import ridge
 from jaxrec.solvers.checks import floats
-from jaxrec.solvers.gibbs import State
 
-__all__ = ["Draws", "Mixture", "Prediction", "draws", "lower_bound", "next_question", "posterior", "predict"]
+__all__ = [
+    "Draws",
+    "Mixture",
+    "Prediction",
+    "draws",
+    "expected_variance_reduction",
+    "lower_confidence_bound",
+    "posterior",
+    "posterior_predictive",
+]
 
 product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
@@ -100,23 +109,23 @@ class Prediction(NamedTuple):
 
     Attributes:
         mean: [n].
-        spread: [n], the variance of what she thinks of it, within and between the mixture's components.
-        noise: [n], the mean of 1 / (alpha τ τ).
+        variance: [n], the variance of what she thinks of it, within and between the mixture's components.
+        noise_variance: [n], the mean of 1 / (alpha τ τ).
     """
 
     mean: Array
-    spread: Array
-    noise: Array
+    variance: Array
+    noise_variance: Array
 
 
-def draws(states: Sequence[State], *, mu: float, uneven: bool = True, nodes: int = 12) -> Draws:
+def draws(states: Sequence[ChainState], *, mu: float, heteroscedastic: bool = True, nodes: int = 12) -> Draws:
     """States of a run, kept by a callback of `gibbs`, as draws; every chain of each is one.
 
     Args:
         states: after burn-in, and some sweeps apart, for those beside each other say nearly the same. Test RMSE of
             189 new users of ml-100k after 10 answers, by the draws: 1 .972, 5 .960, 20 .9585, 80 .957.
         mu: as the sampler had it.
-        uneven: as its priors were; False: a new user's sureness is 1, too.
+        heteroscedastic: as its priors were; False: a new user's sureness is 1, too.
         nodes: T; 12 integrate her likelihood to 2 %, and the mean of 1 / τ, infinite for a <= 1, where a >= 2 to
             5 %. (The middles of equal shares need three times as many.)
 
@@ -128,24 +137,26 @@ def draws(states: Sequence[State], *, mu: float, uneven: bool = True, nodes: int
     if nodes < 1:
         raise ValueError(f"nodes: expected at least 1, got {nodes}.")
     for state in states:
-        got, wanted = (each.items.rows.shape for each in (state, states[0]))
-        if state.alpha.ndim != 1 or got[1:] != wanted[1:]:
-            raise ValueError(f"states: expected items' rows [chains, n_items, k] like the first's {wanted}, got {got}.")
+        got, expected = (each.items.rows.shape for each in (state, states[0]))
+        if state.alpha.ndim != 1 or got[1:] != expected[1:]:
+            raise ValueError(
+                f"states: expected items' rows [chains, n_items, k] like the first's {expected}, got {got}."
+            )
     together = jax.tree.map(lambda *each: jnp.concatenate(each), *states)
     users, items, alpha = together.users, together.items, together.alpha
     node, share = np.ones((len(alpha), 1)), np.ones(1)
-    if uneven:
+    if heteroscedastic:
         from scipy.special import gammaincinv  # a third of a second to import, and only this needs it
 
         at, weight = np.polynomial.legendre.leggauss(nodes)
-        a = np.asarray(users.evenness, np.float64)[:, None]
+        a = np.asarray(users.row_precision_shape, np.float64)[:, None]
         node, share = gammaincinv(a, (at + 1) / 2) / a, weight / 2
         node = np.maximum(node, np.finfo(np.float32).tiny)  # above 0 in float32 too, for its logarithm
     rows, dtype = jnp.moveaxis(items.rows, 0, 1), items.rows.dtype
     return Draws(
         rows.at[..., -1].set(1),
         rows[..., -1] + jnp.asarray(mu, dtype),
-        items.sureness.T * alpha[None],
+        items.row_precision.T * alpha[None],
         users.mean,
         users.precision,
         users.links,
@@ -169,15 +180,15 @@ def posterior(
         item: what she rated.
         value: her ratings.
         where: False where a place is empty; what stands there is not read.
-        z: her features, one row for each of the users' groups, turned as `hierarchy.Basis` says; 0: not known.
+        z: her features, one row for each of the users' groups, turned as `side_information.Basis` says; 0: not known.
 
     Raises:
         ValueError: columns of different lengths; items that the draws do not have; other features than theirs.
     """
     check.same_shape(item=item, value=value, where=where)
     item = check.row_ids("item", item, size=len(draws.x), where=where)
-    if (got := [np.shape(each)[0] for each in z]) != (wanted := [link.shape[1] for link in draws.links]):
-        raise ValueError(f"z: expected a user's features of lengths {wanted}, one row a group, got {got}.")
+    if (got := [np.shape(each)[0] for each in z]) != (expected := [link.shape[1] for link in draws.links]):
+        raise ValueError(f"z: expected a user's features of lengths {expected}, one row a group, got {got}.")
     y, *rows = (each.astype(draws.x.dtype) for each in floats(value, *z))
     return _posterior(draws, item, y, None if where is None else jnp.asarray(where, bool), tuple(rows))
 
@@ -187,22 +198,24 @@ def _posterior(draws: Draws, item: Array, value: Array, where: Array | None, z: 
     dtype = draws.x.dtype
     where = jnp.ones(item.shape, bool) if where is None else where
     item, y = jnp.where(where, item, 0), jnp.where(where, value, 0)
-    x, offset, weight = (lookup(each, item) for each in (draws.x, draws.offset, draws.precision_of))
+    x, offset, weight = (gather(each, item) for each in (draws.x, draws.offset, draws.precision_of))
     log_weight = jnp.sum(jnp.where(where[:, None], jnp.log(weight), 0), axis=0)
     weight = jnp.where(where[:, None], weight, 0)
     prior = sum((product("r,srk->sk", *each) for each in zip(z, draws.links, strict=True)), start=draws.mean)
-    left = y[:, None] - offset - product("nsk,sk->ns", x, prior)
+    residual = y[:, None] - offset - product("nsk,sk->ns", x, prior)
 
-    gram, rhs = product("nsk,nsl->skl", x, weight[..., None] * x), product("nsk,ns->sk", x, weight * left)
+    gram, rhs = product("nsk,nsl->skl", x, weight[..., None] * x), product("nsk,ns->sk", x, weight * residual)
     count = jnp.sum(where, dtype=dtype)
-    normal = ridge.Normal(draws.node[..., None, None] * gram[:, None], draws.node[..., None] * rhs[:, None], count)
+    normal = ridge.NormalEquations(
+        draws.node[..., None, None] * gram[:, None], draws.node[..., None] * rhs[:, None], count
+    )
     factor = ridge.factorize_matrix(normal, draws.precision[:, None])
     change = ridge.solve(factor)
     k = change.shape[-1]
     columns = jnp.broadcast_to(jnp.eye(k, dtype=dtype)[:, None, None], (k, *change.shape))
     covariance = jax.vmap(cho_solve, in_axes=(None, 0), out_axes=-1)(factor.cholesky, columns)
 
-    error = left[..., None] - product("nsk,stk->nst", x, change)
+    error = residual[..., None] - product("nsk,stk->nst", x, change)
     misfit = draws.node * product("ns,nst->st", weight, error**2)
     misfit = misfit + product("stk,skl,stl->st", change, draws.precision, change)
     log_weight = log_weight[:, None] + count * jnp.log(draws.node)  # log det D
@@ -217,7 +230,7 @@ def _posterior(draws: Draws, item: Array, value: Array, where: Array | None, z: 
     return Mixture(log_weight, prior[:, None] + change, covariance)
 
 
-def predict(draws: Draws, mixture: Mixture, items: Int[ArrayLike, " n"] | None = None) -> Prediction:
+def posterior_predictive(draws: Draws, mixture: Mixture, items: Int[ArrayLike, " n"] | None = None) -> Prediction:
     """What she would say of items (None: of all): means and spreads by the law of total variance.
 
     Args:
@@ -229,25 +242,27 @@ def predict(draws: Draws, mixture: Mixture, items: Int[ArrayLike, " n"] | None =
         ValueError: ids that the draws do not have; a mixture of other draws.
     """
     _check_mixture(draws, mixture)
-    return _predict(draws, mixture, _ids("items", items, draws))
+    return _posterior_predictive(draws, mixture, _ids("items", items, draws))
 
 
 @jax.jit
-def _predict(draws: Draws, mixture: Mixture, items: Array | None) -> Prediction:
-    given = _collapse(draws, mixture)
-    x, apart, mean, noise = _of_items(draws, given, items)
-    spread = product("ns,s->n", jnp.sum(_bent(given, x) * x, axis=2) + apart**2, given.share)
-    return Prediction(mean, spread, noise)
+def _posterior_predictive(draws: Draws, mixture: Mixture, items: Array | None) -> Prediction:
+    statistics = _collapse(draws, mixture)
+    x, deviation, mean, noise_variance = _of_items(draws, statistics, items)
+    variance = product(
+        "ns,s->n", jnp.sum(_times_covariance(statistics, x) * x, axis=2) + deviation**2, statistics.share
+    )
+    return Prediction(mean, variance, noise_variance)
 
 
-def next_question(
+def expected_variance_reduction(
     draws: Draws,
     mixture: Mixture,
     candidates: Int[ArrayLike, " c"] | None = None,
     targets: Int[ArrayLike, " n"] | None = None,
     *,
     weights: Shaped[ArrayLike, " n"] | None = None,
-    block: int = 256,
+    batch_size: int = 256,
 ) -> Float[Array, " c"]:
     """By how much the variances of her predictions, summed over the targets, are expected to fall if she rates j.
 
@@ -266,11 +281,11 @@ def next_question(
         candidates: what could be asked; None: every item. An item she has rated may be asked again here: leave it out.
         targets: what is to be known; None: every item.
         weights: how much each target matters, such as how often it is rated; None: 1.
-        block: candidates at a time.
+        batch_size: candidates at a time.
 
     Raises:
         ValueError: weights of another number than targets; ids that the draws do not have; a mixture of other draws;
-            block < 1.
+            batch_size < 1.
 
     Source: Cohn, Ghahramani, Jordan 1996, Active learning with statistical models.
     """
@@ -280,41 +295,45 @@ def next_question(
         raise ValueError(
             f"weights: expected one for each of {n_targets} targets, got {got[0] if len(got) == 1 else got}."
         )
-    if block < 1:
-        raise ValueError(f"block: expected at least 1, got {block}.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
     _check_mixture(draws, mixture)
-    given = _ids("candidates", candidates, draws), _ids("targets", targets, draws)
+    statistics = _ids("candidates", candidates, draws), _ids("targets", targets, draws)
     weight = None if weights is None else floats(weights)[0].astype(draws.x.dtype)
-    return _next_question(draws, mixture, *given, weight, block=block)
+    return _expected_variance_reduction(draws, mixture, *statistics, weight, batch_size=batch_size)
 
 
-@partial(jax.jit, static_argnames="block")
-def _next_question(
+@partial(jax.jit, static_argnames="batch_size")
+def _expected_variance_reduction(
     draws: Draws,
     mixture: Mixture,
     candidates: Array | None,
     targets: Array | None,
     weights: Array | None,
     *,
-    block: int,
+    batch_size: int,
 ) -> Array:
-    given = _collapse(draws, mixture)
-    flat = lambda x, apart: jnp.concatenate([x.reshape(len(x), -1), apart], axis=1)
-    x, apart, _, _ = _of_items(draws, given, targets)
-    known = flat(x, apart)
+    statistics = _collapse(draws, mixture)
+    flat = lambda x, deviation: jnp.concatenate([x.reshape(len(x), -1), deviation], axis=1)
+    x, deviation, _, _ = _of_items(draws, statistics, targets)
+    known = flat(x, deviation)
     weights = jnp.ones(len(known), known.dtype) if weights is None else weights
 
     def reduction(asked: Array) -> Array:
-        x, apart, _, noise = _of_items(draws, given, asked)
-        bent = flat(given.share[None, :, None] * _bent(given, x), given.share[None] * apart)
-        together = product("nf,cf->nc", known, bent)
-        return product("n,nc->c", weights, together**2) / (jnp.sum(flat(x, apart) * bent, axis=1) + noise)
+        x, deviation, _, noise_variance = _of_items(draws, statistics, asked)
+        covariance_x = flat(
+            statistics.share[None, :, None] * _times_covariance(statistics, x), statistics.share[None] * deviation
+        )
+        together = product("nf,cf->nc", known, covariance_x)
+        return product("n,nc->c", weights, together**2) / (
+            jnp.sum(flat(x, deviation) * covariance_x, axis=1) + noise_variance
+        )
 
     candidates = jnp.arange(len(draws.x)) if candidates is None else candidates
-    return by_chunks(reduction, candidates, block)
+    return by_chunks(reduction, candidates, batch_size)
 
 
-def lower_bound(
+def lower_confidence_bound(
     mean: Shaped[ArrayLike, "..."], deviation: Shaped[ArrayLike, "..."], share: float
 ) -> Float[Array, "..."]:
     """What a prediction exceeds with probability `share`, if it is normal: mean - z(share) deviation, to rank by.
@@ -327,8 +346,8 @@ def lower_bound(
     if not 0 < share < 1:
         raise ValueError(f"share: expected a number in (0, 1), got {share}.")
     check.same_shape(mean=mean, deviation=deviation)
-    center, apart = floats(mean, deviation)
-    return center - jnp.asarray(NormalDist().inv_cdf(share), center.dtype) * apart
+    center, deviation = floats(mean, deviation)
+    return center - jnp.asarray(NormalDist().inv_cdf(share), center.dtype) * deviation
 
 
 def _ids(name: str, ids: ArrayLike | None, draws: Draws) -> Array | None:
@@ -360,23 +379,25 @@ class _Collapsed(NamedTuple):
 def _collapse(draws: Draws, mixture: Mixture) -> _Collapsed:
     weight, within = jnp.exp(mixture.log_weight), jax.nn.softmax(mixture.log_weight, axis=1)
     center = product("st,stk->sk", within, mixture.mean)
-    apart = mixture.mean - center[:, None]
-    covariance = product("st,stkl->skl", within, mixture.covariance) + product("st,stk,stl->skl", within, apart, apart)
+    deviation = mixture.mean - center[:, None]
+    covariance = product("st,stkl->skl", within, mixture.covariance) + product(
+        "st,stk,stl->skl", within, deviation, deviation
+    )
     return _Collapsed(jnp.sum(weight, axis=1), center, covariance, jnp.sum(weight / draws.node, axis=1))
 
 
-def _of_items(draws: Draws, given: _Collapsed, items: Array | None) -> tuple[Array, Array, Array, Array]:
+def _of_items(draws: Draws, statistics: _Collapsed, items: Array | None) -> tuple[Array, Array, Array, Array]:
     """(x [n, S, k], how far each draw's prediction is from the mean [n, S], the mean [n], the noise [n])."""
-    of = lambda table: table if items is None else lookup(table, items)
+    of = lambda table: table if items is None else gather(table, items)
     x = of(draws.x)
-    each = of(draws.offset) + product("nsk,sk->ns", x, given.center)
-    mean = product("ns,s->n", each, given.share)
-    return x, each - mean[:, None], mean, product("ns,s->n", 1 / of(draws.precision_of), given.variance)
+    each = of(draws.offset) + product("nsk,sk->ns", x, statistics.center)
+    mean = product("ns,s->n", each, statistics.share)
+    return x, each - mean[:, None], mean, product("ns,s->n", 1 / of(draws.precision_of), statistics.variance)
 
 
-def _bent(given: _Collapsed, x: Array) -> Array:
+def _times_covariance(statistics: _Collapsed, x: Array) -> Array:
     """The products of x [n, S, k] with every draw's covariance."""
-    return product("nsk,skl->nsl", x, given.covariance)
+    return product("nsk,skl->nsl", x, statistics.covariance)
 
 
 def _log_det(lower: Array) -> Array:

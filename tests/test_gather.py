@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.lookup import rows_where
+from jaxrec.gather import rows_where
 
 
 def some(d):

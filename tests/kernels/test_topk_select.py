@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.kernels import select
+from jaxrec.kernels import topk_select
 
 # jitted: a program of each shape, in place of one of each operation in it
-FORMS = (select.largest, select.by_groups, select.by_threshold, select.shortlist)
+FORMS = (topk_select.largest, topk_select.by_groups, topk_select.by_threshold, topk_select.shortlist)
 LARGEST, BY_GROUPS, BY_THRESHOLD, SHORTLIST = (jax.jit(form, static_argnums=1) for form in FORMS)
 SIZES = [(64, 1), (100, 3), (129, 3), (1000, 5), (1031, 7), (3000, 40), (5000, 400), (20_000, 9)]
 
@@ -86,6 +86,6 @@ def test_float64_is_compared_in_float64(x64):
 
 def test_vmap_is_a_loop():
     scores = jnp.asarray(np.random.default_rng(0).normal(size=(3, 200, 8)), jnp.float32)
-    found = jax.jit(jax.vmap(lambda each: select.largest(each, 5)))(scores)
+    found = jax.jit(jax.vmap(lambda each: topk_select.largest(each, 5)))(scores)
     for one, *right in zip(scores, *found, strict=True):
         same(LARGEST(one, 5), right)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.kernels import rank
+from jaxrec.kernels import rank_by_count
 
-FORMS = [rank._at_once, rank._by_counting]
+FORMS = [rank_by_count._at_once, rank_by_count._by_counting]
 # one program of a shape, in place of one of each operation
-RANKS = jax.jit(rank.ranks, static_argnums=2)
-AMONG_THE_BEST = jax.jit(rank._among_the_best, static_argnames="k")
+RANKS = jax.jit(rank_by_count.ranks, static_argnums=2)
+AMONG_THE_BEST = jax.jit(rank_by_count._among_the_best, static_argnames="k")
 
 
 def places(scores):
@@ -36,10 +36,10 @@ def test_is_the_place_in_a_stable_sort(form, m):
     there = np.take_along_axis(scores, ids, axis=0) > -np.inf
     found = form(*given, jnp.take_along_axis(*given, axis=0))
     np.testing.assert_array_equal(np.asarray(found)[there], right[there])
-    np.testing.assert_array_equal(np.asarray(rank.ranks(*given, m))[there], right[there])
+    np.testing.assert_array_equal(np.asarray(rank_by_count.ranks(*given, m))[there], right[there])
 
 
-@pytest.mark.parametrize("form", [*FORMS, partial(rank._among_the_best, k=5)])
+@pytest.mark.parametrize("form", [*FORMS, partial(rank_by_count._among_the_best, k=5)])
 def test_neighbors_in_floating_point_are_told_apart(form):
     one = np.float32(1)
     scores = np.full((70, 1), -1, np.float32)

@@ -4,25 +4,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.retrieval import ranking, top_k
+from jaxrec.retrieval import rerank, top_k
 
 
 def test_ranking_all_items_is_top_k():
     rng = np.random.default_rng(0)
     items, query = jnp.asarray(rng.integers(-2, 3, (20, 3)), jnp.float32), jnp.array([1.0, -1.0, 2.0])
     ids = jnp.arange(20)
-    got, expected = ranking.rank(query, items, ids, ids >= 0, k=7), top_k(query, items, 7)
+    got, expected = rerank.rank(query, items, ids, ids >= 0, k=7), top_k(query, items, 7)
     np.testing.assert_array_equal(got[0], expected[0])
     np.testing.assert_array_equal(got[1], expected[1])
 
 
 def test_empty_places_are_never_ranked():
     items = jnp.array([[9.0], [1.0], [2.0]])
-    scores, ids = ranking.rank(jnp.ones(1), items, jnp.array([0, 1, 2]), jnp.array([False, True, True]), k=3)
+    scores, ids = rerank.rank(jnp.ones(1), items, jnp.array([0, 1, 2]), jnp.array([False, True, True]), k=3)
     assert ids.tolist() == [2, 1, 0]
     assert scores.tolist() == [2, 1, -np.inf]
     with pytest.raises(ValueError, match="between 1 and the 2 candidates, got 3"):
-        ranking.order(jnp.ones(2), jnp.arange(2), jnp.ones(2, bool), k=3)
+        rerank.order(jnp.ones(2), jnp.arange(2), jnp.ones(2, bool), k=3)
 
 
 def mmr_by_loops(scores, vectors, k, trade_off):
@@ -46,7 +46,7 @@ def test_diversify_is_greedy_mmr(trade_off, k):
     scores, vectors = np.sort(rng.normal(size=12))[::-1].copy(), rng.normal(size=(12, 3))
     scores[-2:] = -np.inf
     vectors[3] = 0
-    got = ranking.diversify(
+    got = rerank.diversify(
         jnp.asarray(scores, jnp.float32), jnp.asarray(vectors, jnp.float32), k=k, trade_off=trade_off
     )
     assert got[1].tolist() == mmr_by_loops(scores, vectors, k, trade_off)
@@ -60,9 +60,9 @@ def test_diversify_makes_lists_less_alike():
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     alike = lambda places: np.mean([unit[a] @ unit[b] for a in places for b in places if a != b])
     lists = [
-        ranking.diversify(scores, jnp.asarray(vectors, jnp.float32), k=10, trade_off=t)[1].tolist() for t in (0.0, 0.8)
+        rerank.diversify(scores, jnp.asarray(vectors, jnp.float32), k=10, trade_off=t)[1].tolist() for t in (0.0, 0.8)
     ]
     assert lists[0] == list(range(10))
     assert alike(lists[1]) < alike(lists[0]) - 0.05
     with pytest.raises(ValueError, match="between 1 and the list's 50 places"):
-        ranking.diversify(scores, jnp.asarray(vectors, jnp.float32), k=51, trade_off=0.5)
+        rerank.diversify(scores, jnp.asarray(vectors, jnp.float32), k=51, trade_off=0.5)

@@ -15,7 +15,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxrec.kernels.platform import On, by_platform
-from jaxrec.kernels.select import above, shortest, shortlist
+from jaxrec.kernels.topk_select import above, shortest, shortlist
 
 __all__ = ["ranks"]
 

@@ -30,11 +30,21 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
 
 from jaxrec import check
+from jaxrec.gather import gather
 from jaxrec.kernels.cholesky import cho_solve, cholesky, solve_transposed
-from jaxrec.lookup import lookup
 from jaxrec.solvers.checks import floats
 
-__all__ = ["Levels", "draw_cuts", "draw_latents", "level_of", "levels_of", "log_interval", "moments", "probabilities"]
+__all__ = [
+    "Moments",
+    "OrdinalScale",
+    "draw_cuts",
+    "draw_latents",
+    "level_index",
+    "log_interval",
+    "moments",
+    "ordinal_scale",
+    "probabilities",
+]
 
 HIGHEST = jax.lax.Precision.HIGHEST
 FAR = 8.0  # deviations beyond which a tail is drawn from by its ratio to the density, for its mass underflows
@@ -44,7 +54,7 @@ SHORT = 0.01  # the smallest share of a Newton step that is tried
 
 @register_dataclass
 @dataclass(frozen=True)
-class Levels:
+class OrdinalScale:
     """What ratings there are, and where the latents are cut.
 
     Attributes:
@@ -56,13 +66,13 @@ class Levels:
     cut: Array
 
 
-def levels_of(values: Sequence[float] | np.ndarray) -> Levels:
+def ordinal_scale(values: Sequence[float] | np.ndarray) -> OrdinalScale:
     """The levels among ratings, with cuts at the normal quantiles of their shares, in float32, on the host.
 
     Raises:
         ValueError: not a column of finite numbers; all are equal.
 
-    >>> levels = levels_of([1.0, 2.0, 2.0, 3.0])  # a quarter below, a half between
+    >>> levels = ordinal_scale([1.0, 2.0, 2.0, 3.0])  # a quarter below, a half between
     >>> levels.value.tolist(), [round(float(cut), 2) for cut in levels.cut]
     ([1.0, 2.0, 3.0], [-0.67, 0.67])
     """
@@ -70,10 +80,10 @@ def levels_of(values: Sequence[float] | np.ndarray) -> Levels:
     if len(value) < 2:
         raise ValueError(f"levels: expected at least 2 different ratings, got {value.tolist()}.")
     cut = [NormalDist().inv_cdf(share) for share in np.cumsum(count)[:-1] / count.sum()]
-    return Levels(jnp.asarray(value, jnp.float32), jnp.asarray(cut, jnp.float32))
+    return OrdinalScale(jnp.asarray(value, jnp.float32), jnp.asarray(cut, jnp.float32))
 
 
-def level_of(levels: Levels, value: Shaped[ArrayLike, "*n"]) -> Int[Array, "*n"]:
+def level_index(levels: OrdinalScale, value: Shaped[ArrayLike, "*n"]) -> Int[Array, "*n"]:
     """Which level a rating is: that of the nearest value. Ratings of any type."""
     return _level_of(*floats(levels.value, value))
 
@@ -84,11 +94,11 @@ def _level_of(values: Array, value: Array) -> Array:
 
 
 def draw_latents(
-    cut: Float[Array, " cuts"],
-    eta: Float[Array, "*n"],
-    precision: Float[Array, "*n"],
-    level: Int[Array, "*n"],
-    where: Bool[Array, "*n"],
+    cut: Shaped[ArrayLike, " cuts"],
+    eta: Shaped[ArrayLike, "*n"],
+    precision: Shaped[ArrayLike, "*n"],
+    level: Int[ArrayLike, "*n"],
+    where: Bool[ArrayLike, "*n"],
     *,
     key: PRNGKeyArray,
 ) -> Float[Array, "*n"]:
@@ -103,8 +113,8 @@ def draw_latents(
         ValueError: arrays of different shapes; levels that the cuts do not have.
     """
     check.same_shape(eta=eta, precision=precision, level=level, where=where)
-    level = check.row_ids("level", level, size=len(cut) + 1, where=where)
-    return _draw_latents(cut, eta, precision, level, where, key=key)
+    level = check.row_ids("level", level, size=np.size(cut) + 1, where=where)
+    return _draw_latents(*floats(cut, eta, precision), level, jnp.asarray(where), key=key)
 
 
 @jax.jit
@@ -144,19 +154,20 @@ def _ends(cut: Array, level: Array) -> tuple[Array, Array]:
     """Where a rating's level begins and ends."""
     infinite = jnp.full(1, jnp.inf, cut.dtype)
     ends = jnp.concatenate([-infinite, cut, infinite])
-    return lookup(ends, level), lookup(ends, level + 1)
+    return gather(ends, level), gather(ends, level + 1)
 
 
 @jax.jit
-def log_interval(lower: Float[Array, "*n"], upper: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def log_interval(lower: Shaped[ArrayLike, "*n"], upper: Shaped[ArrayLike, "*n"]) -> Float[Array, "*n"]:
     """log(Φ(upper) - Φ(lower)), lower < upper, in both tails; finite where they differ by less than rounding.
 
     Beyond 10^18 deviations, whose square float32 does not hold, it is that of 10^18.
     """
-    most = jnp.sqrt(jnp.finfo(lower.dtype).max) / 16
-    lower, upper = jnp.clip(lower, -most, most), jnp.clip(upper, -most, most)
-    over = lower < -upper
-    a, b = jnp.where(over, -upper, lower), jnp.where(over, -lower, upper)
+    low, up = floats(lower, upper)
+    most = jnp.sqrt(jnp.finfo(low.dtype).max) / 16
+    low, up = jnp.clip(low, -most, most), jnp.clip(up, -most, most)
+    over = low < -up
+    a, b = jnp.where(over, -up, low), jnp.where(over, -low, up)
     least = jnp.finfo(a.dtype).eps  # of 1 - Q(b) / Q(a)
 
     near = jnp.minimum(a, FAR)
@@ -171,11 +182,11 @@ def log_interval(lower: Float[Array, "*n"], upper: Float[Array, "*n"]) -> Float[
 
 
 def probabilities(
-    cut: Float[Array, " cuts"], eta: Float[Array, "*n"], precision: Float[Array, "*n"]
+    cut: Shaped[ArrayLike, " cuts"], eta: Shaped[ArrayLike, "*n"], precision: Shaped[ArrayLike, "*n"]
 ) -> Float[Array, "*n levels"]:
     """Of every level."""
     check.same_shape(eta=eta, precision=precision)
-    return _probabilities(cut, eta, precision)
+    return _probabilities(*floats(cut, eta, precision))
 
 
 @jax.jit
@@ -185,16 +196,26 @@ def _probabilities(cut: Array, eta: Array, precision: Array) -> Array:
     return jnp.exp(log_interval(lower, upper))
 
 
-def moments(
-    levels: Levels, eta: Float[Array, "*n"], precision: Float[Array, "*n"]
-) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+class Moments(NamedTuple):
+    """Of ratings.
+
+    Attributes:
+        mean: [...].
+        variance: [...].
+    """
+
+    mean: Array
+    variance: Array
+
+
+def moments(levels: OrdinalScale, eta: Shaped[ArrayLike, "*n"], precision: Shaped[ArrayLike, "*n"]) -> Moments:
     """The rating's mean and variance."""
     check.same_shape(eta=eta, precision=precision)
-    return _moments(levels, eta, precision)
+    return Moments(*_moments(levels, *floats(eta, precision)))
 
 
 @jax.jit
-def _moments(levels: Levels, eta: Array, precision: Array) -> tuple[Array, Array]:
+def _moments(levels: OrdinalScale, eta: Array, precision: Array) -> tuple[Array, Array]:
     share = _probabilities(levels.cut, eta, precision)
     value = levels.value.reshape((1,) * eta.ndim + (-1,))
     mean = jnp.sum(share * value, axis=-1)
@@ -202,12 +223,12 @@ def _moments(levels: Levels, eta: Array, precision: Array) -> tuple[Array, Array
 
 
 def draw_cuts(
-    cut: Float[Array, " cuts"],
-    eta: Float[Array, " n"],
-    precision: Float[Array, " n"],
-    level: Int[Array, " n"],
-    where: Bool[Array, " n"],
-    scale: float | Array,
+    cut: Shaped[ArrayLike, " cuts"],
+    eta: Shaped[ArrayLike, " n"],
+    precision: Shaped[ArrayLike, " n"],
+    level: Int[ArrayLike, " n"],
+    where: Bool[ArrayLike, " n"],
+    scale: float | Shaped[ArrayLike, ""],
     *,
     key: PRNGKeyArray,
 ) -> Float[Array, " cuts"]:
@@ -224,9 +245,9 @@ def draw_cuts(
         ValueError: arrays of different shapes; levels that the cuts do not have; a scale that is not positive.
     """
     check.same_shape(eta=eta, precision=precision, level=level, where=where)
-    level = check.row_ids("level", level, size=len(cut) + 1, where=where)
+    level = check.row_ids("level", level, size=np.size(cut) + 1, where=where)
     check.strength("scale", scale)
-    return _draw_cuts(cut, eta, precision, level, where, scale, key=key)
+    return _draw_cuts(*floats(cut, eta, precision), level, jnp.asarray(where), scale, key=key)
 
 
 @jax.jit

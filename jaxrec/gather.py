@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Shaped
 
-__all__ = ["lookup", "rows_where"]
+__all__ = ["gather", "rows_where"]
 
 # LLVM unrolls a loop whole where its instructions times its length are at most this (llc -O3's unroll-threshold).
 UNROLLED = 300
@@ -14,7 +14,7 @@ UNROLLED = 300
 COPY = 4
 
 
-def lookup(table: Shaped[Array, "n ..."], ids: Int[Array, "..."]) -> Shaped[Array, "..."]:
+def gather(table: Shaped[Array, "n ..."], ids: Int[Array, "..."]) -> Shaped[Array, "..."]:
     """Rows of a table: table[ids].
 
     Ids are trusted: they were checked on the host, where data is built, so XLA need not clamp them. On the CPU that
@@ -35,7 +35,7 @@ def rows_where(
     without, 35 with one product; of 32 59 and 22 with six to eight; of 80 39 without (and 51 with two).
     """
     d = table.shape[1]
-    rows = lookup(table, ids)
+    rows = gather(table, ids)
     if on == "cpu" and d >= 32:  # 16 gain nothing
         there = where[..., None].astype(table.dtype)
         for _ in range(max(0, UNROLLED // d + 1 - COPY)):

@@ -11,19 +11,21 @@
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from jaxrec import check
+from jaxrec.gather import gather
 from jaxrec.kernels.topk import orderable
-from jaxrec.lookup import lookup
 from jaxrec.numerics import product, unit
+from jaxrec.types import TopK
 
-__all__ = ["diversify", "order", "rank"]
+__all__ = ["Diversified", "diversify", "order", "rank"]
 
 
 def rank(
@@ -33,8 +35,8 @@ def rank(
     where: Bool[ArrayLike, " c"],
     *,
     k: int,
-) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
-    """The k candidates with the largest query . item, as (scores, ids): only the candidates' vectors are read.
+) -> TopK:
+    """The k candidates with the largest query . item, best first: only the candidates' vectors are read.
 
     Ties go to the earlier candidate; places that cannot be filled have score -inf and id 0, as in `top_k`.
 
@@ -53,13 +55,11 @@ def rank(
         raise ValueError(f"expected query [d] and items [m, d], got {jnp.shape(query)} and {jnp.shape(items)}.")
     table = check.as_array("items", items)
     ids = check.row_ids("ids", ids, size=len(table), where=where)
-    query, vectors = check.as_floats(query=query, items=lookup(table, ids))
+    query, vectors = check.as_floats(query=query, items=gather(table, ids))
     return order(jnp.sum(vectors * query[None, :], axis=-1), ids, where, k=k)
 
 
-def order(
-    score: Shaped[ArrayLike, " c"], ids: Int[ArrayLike, " c"], where: Bool[ArrayLike, " c"], *, k: int
-) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
+def order(score: Shaped[ArrayLike, " c"], ids: Int[ArrayLike, " c"], where: Bool[ArrayLike, " c"], *, k: int) -> TopK:
     """The k candidates with the largest score, as `rank` returns them: for scores from a ranking head.
 
     A candidate whose score is NaN is passed over.
@@ -73,13 +73,29 @@ def order(
     if not 1 <= k <= len(ids):
         raise ValueError(f"k: expected between 1 and the {len(ids)} candidates, got {k}.")
     score = jnp.where(where, orderable(score), -jnp.inf)
-    best, place = jax.lax.top_k(score, k)
-    return best, jnp.where(best > -jnp.inf, lookup(ids, place), 0)
+    best, position = jax.lax.top_k(score, k)
+    return TopK(best, jnp.where(best > -jnp.inf, gather(ids, position), 0))
+
+
+class Diversified(NamedTuple):
+    """What `diversify` chose, in its order.
+
+    Attributes:
+        scores: [k], the scores of the chosen.
+        positions: int32 [k], where they stand in the list.
+    """
+
+    scores: Array
+    positions: Array
 
 
 def diversify(
-    scores: Shaped[ArrayLike, " c"], vectors: Shaped[ArrayLike, "c d"], *, k: int, trade_off: float | Float[Array, ""]
-) -> tuple[Float[Array, " k"], Int[Array, " k"]]:
+    scores: Shaped[ArrayLike, " c"],
+    vectors: Shaped[ArrayLike, "c d"],
+    *,
+    k: int,
+    trade_off: float | Shaped[ArrayLike, ""],
+) -> Diversified:
     """Maximal marginal relevance: k places of a list, each chosen for its score and for being unlike those before.
 
     Greedily argmax over what is left of (1 - trade_off) score - trade_off max over the chosen of cosine(., chosen).
@@ -92,7 +108,7 @@ def diversify(
         trade_off: 0 keeps the order of the scores, 1 looks at likeness alone; mind the scores' own scale.
 
     Returns:
-        (the scores of the chosen, their places in the list): ids[places] are the items; ties go to the earlier place.
+        (scores, positions): ids[positions] are the items; ties go to the earlier position.
 
     Raises:
         ValueError: k not in [1, c]; not one vector per score; a trade-off outside [0, 1].
@@ -106,7 +122,7 @@ def diversify(
         raise ValueError(f"k: expected between 1 and the list's {len(scores)} places, got {k}.")
     if not check.traced(trade_off) and not 0 <= trade_off <= 1:
         raise ValueError(f"trade_off: expected a number in [0, 1], got {trade_off}.")
-    return _diversify(scores, vectors, trade_off, k=k)
+    return Diversified(*_diversify(scores, vectors, trade_off, k=k))
 
 
 @partial(jax.jit, static_argnames="k")
@@ -120,10 +136,10 @@ def _diversify(scores: Array, vectors: Array, trade_off: Array, *, k: int) -> tu
         likeness, left = state
         value = relevance - trade_off * jnp.where(number > 0, likeness, 0)
         value = jnp.where(left, jnp.where(empty, jnp.finfo(value.dtype).min, value), -jnp.inf)
-        place = jnp.argmax(value)
-        likeness = jnp.maximum(likeness, product(vectors, vectors[place]))
-        return (likeness, left & (jnp.arange(len(scores)) != place)), place
+        position = jnp.argmax(value)
+        likeness = jnp.maximum(likeness, product(vectors, vectors[position]))
+        return (likeness, left & (jnp.arange(len(scores)) != position)), position
 
     start = jnp.full(scores.shape, -jnp.inf, scores.dtype), jnp.ones(scores.shape, bool)
     _, places = jax.lax.scan(choose, start, jnp.arange(k))
-    return lookup(scores, places), places
+    return gather(scores, places), places

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from jaxrec import Ratings, data
-from jaxrec.solvers import conditionals, hierarchy
-from jaxrec.solvers import gibbs as sampler
-from jaxrec.solvers.gibbs import State, gibbs, pooled, start, sweep
-from jaxrec.solvers.hierarchy import Level, Priors, basis
+from jaxrec.bayes import ChainState, gibbs, gibbs_sweep, init_chains, pool_chains, row_posterior, side_information
+from jaxrec.bayes import _gibbs as sampler
+from jaxrec.bayes.side_information import Priors, SideState, basis
 from jaxrec.types import Dense
 
 N_USERS, N_ITEMS, MU = 7, 9, 3.2
@@ -32,8 +31,8 @@ def features(n, size, seed=0):
 
 def forms(known):
     return data.dense(known), (
-        data.rows(known, "user", shortest=4, bucket_growth=3.0),
-        data.rows(known, "item", shortest=9),
+        data.rows(known, "user", min_length=4, bucket_growth=3.0),
+        data.rows(known, "item", min_length=9),
     )
 
 
@@ -50,10 +49,10 @@ def alone(state):
     return jax.tree.map(lambda a: a[0], state)
 
 
-def level_of(rows, mean, precision, sure, links, strengths=None):
+def level_index(rows, mean, precision, sure, links, strengths=None):
     strengths = np.ones(len(links)) if strengths is None else strengths
     given = rows, mean, precision, sure, np.array(5.0), tuple(links), tuple(map(np.array, strengths))
-    return Level(*jax.tree.map(jnp.asarray, given))
+    return SideState(*jax.tree.map(jnp.asarray, given))
 
 
 def spd(k, seed):
@@ -74,10 +73,10 @@ def near(draws, mean, covariance):
 
 def test_wishart_has_its_moments_and_the_root_is_one(x64):
     k, dof, n = 3, 6.5, 40_000
-    scatter = spd(k, 0)
-    draw = jax.jit(jax.vmap(lambda key: hierarchy.wishart(key, dof, jnp.asarray(scatter))))
+    scale_matrix = spd(k, 0)
+    draw = jax.jit(jax.vmap(lambda key: side_information.wishart(dof, jnp.asarray(scale_matrix), key=key)))
     precision, root = draw(jax.random.split(jax.random.key(0), n))
-    expected = np.linalg.inv(scatter)
+    expected = np.linalg.inv(scale_matrix)
     diagonal = np.diag(expected)
     variance = dof * (expected**2 + np.outer(diagonal, diagonal))
     np.testing.assert_array_less(np.abs(precision.mean(0) - dof * expected), 5 * np.sqrt(variance / n))
@@ -105,8 +104,8 @@ def test_links_are_drawn_from_their_ridge_regressions(x64):
     bases = in_float64((basis(f), basis(g)))
     rows, other = rng.normal(size=(N_USERS, k)), jnp.asarray(rng.normal(size=(bases[1].z.shape[1], k)))
     links = jnp.zeros((3, k)), other
-    level = level_of(rows, np.zeros(k), np.eye(k), np.ones(N_USERS), links, (strength, 2.0))
-    draw = jax.jit(jax.vmap(lambda key: hierarchy.draw(level, bases, Priors(strength=strength), key=key)))
+    level = level_index(rows, np.zeros(k), np.eye(k), np.ones(N_USERS), links, (strength, 2.0))
+    draw = jax.jit(jax.vmap(lambda key: side_information.draw(level, bases, Priors(strength=strength), key=key)))
     out = draw(jax.random.split(jax.random.key(1), n))
     f, left = f - f.mean(axis=0), rows - np.asarray(bases[1].z @ other)
     inverse = np.linalg.inv(f.T @ f + strength * np.eye(3))
@@ -133,10 +132,10 @@ def test_rows_are_drawn_from_their_posterior(x64, side, form):
     links = tuple(jnp.asarray(rng.normal(size=(len(b.square), rank + 1))) * 0.3 for b in bases)
     mean, precision, others = rng.normal(size=rank + 1), spd(rank + 1, 4), rng.normal(size=(n_other, rank + 1))
     sure, others_sure = rng.uniform(0.5, 2, n_own), rng.uniform(0.5, 2, n_other)
-    of = lambda rows, sure, links: level_of(rows, mean, precision, sure, links)
+    of = lambda rows, sure, links: level_index(rows, mean, precision, sure, links)
     level = of(np.zeros((n_own, rank + 1)), sure, links)
-    given = conditionals.equations(forms(known)[form], side, of(others, others_sure, ()), MU)
-    draw = jax.jit(jax.vmap(lambda key: conditionals.draw_rows(level, bases, given, jnp.asarray(alpha), key=key)))
+    given = row_posterior.row_statistics(forms(known)[form], side, of(others, others_sure, ()), MU)
+    draw = jax.jit(jax.vmap(lambda key: row_posterior.draw_rows(level, bases, given, jnp.asarray(alpha), key=key)))
     drawn = draw(jax.random.split(jax.random.key(5), n))
     prior = mean + sum(np.asarray(b.z @ link) for b, link in zip(bases, links, strict=True))
     x, target = (
@@ -151,15 +150,15 @@ def test_rows_are_drawn_from_their_posterior(x64, side, form):
         near(np.asarray(drawn.rows[:, row]), expected, covariance)
     error = target - np.sum(x * np.asarray(drawn.rows[0])[own], axis=1)
     left = np.bincount(own, others_sure[other] * error**2, minlength=n_own)
-    np.testing.assert_allclose(conditionals.errors(given, drawn.rows[0]), left, atol=1e-9)
+    np.testing.assert_allclose(row_posterior.squared_errors(given, drawn.rows[0]), left, atol=1e-9)
 
 
 @pytest.mark.slow
 def test_dense_and_rows_give_the_same_draws(x64):
-    state = in_float64(alone(start(N_USERS, N_ITEMS, 2, key=jax.random.key(0), groups=groups())))
-    bases, step = in_float64(groups()), jax.jit(sweep)
-    one, other = (step(step(state, k, key=jax.random.key(1), mu=MU, groups=bases), k, key=jax.random.key(2), mu=MU,
-                       groups=bases) for k in forms(ratings()))  # fmt: skip
+    state = in_float64(alone(init_chains(N_USERS, N_ITEMS, 2, key=jax.random.key(0), features=groups())))
+    bases, step = in_float64(groups()), jax.jit(gibbs_sweep)
+    one, other = (step(step(state, k, key=jax.random.key(1), mu=MU, features=bases), k, key=jax.random.key(2), mu=MU,
+                       features=bases) for k in forms(ratings()))  # fmt: skip
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 
@@ -172,7 +171,7 @@ def from_the_prior(rng, n, sizes, bases, priors):
 
     def level(size, groups):
         k, dof = 2, 1 + priors.dof
-        x = rng.normal(size=(n, dof, k)) / np.sqrt(priors.scatter)
+        x = rng.normal(size=(n, dof, k)) / np.sqrt(priors.scale_matrix)
         precision = np.swapaxes(x, 1, 2) @ x
         root = np.linalg.cholesky(np.linalg.inv(precision))
         normal = lambda m: rng.normal(size=(n, m, k)) @ np.swapaxes(root, 1, 2)
@@ -180,14 +179,14 @@ def from_the_prior(rng, n, sizes, bases, priors):
         strengths = [rng.gamma(priors.strength[0], 1 / priors.strength[1], n) for _ in groups]
         links = [normal(len(b.square)) / np.sqrt(s)[:, None, None] for b, s in zip(groups, strengths, strict=True)]
         rows = normal(size) + mean[:, None] + sum(np.asarray(b.z) @ link for b, link in zip(groups, links, strict=True))
-        even = rng.choice(hierarchy.EVENNESS, n)
-        sure = rng.gamma(even[:, None], 1 / even[:, None], (n, size)) if priors.uneven else np.ones((n, size))
+        even = rng.choice(side_information.ROW_PRECISION_SHAPES, n)
+        sure = rng.gamma(even[:, None], 1 / even[:, None], (n, size)) if priors.heteroscedastic else np.ones((n, size))
         given = rows, mean, precision, sure, even, tuple(links), tuple(strengths)
-        return Level(*jax.tree.map(jnp.asarray, given))
+        return SideState(*jax.tree.map(jnp.asarray, given))
 
     alpha = rng.gamma(priors.noise[0], 1 / priors.noise[1], n)
     users, items = (level(size, groups) for size, groups in zip(sizes, bases, strict=True))
-    return State(users, items, jnp.asarray(alpha), jnp.zeros(n, jnp.int32))
+    return ChainState(users, items, jnp.asarray(alpha), jnp.zeros(n, jnp.int32))
 
 
 def statistics(state, values, where):
@@ -198,10 +197,12 @@ def statistics(state, values, where):
     out["error"] = jnp.log(jnp.sum((values - predicted) ** 2 * where, axis=(1, 2)))
     out["told"] = jnp.arcsinh(jnp.sum((values - MU) * (predicted - MU) * where, axis=(1, 2)))
     for name, level in (("users", state.users), ("items", state.items)):
-        out[f"{name} evenness"] = jnp.log(level.evenness)
+        out[f"{name} evenness"] = jnp.log(level.row_precision_shape)
         for row in (0, -1):
-            out[f"{name} sureness {row}"] = jnp.log(level.sureness[:, row])
-            out[f"{name} sureness, evenness {row}"] = jnp.abs(jnp.log(level.sureness[:, row])) * jnp.log(level.evenness)
+            out[f"{name} sureness {row}"] = jnp.log(level.row_precision[:, row])
+            out[f"{name} sureness, evenness {row}"] = jnp.abs(jnp.log(level.row_precision[:, row])) * jnp.log(
+                level.row_precision_shape
+            )
         k = level.precision
         out[f"{name} det"] = jnp.log(k[:, 0, 0] * k[:, 1, 1] - k[:, 0, 1] ** 2)
         out[f"{name} correlation"] = k[:, 0, 1] / jnp.sqrt(k[:, 0, 0] * k[:, 1, 1])
@@ -220,26 +221,30 @@ def statistics(state, values, where):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("uneven", [True, False])
-def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, uneven):
+@pytest.mark.parametrize("heteroscedastic", [True, False])
+def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, heteroscedastic):
     """Unknowns from the prior, ratings given them, then sweeps given the ratings: the unknowns are from the prior
     again, jointly with the ratings. One conditional that is wrong moves it. (After Geweke 2004, Getting it right; with
     independent repetitions, so that a standard error is one.)"""
     n, sizes = 20_000, (4, 3)
-    priors = Priors(beta=2.0, dof=6, scatter=2.0, noise=(4.0, 2.0), strength=(5.0, 3.0), uneven=uneven)
+    priors = Priors(
+        beta=2.0, dof=6, scale_matrix=2.0, noise=(4.0, 2.0), strength=(5.0, 3.0), heteroscedastic=heteroscedastic
+    )
     rng = np.random.default_rng(0)
     bases = in_float64(((basis(features(4, 2)), basis(features(4, 7, 1))), (basis(features(3, 1)),)))
     state = from_the_prior(rng, n, sizes, bases, priors)
     where = np.array([[[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 1, 0]]], float)  # items x users; user 3 has none
-    factors = sampler.factors(state, MU)
+    factors = sampler.as_factors(state, MU)
     predicted = jnp.einsum("nud,nid->niu", factors.w, factors.x) + factors.b[:, None] + factors.c[:, :, None] + MU
-    precision = state.alpha[:, None, None] * state.items.sureness[:, :, None] * state.users.sureness[:, None, :]
+    precision = (
+        state.alpha[:, None, None] * state.items.row_precision[:, :, None] * state.users.row_precision[:, None, :]
+    )
     values = predicted + rng.normal(size=predicted.shape) / np.sqrt(np.asarray(precision))
 
     def one(state, value, key):
         known = Dense(value, jnp.asarray(where[0] > 0))
-        given = {"mu": MU, "groups": bases, "priors": priors}
-        next_ = lambda number, state: sweep(state, known, key=jax.random.fold_in(key, number), **given)
+        given = {"mu": MU, "features": bases, "priors": priors}
+        next_ = lambda number, state: gibbs_sweep(state, known, key=jax.random.fold_in(key, number), **given)
         return jax.lax.fori_loop(0, 2, next_, state)
 
     after = jax.jit(jax.vmap(one))(state, values, jax.random.split(jax.random.key(0), n))
@@ -253,28 +258,28 @@ def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, uneven):
 def test_it_finds_what_made_the_ratings():
     """Noise .5 is found, predictions are nearly as good as the truth, and intervals cover what they say."""
     synthetic = data.synthetic.low_rank(80, 60, 2400, noise=0.5, rng=0)
-    train, test = data.splits.random(synthetic.ratings, test=0.2, rng=0)
+    train, test = data.splits.random(synthetic.ratings, test_fraction=0.2, rng=0)
     known, mu = data.dense(train), float(train.value.mean())
     seen = []
     _, posterior, trace = gibbs(
-        known, start(80, 60, 4, key=jax.random.key(0), chains=2), test, key=jax.random.key(1), mu=mu, sweeps=120,
-        burn=40, callback=lambda state, _: seen.append(int(state.step[0])), progress=False,
+        known, test, init=init_chains(80, 60, 4, key=jax.random.key(0), chains=2), key=jax.random.key(1), mu=mu,
+        sweeps=120, burn_in=40, callback=lambda step, state, _: seen.append((step, int(state.step[0]))), progress=False,
     )  # fmt: skip
-    assert seen == [20, 40, 60, 80, 100, 120]
+    assert seen == [(step, step) for step in (20, 40, 60, 80, 100, 120)]
     assert trace.shape == (120, 2)
     assert 0.45 < trace[60:].mean() < 0.55
-    both = pooled(posterior)
+    both = pool_chains(posterior)
     error = test.value - np.asarray(both.mean)
     assert np.sqrt((error**2).mean()) < 0.62
-    deviation = np.sqrt(np.asarray(both.spread + both.noise))
+    deviation = np.sqrt(np.asarray(both.variance + both.noise_variance))
     for z, share in ((0.674, 0.5), (1.282, 0.8), (1.96, 0.95)):
         assert abs((np.abs(error) < z * deviation).mean() - share) < 0.07
 
 
 def run(known, sweeps, state=None, chains=2, seed=1, **options):
-    state = start(N_USERS, N_ITEMS, 2, key=jax.random.key(0), chains=chains) if state is None else state
-    given = {"mu": MU, "burn": 2, "progress": False, "key": jax.random.key(seed)} | options
-    return gibbs(known, state, ratings(1), sweeps=sweeps, **given)
+    state = init_chains(N_USERS, N_ITEMS, 2, key=jax.random.key(0), chains=chains) if state is None else state
+    given = {"mu": MU, "burn_in": 2, "progress": False, "key": jax.random.key(seed)} | options
+    return gibbs(known, ratings(1), init=state, sweeps=sweeps, **given)
 
 
 def same(one, other):
@@ -285,13 +290,13 @@ def same(one, other):
 @pytest.mark.slow
 def test_resumed_it_is_as_if_never_stopped_and_the_key_decides():
     known = data.dense(ratings())
-    whole = run(known, 7, block=2)
-    state, posterior, trace = run(known, 5, block=2, callback=lambda state, _: True)  # stops after the first block
+    whole = run(known, 7, sweeps_per_call=2)
+    state, posterior, trace = run(known, 5, sweeps_per_call=2, callback=lambda *_: True)  # stops after the first block
     assert len(trace) == 2
-    rest = run(known, 7, state, posterior=posterior, block=2)
+    rest = run(known, 7, state, posterior=posterior, sweeps_per_call=2)
     same(whole[:2], rest[:2])
     np.testing.assert_array_equal(whole[2][2:], rest[2])
-    other = run(known, 7, block=2, seed=2)
+    other = run(known, 7, sweeps_per_call=2, seed=2)
     assert not np.allclose(whole[1].mean, other[1].mean)
     assert not np.allclose(whole[1].mean[0], whole[1].mean[1])  # chains are draws of their own
 
@@ -300,23 +305,25 @@ def test_resumed_it_is_as_if_never_stopped_and_the_key_decides():
 def test_the_posterior_is_the_draws_mean_and_variance(x64):
     known, test, kept = data.dense(ratings()), ratings(1), []
     scale = (2.0, 4.0)
-    _, posterior, trace = run(known, 9, block=1, scale=scale, callback=lambda state, _: kept.append(state))
+    _, posterior, trace = run(
+        known, 9, sweeps_per_call=1, scale=scale, callback=lambda _, state, __: kept.append(state)
+    )
     draws, noise = [], []
     for state in kept[2:]:
-        sure = [np.asarray(level.sureness) for level in (state.users, state.items)]
+        sure = [np.asarray(level.row_precision) for level in (state.users, state.items)]
         noise.append(1 / (np.asarray(state.alpha)[:, None] * sure[0][:, test.user] * sure[1][:, test.item]))
-        f = sampler.factors(state, MU)
+        f = sampler.as_factors(state, MU)
         w, x = np.asarray(f.w)[:, test.user], np.asarray(f.x)[:, test.item]
         draws.append((w * x).sum(-1) + np.asarray(f.b)[:, test.user] + np.asarray(f.c)[:, test.item] + MU)
     draws = np.stack(draws)
     np.testing.assert_array_equal(posterior.count, 7)
     np.testing.assert_allclose(posterior.mean, np.clip(draws, *scale).mean(0), rtol=1e-5)
     np.testing.assert_allclose(posterior.center, draws.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(posterior.spread, draws.var(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(posterior.variance, draws.var(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(trace[2:], [1 / np.sqrt(state.alpha) for state in kept[2:]], rtol=1e-6)
     np.testing.assert_allclose(posterior.noise, np.mean(noise, axis=0), rtol=1e-5)
-    both = pooled(posterior)
-    np.testing.assert_allclose(both.spread, draws.var(axis=(0, 1)), rtol=1e-4, atol=1e-6)
+    both = pool_chains(posterior)
+    np.testing.assert_allclose(both.variance, draws.var(axis=(0, 1)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(both.mean, np.clip(draws, *scale).mean(axis=(0, 1)), rtol=1e-5)
     assert int(both.count) == 14
 
@@ -324,10 +331,10 @@ def test_the_posterior_is_the_draws_mean_and_variance(x64):
 @pytest.mark.slow
 def test_no_retrace_for_the_same_shapes():
     known = data.dense(ratings())
-    run(known, 4, block=2)
-    before = sampler._block._cache_size()
-    run(known, 6, block=2, seed=5)
-    assert sampler._block._cache_size() == before
+    run(known, 4, sweeps_per_call=2)
+    before = sampler._sweeps._cache_size()
+    run(known, 6, sweeps_per_call=2, seed=5)
+    assert sampler._sweeps._cache_size() == before
 
 
 @pytest.mark.slow
@@ -339,12 +346,14 @@ def test_what_is_masked_is_inert():
 
 @pytest.mark.slow
 def test_priors_make_a_grid():
-    state, known = alone(start(N_USERS, N_ITEMS, 2, key=jax.random.key(0))), data.dense(ratings())
-    step = lambda scatter: sweep(state, known, key=jax.random.key(1), mu=MU, priors=Priors(scatter=scatter))
+    state, known = alone(init_chains(N_USERS, N_ITEMS, 2, key=jax.random.key(0))), data.dense(ratings())
+    step = lambda scale_matrix: gibbs_sweep(
+        state, known, key=jax.random.key(1), mu=MU, priors=Priors(scale_matrix=scale_matrix)
+    )
     grid = jax.jit(jax.vmap(step))(jnp.array([0.1, 10.0]))
     one = jax.jit(step)
-    for k, scatter in enumerate((0.1, 10.0)):
-        np.testing.assert_allclose(grid.users.precision[k], one(scatter).users.precision, rtol=2e-3)
+    for k, scale_matrix in enumerate((0.1, 10.0)):
+        np.testing.assert_allclose(grid.users.precision[k], one(scale_matrix).users.precision, rtol=2e-3)
 
 
 @pytest.mark.slow
@@ -356,9 +365,9 @@ def test_features_are_taken_through_the_run_and_a_bar_is_shown(capsys):
     kept = (user != 3) & (user != 33)
     known = Ratings(user[kept], item[kept], 1 + 4 * f[user[kept], 0], n, N_ITEMS)
     test, bases = Ratings([3, 33], [0, 0], [1, 5], n, N_ITEMS), ((basis(f),), ())
-    state = start(n, N_ITEMS, 1, key=jax.random.key(0), chains=2, groups=bases)
-    given = {"key": jax.random.key(1), "mu": 3.0, "sweeps": 80, "burn": 40, "scale": (1.0, 5.0), "groups": bases}
-    _, posterior, _ = gibbs(data.dense(known), state, test, **given)
+    state = init_chains(n, N_ITEMS, 1, key=jax.random.key(0), chains=2, features=bases)
+    given = {"key": jax.random.key(1), "mu": 3.0, "sweeps": 80, "burn_in": 40, "scale": (1.0, 5.0), "features": bases}
+    _, posterior, _ = gibbs(data.dense(known), test, init=state, **given)
     np.testing.assert_allclose(posterior.mean[0], [1, 5], atol=0.6)
     shown = capsys.readouterr().err
     assert all(what in shown for what in ("rmse=", "noise=", "r_hat=", "ess="))
@@ -370,13 +379,13 @@ def test_features_are_taken_through_the_run_and_a_bar_is_shown(capsys):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"known": lambda: data.dense(Ratings([0], [0], [3], 7, 8))}, r"known: expected \(7, 9\) users and items"),
+        ({"known": lambda: data.dense(Ratings([0], [0], [3], 7, 8))}, r"ratings: expected \(7, 9\) users and items"),
         ({"known": lambda: data.dense(dataclasses.replace(ratings(), weights=ratings().value))}, "without weights"),
         ({"known": lambda: forms(ratings())[1][::-1]}, "by_user: expected Rows of side 'user'"),
-        ({"groups": groups}, "groups: expected features of the users of shapes"),
-        ({"burn": lambda: 4}, r"burn: expected a number in \[0, sweeps\)"),
-        ({"block": lambda: 0}, "block: expected at least 1"),
-        ({"state": lambda: alone(start(N_USERS, N_ITEMS, 2, key=jax.random.key(0)))}, "a leading axis of chains"),
+        ({"features": groups}, "features: expected features of the users of shapes"),
+        ({"burn_in": lambda: 4}, r"burn_in: expected a number in \[0, sweeps\)"),
+        ({"sweeps_per_call": lambda: 0}, "sweeps_per_call: expected at least 1"),
+        ({"state": lambda: alone(init_chains(N_USERS, N_ITEMS, 2, key=jax.random.key(0)))}, "a leading axis of chains"),
         pytest.param(
             {"posterior": lambda: run(data.dense(ratings()), 4, chains=1)[1]},
             "posterior: expected 2 chains of",
@@ -392,20 +401,20 @@ def test_bad_input(wrong, says):
 
 def test_bad_input_to_the_rest():
     with pytest.raises(ValueError, match="rank: expected between 1"):
-        start(3, 3, 0, key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"groups: expected features of all 3 items \(one row each\), got 4"):
-        start(3, 3, 1, key=jax.random.key(0), groups=((), (basis(features(4, 2)),)))
+        init_chains(3, 3, 0, key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"features: expected features of all 3 items \(one row each\), got 4"):
+        init_chains(3, 3, 1, key=jax.random.key(0), features=((), (basis(features(4, 2)),)))
     with pytest.raises(ValueError, match=r"expected a table \[rows, features\] of finite numbers"):
         basis(np.array([[np.nan]]))
     with pytest.raises(ValueError, match="all 5 rows are equal"):
         basis(np.ones((5, 2)))
-    state, test = start(N_USERS, N_ITEMS, 2, key=jax.random.key(0)), Ratings([8], [0], [3], 9, 9)
+    state, test = init_chains(N_USERS, N_ITEMS, 2, key=jax.random.key(0)), Ratings([8], [0], [3], 9, 9)
     with pytest.raises(ValueError, match=r"test: expected \(7, 9\) users and items, got \(9, 9\)"):
-        gibbs(data.dense(ratings()), state, test, key=jax.random.key(0), mu=MU, sweeps=4, burn=1)
+        gibbs(data.dense(ratings()), test, init=state, key=jax.random.key(0), mu=MU, sweeps=4, burn_in=1)
 
 
 def test_a_chain_that_is_not_finite_is_an_error():
-    state = start(N_USERS, N_ITEMS, 2, key=jax.random.key(0), chains=2)
+    state = init_chains(N_USERS, N_ITEMS, 2, key=jax.random.key(0), chains=2)
     lost = dataclasses.replace(state, alpha=state.alpha.at[1].set(jnp.nan))
     with pytest.raises(FloatingPointError, match="sweep 4: a chain is no longer finite"):
         run(data.dense(ratings()), 4, lost)

@@ -9,13 +9,12 @@ import pytest
 from scipy import stats
 
 from jaxrec import Ratings, data
-from jaxrec.solvers import conditionals, ordinal
-from jaxrec.solvers import gibbs as sampler
-from jaxrec.solvers.gibbs import gibbs, start, sweep
-from jaxrec.solvers.hierarchy import Priors
-from jaxrec.solvers.ordinal import Levels
+from jaxrec.bayes import _gibbs as sampler
+from jaxrec.bayes import gibbs, gibbs_sweep, init_chains, ordinal, row_posterior
+from jaxrec.bayes.ordinal import OrdinalScale
+from jaxrec.bayes.side_information import Priors
 from jaxrec.types import Dense
-from tests.solvers.test_gibbs import (
+from tests.bayes.test_gibbs import (
     N_ITEMS,
     N_USERS,
     alone,
@@ -72,7 +71,7 @@ def test_probabilities_and_moments_are_scipys():
     eta, precision = np.array([[0.0, 0.7, -4.0], [6.0, -11.0, 12.0]]), np.array([[1.0, 0.3, 2.0], [1.0, 1.0, 1.0]])
     given = [jnp.asarray(a, jnp.float32) for a in (eta, precision)]
     expected = chances(CUT, eta, precision)
-    levels = Levels(jnp.array([1.0, 2.0, 4.0, 4.5]), jnp.asarray(CUT, jnp.float32))
+    levels = OrdinalScale(jnp.array([1.0, 2.0, 4.0, 4.5]), jnp.asarray(CUT, jnp.float32))
     found = ordinal.probabilities(levels.cut, *given)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-37)  # float32 holds a log of -90 to 1e-5
     np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-6)
@@ -145,12 +144,12 @@ def test_cuts_of_many_ratings_come_from_afar_and_then_move_nearly_always():
 
 
 def at_start(chains=2, levels=STARS):
-    return start(N_USERS, N_ITEMS, 2, key=jax.random.key(0), chains=chains, levels=levels)
+    return init_chains(N_USERS, N_ITEMS, 2, key=jax.random.key(0), chains=chains, levels=levels)
 
 
 def run(known, sweeps, state=None, **options):
-    given = {"mu": 0.0, "burn": 2, "block": 1, "progress": False, "key": jax.random.key(1)} | options
-    return gibbs(known, at_start() if state is None else state, ratings(1), sweeps=sweeps, **given)
+    given = {"mu": 0.0, "burn_in": 2, "sweeps_per_call": 1, "progress": False, "key": jax.random.key(1)} | options
+    return gibbs(known, ratings(1), init=at_start() if state is None else state, sweeps=sweeps, **given)
 
 
 @pytest.mark.parametrize("side", ["user", "item"])
@@ -158,49 +157,49 @@ def test_dense_and_rows_have_the_same_cells(x64, side):
     """What is said of each rating; and other values take the ratings' place, of that side."""
     known, state = ratings(), in_float64(alone(at_start()))
     own, others = (state.users, state.items) if side == "user" else (state.items, state.users)
-    own, others = (dataclasses.replace(a, sureness=jnp.exp(a.rows[:, 0])) for a in (own, others))
+    own, others = (dataclasses.replace(a, row_precision=jnp.exp(a.rows[:, 0])) for a in (own, others))
     ids = (known.user, known.item) if side == "user" else (known.item, known.user)
     w, b, x, c = own.rows[:, :-1], own.rows[:, -1], others.rows[:, :-1], others.rows[:, -1]
     eta = 0.3 + np.sum(w[ids[0]] * x[ids[1]], axis=1) + b[ids[0]] + c[ids[1]]
     for form in forms(known):
-        parts = conditionals.cells(form, side, own, others, 0.3)
+        parts = row_posterior.cells(form, side, own, others, 0.3)
         found = [np.concatenate([np.asarray(a)[part.where] for part in parts for a in [part[k]]]) for k in (0, 2, 3)]
-        expected = np.stack([known.value, eta, own.sureness[ids[0]] * others.sureness[ids[1]]])
+        expected = np.stack([known.value, eta, own.row_precision[ids[0]] * others.row_precision[ids[1]]])
         order, place = np.lexsort(found), np.lexsort(expected)
         np.testing.assert_allclose(np.stack(found)[:, order], expected[:, place], rtol=1e-6)
-        other = conditionals.with_values(form, side, [part.eta for part in parts])
-        for part, new in zip(parts, conditionals.cells(other, side, own, others, 0.3), strict=True):
+        other = row_posterior.with_values(form, side, [part.eta for part in parts])
+        for part, new in zip(parts, row_posterior.cells(other, side, own, others, 0.3), strict=True):
             same(part._replace(value=part.eta), new)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("uneven", [True, False])
-def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, uneven):
+@pytest.mark.parametrize("heteroscedastic", [True, False])
+def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, heteroscedastic):
     """As in test_gibbs, of ratings that are levels: of Dense where noise is uneven, of Rows where it is not. It finds
     proposals of cuts that forget their determinant, and latents that are off by .2 or have all the same precision."""
     n, sizes, n_cuts = 10_000, (4, 3), 2
-    priors = Priors(beta=2.0, dof=6, scatter=2.0, cuts=1.5, uneven=uneven)
+    priors = Priors(beta=2.0, dof=6, scale_matrix=2.0, cuts=1.5, heteroscedastic=heteroscedastic)
     rng = np.random.default_rng(0)
     state = from_the_prior(rng, n, sizes, ((), ()), priors)
     cut = jnp.asarray(np.sort(rng.normal(size=(n, n_cuts)) * priors.cuts, axis=1))
-    levels = Levels(jnp.tile(jnp.array([1.0, 2.0, 4.0]), (n, 1)), cut)
+    levels = OrdinalScale(jnp.tile(jnp.array([1.0, 2.0, 4.0]), (n, 1)), cut)
     state = dataclasses.replace(state, alpha=jnp.ones(n), levels=levels)
     where = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 1, 0]], float)  # items x users; user 3 has none
-    f = sampler.factors(state)
+    f = sampler.as_factors(state)
     eta = np.asarray(jnp.einsum("nud,nid->niu", f.w, f.x) + f.b[:, None] + f.c[:, :, None])
-    precision = state.items.sureness[:, :, None] * state.users.sureness[:, None, :]
+    precision = state.items.row_precision[:, :, None] * state.users.row_precision[:, None, :]
     z = eta + rng.normal(size=eta.shape) / np.sqrt(np.asarray(precision))
     which = np.sum(z[..., None] > np.asarray(cut)[:, None, None], axis=-1)
     values = jnp.array([1.0, 2.0, 4.0])[which]
 
     item, user = np.nonzero(where)
     number = Ratings(user, item, item * 4 + user, 4, 3)  # a rating's value is where to find it
-    rows = tuple(data.rows(number, side, shortest=2, bucket_growth=3.0) for side in ("user", "item"))
+    rows = tuple(data.rows(number, side, min_length=2, bucket_growth=3.0) for side in ("user", "item"))
     told = lambda value: jax.tree.map(lambda a: value.ravel()[a.astype(int)] if a.dtype == jnp.float32 else a, rows)
 
     def one(state, value, key):
-        known = Dense(value, jnp.asarray(where > 0)) if uneven else told(value)
-        step = lambda k, state: sweep(state, known, key=jax.random.fold_in(key, k), priors=priors)
+        known = Dense(value, jnp.asarray(where > 0)) if heteroscedastic else told(value)
+        step = lambda k, state: gibbs_sweep(state, known, key=jax.random.fold_in(key, k), priors=priors)
         return jax.lax.fori_loop(0, 2, step, state)
 
     def all_statistics(state):
@@ -223,7 +222,7 @@ def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, uneven):
 def test_the_posterior_is_of_ratings_and_a_run_is_resumed_where_it_stopped():
     """Mean, spread and noise by SciPy from the states; stopped after four sweeps and taken on, nothing is different."""
     known, test, kept = data.dense(ratings()), ratings(1), []
-    state, posterior, trace = run(known, 7, callback=lambda state, _: kept.append(state))
+    state, posterior, trace = run(known, 7, callback=lambda _, state, __: kept.append(state))
     means, variances = [], []
     for each in kept[2:]:
         one = []
@@ -231,21 +230,21 @@ def test_the_posterior_is_of_ratings_and_a_run_is_resumed_where_it_stopped():
             mine = jax.tree.map(lambda a, c=c: a[c], each)
             w, x = np.asarray(mine.users.rows)[test.user], np.asarray(mine.items.rows)[test.item]
             eta = np.sum(w[:, :-1] * x[:, :-1], axis=1) + w[:, -1] + x[:, -1]
-            sure = np.asarray(mine.users.sureness)[test.user] * np.asarray(mine.items.sureness)[test.item]
+            sure = np.asarray(mine.users.row_precision)[test.user] * np.asarray(mine.items.row_precision)[test.item]
             share = chances(np.asarray(mine.levels.cut, np.float64), eta, sure)
             one.append([share @ STARS, share @ np.square(STARS) - (share @ STARS) ** 2])
         means.append([a for a, _ in one])
         variances.append([b for _, b in one])
     np.testing.assert_allclose(posterior.mean, np.mean(means, axis=0), rtol=1e-4)
     np.testing.assert_allclose(posterior.center, posterior.mean, rtol=1e-5)  # they lie within the scale
-    np.testing.assert_allclose(posterior.spread, np.var(means, axis=0), rtol=1e-2, atol=1e-4)
+    np.testing.assert_allclose(posterior.variance, np.var(means, axis=0), rtol=1e-2, atol=1e-4)
     np.testing.assert_allclose(posterior.noise, np.mean(variances, axis=0), rtol=1e-3)
     np.testing.assert_allclose(trace[2:], np.sqrt(np.mean(variances, axis=2)), rtol=1e-3)
     np.testing.assert_array_equal(state.alpha, 1)
     np.testing.assert_array_equal(state.levels.value, [STARS, STARS])
     assert (np.diff(state.levels.cut) > 0).all()
 
-    stopped = run(known, 7, callback=lambda state, _: int(state.step[0]) == 4)
+    stopped = run(known, 7, callback=lambda step, *_: step == 4)
     same(run(known, 7, stopped[0], posterior=stopped[1])[:2], (state, posterior))
     spoiled = Dense(jnp.where(known.where, known.value, jnp.nan), known.where)
     same(run(spoiled, 7)[:2], (state, posterior))  # what is masked is inert
@@ -255,7 +254,7 @@ def test_cuts_start_at_the_quantiles_of_the_ratings_shares():
     levels = at_start(levels=np.array([3.0, 1.0, 1.5, 1.0])).levels
     np.testing.assert_array_equal(levels.value, [[1, 1.5, 3]] * 2)
     np.testing.assert_allclose(levels.cut, [stats.norm.ppf([0.5, 0.75])] * 2, atol=1e-6)
-    of = ordinal.level_of(alone(levels), jnp.array([[1.0, 1.5], [3.0, 1.0]]))
+    of = ordinal.level_index(alone(levels), jnp.array([[1.0, 1.5], [3.0, 1.0]]))
     np.testing.assert_array_equal(of, [[0, 1], [2, 0]])
 
 
@@ -265,7 +264,7 @@ def test_cuts_start_at_the_quantiles_of_the_ratings_shares():
 def test_bad_input():
     known = ratings()
     for form in forms(dataclasses.replace(known, value=np.where(known.value == 3, 3.5, known.value))):
-        with pytest.raises(ValueError, match=r"known: expected ratings among the levels \[1.0, 2.0, .*\], got 3.5"):
+        with pytest.raises(ValueError, match=r"ratings: expected ratings among the levels \[1.0, 2.0, .*\], got 3.5"):
             run(form, 4)
     for levels, says in (((2.0, 2.0), "at least 2 different ratings"), ((1.0, np.nan), "levels: expected finite")):
         with pytest.raises(ValueError, match=says):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import register_dataclass
 
-__all__ = ["Posterior", "pooled", "with_draw"]
+__all__ = ["Posterior", "pool_chains", "update"]
 
 
 @register_dataclass
@@ -18,8 +18,9 @@ class Posterior:
         count: [], how many sweeps.
         mean: [n], the mean of clipped predictions: what to predict.
         center: [n], the mean of predictions as they are.
-        spread: [n], their variance: how little is known.
-        noise: [n], the mean of 1 / (alpha τ τ): what no rating would tell. A new rating has variance spread + noise.
+        variance: [n], their variance: how little is known.
+        noise_variance: [n], the mean of 1 / (alpha τ τ), which no number of ratings reduces. A new rating has variance
+            `variance + noise_variance`.
 
     Where ratings are levels a sweep's prediction is the rating's mean given the unknowns, and its noise the variance.
     """
@@ -27,12 +28,12 @@ class Posterior:
     count: Array
     mean: Array
     center: Array
-    spread: Array
-    noise: Array
+    variance: Array
+    noise_variance: Array
 
 
-def with_draw(
-    posterior: Posterior, prediction: Array, noise: Array, scale: tuple[float | Array, float | Array] | None
+def update(
+    posterior: Posterior, prediction: Array, noise_variance: Array, scale: tuple[float | Array, float | Array] | None
 ) -> Posterior:
     """One sweep more: running means, and the variance by Welford's update, which does not cancel."""
     count = posterior.count + 1
@@ -43,15 +44,15 @@ def with_draw(
         count,
         posterior.mean + (clipped - posterior.mean) / count,
         center,
-        posterior.spread + (move * (prediction - center) - posterior.spread) / count,
-        posterior.noise + (noise - posterior.noise) / count,
+        posterior.variance + (move * (prediction - center) - posterior.variance) / count,
+        posterior.noise_variance + (noise_variance - posterior.noise_variance) / count,
     )
 
 
-def pooled(posterior: Posterior) -> Posterior:
+def pool_chains(posterior: Posterior) -> Posterior:
     """All chains as one: means over them, and to the spread within them that between them is added."""
     mean = lambda a: jnp.mean(a, axis=0)
-    spread = mean(posterior.spread) + jnp.var(posterior.center, axis=0)
+    variance = mean(posterior.variance) + jnp.var(posterior.center, axis=0)
     return Posterior(
-        jnp.sum(posterior.count), mean(posterior.mean), mean(posterior.center), spread, mean(posterior.noise)
+        jnp.sum(posterior.count), mean(posterior.mean), mean(posterior.center), variance, mean(posterior.noise_variance)
     )

@@ -1,28 +1,41 @@
 """Related items: the nearest by squared distance of their features."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 
 from jaxrec import check
+from jaxrec.gather import gather
 from jaxrec.kernels.topk import two_pass
-from jaxrec.lookup import lookup
 from jaxrec.retrieval.topk import negative_squared_distance
 
-__all__ = ["related"]
+__all__ = ["Neighbors", "related_ids"]
 
 # Floats of differences held at once, [queries, block, d]: 16 MiB.
 DIFFERENCES = 2**22
 
 
-def related(
+class Neighbors(NamedTuple):
+    """Items near others, nearest first.
+
+    Attributes:
+        distances: [..., k], squared.
+        ids: int32 [..., k].
+    """
+
+    distances: Array
+    ids: Array
+
+
+def related_ids(
     x: Shaped[ArrayLike, "n_items d"], item: int | Int[ArrayLike, "*n"] | Sequence[int], k: int
-) -> tuple[Float[Array, "*n k"], Int[Array, "*n k"]]:
-    """The k items i' with the smallest ‖x(i') - x(i)‖^2, as (distances, ids): nearest first, without the item itself.
+) -> Neighbors:
+    """The k items i' with the smallest ‖x(i') - x(i)‖^2, nearest first, without the item itself.
 
     Ties go to the lowest id. The notes print the norm without its square; the distances here are squared.
 
@@ -35,7 +48,7 @@ def related(
         ValueError: k or an item out of range; `item` or `x` of another rank; features that are not finite.
 
     >>> x = jnp.array([[0.9, 0.0], [1.0, 0.01], [0.99, 0.0], [0.1, 1.0], [0.0, 0.9]])  # the notes' films
-    >>> related(x, jnp.array([2, 3]), 1)[1].tolist()  # nearest to "Cute puppies of love", to "Nonstop car chases"
+    >>> related_ids(x, jnp.array([2, 3]), 1)[1].tolist()  # nearest to "Cute puppies of love", to "Nonstop car chases"
     [[1], [4]]
     """
     (x,) = check.as_floats(x=x)
@@ -48,6 +61,6 @@ def related(
         raise ValueError("x: expected finite features, got NaN or infinity. Has training diverged?")
     itself = asked[:, None], jnp.ones((len(asked), 1), bool)
     block = max(1, min(len(x), DIFFERENCES // max(1, len(asked) * x.shape[1])))
-    scores, ids = two_pass(lookup(x, asked), x, itself, None, score=negative_squared_distance, k=k, block=block)
+    scores, ids = two_pass(gather(x, asked), x, itself, None, score=negative_squared_distance, k=k, block=block)
     distances = jnp.abs(scores)  # -scores would make a distance of 0 a -0
-    return (distances, ids) if np.ndim(item) else (distances[0], ids[0])
+    return Neighbors(distances, ids) if np.ndim(item) else Neighbors(distances[0], ids[0])

@@ -5,13 +5,13 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from jaxrec.group import group, partition
+from jaxrec.counting_sort import group_by, partition
 
 
 @pytest.mark.parametrize(("n", "size"), [(0, 3), (1, 1), (50, 7), (50, 200)])
 def test_group_is_a_stable_argsort_with_starts(n, size):
     ids = np.random.default_rng(0).integers(0, size, n).astype(np.int32)
-    start, order = group(ids, size)
+    start, order = group_by(ids, size)
     np.testing.assert_array_equal(order, np.argsort(ids, kind="stable"))
     np.testing.assert_array_equal(start, np.concatenate([[0], np.cumsum(np.bincount(ids, minlength=size))]))
 
@@ -19,13 +19,13 @@ def test_group_is_a_stable_argsort_with_starts(n, size):
 @pytest.mark.parametrize("wrong", [3, -1, 10**9, -(10**9), 2**31, 2**32 + 1, 2**63 - 1])
 def test_ids_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=rf"^ids: expected ids in \[0, 3\), got {wrong} at position 1"):
-        group(np.array([0, wrong, 2]), 3)
+        group_by(np.array([0, wrong, 2]), 3)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros((3, 1), int), np.array(["0"]), np.array([True, False])])
 def test_what_is_no_column_of_ids_is_refused(wrong):
     with pytest.raises(ValueError, match=r"^ids: expected"):
-        group(wrong, 3)
+        group_by(wrong, 3)
 
 
 @pytest.mark.parametrize("price", [0, 3, 40, 1e9])

@@ -18,7 +18,8 @@ import numpy as np
 from jax import Array
 from jax.tree_util import register_dataclass
 
-from jaxrec.group import partition
+from jaxrec.counting_sort import partition
+from jaxrec.gather import gather
 from jaxrec.kernels import cholesky, dense, orthogonal
 from jaxrec.kernels.chunks import by_chunks, each_by_chunks
 from jaxrec.kernels.least_squares import (
@@ -27,15 +28,14 @@ from jaxrec.kernels.least_squares import (
     Solved,
     conjugate_gradient,
     dual_least_squares,
-    normal_equations,
+    list_normal_equations,
     rows_at_once,
     scaled,
 )
 from jaxrec.kernels.platform import On, by_platform
-from jaxrec.lookup import lookup
 from jaxrec.types import Bucket, Dense, Rows
 
-__all__ = ["Side", "left", "lists", "solve", "solve_densely"]
+__all__ = ["RowProblem", "objective_at", "padded_lists", "solve", "solve_dense"]
 
 # What compiling one bucket more costs on an accelerator, in padded entries: a second on an H100, where an entry takes 3
 # ns of an exact sweep at d = 64, so that it is worth 20M entries after 20 sweeps, and this many after 150. 20M ratings
@@ -45,29 +45,29 @@ MERGE = 2**21
 
 @register_dataclass
 @dataclass(frozen=True)
-class Side:
+class RowProblem:
     """What the regressions of one side's rows share.
 
     Attributes:
         features: [n_others, d].
-        now: [., k], the rows' parameters as they are.
+        current: [., k], the rows' parameters as they are.
         precision: [n_rows, k], the penalties.
         intercept: whether the last coefficient is a bias: k = d + 1.
-        others: [n_others], what the other side adds to a prediction; None: nothing.
-        own: [n_rows], what a row itself adds and does not solve for; None: nothing.
-        shared: [k, k], a quadratic form that all rows are penalized by, beside their own; None: nothing.
+        other_offset: [n_others], what the other side adds to a prediction; None: nothing.
+        row_offset: [n_rows], what a row itself adds and does not solve for; None: nothing.
+        shared_gram: [k, k], a quadratic form that all rows are penalized by, beside their own; None: nothing.
     """
 
     features: Array
-    now: Array
+    current: Array
     precision: Array
     intercept: bool = field(metadata={"static": True})
-    others: Array | None = None
-    own: Array | None = None
-    shared: Array | None = None
+    other_offset: Array | None = None
+    row_offset: Array | None = None
+    shared_gram: Array | None = None
 
 
-def solve(rows: Rows, side: Side, cg_steps: int | None, *, mend: bool) -> tuple[Array, Array]:
+def solve(rows: Rows, side: RowProblem, cg_steps: int | None, *, mend: bool) -> tuple[Array, Array]:
     """(coefficients [n_rows, k], the sum of the rows' objectives at them): a solution knows what it leaves.
 
     `mend` fits rows anew that their normal equations have lost, where they are solved exactly. It takes as long to
@@ -76,38 +76,38 @@ def solve(rows: Rows, side: Side, cg_steps: int | None, *, mend: bool) -> tuple[
     Raises:
         ValueError: cg_steps below 1, or for other rows than there are parameters to start from.
     """
-    if cg_steps is not None and (cg_steps < 1 or len(side.now) != len(rows.place)):
+    if cg_steps is not None and (cg_steps < 1 or len(side.current) != len(rows.position)):
         raise ValueError(
-            f"cg_steps: expected at least 1, from the {len(rows.place)} rows' own parameters, got {cg_steps} and "
-            f"{len(side.now)} rows. New rows have no parameters to start from: leave cg_steps out."
+            f"cg_steps: expected at least 1, from the {len(rows.position)} rows' own parameters, got {cg_steps} and "
+            f"{len(side.current)} rows. New rows have no parameters to start from: leave cg_steps out."
         )
-    solve = partial(_exactly, mend) if cg_steps is None else partial(_by_steps, cg_steps)
+    solve = partial(_solve_exactly, mend) if cg_steps is None else partial(_solve_by_cg, cg_steps)
 
-    def of_buckets(buckets: tuple[Bucket, ...], side: Side) -> list[Solved]:
+    def of_buckets(buckets: tuple[Bucket, ...], side: RowProblem) -> list[Solved]:
         found = by_platform(solve, buckets, side)
-        return _apart(_mended_rows(buckets, found, side) if mend and cg_steps is None else found, buckets)
+        return _split(_mended_rows(buckets, found, side) if mend and cg_steps is None else found, buckets)
 
     found = rows.map(of_buckets, side)
     return found.v, jnp.sum(found.objective)
 
 
-def solve_densely(ratings: Dense, side: Side) -> tuple[Array, Array]:
+def solve_dense(ratings: Dense, side: RowProblem) -> tuple[Array, Array]:
     """The same from a matrix [n_others, n_rows], exactly: for small data, and for many members of a grid at once.
 
     What the others add is a column of the table with coefficient 1, and what the row adds is its coefficient of the
     column of ones: so that members of a grid differ in the table alone, and share the matrix.
     """
     x, d = side.features, side.features.shape[1]
-    others = jnp.zeros(len(x), x.dtype) if side.others is None else side.others
+    others = jnp.zeros(len(x), x.dtype) if side.other_offset is None else side.other_offset
     table = jnp.concatenate([x, jnp.ones((len(x), 1), x.dtype), others[:, None]], axis=1)
     weight = ratings.where.astype(x.dtype)
     if ratings.weights is not None:
         weight = jnp.where(ratings.where, ratings.weights.astype(x.dtype), 0)
     y = jnp.where(ratings.where, ratings.value.astype(x.dtype), 0)
-    gram, rhs = dense.normal_equations(table, weight, y)
+    gram, rhs = dense.dense_normal_equations(table, weight, y)
 
     k = d + side.intercept
-    own = jnp.zeros(y.shape[1], x.dtype) if side.own is None else side.own
+    own = jnp.zeros(y.shape[1], x.dtype) if side.row_offset is None else side.row_offset
     rest = rhs - gram[:, d + 1] - own[None] * gram[:, d]  # X' D (y - others - own)
     square = jnp.sum(weight * y * y, axis=0) - (rhs[d + 1] + rest[d + 1] + own * (rhs[d] + rest[d]))
     penalty = side.precision.T
@@ -117,31 +117,36 @@ def solve_densely(ratings: Dense, side: Side) -> tuple[Array, Array]:
     return v.T, jnp.sum(square - jnp.sum(v * rest[:k], axis=0)) / 2
 
 
-def left(rows: Rows, side: Side) -> Array:
+def objective_at(rows: Rows, side: RowProblem) -> Array:
     """The sum of the rows' objectives at their parameters as they are."""
 
-    def one(bucket: Bucket, side: Side, on: On) -> Solved:
-        given = side.features, lists(bucket, side), lookup(side.now, bucket.row), lookup(side.precision, bucket.row)
-        return conjugate_gradient(*given, side.shared, intercept=side.intercept, steps=0, on=on)
+    def one(bucket: Bucket, side: RowProblem, on: On) -> Solved:
+        given = (
+            side.features,
+            padded_lists(bucket, side),
+            gather(side.current, bucket.row),
+            gather(side.precision, bucket.row),
+        )
+        return conjugate_gradient(*given, side.shared_gram, intercept=side.intercept, steps=0, on=on)
 
-    def each(buckets: tuple[Bucket, ...], side: Side, on: On) -> list[Solved]:
-        return _apart(_together([one(bucket, side, on) for bucket in _few(buckets, on)]), buckets)
+    def each(buckets: tuple[Bucket, ...], side: RowProblem, on: On) -> list[Solved]:
+        return _split(_concatenate([one(bucket, side, on) for bucket in _merged_buckets(buckets, on)]), buckets)
 
     return jnp.sum(rows.map(partial(by_platform, each), side).objective)
 
 
-def lists(bucket: Bucket, side: Side) -> Lists:
+def padded_lists(bucket: Bucket, side: RowProblem) -> Lists:
     """A bucket's rows with what the others and the row do not explain yet as targets."""
     dtype = side.features.dtype
     y = bucket.value.astype(dtype)
-    if side.others is not None:
-        y = y - lookup(side.others, bucket.other)
-    if side.own is not None:
-        y = y - lookup(side.own, bucket.row)[:, None]
+    if side.other_offset is not None:
+        y = y - gather(side.other_offset, bucket.other)
+    if side.row_offset is not None:
+        y = y - gather(side.row_offset, bucket.row)[:, None]
     return Lists(bucket.other, y, bucket.where, None if bucket.weights is None else bucket.weights.astype(dtype))
 
 
-def _few(buckets: tuple[Bucket, ...], on: On) -> tuple[Bucket, ...]:
+def _merged_buckets(buckets: tuple[Bucket, ...], on: On) -> tuple[Bucket, ...]:
     """The same rows in their order, on an accelerator in fewer buckets, filled up to one length: see `MERGE`."""
     if on == "cpu" or not buckets:
         return buckets
@@ -159,65 +164,65 @@ def _few(buckets: tuple[Bucket, ...], on: On) -> tuple[Bucket, ...]:
     return tuple(merged(*run) if run[1] - run[0] > 1 else buckets[run[0]] for run in runs)
 
 
-def _together(found: list[Solved]) -> Solved:
+def _concatenate(found: list[Solved]) -> Solved:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
 
 
-def _apart(found: Solved, buckets: tuple[Bucket, ...]) -> list[Solved]:
+def _split(found: Solved, buckets: tuple[Bucket, ...]) -> list[Solved]:
     """Each bucket's, as they were: where devices hold parts of buckets, it is bucket by bucket that they are joined."""
     ends = np.cumsum([len(bucket.row) for bucket in buckets])
     return [jax.tree.map(lambda a, b=b, e=e: a[b:e], found) for b, e in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _exactly(mend: bool, buckets: tuple[Bucket, ...], side: Side, *, on: On) -> Solved:
+def _solve_exactly(mend: bool, buckets: tuple[Bucket, ...], side: RowProblem, *, on: On) -> Solved:
     """(coefficients, objective) of every row, from its normal equations; of rows much shorter than k, in the dual.
 
     On a CPU all buckets share one loop and one solve, for each solve is compiled (2 s at d = 64), and a step stays in
     the cache. Elsewhere a solve is a call of a library, and a bucket is worked on in as few steps as memory allows: on
     a GPU each step of a loop is a dozen launches.
     """
-    k, buckets = side.precision.shape[1], _few(buckets, on)
+    k, buckets = side.precision.shape[1], _merged_buckets(buckets, on)
 
     def equations(bucket: Bucket) -> tuple[Equations, Array]:
-        found = normal_equations(side.features, lists(bucket, side), intercept=side.intercept, on=on)
-        return found, lookup(side.precision, bucket.row)
+        found = list_normal_equations(side.features, padded_lists(bucket, side), intercept=side.intercept, on=on)
+        return found, gather(side.precision, bucket.row)
 
     def solve(equations: tuple[Equations, Array]) -> Solved:
         (gram, rhs, sums), precision = equations
         square, total, count = sums.T
-        gram = gram if side.shared is None else gram + side.shared[None]
+        gram = gram if side.shared_gram is None else gram + side.shared_gram[None]
         gram = gram + jnp.eye(gram.shape[1], dtype=gram.dtype)[None] * precision[:, : gram.shape[1], None]
-        (v, *bent), share = cholesky.solve(gram, rhs, watch=mend, on=on)
+        (v, *adjoint), share = cholesky.solve(gram, rhs, watch=mend, on=on)
         fit = jnp.sum(v * rhs[0], axis=1)  # v' X' D y
         if side.intercept:  # the bias by elimination, so that the matrices stay d x d
             weight = count + precision[:, -1]
             weight = jnp.where(weight > 0, weight, 1)  # nothing is known and nothing pulls: 0, as all else
-            pivot = jnp.maximum(weight - jnp.sum(rhs[1] * bent[0], axis=1), jnp.finfo(gram.dtype).eps * weight)
-            share = share * pivot / weight  # errors of `bent` are as large as 1 / share, and the pivot's with them
+            pivot = jnp.maximum(weight - jnp.sum(rhs[1] * adjoint[0], axis=1), jnp.finfo(gram.dtype).eps * weight)
+            share = share * pivot / weight  # errors of `adjoint` are as large as 1 / share, and the pivot's with them
             bias = (total - jnp.sum(rhs[1] * v, axis=1)) / pivot
-            v = v - bias[:, None] * bent[0]
+            v = v - bias[:, None] * adjoint[0]
             fit = jnp.sum(v * rhs[0], axis=1) + bias * total
             v = jnp.concatenate([v, bias[:, None]], axis=1)
         return Solved(v, (square - fit) / 2, share)
 
     def dual(bucket: Bucket) -> Solved:
-        given = side.features, lists(bucket, side), lookup(side.precision, bucket.row)
+        given = side.features, padded_lists(bucket, side), gather(side.precision, bucket.row)
         return dual_least_squares(*given, intercept=side.intercept, on=on)
 
     def primal(bucket: Bucket) -> Solved:
         size = rows_at_once(max(bucket.other.shape[1], k) * k, on)
         return by_chunks(lambda part: solve(equations(part)), bucket, size)
 
-    short = [bucket for bucket in buckets if side.shared is None and 2 * bucket.other.shape[1] <= k]
+    short = [bucket for bucket in buckets if side.shared_gram is None and 2 * bucket.other.shape[1] <= k]
     rest = buckets[len(short) :]  # they come shortest first
     if on == "cpu":
         solved = each_by_chunks(equations, solve, rest, max(1, cholesky.CHUNK // k**2))
     else:
         solved = [primal(bucket) for bucket in rest]
-    return _together([*map(dual, short), *solved])
+    return _concatenate([*map(dual, short), *solved])
 
 
-def _mended_rows(buckets: tuple[Bucket, ...], found: Solved, side: Side) -> Solved:
+def _mended_rows(buckets: tuple[Bucket, ...], found: Solved, side: RowProblem) -> Solved:
     """The rows of all buckets with those fitted anew whose equations are badly scaled, in one loop."""
     there = [number for number, bucket in enumerate(buckets) if len(bucket.row)]
     if not there:
@@ -252,7 +257,7 @@ def _mended_rows(buckets: tuple[Bucket, ...], found: Solved, side: Side) -> Solv
         other, value, weights = jax.lax.switch(bucket_of(line), cuts, line, block)
         value, weights = (jax.lax.bitcast_convert_type(a, dtype)[None] for a in (value, weights))
         found = Bucket(row_of[line][None], other.astype(jnp.int32)[None], value, weights > 0, weights)
-        return _lines(side, lists(found, side))[0]
+        return _lines(side, padded_lists(found, side))[0]
 
     row_of = jnp.concatenate([bucket.row for bucket in buckets])
     blocks = lambda line: jnp.asarray([-(-length // size) for length in lengths], jnp.int32)[bucket_of(line)]
@@ -261,7 +266,7 @@ def _mended_rows(buckets: tuple[Bucket, ...], found: Solved, side: Side) -> Solv
 
 def _mended(
     found: Solved,
-    side: Side,
+    side: RowProblem,
     entries: Callable[[Array, Array], Array],
     blocks: Callable[[Array], Array],
     row_of: Array | None = None,
@@ -270,28 +275,28 @@ def _mended(
 
     def prior(line: Array) -> Array:
         precision = side.precision[line if row_of is None else row_of[line]]
-        if side.shared is None:
+        if side.shared_gram is None:
             rows = jnp.diag(jnp.sqrt(precision))
         else:
-            rows = orthogonal.root(jnp.diag(precision) + side.shared)
+            rows = orthogonal.root(jnp.diag(precision) + side.shared_gram)
         return jnp.pad(rows, ((0, 1), (0, 1)))
 
     return Solved(*orthogonal.mend(*found, prior=prior, blocks=blocks, entries=entries))
 
 
-def _lines(side: Side, given: Lists) -> Array:
+def _lines(side: RowProblem, given: Lists) -> Array:
     """[r, l, k + 1], sqrt(weight) (x, y) of rows' entries."""
     root, x, y = scaled(side.features, given, on="gpu")  # a block of one row: no form is faster
     return jnp.concatenate([x, *([root[..., None]] if side.intercept else []), y[..., None]], axis=2)
 
 
-def _by_steps(steps: int, buckets: tuple[Bucket, ...], side: Side, *, on: On) -> Solved:
+def _solve_by_cg(steps: int, buckets: tuple[Bucket, ...], side: RowProblem, *, on: On) -> Solved:
     """The same, some steps of conjugate gradients on; 0 for rows without ratings."""
 
     def solve(bucket: Bucket) -> Solved:
-        start, precision = lookup(side.now, bucket.row), lookup(side.precision, bucket.row)
+        start, precision = gather(side.current, bucket.row), gather(side.precision, bucket.row)
         start = jnp.where(jnp.any(bucket.where, axis=1, keepdims=True), start, 0)
-        given = side.features, lists(bucket, side), start, precision
-        return conjugate_gradient(*given, side.shared, intercept=side.intercept, steps=steps, on=on)
+        given = side.features, padded_lists(bucket, side), start, precision
+        return conjugate_gradient(*given, side.shared_gram, intercept=side.intercept, steps=steps, on=on)
 
-    return _together([solve(bucket) for bucket in _few(buckets, on)])
+    return _concatenate([solve(bucket) for bucket in _merged_buckets(buckets, on)])

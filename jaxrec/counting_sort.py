@@ -4,10 +4,10 @@ import numpy as np
 
 from jaxrec import check
 
-__all__ = ["counts_of", "group", "partition"]
+__all__ = ["group_by", "partition", "row_counts"]
 
 
-def group(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def group_by(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """(start [size + 1], order [n]): the rows of group g are order[start[g] : start[g + 1]], in their order in `ids`.
 
     The transpose of a matrix with one entry a row, which SciPy does in O(n): 20M ids in a quarter of argsort's time.
@@ -19,7 +19,7 @@ def group(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: ids out of range, which SciPy would write by into memory that is not its own.
 
-    >>> start, order = group(np.array([2, 0, 2, 1]), 4)
+    >>> start, order = group_by(np.array([2, 0, 2, 1]), 4)
     >>> start.tolist(), order.tolist()
     ([0, 1, 2, 4, 4], [1, 3, 0, 2])
     """
@@ -27,18 +27,18 @@ def group(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
     ids = check.ids("ids", ids, size=size)
     n = len(ids)
-    place = np.arange(
+    position = np.arange(
         n + 1, dtype=np.int32 if n < check.INT32_MAX else np.int64
     )  # SciPy sorts in this type: 4 times faster
-    one_each = sparse.csr_array((np.ones(n, np.int8), ids, place), shape=(n, size))
+    one_each = sparse.csr_array((np.ones(n, np.int8), ids, position), shape=(n, size))
     columns = one_each.tocsc()
     return columns.indptr, columns.indices
 
 
-def counts_of(ids: np.ndarray) -> np.ndarray:
+def row_counts(ids: np.ndarray) -> np.ndarray:
     """Of each row, how many rows have its id: float32 [n], to divide by. Ids are integers >= 0.
 
-    >>> counts_of(np.array([2, 0, 2])).tolist()
+    >>> row_counts(np.array([2, 0, 2])).tolist()
     [2.0, 1.0, 2.0]
     """
     return np.bincount(ids, minlength=1)[ids].astype(np.float32)

@@ -10,35 +10,41 @@ import pytest
 from scipy.special import gammaln
 from scipy.stats import multivariate_normal, norm
 
-from jaxrec.solvers.gibbs import State
-from jaxrec.solvers.hierarchy import Level
-from jaxrec.solvers.newcomer import draws, lower_bound, next_question, posterior, predict
+from jaxrec.bayes import ChainState
+from jaxrec.bayes.new_user import (
+    draws,
+    expected_variance_reduction,
+    lower_confidence_bound,
+    posterior,
+    posterior_predictive,
+)
+from jaxrec.bayes.side_information import SideState
 
 N_ITEMS, K, MU, NODES = 12, 3, 3.2, 4
 ITEM, VALUE = np.array([2, 7, 4]), np.array([5, 1, 4])
-POSTERIOR, PREDICT, ASK = (jax.jit(f) for f in (posterior, predict, next_question))
+POSTERIOR, PREDICT, ASK = (jax.jit(f) for f in (posterior, posterior_predictive, expected_variance_reduction))
 
 
 def states(n=2, chains=2, seed=0, links=()):
     """Draws of nothing, but of the right kind: `links` are the sizes of the groups of users' features."""
     rng = np.random.default_rng(seed)
     root = rng.normal(size=(n, chains, K, 2 * K))
-    level = lambda size: Level(
+    level = lambda size: SideState(
         rows=jnp.asarray(0.7 * rng.normal(size=(n, chains, size, K))),
         mean=jnp.asarray(0.3 * rng.normal(size=(n, chains, K))),
         precision=jnp.asarray(root @ np.swapaxes(root, -1, -2) / K + 0.5 * np.eye(K)),
-        sureness=jnp.asarray(rng.gamma(3, 1 / 3, (n, chains, size))),
-        evenness=jnp.asarray(rng.uniform(1.5, 4, (n, chains))),
+        row_precision=jnp.asarray(rng.gamma(3, 1 / 3, (n, chains, size))),
+        row_precision_shape=jnp.asarray(rng.uniform(1.5, 4, (n, chains))),
         links=tuple(jnp.asarray(0.5 * rng.normal(size=(n, chains, r, K))) for r in links),
         strengths=tuple(jnp.ones((n, chains)) for _ in links),
     )
     alpha = jnp.asarray(rng.uniform(1, 2, (n, chains)))
-    together = State(level(5), level(N_ITEMS), alpha, jnp.zeros((n, chains), jnp.int32))
+    together = ChainState(level(5), level(N_ITEMS), alpha, jnp.zeros((n, chains), jnp.int32))
     return [jax.tree.map(lambda a, s=s: a[s], together) for s in range(n)]
 
 
-def known(n=2, chains=2, *, nodes=NODES, uneven=True, **kwargs):
-    return draws(states(n, chains, **kwargs), mu=MU, uneven=uneven, nodes=nodes)
+def known(n=2, chains=2, *, nodes=NODES, heteroscedastic=True, **kwargs):
+    return draws(states(n, chains, **kwargs), mu=MU, heteroscedastic=heteroscedastic, nodes=nodes)
 
 
 def components(of, item, value, prior=None):
@@ -89,9 +95,9 @@ def test_draws_are_every_chain_of_every_state(x64):
     np.testing.assert_array_equal(of.x[:, 3, :-1], state.items.rows[1, :, :-1])
     np.testing.assert_array_equal(of.x[..., -1], 1)
     np.testing.assert_allclose(of.offset[:, 3], MU + state.items.rows[1, :, -1])
-    np.testing.assert_allclose(of.precision_of[:, 3], state.alpha[1] * state.items.sureness[1])
+    np.testing.assert_allclose(of.precision_of[:, 3], state.alpha[1] * state.items.row_precision[1])
     np.testing.assert_array_equal(of.precision[3], state.users.precision[1])
-    even = draws(kept, mu=MU, uneven=False)
+    even = draws(kept, mu=MU, heteroscedastic=False)
     np.testing.assert_array_equal(even.node, np.ones((6, 1)))
 
 
@@ -126,7 +132,7 @@ def test_users_at_once_are_users_one_by_one(x64):
     of, rng = known(), np.random.default_rng(1)
     item, value = rng.integers(0, N_ITEMS, (4, 3)), rng.integers(1, 6, (4, 3))
     where = rng.random((4, 3)) < 0.7
-    one = lambda *given: next_question(of, posterior(of, *given))
+    one = lambda *given: expected_variance_reduction(of, posterior(of, *given))
     together = jax.jit(jax.vmap(one))(item, value, where)
     for user in range(4):
         alone = ASK(of, POSTERIOR(of, item[user], value[user], where[user]))
@@ -134,7 +140,7 @@ def test_users_at_once_are_users_one_by_one(x64):
 
 
 def test_float32_is_enough():
-    of = known(uneven=True)
+    of = known(heteroscedastic=True)
     rng = np.random.default_rng(2)
     item, value = rng.permutation(N_ITEMS)[:10].astype(np.int32), rng.integers(1, 6, 10).astype(np.int32)
     got = POSTERIOR(of, item, value)
@@ -146,7 +152,7 @@ def test_float32_is_enough():
 def test_twelve_nodes_integrate_her_sureness(x64, a):
     """Of n ratings with squared errors E, with v fixed: the integral of τ^(n/2) exp(-τ E / 2) is known. And 1 / τ's."""
     (state,) = states(1, 1)
-    users = dataclasses.replace(state.users, evenness=jnp.full(1, a))
+    users = dataclasses.replace(state.users, row_precision_shape=jnp.full(1, a))
     of = draws([dataclasses.replace(state, users=users)], mu=MU)
     node, share = np.asarray(of.node[0]), np.asarray(of.share)
     np.testing.assert_allclose(share @ node, 1, rtol=5e-3)
@@ -167,7 +173,7 @@ def test_predictions_have_the_mixtures_moments(x64):
     for a, b in zip(got, (mean, np.diag(covariance), noise), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9)
     some = PREDICT(of, POSTERIOR(of, ITEM, VALUE), np.array([5, 0]))
-    np.testing.assert_allclose(some.spread, got.spread[np.array([5, 0])], rtol=1e-9)
+    np.testing.assert_allclose(some.variance, got.variance[np.array([5, 0])], rtol=1e-9)
 
 
 def test_the_covariance_that_the_reduction_is_made_of_is_that_of_draws_of_her(x64):
@@ -191,17 +197,17 @@ def test_the_covariance_that_the_reduction_is_made_of_is_that_of_draws_of_her(x6
     importance = rng.random(3)
     some = ASK(of, mixture, np.array([8, 1]), np.array([0, 5, 9]), weights=importance)
     np.testing.assert_allclose(some, importance @ expected[[0, 5, 9]][:, [8, 1]], rtol=1e-8)
-    small = next_question(of, mixture, block=5)  # 5 + 5 + 2
+    small = expected_variance_reduction(of, mixture, batch_size=5)  # 5 + 5 + 2
     np.testing.assert_allclose(small, expected.sum(axis=0), rtol=1e-8)
 
 
 def test_of_one_normal_the_expected_reduction_is_the_reduction_whatever_she_answers(x64):
-    of = known(1, 1, uneven=False)
+    of = known(1, 1, heteroscedastic=False)
     before = POSTERIOR(of, ITEM, VALUE)
     expected = ASK(of, before)
     for asked, answer in ((0, 1.0), (0, 5.0), (9, 3.0)):
         after = POSTERIOR(of, np.append(ITEM, asked), np.append(VALUE.astype(float), answer))
-        fall = PREDICT(of, before).spread - PREDICT(of, after).spread
+        fall = PREDICT(of, before).variance - PREDICT(of, after).variance
         np.testing.assert_allclose(expected[asked], jnp.sum(fall), rtol=1e-9)
 
 
@@ -217,18 +223,20 @@ def test_of_a_mixture_the_best_predictor_does_no_worse_than_expected(x64):
         of_v, noise = x[s] @ covariance @ x[s], 1 / (tau * precision_of[s])
         answers.append(rng.normal(x[s] @ mean + offset[s], np.sqrt(of_v + noise)))
     item = jnp.asarray(np.append(ITEM, asked))
-    spread = lambda y: jnp.sum(predict(of, posterior(of, item, jnp.append(jnp.asarray(VALUE, float), y))).spread)
+    spread = lambda y: jnp.sum(
+        posterior_predictive(of, posterior(of, item, jnp.append(jnp.asarray(VALUE, float), y))).variance
+    )
     after = np.asarray(jax.jit(jax.vmap(spread))(jnp.asarray(answers)))
     before = POSTERIOR(of, ITEM, VALUE)
-    fall = float(jnp.sum(PREDICT(of, before).spread)) - after
+    fall = float(jnp.sum(PREDICT(of, before).variance)) - after
     assert float(ASK(of, before)[asked]) < fall.mean() + 4 * fall.std() / np.sqrt(n)
 
 
 def test_the_lower_bound_is_passed_with_its_probability():
     mean, deviation = jnp.array([3.0, 4.0]), jnp.array([0.5, 2.0])
-    bound = lower_bound(mean, deviation, 0.9)
+    bound = lower_confidence_bound(mean, deviation, 0.9)
     np.testing.assert_allclose(norm.sf(bound, mean, deviation), 0.9, rtol=1e-5)
-    np.testing.assert_array_equal(lower_bound(mean, deviation, 0.5), mean)
+    np.testing.assert_array_equal(lower_confidence_bound(mean, deviation, 0.5), mean)
     assert int(jnp.argmax(mean)) != int(jnp.argmax(bound))
 
 
@@ -243,10 +251,19 @@ def test_the_lower_bound_is_passed_with_its_probability():
             lambda of: posterior(of, jnp.asarray(ITEM), jnp.asarray(VALUE), z=(jnp.ones(2),)),
             r"lengths \[\], one row a group, got \[2\]",
         ),
-        (lambda of: next_question(of, POSTERIOR(of, ITEM, VALUE), weights=jnp.ones(2)), "each of 12 targets, got 2"),
-        (lambda of: next_question(of, POSTERIOR(of, ITEM, VALUE), block=0), "block: expected at least 1"),
-        (lambda of: lower_bound(jnp.ones(2), jnp.ones(2), 1.0), r"share: expected a number in \(0, 1\), got 1.0"),
-        (lambda of: lower_bound(jnp.ones(2), jnp.ones((2, 1)), 0.9), "expected arrays of one shape"),
+        (
+            lambda of: expected_variance_reduction(of, POSTERIOR(of, ITEM, VALUE), weights=jnp.ones(2)),
+            "each of 12 targets, got 2",
+        ),
+        (
+            lambda of: expected_variance_reduction(of, POSTERIOR(of, ITEM, VALUE), batch_size=0),
+            "batch_size: expected at least 1",
+        ),
+        (
+            lambda of: lower_confidence_bound(jnp.ones(2), jnp.ones(2), 1.0),
+            r"share: expected a number in \(0, 1\), got 1.0",
+        ),
+        (lambda of: lower_confidence_bound(jnp.ones(2), jnp.ones((2, 1)), 0.9), "expected arrays of one shape"),
     ],
 )
 def test_wrong_input_is_said(wrong, message, as_users_run):

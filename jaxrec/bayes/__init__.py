@@ -1,0 +1,25 @@
+"""Bayesian matrix factorization: a Gibbs sampler, its priors and side information, and what its draws are for."""
+
+from jaxrec.bayes import new_user, ordinal, side_information
+from jaxrec.bayes._gibbs import ChainState, Features, GibbsResult, as_factors, gibbs, gibbs_sweep, init_chains
+from jaxrec.bayes.posterior import Posterior, pool_chains
+from jaxrec.bayes.row_posterior import TrainRatings
+from jaxrec.bayes.side_information import Priors, basis
+
+__all__ = [
+    "ChainState",
+    "Features",
+    "GibbsResult",
+    "Posterior",
+    "Priors",
+    "TrainRatings",
+    "as_factors",
+    "basis",
+    "gibbs",
+    "gibbs_sweep",
+    "init_chains",
+    "new_user",
+    "ordinal",
+    "pool_chains",
+    "side_information",
+]

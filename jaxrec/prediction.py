@@ -1,0 +1,226 @@
+"""Predictions of matrix factorization: prediction(i, j) = w(j) . x(i) + b(j) + c(i) + mu(i).
+
+What losses, solvers and models stand on: predictions of pairs, of all pairs, and of the entries of every layout.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
+
+from jaxrec import check
+from jaxrec.gather import gather
+from jaxrec.numerics import product
+from jaxrec.ratings import check_same_ids
+from jaxrec.types import Dense, Factors, Linked, Observed, Ratings, Rows
+
+__all__ = [
+    "Vectors",
+    "as_vectors",
+    "biases",
+    "check_factors",
+    "check_tables",
+    "in_float32",
+    "item_term",
+    "predict",
+    "predict_all",
+    "predict_layout",
+]
+
+
+class Vectors(NamedTuple):
+    """User and item vectors whose product is the score.
+
+    Attributes:
+        users: [n_users, d].
+        items: [n_items, d].
+    """
+
+    users: Array
+    items: Array
+
+
+def predict(
+    factors: Factors,
+    user: Int[ArrayLike, "*n"] | Sequence[int] | Ratings,
+    item: Int[ArrayLike, "*n"] | Sequence[int] | None = None,
+    *,
+    train: Ratings | None = None,
+) -> Float[Array, "*n"]:
+    """w(j) . x(i) + b(j) + c(i) + mu(i) for pairs (user[k], item[k]), summed in float32 at least.
+
+    Args:
+        factors: the model.
+        user: positions in the users' table, of any shape; or Ratings, and it is their pairs that are predicted.
+        item: positions in the items' table, of the same shape; nothing beside Ratings.
+        train: what the model was trained on, where `user` is Ratings with other positions: raw ids find their rows in
+            it. Without it the Ratings' ids are positions in the model's tables, and their sizes must be the tables'.
+
+    Raises:
+        ValueError: ids that are not in the tables (under jit they are trusted); shapes that differ; factors whose parts
+            do not fit; Ratings of other tables; raw ids that `train` does not know.
+    """
+    check_factors(factors)
+    n_users, n_items = len(factors.w), len(factors.x)
+    if isinstance(user, Ratings):
+        if item is not None:
+            raise ValueError("item: expected nothing beside Ratings, which have both ids.")
+        user, item = _positions(factors, user, train)
+    elif item is None or train is not None:
+        raise ValueError("expected user and item ids of one shape, or Ratings (and train=, to find raw ids in).")
+    check.same_shape(user=user, item=item)
+    user, item = check.row_ids("user", user, size=n_users), check.row_ids("item", item, size=n_items)
+    return _predict(factors, user, item).astype(factors.w.dtype)
+
+
+def _predict(factors: Factors, user: Array, item: Array) -> Array:
+    w, x = check.as_floats(w=gather(factors.w, user), x=gather(factors.x, item))
+    return jnp.sum(w * x, axis=-1) + biases(factors, user, item)
+
+
+def _positions(factors: Factors, ratings: Ratings, train: Ratings | None) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the model's tables that the ratings' pairs name."""
+    known = ratings if train is None else train
+    got, expected = (known.n_users, known.n_items), (len(factors.w), len(factors.x))
+    if got != expected:
+        raise ValueError(
+            f"{'ratings' if train is None else 'train'}: expected {expected} users and items, as the factors have, got "
+            f"{got}." + (" Give train=, what the model was trained on, to find raw ids in it." if train is None else "")
+        )
+    if train is not None and train.user_ids is not None and ratings.user_ids is not None:
+        ratings = ratings.reindexed(user_ids=train.user_ids)
+    if train is not None and train.item_ids is not None and ratings.item_ids is not None:
+        ratings = ratings.reindexed(item_ids=train.item_ids)
+    check_same_ids(known, ratings)
+    return ratings.user, ratings.item
+
+
+def biases(factors: Factors, user: Int[Array, "*n"], item: Int[Array, "*n"]) -> Float[Array, "*n"]:
+    """b(j) + c(i) + mu(i) for pairs (user[k], item[k]): the prediction without its product. Ids are trusted."""
+    b, term = check.as_floats(b=gather(factors.b, user), term=gather(item_term(factors), item))
+    return b + term
+
+
+def predict_all(factors: Factors) -> Float[Array, "n_users n_items"]:
+    """Every user's prediction for every item: small data only. Large catalogues go through `retrieval.top_k`.
+
+    Raises:
+        ValueError: factors whose parts do not fit.
+    """
+    check_factors(factors)
+    return _predict_all(factors).astype(factors.w.dtype)
+
+
+def _predict_all(factors: Factors) -> Array:
+    factors = in_float32(factors)
+    return product(factors.w, factors.x.T) + factors.b[:, None] + item_term(factors)[None, :]
+
+
+def predict_layout(factors: Factors, ratings: Dense | Observed | Linked | Rows) -> Any:
+    """The predictions for a layout's entries, in the shape of its `value` (Rows: one array per bucket)."""
+    check_tables(factors, ratings)
+    match ratings:
+        case Dense():
+            return _predict_all(factors).T
+        case Observed() | Linked():
+            return _predict(factors, ratings.user, ratings.item)
+        case Rows():
+            pairs = [
+                (jnp.broadcast_to(bucket.row[:, None], bucket.other.shape), bucket.other) for bucket in ratings.buckets
+            ]
+            return [_predict(factors, *(pair if ratings.side == "user" else pair[::-1])) for pair in pairs]
+        case _:
+            raise TypeError(f"expected ratings as Dense, Observed, Linked or Rows, got {type(ratings).__name__}.")
+
+
+def in_float32(factors: Factors) -> Factors:
+    """The factors in float32, or float64 where one of them is: what sums are made in."""
+    return Factors(*check.as_floats(w=factors.w, b=factors.b, x=factors.x, c=factors.c, mu=factors.mu))
+
+
+def check_factors(factors: Factors) -> None:
+    """Parts that fit: w [n_users, d], b [n_users], x [n_items, d], c [n_items] or None, mu [], [n_items] or None.
+
+    Only shapes, which are static, so that it costs nothing under jit.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    shape = lambda part: None if part is None else jnp.shape(part)
+    w, b, x = jnp.shape(factors.w), jnp.shape(factors.b), jnp.shape(factors.x)
+    c, mu = shape(factors.c), shape(factors.mu)
+    fits = len(w) == len(x) == 2 and w[1] == x[1] and b == w[:1] and c in (None, x[:1]) and mu in (None, (), x[:1])
+    if not fits:
+        raise ValueError(
+            "factors: expected w [n_users, d], b [n_users], x [n_items, d], c [n_items] or None, mu [] or [n_items] or "
+            f"None; got w {w}, b {b}, x {x}, c {c}, mu {mu}."
+        )
+
+
+def check_tables(factors: Factors, ratings: Any) -> None:
+    """The factors' parts fit one another, and the ratings' tables.
+
+    Sizes are static, and cost nothing under jit. The ids of `Observed`, whose columns may be anybody's, are looked at
+    where they are concrete.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    check_factors(factors)
+    got = len(factors.w), len(factors.x)
+    match ratings:
+        case Dense():
+            check.same_shape(value=ratings.value, where=ratings.where, weights=ratings.weights)
+            expected = ratings.value.shape[::-1]
+        case Linked():
+            expected = len(ratings.user_start) - 1, len(ratings.item_start) - 1
+        case Rows():
+            expected = len(ratings.position), ratings.n_others
+            expected = expected if ratings.side == "user" else expected[::-1]
+        case Observed():
+            expected = got  # whose columns do not know
+        case _:
+            return
+    if got != expected:
+        raise ValueError(f"factors: expected tables of {expected} users and items, as the ratings have, got {got}.")
+    if isinstance(ratings, Observed):
+        check.same_shape(
+            user=ratings.user, item=ratings.item, value=ratings.value, where=ratings.where, weights=ratings.weights
+        )
+        check.row_ids("user", ratings.user, size=got[0])
+        check.row_ids("item", ratings.item, size=got[1])
+
+
+def as_vectors(factors: Factors) -> Vectors:
+    """User and item vectors [., d + 2] whose product is the whole prediction, so that no ranking forgets c or mu.
+
+    user (w(j), b(j), 1) . item (x(i), 1, c(i) + mu(i)).
+
+    Raises:
+        ValueError: factors whose parts do not fit.
+
+    >>> from jaxrec import models
+    >>> factors = models.init(2, 3, 4, key=jax.random.key(0), mu=3.5)
+    >>> users, items = as_vectors(factors)
+    >>> bool(jnp.allclose(users @ items.T, predict_all(factors)))
+    True
+    """
+    check_factors(factors)
+    one = lambda table: jnp.ones((len(table), 1), table.dtype)
+    users = jnp.concatenate([factors.w, factors.b[:, None], one(factors.w)], axis=1)
+    items = jnp.concatenate([factors.x, one(factors.x), item_term(factors)[:, None].astype(factors.x.dtype)], axis=1)
+    return Vectors(users, items)
+
+
+def item_term(factors: Factors) -> Float[Array, " n_items"]:
+    """c(i) + mu(i); mu is data, so no gradient reaches it."""
+    c, mu = factors.c, factors.mu
+    if mu is None:
+        return jnp.zeros(factors.x.shape[:1], factors.x.dtype) if c is None else c
+    c, mu = check.as_floats(c=c, mu=jax.lax.stop_gradient(mu))
+    return jnp.broadcast_to(mu, factors.x.shape[:1]) if c is None else c + mu

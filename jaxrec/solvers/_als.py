@@ -1,0 +1,168 @@
+"""Alternating least squares: given the items, every user is a ridge regression; given the users, every item is.
+
+One sweep is both. The biases are part of the rows: a user's (w, b) regress y - c - mu on (x, 1), an item's (x, c)
+regress y - b - mu on (w, 1). Each half minimizes the joint cost in its own parameters, so the objective never rises.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+from jax import Array
+from jaxtyping import PRNGKeyArray
+
+from jaxrec.losses.collaborative import cost
+from jaxrec.losses.penalty import L2, l2_penalty, per_side
+from jaxrec.prediction import check_factors
+from jaxrec.solvers._fold_in import solve_side, solve_side_dense
+from jaxrec.solvers.checks import check_dense, in_float32, like
+from jaxrec.solvers.common import (
+    ALSResult,
+    Callback,
+    SweepResult,
+    TwoSides,
+    alternate,
+    as_two_sides,
+    check_sides,
+    check_strengths,
+    check_tables,
+    make_init,
+)
+from jaxrec.types import Dense, Factors, Ratings, Rows
+
+__all__ = ["als", "dense_sweep", "sweep"]
+
+
+def als(
+    train: Ratings | TwoSides,
+    *,
+    l2: L2,
+    l2_bias: L2 = 0.0,
+    rank: int | None = None,
+    init: Factors | None = None,
+    key: PRNGKeyArray | None = None,
+    sweeps: int = 20,
+    tol: float = 1e-4,
+    cg_steps: int | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> ALSResult:
+    """Minimizes the joint cost (squared error) by sweeps of closed-form solutions.
+
+    Args:
+        train: the ratings. Or, prepared once for several calls or laid out over devices, the same ratings as a pair of
+            Rows: (data.rows(ratings, "user"), data.rows(ratings, "item")).
+        l2: a number > 0, or a pair (users', items') of numbers or of one number per row (l2 times the row's rating
+            count is the frequency scaling of ALS-WR).
+        l2_bias: the same for b and c; 0 leaves them free.
+        rank: factors of each user and item; they start at random, with the mean rating as mu.
+        init: instead of `rank`, where to start, such as `models.init` or an earlier result: x, c and mu count; w and b
+            are solved for first.
+        key: of the random start; None: jax.random.key(0).
+        sweeps: at most.
+        tol: stop when a sweep lowers the objective by less than this share of it.
+        cg_steps: Number of conjugate-gradient steps per row, warm-started at its current value; None solves each row
+            exactly. At 20M ratings and d = 64 a sweep of 3 steps takes 2.2 s instead of 6, and three such sweeps lower
+            J more than two exact ones; 10 steps are the exact sweep to six digits of J.
+        callback: callback(step, factors, info) after every sweep, steps from 1. Return True to stop.
+        progress: show a progress bar.
+
+    Returns:
+        (factors, info). The factors have `init`'s types, though they are computed in float32 at least; `info.trace` is
+        the joint cost before the first and after each sweep.
+
+    Raises:
+        ValueError: neither or both of `rank` and `init`; Rows of the wrong side, of other tables than `init`'s, or of
+            other ratings than the other side's; an `init` whose parts do not fit; a strength that is not finite and
+            positive (l2_bias: or 0), or neither a number nor one per row.
+        FloatingPointError: the objective is no longer finite.
+
+    Source: Zhou et al. 2008, Large-scale parallel collaborative filtering for the Netflix Prize.
+
+    >>> from jaxrec import data
+    >>> ratings = data.synthetic.low_rank(50, 40, 600, rng=0).ratings
+    >>> factors, info = als(ratings, rank=2, l2=1.0, progress=False)
+    >>> factors.w.shape, bool(info.trace[-1] < info.trace[0])
+    ((50, 2), True)
+    """
+    init = make_init(train, init, rank, key)
+    by_user, by_item = as_two_sides(train)
+    check_sides(by_user, by_item, init, sweeps)
+    check_strengths(init, l2, l2_bias)
+    start = by_user.replicate(in_float32(init))
+    options: dict[str, Any] = {"l2": l2, "l2_bias": l2_bias, "cg_steps": cg_steps}
+
+    def step(factors: Factors, mend: bool) -> SweepResult:
+        return _sweep(factors, by_user, by_item, **options, mend=mend)
+
+    before = _cost(start, by_user, l2=l2, l2_bias=l2_bias)
+    factors, info = alternate(step, start, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress)
+    return ALSResult(like(factors, init), info)
+
+
+def sweep(
+    factors: Factors, by_user: Rows, by_item: Rows, *, l2: L2, l2_bias: L2 = 0.0, cg_steps: int | None = None
+) -> SweepResult:
+    """One sweep, (new factors, joint cost after it): pure, to be jitted, vmapped over l2, differentiated.
+
+    The cost is what the items' solutions say they leave, and the users' penalty: no further pass over the ratings. Rows
+    whose equations float32 loses (weights or penalties of 1 and 1e7 side by side) are solved as well as these say;
+    `als` and `fold_in` fit such rows anew.
+
+    Raises:
+        ValueError: as `als`, but for the two sides' ratings, which are not compared.
+    """
+    check_tables(by_user, by_item, factors)
+    check_strengths(factors, l2, l2_bias)
+    return _sweep(factors, by_user, by_item, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps, mend=False)
+
+
+def _sweep(factors: Factors, by_user: Rows, by_item: Rows, **options: Any) -> SweepResult:
+    """Called eagerly, a program for each side: XLA compiles the two in less memory than one of both."""
+    factors, _ = _half(factors, by_user, **options)
+    return _half(factors, by_item, **options)
+
+
+@partial(jax.jit, static_argnames=("cg_steps", "mend"))
+def _half(factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2, cg_steps: int | None, mend: bool) -> SweepResult:
+    """One side solved; of the items' the joint cost after it, for the users' penalty is known then."""
+    factors, objective = solve_side(factors, rows, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps, mend=mend)
+    return SweepResult(factors, objective + _users_penalty(factors, l2, l2_bias))
+
+
+def dense_sweep(factors: Factors, ratings: Dense, *, l2: L2, l2_bias: L2 = 0.0) -> SweepResult:
+    """`sweep` on a dense matrix: the same numbers, for small data.
+
+    vmapped over members of a grid that share the ratings, it makes all their normal equations by one matrix product a
+    side. Ten sweeps of 160 members on ml-100k at rank 8, compilation included: 5.7 s in turn, 4.4 eight at once.
+
+    Raises:
+        ValueError: ratings of other tables than the factors'; factors or strengths as `als`.
+
+    >>> from jaxrec import data, models
+    >>> ratings = data.synthetic.low_rank(50, 40, 600, rng=0).ratings
+    >>> init = models.init(50, 40, 2, key=jax.random.key(0), mu=3.5)
+    >>> strengths = jax.numpy.array([1.0, 2.0, 4.0])
+    >>> factors, costs = jax.vmap(lambda l2: dense_sweep(init, data.dense(ratings), l2=l2))(strengths)
+    >>> factors.w.shape
+    (3, 50, 2)
+    """
+    check_factors(factors)
+    check_dense(ratings, len(factors.w), len(factors.x))
+    check_strengths(factors, l2, l2_bias)
+    return _dense_sweep(factors, ratings, l2=l2, l2_bias=l2_bias)
+
+
+@jax.jit
+def _dense_sweep(factors: Factors, ratings: Dense, *, l2: L2, l2_bias: L2) -> SweepResult:
+    factors, _ = solve_side_dense(factors, ratings, "user", l2=l2, l2_bias=l2_bias)
+    factors, objective = solve_side_dense(factors, ratings, "item", l2=l2, l2_bias=l2_bias)
+    return SweepResult(factors, objective + _users_penalty(factors, l2, l2_bias))
+
+
+def _users_penalty(factors: Factors, l2: L2, l2_bias: L2) -> Array:
+    """The users' penalty."""
+    return l2_penalty(in_float32(factors), l2=(per_side(l2)[0], 0.0), l2_bias=(per_side(l2_bias)[0], 0.0))
+
+
+_cost = jax.jit(cost)

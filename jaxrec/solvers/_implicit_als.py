@@ -1,0 +1,278 @@
+"""Implicit feedback by alternating least squares: what was not observed counts as 0, with a weight of its own.
+
+For a user j, an item i and the product s(i,j) = w(j) . x(i), without biases, minimized is
+
+    1/2 sum over observed of weight(i,j) (s(i,j) - value(i,j))^2  +  unobserved/2 sum over all pairs of s(i,j)^2
+    + 1/2 sum over j of l2(j) ‖w(j)‖^2  +  1/2 sum over i of l2(i) ‖x(i)‖^2
+
+The sum over all pairs costs nothing: it is w(j)' G w(j) with one matrix G = X' X that all users share, so a sweep is
+that of explicit ALS. `data.labels.confidence_weights` gives the values and weights of Hu, Koren and Volinsky
+(confidence 1 + alpha r, with unobserved_weight=1), `frequency_scaled_l2` the strengths of Rendle et al.
+
+>>> from jaxrec import Ratings, models
+>>> clicks = Ratings(user=[0, 0, 1, 1, 2], item=[0, 1, 0, 1, 2], value=[1, 1, 1, 1, 1], n_users=3, n_items=3)
+>>> factors, info = implicit_als(clicks, rank=2, l2=0.01, unobserved_weight=0.1, progress=False)
+>>> (models.predict_all(factors) > 0.5).astype(int).tolist()
+[[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+Sources: Hu, Koren, Volinsky 2008, Collaborative filtering for implicit feedback datasets; Rendle et al. 2022,
+Revisiting the performance of iALS on item recommendation benchmarks.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, PRNGKeyArray, Shaped
+
+from jaxrec import check
+from jaxrec.losses.penalty import L2, PerSide, half_squared_norm, per_side
+from jaxrec.prediction import check_factors
+from jaxrec.ratings import Ratings
+from jaxrec.solvers import batched_ridge
+from jaxrec.solvers.batched_ridge import RowProblem
+from jaxrec.solvers.checks import OVERFLOW, check_finite, check_rows, check_strength, in_float32, like
+from jaxrec.solvers.common import (
+    ALSResult,
+    Callback,
+    SweepResult,
+    TwoSides,
+    alternate,
+    as_two_sides,
+    check_sides,
+    check_strengths,
+    check_tables,
+    make_init,
+)
+from jaxrec.types import Factors, Rows
+
+__all__ = ["frequency_scaled_l2", "implicit_als", "implicit_cost", "implicit_fold_in", "implicit_sweep"]
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def implicit_als(
+    train: Ratings | TwoSides,
+    *,
+    l2: L2,
+    unobserved_weight: float | Shaped[ArrayLike, ""] = 1.0,
+    rank: int | None = None,
+    init: Factors | None = None,
+    key: PRNGKeyArray | None = None,
+    sweeps: int = 20,
+    tol: float = 1e-4,
+    cg_steps: int | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> ALSResult:
+    """Minimizes the module's objective by sweeps of closed-form solutions.
+
+    Args:
+        train: the observations; values are what products are pulled to, 1 for clicks. Or the same observations as a
+            pair of Rows, as in `als`.
+        l2: a number > 0, or a pair (users', items') of numbers or of one number per row.
+        unobserved_weight: the weight of every pair's square, > 0.
+        rank: factors of each user and item, which start at random.
+        init: instead of `rank`, where to start, such as `models.init(..., item_bias=False)`: only x counts, w too with
+            cg_steps.
+        key: of the random start; None: jax.random.key(0).
+        sweeps: at most.
+        tol: stop when a sweep lowers the objective by less than this share of it.
+        cg_steps: Number of conjugate-gradient steps per row, warm-started at its current value; None solves each row
+            exactly.
+        callback: callback(step, factors, info) after every sweep, steps from 1. Return True to stop.
+        progress: show a progress bar.
+
+    Returns:
+        (factors, info), as `als`; b is 0.
+
+    Raises:
+        ValueError: as `als`; a model with item biases or means; an unobserved_weight that is not positive.
+        FloatingPointError: the objective is no longer finite.
+    """
+    init = make_init(train, init, rank, key, implicit=True)
+    by_user, by_item = as_two_sides(train)
+    check_sides(by_user, by_item, init, sweeps)
+    check_strengths(init, l2)
+    _check_unobserved_weight(unobserved_weight)
+    if init.c is not None or init.mu is not None:
+        raise ValueError("init: expected a model of products alone, models.init(..., item_bias=False) without mu.")
+    start = by_user.replicate(in_float32(dataclasses.replace(init, b=jnp.zeros_like(init.b))))
+    options: dict[str, Any] = {"l2": l2, "unobserved_weight": unobserved_weight, "cg_steps": cg_steps}
+
+    def step(factors: Factors, mend: bool) -> SweepResult:
+        return _sweep(factors, by_user, by_item, **options, mend=mend)
+
+    before = _cost(start, by_user, l2=l2, unobserved_weight=unobserved_weight)
+    factors, info = alternate(step, start, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress)
+    return ALSResult(like(factors, init), info)
+
+
+def implicit_fold_in(
+    factors: Factors,
+    rows: Rows,
+    *,
+    l2: L2,
+    unobserved_weight: float | Shaped[ArrayLike, ""] = 1.0,
+    cg_steps: int | None = None,
+) -> Factors:
+    """Every row of one side solved, given the other side: half a sweep, and how new users or items come in.
+
+    A row without observations gets 0.
+
+    Args:
+        factors: the model; only the other side's table is read, with cg_steps the rows' own too.
+        rows: the observations of these rows; of new users, over the items that the model knows.
+        l2: as in training.
+        unobserved_weight: as in training.
+        cg_steps: as in `implicit_als`; for rows that are in the model.
+
+    Raises:
+        ValueError: rows over another number of items (users) than the factors have, or ids that they have not; factors
+            whose parts do not fit; l2 that is not positive or neither a number nor one per row; unobserved that is not
+            positive; cg_steps for new rows; a row whose numbers are beyond the type's range.
+    """
+    _check_side(factors, rows, l2, unobserved_weight)
+    found = _fold_in(factors, rows, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps)
+    check_finite("implicit_fold_in", found.w if rows.side == "user" else found.x, OVERFLOW)
+    return found
+
+
+@partial(jax.jit, static_argnames="cg_steps")
+def _fold_in(factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike, cg_steps: int | None) -> Factors:
+    return _solved(factors, rows, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps, mend=True)[0]
+
+
+def implicit_sweep(
+    factors: Factors,
+    by_user: Rows,
+    by_item: Rows,
+    *,
+    l2: L2,
+    unobserved_weight: float | Shaped[ArrayLike, ""] = 1.0,
+    cg_steps: int | None = None,
+) -> SweepResult:
+    """One sweep, (new factors, objective after it): pure, to be jitted, vmapped over l2 and unobserved.
+
+    Raises:
+        ValueError: as `implicit_als`, but for the two sides' observations, which are not compared.
+    """
+    check_tables(by_user, by_item, factors)
+    check_strengths(factors, l2)
+    _check_unobserved_weight(unobserved_weight)
+    return _sweep(factors, by_user, by_item, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps, mend=False)
+
+
+def _sweep(factors: Factors, by_user: Rows, by_item: Rows, **options: Any) -> SweepResult:
+    """Called eagerly, a program for each side, as in `als`."""
+    factors, _ = _half(factors, by_user, **options)
+    return _half(factors, by_item, **options)
+
+
+@partial(jax.jit, static_argnames=("cg_steps", "mend"))
+def _half(
+    factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike, cg_steps: int | None, mend: bool
+) -> SweepResult:
+    """One side solved; of the items' the objective after it, for the users' penalty is known then."""
+    factors, objective = _solved(
+        factors, rows, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps, mend=mend
+    )
+    return SweepResult(factors, objective + half_squared_norm(in_float32(factors.w), per_side(l2)[0]))
+
+
+def implicit_cost(
+    factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: float | Shaped[ArrayLike, ""] = 1.0
+) -> Float[Array, ""]:
+    """The module's objective; rows may be of either side. In float32 at least.
+
+    Raises:
+        ValueError: rows of other tables than the factors', or ids that they have not; factors or strengths as
+            `implicit_als`.
+    """
+    _check_side(factors, rows, l2, unobserved_weight)
+    if (got := len(factors.w if rows.side == "user" else factors.x)) != len(rows.position):
+        raise ValueError(f"factors: expected a table of the {len(rows.position)} rows, got {got}.")
+    return _cost(factors, rows, l2=l2, unobserved_weight=unobserved_weight)
+
+
+@jax.jit
+def _cost(factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike) -> Array:
+    factors = in_float32(factors)
+    unobserved_weight = jnp.asarray(unobserved_weight, factors.x.dtype)
+    of_users, of_items = per_side(l2)
+    by_user = rows.side == "user"
+    own, theirs = (factors.w, factors.x) if by_user else (factors.x, factors.w)
+    everywhere = jnp.sum(_gram(factors.w) * _gram(factors.x))  # sum over all pairs of (w . x)^2
+    total = unobserved_weight * everywhere / 2
+    for strength, table in ((of_users, factors.w), (of_items, factors.x)):
+        total = total + half_squared_norm(table, strength)
+    none = jnp.zeros(own.shape, own.dtype)  # no penalty beside the observed errors
+    return total + batched_ridge.objective_at(rows, RowProblem(theirs, own, none, intercept=False))
+
+
+def frequency_scaled_l2(
+    ratings: Ratings, l2: float, *, unobserved_weight: float = 1.0, exponent: float = 1.0
+) -> PerSide:
+    """Strengths that grow with a row's count: l2 (count(row) + unobserved_weight n_others)^exponent, for each side.
+
+    Raises:
+        ValueError: l2 or unobserved that is not positive.
+
+    Source: Rendle et al. 2022, where an exponent of 1 is best.
+    """
+    if not (0 < l2 < np.inf and 0 < unobserved_weight < np.inf and np.isfinite(exponent)):
+        raise ValueError(
+            f"expected finite l2 and unobserved_weight > 0 and a finite exponent, got {l2} and {unobserved_weight}, "
+            f"{exponent}."
+        )
+    strength = lambda ids, n, others: jnp.asarray(
+        l2 * (np.bincount(ids, minlength=n) + unobserved_weight * others) ** exponent, jnp.float32
+    )
+    n_users, n_items = ratings.n_users, ratings.n_items
+    return PerSide(strength(ratings.user, n_users, n_items), strength(ratings.item, n_items, n_users))
+
+
+def _check_side(factors: Factors, rows: Rows, l2: L2, unobserved_weight: ArrayLike) -> None:
+    by_user, n_rows = rows.side == "user", len(rows.position)
+    theirs = factors.x if by_user else factors.w
+    unread = jnp.zeros(np.shape(factors.w)[:1])  # b is 0 whatever stands there
+    check_factors(dataclasses.replace(factors, b=unread))
+    if rows.n_others != len(theirs):
+        raise ValueError(
+            f"rows: expected observations over the {len(theirs)} {'items' if by_user else 'users'} of the factors, "
+            f"got {rows.n_others}. Give Ratings.from_columns the ids that the model was trained with."
+        )
+    check_rows(rows)
+    check_strength("l2", l2, *((n_rows, rows.n_others) if by_user else (rows.n_others, n_rows)))
+    _check_unobserved_weight(unobserved_weight)
+
+
+def _check_unobserved_weight(unobserved_weight: ArrayLike) -> None:
+    number = np.ndim(unobserved_weight) == 0
+    if not (number and (check.traced(unobserved_weight) or 0 < float(np.asarray(unobserved_weight)) < np.inf)):
+        raise ValueError(f"unobserved_weight: expected a finite number > 0, got {unobserved_weight}.")
+
+
+def _solved(
+    factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike, cg_steps: int | None, mend: bool
+) -> tuple[Factors, Array]:
+    by_user, wide = rows.side == "user", in_float32(factors)
+    own, theirs = (wide.w, wide.x) if by_user else (wide.x, wide.w)
+    strength = jnp.asarray(per_side(l2)[0 if by_user else 1], own.dtype)
+    shape = len(rows.position), own.shape[1]
+    precision = jnp.broadcast_to(strength[:, None] if strength.ndim else strength, shape)
+    shared = jnp.asarray(unobserved_weight, own.dtype) * _gram(theirs)
+    side = RowProblem(theirs, own, precision, intercept=False, shared_gram=shared)
+    v, left = batched_ridge.solve(rows, side, cg_steps, mend=mend)
+    if by_user:
+        return dataclasses.replace(factors, w=like(v, factors.w), b=jnp.zeros(len(v), factors.b.dtype)), left
+    return dataclasses.replace(factors, x=like(v, factors.x)), left
+
+
+def _gram(table: Array) -> Array:
+    return jnp.matmul(table.T, table, precision=HIGHEST)
