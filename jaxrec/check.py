@@ -1,7 +1,7 @@
-"""Host-side checks with readable messages: what was expected, what came, what to do.
+"""Checks of arguments on the host; error messages say what was expected, what was passed, and what to do.
 
-Concrete values are checked, in NumPy, before anything is computed; traced code cannot look: under jit an index
-out of range is clamped or dropped without a word, and an int64 id above 2**31 wraps to a negative int32.
+Concrete values are checked with NumPy before anything is computed. Traced values cannot be checked: under jit an index
+out of range is silently clamped or dropped, and an int64 id above 2**31 wraps to a negative int32.
 
 >>> ids("user", [0, 3, 1], size=3)
 Traceback (most recent call last):
@@ -40,7 +40,7 @@ INT32_MIN, INT32_MAX = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 
 
 def ids(name: str, values: Any, *, size: int) -> np.ndarray:
-    """Returns contiguous ids as int32, having checked that each lies in [0, size)."""
+    """Returns contiguous ids as int32, after checking that each lies in [0, size)."""
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name}: expected one column of ids, got an array of shape {array.shape}.")
@@ -48,18 +48,18 @@ def ids(name: str, values: Any, *, size: int) -> np.ndarray:
         return array.astype(np.int32)
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{name}: expected integer ids, got {array.dtype}. Raw ids go through Ratings.from_columns.")
-    wrong = (array < 0) | (array >= size)
-    if wrong.any():
-        at = int(wrong.argmax())
+    invalid = (array < 0) | (array >= size)
+    if invalid.any():
+        position = int(invalid.argmax())
         raise ValueError(
-            f"{name}: expected ids in [0, {size}), got {array[at]} at position {at}. "
-            "Ids must be contiguous; Ratings.from_columns makes them so from raw ids."
+            f"{name}: expected ids in [0, {size}), got {array[position]} at position {position}. "
+            "Ids must be contiguous; Ratings.from_columns makes them from raw ids."
         )
     return array.astype(np.int32, copy=False)
 
 
 def size_of_table(name: str, size: int) -> int:
-    """Returns the number of rows of a table, having checked that its ids fit in int32."""
+    """Returns the number of rows of a table, after checking that its ids fit in int32."""
     if isinstance(size, bool) or not isinstance(size, int | np.integer):
         raise ValueError(f"{name}: expected a whole number of rows, got {size!r}.")
     if not 0 < size <= INT32_MAX:
@@ -68,26 +68,26 @@ def size_of_table(name: str, size: int) -> int:
 
 
 def finite(name: str, values: Any, *, dtype: Any = np.float32) -> np.ndarray:
-    """Returns one column of numbers in `dtype`, having checked that none is NaN or infinite, before and after."""
+    """Returns one column of numbers in `dtype`, after checking that none is NaN or infinite in it."""
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name}: expected one column of numbers, got an array of shape {array.shape}.")
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name}: expected numbers, got {array.dtype}.")
     with np.errstate(over="ignore"):
-        out = array.astype(dtype, copy=False)
-    wrong = ~np.isfinite(out)
-    if wrong.any():
-        at = int(wrong.argmax())
+        converted = array.astype(dtype, copy=False)
+    invalid = ~np.isfinite(converted)
+    if invalid.any():
+        position = int(invalid.argmax())
         raise ValueError(
-            f"{name}: expected finite numbers, got {array[at]} at position {at} ({int(wrong.sum())} in all). "
-            "Drop those rows: what was not rated is left out, never written as NaN."
+            f"{name}: expected finite numbers, got {array[position]} at position {position} "
+            f"({int(invalid.sum())} in all). Drop those rows: pairs that were not rated have no row, rather than NaN."
         )
-    return out
+    return converted
 
 
 def same_length(**columns: Any) -> int:
-    """Returns the common length of columns (None is skipped)."""
+    """Returns the common length of the columns; None is skipped."""
     lengths = {name: len(column) for name, column in columns.items() if column is not None}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"expected columns of one length, got {', '.join(f'{k}: {v}' for k, v in lengths.items())}.")
@@ -95,21 +95,21 @@ def same_length(**columns: Any) -> int:
 
 
 def positive(name: str, value: float, *, zero: bool = False) -> None:
-    """Checks that a number is finite and positive (or zero, where that is allowed)."""
+    """Checks that a number is finite and positive (or zero, if `zero`)."""
     if not (np.isfinite(value) and (value > 0 or (zero and value == 0))):
         raise ValueError(f"{name}: expected a finite number {'>= 0' if zero else '> 0'}, got {value}.")
 
 
 def choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
-    """Checks that a value is one of those allowed."""
+    """Checks that a value is one of the allowed values."""
     if value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}.")
 
 
 def same_shape(**arrays: Any) -> None:
-    """Checks that arrays (None is skipped) have one shape; static, so it costs nothing under jit.
+    """Checks that arrays have the same shape; None is skipped. Shapes are static, so this is free under jit.
 
-    Without it [n] and [n, 1] broadcast to [n, n], and the mean of that is a plausible wrong number.
+    Otherwise [n] and [n, 1] would broadcast to [n, n], whose mean is wrong but plausible.
     """
     shapes = {name: np.shape(array) for name, array in arrays.items() if array is not None}
     if len(set(shapes.values())) > 1:
@@ -117,10 +117,10 @@ def same_shape(**arrays: Any) -> None:
 
 
 def vector_pairs(v_user: Any, v_item: Any, **columns: Any) -> None:
-    """Checks that each pair has a vector [d] of either side and an entry in every column.
+    """Checks that each pair has a user vector [d], an item vector [d] and an entry in every column.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: the shapes do not match.
     """
     same_shape(v_user=v_user, v_item=v_item)
     same_shape(**columns)
@@ -131,30 +131,32 @@ def vector_pairs(v_user: Any, v_item: Any, **columns: Any) -> None:
 
 
 def traced(*values: Any) -> bool:
-    """Whether any leaf is being traced (jit, vmap, grad): its shape is known then, and its numbers are not."""
+    """Returns whether any leaf is being traced (by jit, vmap or grad): then its shape is known but not its values."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
 def all_finite(name: str, values: Any) -> None:
-    """Checks concrete numbers of any shape: none is NaN or infinite. Traced ones are trusted, None is skipped."""
+    """Checks that no number in an array of any shape is NaN or infinite; traced arrays and None are not checked."""
     if values is None or traced(values) or (_on_device(values) and bool(_is_finite(values))):
         return
     array = np.asarray(values)
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         return
-    wrong = ~np.isfinite(array)
-    if wrong.any():
-        first, position = _first(wrong)
-        raise ValueError(f"{name}: expected finite numbers, got {array[first]}{position} ({int(wrong.sum())} in all).")
+    invalid = ~np.isfinite(array)
+    if invalid.any():
+        first, position = _first_position(invalid)
+        raise ValueError(
+            f"{name}: expected finite numbers, got {array[first]}{position} ({int(invalid.sum())} in all)."
+        )
 
 
 def _on_device(values: Any) -> bool:
-    """Whether NumPy would have to copy it first, as 80 MB of 20M ids from a GPU; on a CPU it reads it in place."""
+    """Returns whether NumPy must copy the values from a GPU or TPU (80 MB for 20M ids); on a CPU it reads in place."""
     return isinstance(values, jax.Array) and any(device.platform != "cpu" for device in values.devices())
 
 
 @jax.jit
-def _ends(values: Array) -> tuple[Array, Array]:
+def _min_max(values: Array) -> tuple[Array, Array]:
     return jnp.min(values), jnp.max(values)
 
 
@@ -163,17 +165,17 @@ def _is_finite(values: Array) -> Array:
     return jnp.all(jnp.isfinite(values))
 
 
-def _first(wrong: np.ndarray) -> tuple[tuple[int, ...], str]:
-    """The first True of any shape, a scalar's too, and how a message says where it is."""
-    first = tuple(int(axis) for axis in np.unravel_index(int(wrong.argmax()), wrong.shape))
+def _first_position(mask: np.ndarray) -> tuple[tuple[int, ...], str]:
+    """Returns the index of the first True in a mask of any shape, and its text for a message ('' for a scalar)."""
+    first = tuple(int(axis) for axis in np.unravel_index(int(mask.argmax()), mask.shape))
     return first, f" at position {first[0] if len(first) == 1 else first}" if first else ""
 
 
 def as_array(name: str, values: Any) -> Array:
-    """Numbers as an array of the device's own types, having checked that none changes on its way there but in rounding.
+    """Returns numbers as a JAX array of JAX's default precision, after checking that they change at most by rounding.
 
-    With 64 bits disabled, as by default, JAX makes int32 of int64 without a word: 2**40 + 5 becomes 5. Integers that
-    do not fit are refused here, and so are finite numbers beyond float32, and what is no number.
+    Without `jax_enable_x64`, JAX silently converts int64 to int32: 2**40 + 5 becomes 5. Here integers that do not fit
+    are errors, and so are finite numbers that do not fit in float32, and values that are not numbers.
     """
     if isinstance(values, jax.Array):
         return values
@@ -182,31 +184,31 @@ def as_array(name: str, values: Any) -> Array:
     if dtype == array.dtype:
         return jnp.asarray(array)
     info: Any = np.finfo(dtype) if array.dtype.kind == "f" else np.iinfo(dtype)
-    wrong = ((array < info.min) | (array > info.max)) & (np.isfinite(array) if array.dtype.kind == "f" else True)
-    if wrong.any():
+    invalid = ((array < info.min) | (array > info.max)) & (np.isfinite(array) if array.dtype.kind == "f" else True)
+    if invalid.any():
         raise ValueError(
-            f"{name}: expected numbers that fit {np.dtype(dtype)}, got {array[wrong].reshape(-1)[0]}. For 64 bits: "
+            f"{name}: expected numbers that fit {np.dtype(dtype)}, got {array[invalid].reshape(-1)[0]}. For 64 bits: "
             "jax.config.update('jax_enable_x64', True)."
         )
     return jnp.asarray(array.astype(dtype))
 
 
 def as_floats(**columns: Any) -> tuple[Array, ...]:
-    """The columns in one floating type, float32 or wider: what is subtracted, summed or counted is so in no less.
+    """Returns the columns in one floating type, float32 or wider, for differences, sums and counts.
 
-    In its own type 3 - 5 of uint8 is 254, and a sum of float16 ends at 65,504. None stays None, whatever the annotation
-    says. What float32 does not hold becomes infinity, and is not refused: it may stand under a mask.
+    In narrower types these go wrong: 3 - 5 is 254 in uint8, and the largest float16 is 65,504. None stays None, despite
+    the annotation. Numbers that do not fit in float32 become infinite, which is not an error: they may be masked.
     """
-    given = {name: _numbers(name, column) for name, column in columns.items() if column is not None}
-    wide = any(array.dtype == np.float64 for array in given.values())
-    dtype = jax.dtypes.canonicalize_dtype(np.float64 if wide else np.float32)
+    arrays = {name: _numbers(name, column) for name, column in columns.items() if column is not None}
+    has_float64 = any(array.dtype == np.float64 for array in arrays.values())
+    dtype = jax.dtypes.canonicalize_dtype(np.float64 if has_float64 else np.float32)
     with np.errstate(over="ignore"):
-        floats: Any = [None if name not in given else jnp.asarray(given[name].astype(dtype)) for name in columns]
+        floats: Any = [None if name not in arrays else jnp.asarray(arrays[name].astype(dtype)) for name in columns]
     return tuple(floats)
 
 
 def _numbers(name: str, values: Any) -> Any:
-    """An array, of the device or of the host."""
+    """Returns a JAX array unchanged, or other numbers as a NumPy array."""
     if isinstance(values, jax.Array):
         return values
     array = np.asarray(values)
@@ -216,21 +218,21 @@ def _numbers(name: str, values: Any) -> Any:
 
 
 def row_ids(name: str, values: Any, *, size: int, where: Any = None) -> Array:
-    """Ids of any shape that name rows of a table, as int32, having checked that each lies in [0, size).
+    """Returns ids of any shape that index the rows of a table, as int32, after checking that each lies in [0, size).
 
-    Traced ids are trusted: under jit nobody can look, and one out of range is clamped without a word. The check is a
-    minimum and a maximum, microseconds on the CPU, and made where the array lies.
+    Traced ids are not checked: under jit one out of range is silently clamped. The check takes a minimum and a maximum,
+    microseconds on the CPU, on the device that holds the array.
 
     Args:
-        name: what the message calls them.
-        values: an array, or a list on the host.
-        size: the table's rows.
-        where: ids where this is False are padding, and may be anything.
+        name: the name of the ids in error messages.
+        values: an array, or a list.
+        size: the number of rows of the table.
+        where: a mask; ids where it is False are padding and may have any value.
     """
     if traced(values, where):
         return jnp.asarray(values)
     if _on_device(values) and values.size > 0 and jnp.issubdtype(values.dtype, jnp.integer):
-        low, high = jax.device_get(_ends(values))
+        low, high = jax.device_get(_min_max(values))
         if low >= 0 and high < size:
             return values
     array = np.asarray(values)
@@ -240,23 +242,22 @@ def row_ids(name: str, values: Any, *, size: int, where: Any = None) -> Array:
         raise ValueError(f"{name}: expected integer ids, got {array.dtype}.")
     if array.min() >= 0 and array.max() < size:
         return values if isinstance(values, jax.Array) else jnp.asarray(array.astype(np.int32))
-    wrong = (array < 0) | (array >= size)
+    invalid = (array < 0) | (array >= size)
     if where is not None:
-        wrong &= np.broadcast_to(np.asarray(where), array.shape)
-    if wrong.any():
-        first, position = _first(wrong)
+        invalid &= np.broadcast_to(np.asarray(where), array.shape)
+    if invalid.any():
+        first, position = _first_position(invalid)
         raise ValueError(
             f"{name}: expected ids in [0, {size}), got {array[first]}{position}. Ids are positions in the model's "
-            "tables: "
-            "ratings.user_index and item_index find those of raw ids."
+            "tables: convert raw ids by ratings.user_index or item_index."
         )
     return jnp.asarray(np.where((array < 0) | (array >= size), 0, array).astype(np.int32))
 
 
 def comparable_ids(**columns: Any) -> tuple[Array, ...]:
-    """Columns of ids that are only compared with one another, in one type of 32 bits in which the same are the same.
+    """Returns columns of ids that are only compared with one another as int32, in which equal ids stay equal.
 
-    Ids that int32 does not hold are numbered anew, all columns alike; traced columns are taken as they are.
+    If any id does not fit in int32, all columns are renumbered consistently; traced columns are returned unchanged.
     """
     if traced(*columns.values()):
         return tuple(jnp.asarray(column) for column in columns.values())
@@ -266,7 +267,7 @@ def comparable_ids(**columns: Any) -> tuple[Array, ...]:
             raise ValueError(f"{name}: expected integer ids, got {array.dtype}.")
     if all(array.size == 0 or (array.min() >= INT32_MIN and array.max() <= INT32_MAX) for array in arrays):
         return tuple(jnp.asarray(array, jnp.int32) for array in arrays)
-    # as Python's integers where int64 and uint64 meet, which NumPy would compare as float64
+    # Mixed int64 and uint64 are compared as Python integers, because NumPy would compare them as float64.
     kinds = {array.dtype.kind for array in arrays}
     flat = np.concatenate(
         [array.reshape(-1).astype(object) if len(kinds) > 1 else array.reshape(-1) for array in arrays]
@@ -278,7 +279,7 @@ def comparable_ids(**columns: Any) -> tuple[Array, ...]:
 
 
 def mask(name: str, values: Any, shape: tuple[int, ...]) -> Array:
-    """A mask as an array, having checked its shape, and that it is of bools and no positions of what it chooses."""
+    """Returns a mask as an array, after checking its shape, and that it has bools rather than positions."""
     array = values if isinstance(values, jax.Array) else np.asarray(values)
     if array.dtype != bool or array.shape != shape:
         raise ValueError(f"{name}: expected a mask of bools of shape {shape}, got {array.dtype} of {array.shape}.")
@@ -286,13 +287,16 @@ def mask(name: str, values: Any, shape: tuple[int, ...]) -> Array:
 
 
 def strength(name: str, value: Any, *, zero: bool = False) -> None:
-    """Checks concrete penalties, a number, one per row, or a pair of these: finite, and positive (or 0, if allowed)."""
-    for part in value if isinstance(value, tuple) else (value,):
-        if traced(part):
+    """Checks that a penalty (a number, one per row, or a tuple of these) is finite and positive (or 0, if `zero`).
+
+    Traced penalties are not checked.
+    """
+    for penalty in value if isinstance(value, tuple) else (value,):
+        if traced(penalty):
             continue
-        numbers = np.asarray(part, np.float64)
+        numbers = np.asarray(penalty, np.float64)
         if not (np.isfinite(numbers).all() and (numbers >= 0).all() and (zero or (numbers > 0).all())):
-            wrong = ~(np.isfinite(numbers) & ((numbers >= 0) if zero else (numbers > 0)))
+            invalid = ~(np.isfinite(numbers) & ((numbers >= 0) if zero else (numbers > 0)))
             raise ValueError(
-                f"{name}: expected finite numbers {'>= 0' if zero else '> 0'}, got {numbers[wrong].reshape(-1)[0]}."
+                f"{name}: expected finite numbers {'>= 0' if zero else '> 0'}, got {numbers[invalid].reshape(-1)[0]}."
             )

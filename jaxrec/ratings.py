@@ -1,4 +1,4 @@
-"""Ratings on the host: columns with contiguous ids, and how they come from raw ids and files.
+"""Ratings on the host: columns with contiguous ids, made from columns of raw ids.
 
 Letters as in `jaxrec.types`: i = item, j = user, y(i,j) the rating. A rating of 0 is a rating.
 """
@@ -29,25 +29,25 @@ Unknown = Literal["error", "drop"]
 class Ratings:
     """Observed ratings as columns on the host, with contiguous ids.
 
-    The columns are copies that nobody can change: what was checked here stays so. (20M ratings: 0.1 s of copying.)
+    The columns are immutable copies, so they stay as they were checked. (Copying 20M ratings takes 0.1 s.)
 
     Attributes:
         user: int32 [n], in [0, n_users).
         item: int32 [n], in [0, n_items).
         value: float32 [n], the rating; finite.
-        n_users: rows of the user table; users without ratings count.
-        n_items: rows of the item table.
-        time: int64 [n], in `time_unit` since 1970 where they are dates; or None where the data has none. Datetimes may
-            be given, and text as in ISO 8601 (`jaxrec.times.as_times`): they are kept exactly and in their order.
-        weights: float32 [n], >= 0, or None for all ones.
-        user_ids: [n_users], the raw id of each user, or None where ids were contiguous from the start.
+        n_users: the number of rows of the user table, including users without ratings.
+        n_items: the number of rows of the item table.
+        time: int64 [n], in `time_unit`, since 1970 for dates; None if the data has no times. May be passed as datetimes
+            or ISO 8601 text (`jaxrec.times.as_times`), which are converted exactly and keep their order.
+        weights: float32 [n], >= 0; None for all ones.
+        user_ids: [n_users], the raw id of each user; None if there are no raw ids.
         item_ids: [n_items], the raw id of each item, or None.
-        time_unit: 's', 'ms', 'us' or 'ns': of times that are given as numbers. Where those have fractions, and for
-            datetimes, it becomes the coarsest unit that holds every time: seconds wherever nothing is lost.
+        time_unit: 's', 'ms', 'us' or 'ns', the unit of times passed as numbers. For numbers with fractions and for
+            datetimes it becomes the coarsest unit that represents every time exactly: seconds if possible.
 
     Raises:
-        ValueError: an id out of range (checked before the cast to int32), a NaN, columns of different lengths; times
-            as `jaxrec.times.as_times`; raw ids that are not distinct integers or strings.
+        ValueError: an id is out of range (checked before the cast to int32); a number is NaN; columns differ in length;
+            a time is refused by `jaxrec.times.as_times`; raw ids are not distinct integers or strings.
 
     >>> Ratings(user=[0, 1, 1], item=[0, 0, 2], value=[5, 4, 0], n_users=3, n_items=3)
     Ratings(3 ratings of 3 items by 3 users)
@@ -65,24 +65,24 @@ class Ratings:
     time_unit: TimeUnit = "s"
 
     def __post_init__(self) -> None:
-        """Checks every column, casts it to the type promised above, and keeps a copy."""
+        """Checks every column, casts it to the type stated above, and stores a copy."""
         check.same_length(user=self.user, item=self.item, value=self.value, time=self.time, weights=self.weights)
         for name in ("user", "item", "value", "weights"):
             if np.ma.is_masked(getattr(self, name)):
-                raise ValueError(f"{name}: expected a value in every row, got a masked array. Drop the rows masked.")
+                raise ValueError(f"{name}: expected a value in every row, got a masked array. Drop the masked rows.")
         put = lambda name, value: object.__setattr__(self, name, value)
         put("n_users", check.size_of_table("n_users", self.n_users))
         put("n_items", check.size_of_table("n_items", self.n_items))
-        put("user", _frozen(check.ids("user", self.user, size=self.n_users)))
-        put("item", _frozen(check.ids("item", self.item, size=self.n_items)))
-        put("value", _frozen(check.finite("value", self.value)))
+        put("user", _immutable(check.ids("user", self.user, size=self.n_users)))
+        put("item", _immutable(check.ids("item", self.item, size=self.n_items)))
+        put("value", _immutable(check.finite("value", self.value)))
         check.choice("time_unit", self.time_unit, UNITS)
         if self.time is not None:
             time, unit = as_times("time", self.time, self.time_unit)
-            put("time", _frozen(time))
+            put("time", _immutable(time))
             put("time_unit", unit)
         if self.weights is not None:
-            put("weights", _frozen(check.finite("weights", self.weights)))
+            put("weights", _immutable(check.finite("weights", self.weights)))
             if (self.weights < 0).any():
                 raise ValueError(f"weights: expected numbers >= 0, got {self.weights.min()}.")
         for name, size in (("user_ids", self.n_users), ("item_ids", self.n_items)):
@@ -90,39 +90,39 @@ class Ratings:
                 raw = raw_ids.known_ids(name, getattr(self, name))
                 if len(raw) != size:
                     raise ValueError(f"{name}: expected one raw id per row of the table ({size}), got {len(raw)}.")
-                put(name, _frozen(raw))
+                put(name, _immutable(raw))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles are made by the constructor, or their columns could be changed."""
-        return type(self), tuple(getattr(self, one.name) for one in dataclasses.fields(self))
+        """Copies and unpickles through the constructor; otherwise the copy's columns would be mutable."""
+        return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
     def __len__(self) -> int:
-        """The number of ratings."""
+        """Returns the number of ratings."""
         return len(self.value)
 
     def __repr__(self) -> str:
-        """A line, not a million numbers."""
+        """Returns one line with the numbers of ratings, items and users."""
         return f"Ratings({len(self)} ratings of {self.n_items} items by {self.n_users} users)"
 
     def take(self, rows: Any) -> Ratings:
-        """The ratings at `rows` (positions, a slice or a mask), over the same users and items."""
-        cut = lambda column: None if column is None else column[rows]
+        """Returns the ratings at `rows` (positions, a slice or a mask), with the same users and items."""
+        select = lambda column: None if column is None else column[rows]
         return dataclasses.replace(
             self,
             user=self.user[rows],
             item=self.item[rows],
             value=self.value[rows],
-            time=cut(self.time),
-            weights=cut(self.weights),
+            time=select(self.time),
+            weights=select(self.weights),
         )
 
     def user_index(self, raw: Any) -> Any:
-        """Positions in the user table of raw ids: int32 [n] of a list or an array, an int of one id.
+        """Returns the positions of raw ids in the user table: int32 [n] for a list or an array, an int for one id.
 
-        Without raw ids (`user_ids` is None) they are the positions themselves, checked to lie in the table.
+        If there are no raw ids (`user_ids` is None), `raw` are positions, and are checked to lie in the table.
 
         Raises:
-            ValueError: an id that is not there (the first is named), or of another kind: 1 is not "1" and not 1.0.
+            ValueError: an id is unknown (the first is named), or is of another type: 1 is neither "1" nor 1.0.
 
         >>> ratings = Ratings.from_columns(["ann", "bob"], [10, 30])
         >>> ratings.user_index("bob"), ratings.item_index([30, 10])
@@ -131,19 +131,19 @@ class Ratings:
         return raw_ids.index("user", raw, self.user_ids, self.n_users)
 
     def item_index(self, raw: Any) -> Any:
-        """Positions in the item table of raw ids, as `user_index`."""
+        """Returns the positions of raw ids in the item table, as `user_index` does for users."""
         return raw_ids.index("item", raw, self.item_ids, self.n_items)
 
     def reindexed(self, *, user_ids: Any = None, item_ids: Any = None, unknown: Unknown = "error") -> Ratings:
-        """The same ratings over other tables: those of `user_ids` and `item_ids`, in their order.
+        """Returns the same ratings with other tables of users and items: `user_ids` and `item_ids`, in their order.
 
         Args:
             user_ids: the raw ids of the new user table, such as `train.user_ids`; None keeps the table.
             item_ids: the same for items.
-            unknown: what to do with ratings by users or of items that are not in the new tables: 'error' or 'drop'.
+            unknown: what to do with ratings whose user or item is not in the new tables: 'error' or 'drop'.
 
         Raises:
-            ValueError: ratings without raw ids; unknown ids where `unknown='error'`; no rating is left.
+            ValueError: the ratings have no raw ids; an id is unknown and `unknown='error'`; no rating is left.
 
         >>> train = Ratings.from_columns(["ann", "bob"], [10, 30])
         >>> test = Ratings.from_columns(["bob", "zoe"], [30, 30])
@@ -157,7 +157,7 @@ class Ratings:
                 continue
             old = getattr(self, f"{name}_ids")
             if old is None:
-                raise ValueError(f"{name}_ids: these ratings have no raw {name} ids, which could be looked up there.")
+                raise ValueError(f"{name}_ids: these ratings have no raw {name} ids to look up.")
             known = raw_ids.known_ids(f"{name}_ids", new)
             position = raw_ids.positions(old, known)[changed[name]]
             if unknown == "error" and (position < 0).any():
@@ -182,24 +182,25 @@ class Ratings:
         unknown: Unknown = "error",
         time_unit: TimeUnit = "s",
     ) -> Ratings:
-        """Ratings from columns of raw ids (integers or strings), made contiguous.
+        """Returns Ratings from columns of raw ids (integers or strings), which are made contiguous.
 
         Args:
             user: [n] raw ids.
             item: [n] raw ids.
-            value: [n] numbers; all ones where None (feedback without ratings).
+            value: [n] numbers; None for all ones (feedback without ratings).
             time: [n] numbers in `time_unit` since 1970, or datetimes, or None.
             weights: [n] numbers >= 0, or None.
-            user_ids: the known users in the order wanted; by default those that occur, sorted.
+            user_ids: the known users, in the order of the table; None for those that occur, sorted.
             item_ids: the same for items.
-            duplicates: what to do where a user rated an item more than once: 'error'; keep the 'first' or 'last' row
-                as given; the 'mean' or 'sum' of the values (their time the latest, their weights' sum).
-            unknown: what to do with rows whose id is not among `user_ids` or `item_ids`: 'error', or 'drop' them.
+            duplicates: what to do if a user rated an item more than once: 'error'; keep the 'first' or 'last' row in
+                the input's order; or merge the rows by the 'mean' or 'sum' of their values, with the latest time and
+                the sum of the weights.
+            unknown: what to do with rows whose id is not in `user_ids` or `item_ids`: 'error' or 'drop'.
             time_unit: as in `Ratings`.
 
         Raises:
-            ValueError: as `Ratings`; unknown or missing ids; duplicate pairs where `duplicates='error'`; no row is left
-                where `unknown='drop'`.
+            ValueError: as `Ratings`; an id is unknown or missing; a pair is repeated and `duplicates='error'`; no row
+                is left with `unknown='drop'`.
 
         >>> ratings = Ratings.from_columns(["ann", "bob", "bob"], [10, 10, 30], [5, 4, 0])
         >>> ratings.user, ratings.item_ids
@@ -218,13 +219,13 @@ class Ratings:
 
 
 def align_ids(*ratings: Ratings) -> tuple[Ratings, ...]:
-    """The same ratings over joint tables: every user and every item of any of them, sorted.
+    """Returns the same ratings with joint tables: the users and items of all of them, sorted.
 
-    For train and test from two files, where a user of test may be new. To keep train's tables as they are instead:
+    For train and test from two files, where a user of test may not be in train. To keep train's tables instead:
     `test.reindexed(user_ids=train.user_ids, item_ids=train.item_ids, unknown="drop")`.
 
     Raises:
-        ValueError: ratings without raw ids; ids that are integers in one and strings in another.
+        ValueError: ratings have no raw ids; ids are integers in one and strings in another.
 
     >>> train = Ratings.from_columns(["ann", "bob"], [10, 30])  # such as read_csv("train.csv")
     >>> test = Ratings.from_columns(["bob", "zoe"], [30, 20])
@@ -234,49 +235,54 @@ def align_ids(*ratings: Ratings) -> tuple[Ratings, ...]:
     """
     joint: dict[str, Any] = {}
     for name in ("user_ids", "item_ids"):
-        tables = [getattr(one, name) for one in ratings]
+        tables = [getattr(columns, name) for columns in ratings]
         if any(table is None for table in tables):
-            raise ValueError(f"{name}: expected raw ids in all of the ratings, got some without: theirs are positions.")
-        joint[name] = _frozen(raw_ids.union(name, tables))
-    return tuple(one.reindexed(**joint) for one in ratings)
+            raise ValueError(
+                f"{name}: expected raw ids in all of the ratings, got some without. Ratings.from_columns keeps them."
+            )
+        joint[name] = _immutable(raw_ids.union(name, tables))
+    return tuple(columns.reindexed(**joint) for columns in ratings)
 
 
 def check_same_ids(a: Ratings, b: Ratings, names: tuple[str, str] = ("train", "test")) -> None:
-    """Checks that a position means the same user and the same item in both: tables of one size, of the same raw ids.
+    """Checks that both have the same users and items at the same positions: tables of one size and equal raw ids.
 
-    Raw ids that only one of them knows are not compared. Parts of one split share their tables, which costs nothing.
+    Raw ids are compared only if both have them. Parts of one split share their tables and are not compared either.
 
     Raises:
-        ValueError: with the first position that differs, and what to do.
+        ValueError: the tables differ; the message has the first position that differs and what to do.
     """
     first, second = names
     advice = (
-        f"Bring both over one table: {second}.reindexed(user_ids={first}.user_ids, item_ids={first}.item_ids, "
+        f"Use the same tables for both: {second}.reindexed(user_ids={first}.user_ids, item_ids={first}.item_ids, "
         "unknown='drop'), or data.align_ids for the ids of both."
     )
     for side in ("user", "item"):
-        (n, ids), (m, others) = ((getattr(one, f"n_{side}s"), getattr(one, f"{side}_ids")) for one in (a, b))
-        if ids is None or others is None:
-            if n != m:
-                raise ValueError(f"expected {side} tables of one size, got {n} {side}s in {first}, {m} in {second}.")
+        (n_a, ids_a), (n_b, ids_b) = ((getattr(r, f"n_{side}s"), getattr(r, f"{side}_ids")) for r in (a, b))
+        if ids_a is None or ids_b is None:
+            if n_a != n_b:
+                raise ValueError(
+                    f"expected {side} tables of one size, got {n_a} {side}s in {first}, {n_b} in {second}. "
+                    "Build both with tables of the same size."
+                )
             continue
-        shorter = min(n, m)
-        at = (
-            raw_ids.first_difference(ids, others)
-            if n == m
-            else raw_ids.first_difference(ids[:shorter], others[:shorter])
+        shorter = min(n_a, n_b)
+        position = (
+            raw_ids.first_difference(ids_a, ids_b)
+            if n_a == n_b
+            else raw_ids.first_difference(ids_a[:shorter], ids_b[:shorter])
         )
-        if at is None and n != m:
-            raise ValueError(f"expected the same {side}s, got {n} in {first} and {m} in {second}. {advice}")
-        if at is not None:
+        if position is None and n_a != n_b:
+            raise ValueError(f"expected the same {side}s, got {n_a} in {first} and {n_b} in {second}. {advice}")
+        if position is not None:
             raise ValueError(
-                f"expected the same {side} ids, got {ids[at].item()!r} in {first} and {others[at].item()!r} in "
-                f"{second} at position {at} ({n} and {m} {side}s). {advice}"
+                f"expected the same {side} ids, got {ids_a[position].item()!r} in {first} and "
+                f"{ids_b[position].item()!r} in {second} at position {position} ({n_a} and {n_b} {side}s). {advice}"
             )
 
 
 def _encode(name: str, raw: Any, known: Any, unknown: Unknown) -> tuple[np.ndarray, np.ndarray]:
-    """(contiguous ids of raw ids, -1 where they are not among the known; the raw id of each)."""
+    """Returns (contiguous ids of the raw ids, -1 for unknown ones; the table of raw ids)."""
     ids = raw_ids.as_raw_ids(name, raw)
     if known is None:
         return raw_ids.distinct(ids)
@@ -288,17 +294,18 @@ def _encode(name: str, raw: Any, known: Any, unknown: Unknown) -> tuple[np.ndarr
 
 
 def _known_rows(user: np.ndarray, item: np.ndarray) -> np.ndarray | slice:
+    """Returns the rows whose user and item are both known (not -1)."""
     kept = (user >= 0) & (item >= 0)
     if len(kept) and not kept.any():
         raise ValueError("unknown='drop' leaves no rating: none is of a known item by a known user.")
     return slice(None) if kept.all() else np.flatnonzero(kept)
 
 
-def _frozen(array: np.ndarray) -> np.ndarray:
-    """The array over bytes that nobody can change, not by `setflags` either: native code trusts what was checked once.
+def _immutable(array: np.ndarray) -> np.ndarray:
+    """Returns the array in immutable memory, which `setflags` cannot make writable: native code relies on its checks.
 
-    A copy (30 ms for 20M ids); or the array itself where it stands on such bytes already, as what `take` and
-    `dataclasses.replace` hand on does.
+    This is a copy (30 ms for 20M ids), or the array itself if its memory is immutable already, as that of arrays from
+    `take` and `dataclasses.replace` is.
     """
     owner: Any = array
     while isinstance(owner, np.ndarray):
@@ -309,27 +316,28 @@ def _frozen(array: np.ndarray) -> np.ndarray:
 
 
 def _without_duplicates(ratings: Ratings, policy: Duplicates) -> Ratings:
+    """Merges the ratings of repeated (user, item) pairs, or raises, as `from_columns` says of `duplicates`."""
     _, by_item = group_by(ratings.item, ratings.n_items)  # two counting sorts: by user, then item, then row
     _, by_user = group_by(ratings.user[by_item], ratings.n_users)
     order = by_item[by_user]
     user, item = ratings.user[order], ratings.item[order]
-    again = np.concatenate([[False], (user[1:] == user[:-1]) & (item[1:] == item[:-1])])[: len(order)]
-    if not again.any():
+    repeated = np.concatenate([[False], (user[1:] == user[:-1]) & (item[1:] == item[:-1])])[: len(order)]
+    if not repeated.any():
         return ratings
-    starts = np.flatnonzero(~again)
+    starts = np.flatnonzero(~repeated)
     if policy == "error":
-        second = order[again.argmax()]
+        second = order[repeated.argmax()]
         user, item = ratings.user[second], ratings.item[second]
         raw = lambda ids, k: k if ids is None else ids[k]
         raise ValueError(
             f"user {raw(ratings.user_ids, user)} rated item {raw(ratings.item_ids, item)} more than once "
-            f"({int(again.sum())} such rows in all). Choose duplicates='first', 'last', 'mean' or 'sum'."
+            f"({int(repeated.sum())} such rows in all). Choose duplicates='first', 'last', 'mean' or 'sum'."
         )
     ends = np.append(starts[1:], len(order))
     kept = np.sort(order[ends - 1 if policy == "last" else starts])
     if policy in ("first", "last"):
         return ratings.take(kept)
-    rank = np.argsort(order[starts])  # groups in the order of their first rows, as `kept` has them
+    rank = np.argsort(order[starts])  # sorts the groups by their first rows, which is the order of `kept`
     total = np.add.reduceat(ratings.value[order].astype(np.float64), starts)[rank]
     count = (ends - starts)[rank]
     merged = ratings.take(kept)
@@ -343,23 +351,24 @@ def _without_duplicates(ratings: Ratings, policy: Duplicates) -> Ratings:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A named dataset: its ratings, and what is known of its users and items. Arrays are copies that nobody can change.
+    """A named dataset: its ratings, and data about its users and items. Arrays are immutable copies.
 
     Attributes:
-        name: as `data.load` knows it, such as 'ml-100k'.
-        ratings: all of them, in the order of the source, with raw ids.
+        name: its name in `data.load`, such as 'ml-100k'.
+        ratings: all ratings, in the order of the source, with raw ids.
         titles: [n_items] strings, one per item, or None.
-        users: a polars table with one row per user in the ratings' order, or None.
-        items: a polars table with one row per item, or None.
-        scale: the lowest and the highest rating there can be, or None where the data has no scale.
-        source: where it was found.
-        published: the splits that figures are published on: name -> bool [n], the rows of test; `splits.canonical`.
-        negatives: int32 [n_users, k], the items that each user's held-out one is ranked among, where a protocol has
-            sampled them; or None.
-        truth: the Factors that synthetic ratings were drawn from, or None.
+        users: a polars table with one row per user, in the order of the user table, or None.
+        items: a polars table with one row per item, in the order of the item table, or None.
+        scale: the lowest and highest possible ratings, or None if the data has no scale.
+        source: where the data was found.
+        published: the splits used for published figures: a mask bool [n] of the test rows for each name. See
+            `splits.canonical`.
+        negatives: int32 [n_users, k], the items among which a protocol ranks each user's held-out item, or None.
+        truth: the Factors from which synthetic ratings were drawn, or None.
 
     Raises:
-        ValueError: titles, negatives or tables of another length than the ratings' tables; negatives that are no items.
+        ValueError: titles, negatives, users or items differ in length from the ratings' tables; negatives are not valid
+            items.
     """
 
     name: str
@@ -374,21 +383,21 @@ class Dataset:
     truth: Any = None
 
     def __post_init__(self) -> None:
-        """Checks that what is beside the ratings fits their tables, and keeps copies of the arrays."""
+        """Checks that the other data fits the ratings' tables, and stores copies of the arrays."""
         n_users, n_items = self.ratings.n_users, self.ratings.n_items
         sizes = {"titles": n_items, "items": n_items, "users": n_users, "negatives": n_users}
         for name, size in sizes.items():
-            if (given := getattr(self, name)) is not None and len(given) != size:
-                raise ValueError(f"{name}: expected {size} rows, one per row of the ratings' table, got {len(given)}.")
+            if (table := getattr(self, name)) is not None and len(table) != size:
+                raise ValueError(f"{name}: expected {size} rows, one per row of the ratings' table, got {len(table)}.")
         put = lambda name, value: object.__setattr__(self, name, value)
         if self.titles is not None:
-            put("titles", _frozen(raw_ids.as_raw_ids("titles", self.titles)))
+            put("titles", _immutable(raw_ids.as_raw_ids("titles", self.titles)))
         if self.negatives is not None:
             negatives = np.asarray(self.negatives)
             flat = check.ids("negatives", negatives.reshape(-1), size=n_items)
-            put("negatives", _frozen(flat.reshape(negatives.shape)))
-        put("published", {name: _frozen(np.asarray(mask)) for name, mask in self.published.items()})
+            put("negatives", _immutable(flat.reshape(negatives.shape)))
+        put("published", {name: _immutable(np.asarray(mask)) for name, mask in self.published.items()})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As of `Ratings`."""
-        return type(self), tuple(getattr(self, one.name) for one in dataclasses.fields(self))
+        """Copies and unpickles through the constructor, as `Ratings` does."""
+        return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))

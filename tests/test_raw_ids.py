@@ -152,7 +152,7 @@ def test_every_id_comes_back(raw):
 def test_a_union_is_exact_or_refused(a, b):
     columns = [as_raw_ids("user_ids", a), as_raw_ids("user_ids", b)]
     if not fits(a + b):
-        with pytest.raises(ValueError, match="^user_ids: expected integers that fit"):
+        with pytest.raises(ValueError, match="^user_ids: expected integers that all fit"):
             union("user_ids", columns)
     else:
         assert union("user_ids", columns).tolist() == sorted(set(a + b))

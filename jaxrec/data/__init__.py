@@ -1,4 +1,4 @@
-"""Data, on the host: load, read and write, split, normalize, label, lay out for the device."""
+"""Data on the host: loading, reading and writing, splits, normalization, labels, and layouts for the device."""
 
 from jaxrec.data import features, labels, normalize, splits, synthetic
 from jaxrec.data.batches import minibatches

@@ -1,4 +1,4 @@
-"""Minibatches of observed ratings: shuffled anew each epoch, each with its share of the penalty."""
+"""Minibatches of observed ratings: reshuffled every epoch, each with its share of the penalty."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,16 +13,16 @@ __all__ = ["minibatches"]
 
 
 def minibatches(ratings: Ratings, batch_size: int, *, rng: int) -> Callable[[int], Iterator[Observed]]:
-    """A function of the epoch's number that gives its batches: every rating once, in an order of (rng, epoch).
+    """Returns a function from an epoch's number to its batches: every rating once, in an order set by (rng, epoch).
 
-    Each batch carries its rows' rating counts, so `losses.cost` of the batches adds up to that of the whole, penalty
-    and gradient too. The last batch is padded to `batch_size`, so that there is one shape and one compilation. Batches
-    are a function of the epoch, so a resumed run sees those that the uninterrupted one would have seen.
+    Each batch carries the rating counts of its users and items, so `losses.cost` summed over the batches equals the
+    cost of all ratings, including penalty and gradient. The last batch is padded to `batch_size`: one shape, one
+    compilation. The batches depend only on the epoch, so a resumed run sees the batches of an uninterrupted one.
 
     Args:
-        ratings: what to draw from.
-        batch_size: the ratings in each batch.
-        rng: a seed. Every epoch has an order of its own, made of the seed and the epoch's number.
+        ratings: the ratings to draw from.
+        batch_size: the number of ratings per batch.
+        rng: a seed; each epoch's order is drawn from the seed and the epoch's number.
 
     Raises:
         ValueError: batch_size < 1.
@@ -44,7 +44,7 @@ def minibatches(ratings: Ratings, batch_size: int, *, rng: int) -> Callable[[int
         for first in range(0, len(order), batch_size):
             rows = order[first : first + batch_size]
             pad = (0, batch_size - len(rows))
-            cut: dict[str, Any] = {k: jnp.asarray(np.pad(v[rows], pad)) for k, v in columns.items() if v is not None}
-            yield Observed(**cut)
+            batch: dict[str, Any] = {k: jnp.asarray(np.pad(v[rows], pad)) for k, v in columns.items() if v is not None}
+            yield Observed(**batch)
 
     return epoch_batches

@@ -1,8 +1,8 @@
-"""Named datasets: found on this machine, or fetched once, and never other bytes than the ones we know.
+"""Named datasets: found on this machine or downloaded once, and checked to be the published files, byte for byte.
 
-Each file is checked against its sha256 on every load, wherever it came from: two people who load 'ml-100k' have the
-same ratings in the same order. To add a dataset, write its reader in `readers`, which makes a `Dataset` of the files'
-bytes, and a record in `RECORDS`.
+Each file is checked against its sha256 on every load, wherever it came from, so everyone who loads 'ml-100k' has the
+same ratings in the same order. To add a dataset, write a reader in `readers`, which turns the files' bytes into a
+`Dataset`, and add a record to `RECORDS`.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ __all__ = ["DatasetNotFound", "load"]
 logger = logging.getLogger("jaxrec")
 
 
-class DatasetNotFound(FileNotFoundError):  # noqa: N818 (it says what happened, as FileNotFoundError's readers expect)
-    """A dataset is nowhere on this machine, and no way of fetching it worked; the message lists every way."""
+class DatasetNotFound(FileNotFoundError):  # noqa: N818 (named after FileNotFoundError)
+    """A dataset is not on this machine and could not be fetched; the message lists everything that was tried."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """One published form of a dataset: the zip that it comes in, the files needed from it, and how to read them.
+    """One published form of a dataset: the zip that holds it, the files needed from it, and how to read them.
 
     Attributes:
-        origin: what `fetch` takes: a URL, or a package's requirement; without `fetch`, where a person finds it.
-        fetch: (form, folder) -> the zip, put into that folder; raises OSError or ValueError. None where nobody
-            publishes the files as one zip: they are put in place by hand.
-        sha256: of the zip; '' without one.
+        origin: what `fetch` downloads: a URL or a package requirement. Without `fetch`, where to find the files.
+        fetch: a function (form, folder) that downloads the zip into the folder and returns its path; raises OSError or
+            ValueError. None if the files are not published as one zip: then the user puts them in place.
+        sha256: the sha256 of the zip; '' without one.
         prefix: the files' folder inside the zip.
-        files: name -> sha256, of the files needed.
-        read: name -> bytes, of those files, to the Dataset.
+        files: the sha256 of each file needed, by name.
+        read: a function from the bytes of those files, by name, to the Dataset.
     """
 
     origin: str
@@ -55,28 +55,28 @@ class Form:
 
 
 def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
-    """Load a named dataset, from the first of these places that has it.
+    """Loads a named dataset from the first of these places that has it.
 
-    1. `path`, where given: a folder that holds the files, or the zip as published. Nothing else is tried.
+    1. `path`, if not None: a folder that holds the files, or the zip as published. Nothing else is tried.
     2. The folder `$JAXREC_DATA/NAME` (for ml-1m-ncf also `$JAXREC_DATA/ml-1m/ncf`).
     3. The cache: `jaxrec/NAME` in the user's cache folder (on Linux `$XDG_CACHE_HOME`, or ~/.cache).
-    4. Its owner's site, where that has one zip. What is needed is then kept in the cache.
-    5. For ml-100k the package recbole 1.2.1, whose wheel has the same rows in the same order: it reaches machines
-       that see a Python package index and nothing else. Kept in the cache too; it has no release dates.
+    4. The publisher's site, if it has the dataset as one zip. The files needed are then kept in the cache.
+    5. For ml-100k the package recbole 1.2.1, whose wheel has the same rows in the same order, but no release dates:
+       for machines that reach only a Python package index. Kept in the cache too.
 
-    A folder that is there but incomplete or damaged is an error: what was put there was meant to be used.
+    A folder that exists but is incomplete or damaged is an error; the later places are not tried.
 
-    | name | ratings | of | by | beside them | published splits |
+    | name | ratings | items | users | other data | published splits |
     | --- | --- | --- | --- | --- | --- |
-    | ml-100k | 100,000 of 1 to 5, times | 1682 films | 943 users | age, sex, job, zip; title, genres | u1 .. u5 |
-    | ml-1m | 1,000,209 of 1 to 5, times [1] | 3883 films, 3706 rated | 6040 users | as ml-100k | |
-    | ml-1m-ncf | 1,000,209 of 1 to 5 | 3706 films | 6040 users | 99 negatives a user [2] | leave-one-out |
-    | ml-latest-small | 100,836 of 0.5 to 5, times | 9742 films, 9724 rated | 610 users | title, genres, links | |
-    | jester5k | 363,209 reals in -10 .. 10 | 100 jokes | 5000 users | the jokes' texts as titles | |
-    | gowalla | 1,027,370 check-ins, all 1 | 40,981 places | 29,858 users | | lightgcn |
+    | ml-100k | 100,000, 1 to 5, times | 1682 films | 943 | age, sex, occupation, zip code; title, genres | u1 .. u5 |
+    | ml-1m | 1,000,209, 1 to 5, times [1] | 3883 films, 3706 rated | 6040 | as ml-100k | |
+    | ml-1m-ncf | 1,000,209, 1 to 5 | 3706 films | 6040 | 99 negatives per user [2] | leave-one-out |
+    | ml-latest-small | 100,836, 0.5 to 5, times | 9742 films, 9724 rated | 610 | title, genres, links | |
+    | jester5k | 363,209, real numbers in -10 .. 10 | 100 jokes | 5000 | the jokes' texts as titles | |
+    | gowalla | 1,027,370 check-ins, all 1 | 40,981 places | 29,858 | | lightgcn |
 
-    [1] The official form; a form with the same lines but no times (ratings.npz) is read too, and then `time` is None.
-    [2] As Neural Collaborative Filtering published them: of 156 users they hold the held-out film itself.
+    [1] The official form. A form with the same lines but no times (ratings.npz) is also read; then `time` is None.
+    [2] As published with Neural Collaborative Filtering; for 156 users they include the held-out film itself.
 
     MovieLens is for research and may not be redistributed (latest-small may, under the same terms); cite F. M. Harper
     and J. A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015. Jester: K. Goldberg et al.,
@@ -84,18 +84,18 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
     SIGIR 2020. ml-1m-ncf: X. He et al., "Neural Collaborative Filtering", WWW 2017.
 
     Args:
-        name: one of the above.
+        name: one of the names above.
         path: see 1.
 
     Returns:
-        The Dataset: ratings in the order of the file (train then test, where it comes as two), with raw ids, and every
-        user and item of the tables `users` and `items`, in their order; null stands for what is not known.
-        `data.splits.canonical(dataset, name)` takes a published split.
+        The Dataset. Its ratings are in the order of the file (train then test, if there are two files), with raw ids.
+        Users and items are those of the tables `users` and `items`, in their order; unknown values are null.
+        `data.splits.canonical(dataset, name)` returns a published split.
 
     Raises:
-        ValueError: an unknown name; a file or zip that is not, byte for byte, the published one.
-        FileNotFoundError: `path` does not exist; a folder lacks files.
-        DatasetNotFound: no place has it, and no way of fetching it worked.
+        ValueError: the name is unknown; a file or zip differs from the published one.
+        FileNotFoundError: `path` does not exist; files are missing from a folder.
+        DatasetNotFound: no place has the dataset, and every download failed.
 
     >>> load("ml-100m")
     Traceback (most recent call last):
@@ -112,7 +112,7 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
     if not root:
         tried.append("$JAXREC_DATA: not set")
     else:
-        folders = [Path(root).expanduser() / place for place in (name, *ALSO_AT.get(name, ()))]
+        folders = [Path(root).expanduser() / subfolder for subfolder in (name, *OTHER_SUBFOLDERS.get(name, ()))]
         for folder in folders:
             if folder.is_dir():
                 return _from_folder(name, folder, f"Fetch it again from {forms[0].origin}, or unset JAXREC_DATA.")
@@ -140,25 +140,25 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None) -> Dataset:
             return _from_folder(name, cache, advice)
     raise DatasetNotFound(
         f"{name} is not on this machine and could not be fetched:\n"
-        + "".join(f"  {k}. {what}\n" for k, what in enumerate(tried, 1))
-        + _by_hand(name, forms[0])
+        + "".join(f"  {k}. {attempt}\n" for k, attempt in enumerate(tried, 1))
+        + _manual_instructions(name, forms[0])
     )
 
 
-def _by_hand(name: str, form: Form) -> str:
+def _manual_instructions(name: str, form: Form) -> str:
     if form.fetch is None:
         return (
-            f"It comes from {form.origin}. Put the files {', '.join(form.files)} into a folder, and call "
-            f"load({name!r}, path=THE_FOLDER); or call the folder {name!r} and set JAXREC_DATA to what holds it."
+            f"It comes from {form.origin}. Put the files {', '.join(form.files)} into a folder and call "
+            f"load({name!r}, path=THE_FOLDER); or name the folder {name!r} and set JAXREC_DATA to its parent folder."
         )
     return (
-        f"Get {form.origin} by a machine that can, and call load({name!r}, path=THE_ZIP); "
+        f"Download {form.origin} on a machine that can reach it and call load({name!r}, path=THE_ZIP); "
         f"or unpack it and set JAXREC_DATA to the folder that holds the folder {name!r}."
     )
 
 
 def _from_path(name: str, path: Path) -> Dataset:
-    """Load from a folder, or from the zip of any form."""
+    """Loads from a folder, or from the zip of any form."""
     if path.is_dir():
         return _from_folder(name, path, f"Fetch it again from {RECORDS[name][0].origin}.")
     if not path.is_file():
@@ -173,20 +173,20 @@ def _from_path(name: str, path: Path) -> Dataset:
     form = RECORDS[name][0]
     if not form.sha256:
         raise ValueError(
-            f"{path}: expected a folder, for {name} is published as no zip that is known. {_by_hand(name, form)}"
+            f"{path}: expected a folder, because {name} has no known zip. {_manual_instructions(name, form)}"
         )
     raise ValueError(f"{path}: expected sha256 {form.sha256}, got {got}. Fetch it again from {form.origin}.")
 
 
 def _from_folder(name: str, folder: Path, advice: str) -> Dataset:
-    """Load from a folder that is there: the form whose files it has, each with the right bytes, or an error."""
-    lacks = [[file for file in form.files if not (folder / file).is_file()] for form in RECORDS[name]]
-    form, lacking = min(zip(RECORDS[name], lacks, strict=True), key=lambda pair: len(pair[1]))
-    if lacking:
+    """Loads from an existing folder, in the form with the fewest missing files; missing or damaged files are errors."""
+    missing_files = [[file for file in form.files if not (folder / file).is_file()] for form in RECORDS[name]]
+    form, missing = min(zip(RECORDS[name], missing_files, strict=True), key=lambda pair: len(pair[1]))
+    if missing:
         raise FileNotFoundError(
-            f"{folder}: expected the files {', '.join(form.files)}; {', '.join(lacking)} not there. {advice}"
+            f"{folder}: expected the files {', '.join(form.files)}; {', '.join(missing)} missing. {advice}"
         )
-    files = {file: (folder / file).read_bytes() for file in form.files}  # read once: what is checked is what is used
+    files = {file: (folder / file).read_bytes() for file in form.files}  # read once: the bytes checked are those used
     for file, expected in form.files.items():
         if (got := _sha256(files[file])) != expected:
             raise ValueError(f"{folder / file}: expected sha256 {expected}, got {got}. {advice}")
@@ -199,70 +199,69 @@ def _sha256(content: bytes) -> str:
 
 
 def _from_site(form: Form, folder: Path) -> Path:
-    """Download a zip; pooch checks the sha256 before the file has its name."""
+    """Downloads a zip; pooch checks the sha256 before it renames the file to its final name."""
     import pooch
 
-    # Seconds to connect and between two packets: a site that is down costs seconds, and is not asked twice.
+    # Timeouts in seconds, to connect and between two packets: a site that is down fails fast, and is not retried.
     downloader = pooch.HTTPDownloader(progressbar=True, timeout=(5, 30))
     return Path(pooch.retrieve(form.origin, form.sha256, fname="data.zip", path=folder, downloader=downloader))
 
 
 def _from_pip(form: Form, folder: Path) -> Path:
-    """Download a wheel (which is a zip) by pip, so by whatever index, proxy or mirror this machine's pip is set to."""
+    """Downloads a wheel (which is a zip) with pip, from the index, proxy or mirror configured on this machine."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--retries", "1", "--timeout", "15", "--dest", str(folder), form.origin]
-    logger.info("Downloading %s by pip", form.origin)
+    logger.info("Downloading %s with pip", form.origin)
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise TimeoutError("pip download took more than 120 seconds") from error
     wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        said = done.stderr.strip().splitlines() or ["nothing"]
-        raise ConnectionError(f"pip download ended with {done.returncode} and said: {said[-1]}")
+    if process.returncode or not wheels:
+        stderr = process.stderr.strip().splitlines() or ["no message"]
+        raise ConnectionError(f"pip download exited with code {process.returncode}: {stderr[-1]}")
     if (got := _sha256(wheels[0].read_bytes())) != form.sha256:
         raise ValueError(f"{wheels[0].name}: expected sha256 {form.sha256}, got {got}")
     return wheels[0]
 
 
 def _unpack(archive: Path, folder: Path, *, prefix: str, members: Iterable[str]) -> None:
-    """Make `folder` of the members `prefix + member` of a zip, whole or not at all; one that is there stays as it is.
+    """Extracts the entries `prefix + member` of a zip into `folder`, atomically; an existing folder is left unchanged.
 
     Raises:
-        ValueError: an entry's name leaves the folder, wanted or not (such a zip is not what it says it is);
-            a member is missing.
+        ValueError: a member is missing; the path of any entry, member or not, leads outside the folder.
     """
     with zipfile.ZipFile(archive) as entries:
         for entry in entries.namelist():
-            place = PureWindowsPath(entry)  # knows both slashes, and drive letters
-            if place.drive or place.root or ".." in place.parts:
+            path = PureWindowsPath(entry)  # handles both slashes and drive letters
+            if path.drive or path.root or ".." in path.parts:
                 raise ValueError(f"{archive}: refused: the entry {entry!r} would be written outside of the folder.")
         if missing := {prefix + member for member in members} - set(entries.namelist()):
             raise ValueError(f"{archive}: expected the entries {', '.join(sorted(missing))}, which are not in it.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            half = Path(temporary) / folder.name
-            half.mkdir()  # the temporary folder itself is closed to all other users
+            unpacked = Path(temporary) / folder.name
+            unpacked.mkdir()  # not the temporary folder itself, which other users cannot read
             for member in members:
-                (half / member).write_bytes(entries.read(prefix + member))
+                (unpacked / member).write_bytes(entries.read(prefix + member))
             try:
-                half.rename(folder)
+                unpacked.rename(folder)
             except OSError:
-                if not folder.is_dir():  # else another process was faster, with the same files
+                if not folder.is_dir():  # otherwise another process was faster, with the same files
                     raise
 
 
-# Where else under $JAXREC_DATA a dataset may be.
-ALSO_AT = {"ml-1m-ncf": ("ml-1m/ncf",)}
+# Other subfolders of $JAXREC_DATA where a dataset may be.
+OTHER_SUBFOLDERS = {"ml-1m-ncf": ("ml-1m/ncf",)}
 
 ML_1M_TABLES = {
     "users.dat": "1dc3a95300cb19f7c10e027daf29b8cdf1d908dab65b5edfb45950aa389a10a3",
     "movies.dat": "0140fc2356357c1a851d0f52e893a1e4d3696df632c4141cea8d5bc3d621f0b9",
 }
 
-# Name -> its forms: the owner's first, then those tried where the owner cannot be reached.
+# The forms of each dataset: the publisher's first, then those tried if the publisher cannot be reached.
 RECORDS: dict[str, tuple[Form, ...]] = {
     "ml-100k": (
         Form(

@@ -1,31 +1,32 @@
-"""Features of users and items: declared columns of a table -> one vector of named numbers per row.
+"""Features of users and items: the declared columns of a table, encoded as one vector of named numbers per row.
 
-Declare what each column is, fit on the rows that may be known (train's), apply to anything:
+Declare the kind of each column, fit on the training rows, then encode any rows:
 
 >>> films = {"year": [1995, 1999, 2003], "genres": [["Comedy"], ["Drama", "Crime"], ["Drama"]]}
 >>> encoder = fit_encoder(films, {"year": Numeric(), "genres": Tags(unknown="zeros")})
 >>> encoder.names
 ('year', 'genres=Comedy', 'genres=Crime', 'genres=Drama')
 >>> x = encoder({"year": [1999], "genres": [["Drama", "Western"]]})
->>> encoder.read(x[0])  # a vector can be read back: what is not 0, by name
+>>> encoder.read(x[0])  # the nonzero features of a vector, by name
 {'genres=Drama': 1.0}
 
-A table is a polars or pandas frame, or a dict of columns. `align` brings a table of your own into the ratings' order.
-`to_dict` and `from_dict` are for saving (JSON, or the meta of `storage.write`).
+A table is a polars or pandas frame, or a dict of columns. `align` reorders the rows of a table to match the ratings.
+`to_dict` and `from_dict` are for saving (as JSON, or in the meta of `storage.write`).
 
-A missing value (None, null, NA, NaN, NaT, masked) gives zeros, in fitting and in requests, whatever the column is: in a
-Numeric one that is the mean, in a Category it is not unknown, among Tags it is left out. An empty string is a value.
+A missing value (None, null, NA, NaN, NaT, masked) is encoded as zeros in every kind of column, both in fitting and in
+encoding: for Numeric that is the mean, for Category it is not an unknown value, for Tags the tag is skipped. An empty
+string is a value.
 
-Values that are equal are one category, whatever their types, in fitting, in requests (from JSON, too) and in `values=`:
+Equal values are one category, whatever their types, in fitting, in encoding (also from JSON) and in `values=`:
 
-| values | are the category |
+| values | category |
 | --- | --- |
 | 1, 1.0, np.int8(1), Decimal("1.00"), "1"; -0.0 is 0 | 1 |
 | 0.1, np.float32(0.1), Decimal("0.10"), "0.1" | 0.1 |
-| True, "True"; and 1, if it is in the same column or asked for | True (1, if that was in the column) |
+| True, "True"; and 1, if it is in the same column or encoded later | True (1, if that was in the column) |
 | a date, a datetime, Timestamp or datetime64 at its midnight, "2020-12-31" | 2020-12-31 |
 | any other datetime (with a time zone: in UTC) | 2020-12-31T23:59:00 |
-| text, to the letter: "01" is not "1", "1.0" is not 1 | itself |
+| any other text, compared exactly: "01" is not "1", "1.0" is not 1 | the text |
 """
 
 from __future__ import annotations
@@ -48,20 +49,20 @@ __all__ = ["Category", "Column", "Encoder", "Numeric", "Tags", "Text", "align", 
 
 @dataclass(frozen=True)
 class Numeric:
-    """A number less its mean, over its standard deviation (1 where all are equal up to rounding). Missing gives 0.
+    """A standardized number: (value - mean) / std, with std 1 if all values are equal up to rounding; 0 if missing.
 
-    Numbers are integers of any size, floats, bools (1 and 0), Decimals; computed in float64, given out as float32.
+    Values are integers of any size, floats, bools (1 and 0) or Decimals; computed in float64, returned as float32.
 
     Attributes:
-        mean: fitted, or given.
-        std: fitted, or given; > 0.
+        mean: fitted, unless it is passed.
+        std: fitted, unless it is passed; > 0.
     """
 
     mean: float | None = None
     std: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be subtracted, or divided by."""
+        """Checks that the mean is finite and the standard deviation finite and positive."""
         for name, zero in (("mean", True), ("std", False)):
             if (number := getattr(self, name)) is not None:
                 if not (math.isfinite(number) and (zero or number > 0)):
@@ -69,13 +70,13 @@ class Numeric:
                 object.__setattr__(self, name, float(number))  # JSON has no float32
 
     def fit(self, name: str, column: Sequence[Any]) -> Numeric:
-        """Mean and standard deviation of what is known."""
+        """Fits mean and standard deviation to the values that are not missing."""
         known = np.array([v for v in _numbers(name, column) if v is not None])
-        # over the power of two next to the largest: the square of 1e200 is infinite, that of 1e-200 is 0
+        # Scaled by a power of two near the largest value, or squares would overflow (of 1e200) or vanish (of 1e-200).
         largest = float(np.abs(known).max(initial=0.0))
         power = 2.0 ** (math.frexp(largest)[1] - 1)
         scaled = known / power
-        # all equal, up to the rounding of their own type: of three times 0.1 the deviation is 1.4e-17
+        # Constant up to the rounding of the column's own type: 0.1 three times has a standard deviation of 1.4e-17.
         eps = max(
             np.finfo(kind).eps for kind in {np.float64, *map(type, column)} & {np.float16, np.float32, np.float64}
         )
@@ -84,7 +85,7 @@ class Numeric:
         return Numeric(mean, (float(scaled.std()) * power if varies else 1.0) if self.std is None else self.std)
 
     def names(self, name: str) -> tuple[str, ...]:
-        """One: the column's."""
+        """The name of the one feature: that of the column."""
         return (name,)
 
     def encode(self, name: str, column: Sequence[Any]) -> np.ndarray:
@@ -97,13 +98,14 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Category:
-    """One of several values: one-hot.
+    """One of several values, encoded one-hot.
 
     Attributes:
-        unknown: what a value that was not there in fitting gives: 'error', 'zeros', or 'other', a column of its own
-            that the values rarer than `min_count` share. A missing value is not unknown: it gives zeros.
-        min_count: in how many rows a value must be in fitting to have a column; rarer ones are unknown.
-        values: fitted in sorted order, or given; kept as text.
+        unknown: how to encode a value that was not seen in fitting: 'error', 'zeros', or 'other', one feature that it
+            shares with all values rarer than `min_count`. A missing value is not unknown: it is encoded as zeros.
+        min_count: the number of rows that must have a value in fitting for it to get a feature; rarer values are
+            unknown.
+        values: fitted in sorted order, unless they are passed; stored as text.
     """
 
     unknown: str = "error"
@@ -111,17 +113,17 @@ class Category:
     values: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Values as the text that they are compared by."""
+        """Converts the values to text, which is how they are compared."""
         object.__setattr__(self, "values", _distinct_texts(self.values))
 
     def fit(self, name: str, column: Sequence[Any]) -> Category:
-        """The values there are."""
+        """Fits the values that occur."""
         if self.values is not None:
             return self
         return dataclasses.replace(self, values=_vocabulary(_single(column), self.min_count))
 
     def names(self, name: str) -> tuple[str, ...]:
-        """NAME=VALUE each."""
+        """The features' names, NAME=VALUE each."""
         return _value_names(name, self.values, self.unknown)
 
     def encode(self, name: str, column: Sequence[Any]) -> np.ndarray:
@@ -131,12 +133,12 @@ class Category:
 
 @dataclass(frozen=True)
 class Tags:
-    """Any number of values in each row, such as genres: multi-hot. A value twice in a row counts once.
+    """Any number of values per row, such as genres, encoded multi-hot; a value repeated in a row counts once.
 
     Attributes:
         unknown: as in Category.
         min_count: as in Category.
-        values: fitted in sorted order, or given.
+        values: as in Category.
     """
 
     unknown: str = "error"
@@ -144,17 +146,17 @@ class Tags:
     values: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Values as the text that they are compared by."""
+        """Converts the values to text, which is how they are compared."""
         object.__setattr__(self, "values", _distinct_texts(self.values))
 
     def fit(self, name: str, column: Sequence[Any]) -> Tags:
-        """The values there are, in any row."""
+        """Fits the values that occur in any row."""
         if self.values is not None:
             return self
         return dataclasses.replace(self, values=_vocabulary(_tags(name, column), self.min_count))
 
     def names(self, name: str) -> tuple[str, ...]:
-        """NAME=VALUE each."""
+        """The features' names, NAME=VALUE each."""
         return _value_names(name, self.values, self.unknown)
 
     def encode(self, name: str, column: Sequence[Any]) -> np.ndarray:
@@ -164,15 +166,15 @@ class Tags:
 
 @dataclass(frozen=True)
 class Text:
-    """Free text by TF-IDF of its words, rows of length 1 (scikit-learn's TfidfVectorizer; English stop words left out).
+    """Free text, encoded as TF-IDF of its words by scikit-learn's TfidfVectorizer; rows have norm 1.
 
-    Words that were not there in fitting are left out: a text of nothing else gives zeros.
+    English stop words and words that were not seen in fitting are ignored; a text without other words gives zeros.
 
     Attributes:
-        max_features: at most so many words, the most frequent.
-        min_count: in how many texts a word must be.
-        words: fitted in sorted order, or given (then with `idf`).
-        idf: [words], each word's weight: log((1 + texts) / (1 + texts with it)) + 1.
+        max_features: the maximum number of words; the most frequent are kept.
+        min_count: the number of texts that must contain a word.
+        words: fitted in sorted order, unless they are passed (then together with `idf`).
+        idf: [words], the weight of each word: log((1 + texts) / (1 + texts with the word)) + 1.
     """
 
     max_features: int = 1000
@@ -181,25 +183,27 @@ class Text:
     idf: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuses words without weights."""
+        """Checks that there is one finite weight per word."""
         if (self.words is None) != (self.idf is None) or len(self.words or ()) != len(self.idf or ()):
-            raise ValueError("words and idf: expected one weight for every word, or neither.")
+            raise ValueError("words and idf: expected one weight for every word, or both None.")
         check.all_finite("idf", self.idf)
 
     def fit(self, name: str, column: Sequence[Any]) -> Text:
-        """The words and their weights."""
+        """Fits the words and their weights."""
         if self.words is not None:
             return self
         vectorizer = self._vectorizer(max_features=self.max_features, min_df=self.min_count)
         try:
             vectorizer.fit([tables.text(v) or "" for v in column])
         except ValueError as error:
-            raise ValueError(f"{name}: no word is in {self.min_count} of the {len(column)} texts.") from error
+            raise ValueError(
+                f"{name}: no word occurs in {self.min_count} of the {len(column)} texts. Lower min_count."
+            ) from error
         words = tuple(map(str, vectorizer.get_feature_names_out()))
         return dataclasses.replace(self, words=words, idf=tuple(map(float, vectorizer.idf_)))
 
     def names(self, name: str) -> tuple[str, ...]:
-        """NAME:WORD each."""
+        """The features' names, NAME:WORD each."""
         return tuple(f"{name}:{word}" for word in self.words or ())
 
     def encode(self, name: str, column: Sequence[Any]) -> np.ndarray:
@@ -224,64 +228,63 @@ KINDS: dict[str, type[Column]] = {kind.__name__: kind for kind in (Numeric, Cate
 
 @dataclass(frozen=True)
 class Encoder:
-    """Fitted columns: a table in, [n, d] float32 out.
+    """Fitted columns: a function from a table to features, float32 [n, d].
 
     Attributes:
-        columns: name -> its kind, fitted, in the order of the vector.
+        columns: the fitted kind of each column, by name, in the order of the features.
     """
 
     columns: Mapping[str, Column]
 
     def __post_init__(self) -> None:
-        """No two places of the vector have one name."""
-        if twice := [name for name, times in Counter(self.names).items() if times > 1]:
-            raise ValueError(f"expected different names in all places of the vector, got {twice[0]!r} more than once.")
+        """Checks that the features' names are distinct."""
+        if repeated := [name for name, count in Counter(self.names).items() if count > 1]:
+            raise ValueError(f"expected different names for all features, got {repeated[0]!r} more than once.")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """[d], the name of every place of the vector, all different."""
-        return tuple(each for name, column in self.columns.items() for each in column.names(name))
+        """The distinct names [d] of the features."""
+        return tuple(feature for name, column in self.columns.items() for feature in column.names(name))
 
     def __call__(self, table: Any) -> np.ndarray:
-        """The rows' features, float32 [n, d]; columns of the table that were not declared are not looked at.
+        """Returns the features of the table's rows, float32 [n, d]; columns that were not declared are ignored.
 
         Raises:
-            ValueError: there is no such column, or it is no list; columns of different lengths; infinity, or a number
-                that is beyond float32 once its mean is subtracted and it is divided by the standard deviation; an
-                unknown value where the column has unknown='error'.
+            ValueError: a column is missing or is not a list; columns differ in length; a number is infinite, or
+                standardized it is too large for float32; a value is unknown and its column has unknown='error'.
         """
-        given = {name: tables.column(table, name) for name in self.columns}
-        check.same_length(**given)
-        parts = [column.encode(name, given[name]) for name, column in self.columns.items()]
-        wide = np.concatenate(parts, axis=1)
+        values = {name: tables.column(table, name) for name in self.columns}
+        check.same_length(**values)
+        blocks = [column.encode(name, values[name]) for name, column in self.columns.items()]
+        float64 = np.concatenate(blocks, axis=1)
         with np.errstate(over="ignore"):
-            out = wide.astype(np.float32)
-        if not np.isfinite(out).all():
-            row, place = np.argwhere(~np.isfinite(out))[0]
-            name = self.names[place]
+            features = float64.astype(np.float32)
+        if not np.isfinite(features).all():
+            row, position = np.argwhere(~np.isfinite(features))[0]
+            name = self.names[position]
             raise ValueError(
-                f"{name}: expected features that float32 holds, got {wide[row, place]} of {given[name][row]!r} in row "
-                f"{row}. Are its units those of fitting? Clip such a column first, or take its logarithm."
+                f"{name}: expected features that fit in float32, got {float64[row, position]} for {values[name][row]!r}"
+                f" in row {row}. Check that its units are those of fitting; otherwise clip it or take its logarithm."
             )
-        return out
+        return features
 
     def read(self, vector: Any) -> dict[str, float]:
-        """What is not 0 in one row's features, by name, largest first."""
+        """Returns the nonzero features of one row by name, largest absolute value first."""
         names = self.names
         if np.shape(vector) != (len(names),):
             raise ValueError(f"vector: expected {len(names)} features, got shape {np.shape(vector)}.")
-        found = [(name, float(v)) for name, v in zip(names, np.asarray(vector), strict=True) if v != 0]
-        return dict(sorted(found, key=lambda pair: -abs(pair[1])))
+        nonzero = [(name, float(v)) for name, v in zip(names, np.asarray(vector), strict=True) if v != 0]
+        return dict(sorted(nonzero, key=lambda pair: -abs(pair[1])))
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, in what JSON holds."""
+        """Returns the encoder as a dict that JSON can represent."""
         return {
             name: {"kind": type(column).__name__, **dataclasses.asdict(column)} for name, column in self.columns.items()
         }
 
     @staticmethod
     def from_dict(saved: Mapping[str, Any]) -> Encoder:
-        """The Encoder that `to_dict` was called on."""
+        """Returns the Encoder that `to_dict` has saved."""
         columns: dict[str, Column] = {}
         for name, state in saved.items():
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in state.items()}
@@ -294,56 +297,59 @@ class Encoder:
 
 
 def fit_encoder(table: Any, columns: Mapping[str, Column]) -> Encoder:
-    """Fits every declared column on a table.
+    """Fits every declared column to a table.
 
-    What a test user has is no secret where it stands in a table that was there before (her age); what was computed from
-    ratings must come from train's. Fit on the rows that training sees, so that the rest can hold something new.
+    Features that exist before any rating (a test user's age) may be used for test users too; features computed from
+    ratings must be computed from the train part. Fit on the training rows only: other rows may have new values.
 
     Args:
         table: a frame or a dict of columns.
-        columns: name -> Numeric(), Category(), Tags() or Text(), in the order wanted.
+        columns: Numeric(), Category(), Tags() or Text() for each column's name, in the order of the features.
 
     Raises:
-        ValueError: no columns; one that the table does not have; infinity, or what is no number, in a Numeric one; a
-            Category with unknown= not one of 'error', 'zeros', 'other'; two features of one name.
+        ValueError: no columns; a column is missing from the table; a Numeric column has infinity or a value that is
+            not a number; unknown= is not one of 'error', 'zeros', 'other'; two features have one name.
     """
     if not columns:
         raise ValueError("columns: expected at least one, such as {'age': Numeric()}.")
-    given = {name: tables.column(table, name) for name in columns}
-    check.same_length(**given)
+    values = {name: tables.column(table, name) for name in columns}
+    check.same_length(**values)
     for name, column in columns.items():
         if not isinstance(column, Column):
             raise ValueError(f"{name}: expected Numeric(), Category(), Tags() or Text(), got {column!r}.")
         if isinstance(column, Category | Tags):
             check.choice(f"{name}: unknown", column.unknown, UNKNOWN)
-    return Encoder({name: column.fit(name, given[name]) for name, column in columns.items()})
+    return Encoder({name: column.fit(name, values[name]) for name, column in columns.items()})
 
 
 def _numbers(name: str, column: Sequence[Any]) -> list[float | None]:
     return [None if tables.missing(value) else tables.number(name, value, n) for n, value in enumerate(column)]
 
 
-# True and 1 of one column are one category, named by the number; a column of bools alone keeps their names.
+# True and 1 in one column are one category, named '1'; in a column without numbers it is named 'True'.
 BOOLS = {"True": "1", "False": "0"}
 
 
 def _vocabulary(rows: Sequence[Sequence[str] | None], min_count: int) -> tuple[str, ...]:
-    every = {text for row in rows for text in row or ()}
-    numbered = {word: digit for word, digit in BOOLS.items() if digit in every}
-    count = Counter(text for row in rows for text in {numbered.get(text, text) for text in row or ()})
-    return tuple(sorted(value for value, times in count.items() if times >= min_count))
+    """Returns the values that at least `min_count` rows have, sorted."""
+    texts = {text for row in rows for text in row or ()}
+    digits = {word: digit for word, digit in BOOLS.items() if digit in texts}
+    counts = Counter(text for row in rows for text in {digits.get(text, text) for text in row or ()})
+    return tuple(sorted(value for value, count in counts.items() if count >= min_count))
 
 
 def _distinct_texts(values: Iterable[Any] | None) -> tuple[str, ...] | None:
-    """Values that were given, as text; an error where two are one."""
+    """Returns the values as text, or raises if two of them are equal."""
     if values is None:
         return None
     texts = [tables.text(value) for value in tables.as_list("values", values)]
     if None in texts:
-        raise ValueError(f"values: expected known values, got a missing one at position {texts.index(None)}.")
-    known = [BOOLS.get(text, text) for text in texts if text is not None]
-    if twice := [text for text, times in Counter(known).items() if times > 1]:
-        raise ValueError(f"values: expected different ones, got {twice[0]!r} more than once (1, 1.0 and True are one).")
+        raise ValueError(f"values: expected no missing value, got one at position {texts.index(None)}.")
+    canonical = [BOOLS.get(text, text) for text in texts if text is not None]
+    if repeated := [text for text, count in Counter(canonical).items() if count > 1]:
+        raise ValueError(
+            f"values: expected distinct values, got {repeated[0]!r} more than once (1, 1.0 and True are equal)."
+        )
     return tuple(text for text in texts if text is not None)
 
 
@@ -352,19 +358,19 @@ def _value_names(name: str, values: tuple[str, ...] | None, unknown: str) -> tup
 
 
 def _single(column: Sequence[Any]) -> list[tuple[str, ...] | None]:
-    """Each row's one value as text, or None."""
+    """Returns the one value of each row as a tuple of its text; None if it is missing."""
     return [None if (text := tables.text(value)) is None else (text,) for value in column]
 
 
 def _tags(name: str, column: Sequence[Any]) -> list[tuple[str, ...] | None]:
-    """Each row's values as text, without those that are missing; None for a row that is."""
+    """Returns the values of each row as text, without missing ones; None if the row itself is missing."""
     rows: list[tuple[str, ...] | None] = []
     for row in column:
         if tables.missing(row):
             rows.append(None)
         elif isinstance(row, str | bytes | Mapping) or not hasattr(row, "__iter__"):
             raise ValueError(
-                f"{name}: expected a list of tags in every row, got {row!r}. One value a row is a Category()."
+                f"{name}: expected a list of tags in every row, got {row!r}. Use Category() for one value per row."
             )
         else:
             rows.append(tuple(text for tag in row if (text := tables.text(tag)) is not None))
@@ -372,21 +378,21 @@ def _tags(name: str, column: Sequence[Any]) -> list[tuple[str, ...] | None]:
 
 
 def _multi_hot(name: str, rows: Sequence[Sequence[str] | None], column: Category | Tags) -> np.ndarray:
-    place = {value: k for k, value in enumerate(column.values or ())}
-    for one, other in (*BOOLS.items(), *((digit, word) for word, digit in BOOLS.items())):
-        if one in place:
-            place.setdefault(other, place[one])
-    out = np.zeros((len(rows), len(column.names(name))))
+    position = {value: k for k, value in enumerate(column.values or ())}
+    for value, synonym in (*BOOLS.items(), *((digit, word) for word, digit in BOOLS.items())):
+        if value in position:
+            position.setdefault(synonym, position[value])
+    encoded = np.zeros((len(rows), len(column.names(name))))
     for n, row in enumerate(rows):
         for text in row or ():
-            if text in place:
-                out[n, place[text]] = 1
+            if text in position:
+                encoded[n, position[text]] = 1
             elif column.unknown == "other":
-                out[n, -1] = 1
+                encoded[n, -1] = 1
             elif column.unknown == "error":
                 raise ValueError(
-                    f"{name}: {text!r} in row {n} was not there in fitting, which saw {len(column.values or ())} "
-                    f"values such as {next(iter(place), None)!r}. Declare what it gives: unknown='zeros', or 'other' "
-                    "with min_count=2."
+                    f"{name}: expected one of the {len(column.values or ())} fitted values such as "
+                    f"{next(iter(position), None)!r}, got {text!r} in row {n}. "
+                    "Use unknown='zeros', or unknown='other' with min_count=2."
                 )
-    return out
+    return encoded

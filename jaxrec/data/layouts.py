@@ -1,6 +1,6 @@
-"""Fixed shapes for the device: Dense, Observed, Linked, Rows. Vectorized; each crosses to the device once.
+"""Layouts of fixed shape for the device: Dense, Observed, Linked, Rows. Each is copied to the device once.
 
-What they cost is known before they are built:
+Their size in bytes is known before they are built:
 
 >>> ratings = Ratings(user=[0, 1, 1], item=[0, 0, 2], value=[5, 4, 0], n_users=2, n_items=3)
 >>> memory(ratings)
@@ -8,9 +8,11 @@ What they cost is known before they are built:
 """
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -25,54 +27,56 @@ from jaxrec import check
 from jaxrec.counting_sort import group_by, partition, row_counts
 from jaxrec.types import Bucket, Dense, Linked, Observed, Padded, Ratings, Rows
 
-__all__ = ["dense", "linked", "memory", "observed", "pad_rows", "padded_items", "rows"]
+__all__ = ["dense", "free_memory", "linked", "memory", "observed", "pad_rows", "padded_items", "rows"]
 
 ID, VALUE, WHERE = 4, 4, 1  # bytes
-# What compiling one bucket more costs, in padded entries: .4 s on 2 cores, where an exact sweep at d = 64 takes .3 us
-# an entry, and there are 15; and a hundredth of the entries, so that large data, which may be on a GPU, have few
-# buckets too. (A GPU's program makes fewer of them: `solvers.batched_ridge`.)
-PRICE, SHARE = 100_000, 1 / 100
-# Lengths nearer than this are one to the cost model.
-FINEST = 1.05
+# The cost of one more bucket, in padded entries: 100,000, because compiling it takes 0.4 s on 2 cores and 15 exact
+# sweeps at d = 64 take 0.3 us per entry each; plus a hundredth of the entries, so that large data, which may be on a
+# GPU, have few buckets too. (The GPU program merges buckets further: `solvers.batched_ridge`.)
+BUCKET_COST, BUCKET_COST_PER_ENTRY = 100_000, 1 / 100
+# The cost model does not distinguish lengths whose ratio is below this.
+LENGTH_RATIO = 1.05
 
 
 def dense(ratings: Ratings) -> Dense:
-    """Y and R as the notes print them, [n_items, n_users]: small data only (n_items * n_users * 5 bytes; 9 weighted).
+    """Returns the matrices Y and R of the notes, [n_items, n_users], for small data.
+
+    They take 5 bytes per pair, or 9 with weights.
 
     Raises:
-        MemoryError: larger than the memory that is free now; nothing has been allocated.
-        ValueError: a pair occurs twice: one cell cannot hold both.
+        MemoryError: they would not fit in the free memory; nothing has been allocated.
+        ValueError: a (user, item) pair occurs twice.
     """
     shape = (ratings.n_items, ratings.n_users)
     _check_fits(shape, _dense_bytes(ratings))
-    pair = ratings.item * np.int64(ratings.n_users) + ratings.user
+    position = ratings.item * np.int64(ratings.n_users) + ratings.user
 
-    def put(column: np.ndarray) -> np.ndarray:
-        cells = np.zeros(shape, column.dtype)
-        cells.reshape(-1)[pair] = column
-        return cells
+    def scatter(column: np.ndarray) -> np.ndarray:
+        matrix = np.zeros(shape, column.dtype)
+        matrix.reshape(-1)[position] = column
+        return matrix
 
-    where = put(np.ones(len(ratings), bool))
+    where = scatter(np.ones(len(ratings), bool))
     if repeated := len(ratings) - int(where.sum()):
         raise ValueError(
-            f"{repeated} ratings repeat a (user, item) pair, and a cell holds one. "
+            f"expected each (user, item) pair once, got {repeated} ratings that repeat a pair. "
             "Ratings.from_columns(..., duplicates=...) merges them."
         )
     return Dense(
-        value=jnp.asarray(put(ratings.value)),
+        value=jnp.asarray(scatter(ratings.value)),
         where=jnp.asarray(where),
-        weights=None if ratings.weights is None else jnp.asarray(put(ratings.weights)),
+        weights=None if ratings.weights is None else jnp.asarray(scatter(ratings.weights)),
     )
 
 
 def observed(ratings: Ratings, *, pad_to_multiple: int = 1, counts: bool = False) -> Observed:
-    """The ratings as columns, in their order, padded to a multiple of `pad_to_multiple`.
+    """Returns the ratings as columns, in their order, padded to a multiple of `pad_to_multiple`.
 
-    With `counts` each row carries how many ratings its user and its item have, so that batches cut from it on the
-    device (`training.epochs`) take their share of the penalty.
+    With `counts` each row has the rating counts of its user and its item, so that batches taken from it on the device
+    (`training.epochs`) get their share of the penalty.
 
     Raises:
-        ValueError: multiple < 1.
+        ValueError: pad_to_multiple < 1.
     """
     extra = _extra(len(ratings), pad_to_multiple)
     return Observed(
@@ -87,19 +91,21 @@ def observed(ratings: Ratings, *, pad_to_multiple: int = 1, counts: bool = False
 
 
 def linked(ratings: Ratings, *, pad_to_multiple: int = 1) -> Linked:
-    """The ratings sorted by user and linked to the order by item; padded at the end to a multiple of `pad_to_multiple`.
+    """Returns the ratings sorted by user, with the permutation that sorts them by item.
+
+    They are padded at the end to a multiple of `pad_to_multiple`.
 
     Raises:
-        ValueError: multiple < 1.
+        ValueError: pad_to_multiple < 1.
     """
     extra = _extra(len(ratings), pad_to_multiple)
     user_start, order = group_by(ratings.user, ratings.n_users)
-    # Padding carries the last ids, so that both orders stay sorted; `where` keeps it out of every sum.
+    # Padding has the last ids, so that both orders stay sorted; it is masked by `where`.
     user_start = np.append(user_start[:-1], len(ratings) + extra).astype(np.int32)
     item = np.pad(ratings.item[order], (0, extra), constant_values=ratings.n_items - 1)
     value = _padded(ratings.value[order], extra)
     weights = None if ratings.weights is None else _padded(ratings.weights[order], extra)
-    del order  # as large as two columns, and the second sort needs the room
+    del order  # it is as large as two columns, and the second sort needs the memory
     item_start, by_item = group_by(item, ratings.n_items)
     user = np.repeat(np.arange(ratings.n_users, dtype=np.int32), np.diff(user_start))
     return Linked(
@@ -124,28 +130,36 @@ def rows(
     pad_to_multiple: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Rows:
-    """Each user's (or item's) ratings as a padded list, in buckets of similar length.
+    """Returns the ratings of each user (or item) as a padded row, in buckets of rows of similar length.
 
-    Over several devices the solvers of one side's rows (`als`, `implicit_als`, `fold_in`, ...) let each solve its own;
-    the factors stand on all of them. The cores of a CPU are several devices after
-    `jax.config.update("jax_num_cpu_devices", n)`, and more of XLA's operations run at once then than within one: on 2
-    cores a sweep of ALS by ten conjugate-gradient steps takes two thirds of the time.
+    For example, ratings of items 7; 3, 5, 8; 2, 4 by users 0, 1, 2, padded to the longest row of one bucket:
+
+        row  other    where
+        0    7 0 0    1 0 0
+        1    3 5 8    1 1 1
+        2    2 4 0    1 1 0
+
+    With several devices the solvers of one side's rows (`als`, `implicit_als`, `fold_in`, ...) solve a part of the rows
+    on each; the factors are replicated on all. After `jax.config.update("jax_num_cpu_devices", n)` the cores of a CPU
+    are several devices, which run more of XLA's operations in parallel than one device does: on 2 cores a sweep of ALS
+    with ten conjugate-gradient steps takes two thirds of the time.
 
     Args:
-        ratings: any.
+        ratings: the ratings.
         side: 'user' or 'item': what a row is.
-        bucket_growth: a bucket's longest row over the next shorter bucket's. Nearer to 1 pads less and compiles more
-            shapes. None: the buckets whose padding and compilation cost least together, a bucket as much as 100,000
-            padded entries and a hundredth of the ratings. ml-100k has 2 + 3 buckets then, of 2.7 and 2.2 entries a
-            rating, ml-1m 6 + 6 of 1.4 and 1.5, and 20M ratings 17 + 17 of 1.2; by 1.5 they are 10 + 12, 12 + 16 and
-            20 + 17, all of 1.2.
-        min_length: the first bucket's length; rows without ratings stand there.
-        pad_to_multiple: every bucket's number of rows is padded to a multiple of this.
-        devices: those that hold a part of every bucket each, which is padded to a multiple of their number; None: the
-            default device has all.
+        bucket_growth: the ratio of a bucket's longest row to that of the next shorter bucket. Nearer to 1 there is less
+            padding, but more shapes to compile. None minimizes the cost of padding and compilation together, where a
+            bucket costs as much as 100,000 padded entries plus a hundredth of the ratings. Then ml-100k has 2 + 3
+            buckets (users + items) with 2.7 and 2.2 entries per rating, ml-1m 6 + 6 with 1.4 and 1.5, and 20M ratings
+            17 + 17 with 1.2; at 1.5 these are 10 + 12, 12 + 16 and 20 + 17 buckets, all with 1.2.
+        min_length: the length of the first bucket, which also has the rows without ratings.
+        pad_to_multiple: the number of rows of every bucket is padded to a multiple of this.
+        devices: the devices that share the rows of every bucket; the number of rows is padded to a multiple of the
+            number of devices. None: the default device holds all rows.
 
     Raises:
-        ValueError: a side that is neither; bucket_growth <= 1; shortest or multiple < 1; no device, or one named twice.
+        ValueError: side is neither 'user' nor 'item'; bucket_growth <= 1; min_length or pad_to_multiple < 1; there are
+            no devices, or one is repeated.
     """
     check.choice("side", side, ("user", "item"))
     mesh = None if devices is None else _mesh(devices)
@@ -156,21 +170,22 @@ def rows(
     start, order = group_by(own, n_rows)
     length = np.diff(start)
 
-    # each array goes where it stays as soon as it is made: all of them on one device first were half a gigabyte more
+    # Each array is put on its devices as soon as it is made: through one device it took half a gigabyte more.
     put = jnp.asarray if mesh is None else partial(jax.device_put, device=NamedSharding(mesh, P(mesh.axis_names)))
-    buckets, position, placed = [], np.zeros(n_rows, np.int32), 0
+    buckets, position, offset = [], np.zeros(n_rows, np.int32), 0
     for members, n_lines, longest in _plan(
         length, bucket_growth=bucket_growth, min_length=min_length, pad_to_multiple=pad_to_multiple
     ):
-        position[members] = placed + np.arange(len(members))
-        placed += n_lines
+        position[members] = offset + np.arange(len(members))
+        offset += n_lines
         count = np.pad(length[members], (0, n_lines - len(members)))
         where = np.arange(longest) < count[:, None]
-        # the members' ratings one after the other, which is how a mask takes them up
-        skipped = start[members] - np.cumsum(length[members]) + length[members]
-        source = order[np.repeat(skipped, length[members]) + np.arange(count.sum())]
+        # The members' ratings, one member after the other: the order in which padded[where] is filled. The t-th of them
+        # belongs to a member m and is order[start[m] + t - (the number of ratings of the members before m)].
+        shift = start[members] - np.cumsum(length[members]) + length[members]
+        source = order[np.repeat(shift, length[members]) + np.arange(count.sum())]
 
-        def lines(column: np.ndarray, where: np.ndarray = where, source: np.ndarray = source) -> Array:
+        def pad(column: np.ndarray, where: np.ndarray = where, source: np.ndarray = source) -> Array:
             padded = np.zeros(where.shape, column.dtype)
             padded[where] = column[source]
             return put(padded)
@@ -178,26 +193,27 @@ def rows(
         buckets.append(
             Bucket(
                 row=put(np.pad(members, (0, n_lines - len(members))).astype(np.int32)),
-                other=lines(other),
-                value=lines(ratings.value),
+                other=pad(other),
+                value=pad(ratings.value),
                 where=put(where),
-                weights=None if ratings.weights is None else lines(ratings.weights),
+                weights=None if ratings.weights is None else pad(ratings.weights),
             )
         )
-    found = Rows(tuple(buckets), jnp.asarray(position), side, n_others, mesh)
-    return replace(found, position=found.replicate(found.position))
+    layout = Rows(tuple(buckets), jnp.asarray(position), side, n_others, mesh)
+    return replace(layout, position=layout.replicate(layout.position))
 
 
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:
     if not devices or len(set(devices)) < len(devices):
-        raise ValueError(f"devices: expected at least one and none twice, such as jax.devices(), got {devices}.")
+        raise ValueError(f"devices: expected distinct devices, at least one, got {devices}. Try jax.devices().")
     return Mesh(np.array(devices), ("rows",))
 
 
 def padded_items(ratings: Ratings, users: ArrayLike) -> Padded:
-    """(ids, where) [len(users), longest]: the items of each of these users' ratings, in their order, padded with 0.
+    """Returns the items that each of these users has rated, in the ratings' order: (ids, where), padded with 0.
 
-    Host arrays, such as `exclude` of `retrieval.top_k` and `relevant` of the ranking metrics want them.
+    Both are host arrays [len(users), longest], for `exclude` of `retrieval.top_k` and `relevant` of the ranking
+    metrics.
 
     >>> ratings = Ratings(user=[0, 1, 1], item=[2, 0, 2], value=[5, 4, 0], n_users=3, n_items=3)
     >>> ids, where = padded_items(ratings, [1, 2])
@@ -210,29 +226,29 @@ def padded_items(ratings: Ratings, users: ArrayLike) -> Padded:
 
 
 def pad_rows(start: np.ndarray, items: np.ndarray, users: np.ndarray) -> Padded:
-    """(ids, where) of `padded_items`, from items sorted by user: user j's stand at start[j] : start[j + 1]."""
+    """Returns what `padded_items` does, from items sorted by user: user j's are items[start[j] : start[j + 1]]."""
     first, count = start[users], start[users + 1] - start[users]
-    at = np.arange(max(1, int(count.max(initial=0))))[None, :]
-    where = at < count[:, None]
+    offset = np.arange(max(1, int(count.max(initial=0))))[None, :]
+    where = offset < count[:, None]
     ids = np.zeros(where.shape, np.int32)
-    ids[where] = items[(first[:, None] + at)[where]]
+    ids[where] = items[(first[:, None] + offset)[where]]
     return Padded(ids, where)
 
 
 def memory(
     ratings: Ratings, *, bucket_growth: float | None = None, min_length: int = 8, pad_to_multiple: int = 1
 ) -> dict[str, int]:
-    """Bytes of each layout of these ratings, to the byte, from two counts and without building any.
+    """Returns the exact size in bytes of each layout of these ratings, without building it.
 
-    The names are 'dense', 'observed', 'linked', 'rows_user' and 'rows_item'; the options are those of `rows`, and
-    `pad_to_multiple` also that of `observed` and `linked`. Building takes up to 30 bytes a rating more, for a moment.
+    The keys are 'dense', 'observed', 'linked', 'rows_user' and 'rows_item'; the options are those of `rows`, and
+    `pad_to_multiple` is also that of `observed` and `linked`. Building them takes up to 30 more bytes per rating.
 
     Raises:
         ValueError: as `rows`.
     """
     n = len(ratings) + _extra(len(ratings), pad_to_multiple)
     entry = ID + VALUE + WHERE + (0 if ratings.weights is None else VALUE)
-    out = {
+    sizes = {
         "dense": _dense_bytes(ratings),
         "observed": n * (ID + entry),
         "linked": n * (3 * ID + entry) + (ratings.n_users + 1 + ratings.n_items + 1) * ID,
@@ -240,37 +256,39 @@ def memory(
     for side, ids, size in (("user", ratings.user, ratings.n_users), ("item", ratings.item, ratings.n_items)):
         length = np.bincount(ids, minlength=size)
         plan = _plan(length, bucket_growth=bucket_growth, min_length=min_length, pad_to_multiple=pad_to_multiple)
-        out[f"rows_{side}"] = size * ID + sum(lines * (ID + longest * entry) for _, lines, longest in plan)
-    return out
+        sizes[f"rows_{side}"] = size * ID + sum(n_lines * (ID + longest * entry) for _, n_lines, longest in plan)
+    return sizes
 
 
-class _Lines(NamedTuple):
-    """What a bucket will hold."""
+class _BucketPlan(NamedTuple):
+    """The shape of a bucket, [n_lines, longest], and the rows that it holds."""
 
     members: np.ndarray
-    n_lines: int  # the members, padded to a multiple
+    n_lines: int  # the number of members, padded to a multiple
     longest: int
 
 
-def _plan(length: np.ndarray, *, bucket_growth: float | None, min_length: int, pad_to_multiple: int) -> list[_Lines]:
-    """The buckets of rows with these numbers of ratings, shortest first."""
+def _plan(
+    length: np.ndarray, *, bucket_growth: float | None, min_length: int, pad_to_multiple: int
+) -> list[_BucketPlan]:
+    """Returns the buckets for rows of these lengths, shortest first."""
     if bucket_growth is not None and not 1 < bucket_growth < np.inf:
         raise ValueError(f"bucket_growth: expected a number > 1, or None, got {bucket_growth}.")
     if min_length < 1:
         raise ValueError(f"min_length: expected a length >= 1, got {min_length}.")
     limits = [min_length]
     while limits[-1] < length.max():
-        limits.append(int(np.ceil(limits[-1] * (bucket_growth or FINEST))))
-    which = np.searchsorted(limits, length)
+        limits.append(int(np.ceil(limits[-1] * (bucket_growth or LENGTH_RATIO))))
+    bucket = np.searchsorted(limits, length)
     if bucket_growth is None:
-        count = np.bincount(which, minlength=len(limits))
-        runs = partition(np.asarray(limits), count, PRICE + SHARE * length.sum())
-        which = np.repeat(np.arange(len(runs)), [last - first for first, last in runs])[which]
+        count = np.bincount(bucket, minlength=len(limits))
+        runs = partition(np.asarray(limits), count, BUCKET_COST + BUCKET_COST_PER_ENTRY * length.sum())
+        bucket = np.repeat(np.arange(len(runs)), [last - first for first, last in runs])[bucket]
     plan = []
-    for number in np.unique(which):
-        members = np.flatnonzero(which == number)
+    for number in np.unique(bucket):
+        members = np.flatnonzero(bucket == number)
         n_lines = len(members) + _extra(len(members), pad_to_multiple)
-        plan.append(_Lines(members, n_lines, max(1, int(length[members].max()))))
+        plan.append(_BucketPlan(members, n_lines, max(1, int(length[members].max()))))
     return plan
 
 
@@ -279,24 +297,32 @@ def _dense_bytes(ratings: Ratings) -> int:
 
 
 def _check_fits(shape: tuple[int, int], needed: int) -> None:
-    """Raises before NumPy can: it promises memory that is not there, and the process is killed on touching it."""
-    import psutil
-
-    free = psutil.virtual_memory().available
-    if 2 * needed > free:  # the host's arrays and the device's, for a moment
+    """Raises MemoryError if memory is short; NumPy would not: it allocates lazily, and the process would be killed."""
+    free = free_memory()
+    if 2 * needed > free:  # the host arrays and their device copies exist at once
         raise MemoryError(
             f"dense: {shape[0]} items x {shape[1]} users take {needed / 2**30:.1f} GiB, twice that while they are "
-            f"built, and {free / 2**30:.1f} GiB are free. Use data.observed, data.linked or data.rows, which hold only "
-            "what was rated (see data.memory)."
+            f"built, and {free / 2**30:.1f} GiB are free. Use data.observed, data.linked or data.rows, which store "
+            "only the rated pairs (see data.memory)."
         )
 
 
+def free_memory() -> int:
+    """Bytes of memory that are free now, as the kernel estimates them; all of the machine's where it does not say."""
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024  # "123456 kB"
+    except (OSError, KeyError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**63
+
+
 def _padded(column: np.ndarray, extra: int) -> Array:
-    """A column on the device, with `extra` zeros (a valid id, False) at the end."""
-    return jnp.array(np.pad(column, (0, extra)) if extra else column)  # a copy: jax 0.9.0 shared the memory
+    """Returns a column on the device with `extra` zeros at the end; 0 is a valid id, and False in a mask."""
+    return jnp.array(np.pad(column, (0, extra)) if extra else column)  # a copy: jax 0.9.0 shares the host's memory
 
 
 def _extra(n: int, pad_to_multiple: int) -> int:
+    """Returns how many padding entries bring n to a multiple."""
     if pad_to_multiple < 1:
         raise ValueError(f"pad_to_multiple: expected a number >= 1, got {pad_to_multiple}.")
     extra = -n % pad_to_multiple

@@ -1,8 +1,8 @@
-"""Mean normalization: subtract what is known without learning, add it back in prediction.
+"""Mean normalization: subtract means from the ratings before fitting, and add them back to predictions.
 
-Four fits, each of the train part only: `means_global`, `means_by_item`, `means_by_user`, `means_by_item_then_user`.
-`subtract` takes means from ratings and `add` puts them back, `Means.at` looks them up for pairs, and `add_means` puts
-them into Factors that were fitted to the residuals, so that predictions come in the ratings' units.
+Four functions compute means, each to be called on the train part only: `means_global`, `means_by_item`,
+`means_by_user`, `means_by_item_then_user`. `subtract` subtracts means from ratings, `add` adds them, `Means.at` looks
+them up for pairs, and `add_means` adds them to Factors fitted to the residuals, so that predictions are ratings.
 
 >>> ratings = Ratings(user=[0, 1, 1], item=[0, 0, 1], value=[5, 0, 4], n_users=2, n_items=3)
 >>> means = means_by_item(ratings)
@@ -11,10 +11,10 @@ array([2.5, 4. , 3. ], dtype=float32)
 >>> subtract(ratings, means).value
 array([ 2.5, -2.5,  0. ], dtype=float32)
 
-Means are rounded to multiples of a power of two, about float32's own spacing at the largest number that can come up, so
-that on grids coarser than that (stars, half stars, 0 too) neither the difference nor the sum rounds:
-`add(subtract(ratings, means), means)` is `ratings` bit for bit. Of arbitrary real ratings y it is within float32's
-spacing at the larger of |y| and |y - mean|.
+Means are rounded to multiples of a power of two, about float32's spacing at the largest number that can occur. For
+ratings on a coarser grid (stars, half stars, 0 included) neither the difference nor the sum is then rounded, so
+`add(subtract(ratings, means), means)` equals `ratings` bit for bit. For arbitrary real ratings y they differ by at most
+float32's spacing at the larger of |y| and |y - mean|.
 """
 
 import dataclasses
@@ -43,15 +43,16 @@ FLOAT32_BITS = 24
 
 @dataclass(frozen=True, eq=False)
 class Means:
-    """What is known of a rating without learning: mean(i, j) = item[i] (or overall, without items) + user[j].
+    """The means of ratings: mean(i, j) = item[i] + user[j], with `overall` for item[i] if `item` is None.
 
     Attributes:
         overall: the (weighted) mean of all ratings.
-        user: float32 [n_users], each user's offset from the item's (or overall) mean; 0 without ratings. Or None.
-        item: float32 [n_items], each item's mean; the overall mean without ratings. Or None.
+        user: float32 [n_users], each user's offset from the item mean (or the overall mean), 0 without ratings; None
+            for no offsets.
+        item: float32 [n_items], each item's mean, or the overall mean without ratings; None for no item means.
 
     Raises:
-        ValueError: a mean that is not finite, or beyond float32.
+        ValueError: a mean is not finite, or does not fit in float32.
     """
 
     overall: float
@@ -59,7 +60,7 @@ class Means:
     item: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        """Float32, whatever the tables come in: a sum of float16 or uint8 is none."""
+        """Converts the tables to float32: sums in float16 or uint8 would overflow."""
         check.all_finite("means.overall", self.overall)
         object.__setattr__(self, "overall", float(self.overall))
         for name in ("user", "item"):
@@ -70,36 +71,36 @@ class Means:
                 object.__setattr__(self, name, table)
 
     def at(self, user: Any, item: Any) -> np.ndarray:
-        """The means of pairs (user[k], item[k]), float32 [n].
+        """Returns the means of the pairs (user[k], item[k]), float32 [n].
 
         Raises:
-            ValueError: users and items of different shapes; an id out of range of the tables.
+            ValueError: users and items differ in shape; an id is out of range of its table.
         """
         check.same_shape(user=user, item=item)
-        rows = {"user": self.user, "item": self.item}
-        sizes = {name: check.INT32_MAX if table is None else len(table) for name, table in rows.items()}
+        tables = {"user": self.user, "item": self.item}
+        sizes = {name: check.INT32_MAX if table is None else len(table) for name, table in tables.items()}
         user, item = (
             np.asarray(check.row_ids(name, ids, size=sizes[name])) for name, ids in (("user", user), ("item", item))
         )
         return self._at(user, item)
 
     def _at(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        out = np.full(item.shape, self.overall, np.float32) if self.item is None else self.item[item]
-        return out if self.user is None else out + self.user[user]
+        means = np.full(item.shape, self.overall, np.float32) if self.item is None else self.item[item]
+        return means if self.user is None else means + self.user[user]
 
 
 def means_global(ratings: Ratings) -> Means:
-    """One mean for all: sum of (weight *) y over the sum of weights.
+    """Returns the mean of all ratings: sum(weight * y) / sum(weight), with weights of 1 if there are none.
 
     Raises:
-        ValueError: no ratings, or all of weight 0.
+        ValueError: there are no ratings, or all weights are 0.
     """
     low, high = _range(ratings)
     return Means(float(_round(_overall(ratings), max(abs(low), abs(high), high - low))))
 
 
 def means_by_item(ratings: Ratings) -> Means:
-    """mu(i): each item's (weighted) mean; an item without ratings, or of total weight 0, gets the overall mean.
+    """Returns mu(i), each item's (weighted) mean; the overall mean for items without ratings or of total weight 0.
 
     Raises:
         ValueError: as `means_global`.
@@ -112,7 +113,7 @@ def means_by_item(ratings: Ratings) -> Means:
 
 
 def means_by_user(ratings: Ratings) -> Means:
-    """Each user's (weighted) mean, as an offset from the overall mean; 0 for a user without ratings or of weight 0.
+    """Returns each user's (weighted) mean less the overall mean; 0 for users without ratings or of total weight 0.
 
     Raises:
         ValueError: as `means_global`.
@@ -121,33 +122,32 @@ def means_by_user(ratings: Ratings) -> Means:
     bound = max(abs(low), abs(high), high - low)
     overall = _round(_overall(ratings), bound)
     user = _mean(ratings.user, ratings.value, ratings.weights, ratings.n_users, empty=float(overall))
-    with np.errstate(over="ignore"):  # what float32 does not hold is refused by Means
+    with np.errstate(over="ignore"):  # Means raises for values that do not fit in float32
         return Means(float(overall), user=_round(user, bound) - overall)
 
 
 def means_by_item_then_user(ratings: Ratings) -> Means:
-    """Each item's mean as `means_by_item`, then each user's mean of what that leaves: 0 for a user without ratings.
+    """Returns each item's mean as `means_by_item`, then each user's mean residual; 0 for users without ratings.
 
     Raises:
         ValueError: as `means_global`.
     """
     low, high = _range(ratings)
-    # what is left after items lies in [low - high, high - low], and so do its means
+    # The residuals from the item means lie in [low - high, high - low], and so do their means.
     bound = max(abs(low), abs(high)) + (high - low)
     overall = float(_round(_overall(ratings), bound))
     item = _round(_mean(ratings.item, ratings.value, ratings.weights, ratings.n_items, empty=overall), bound)
-    with np.errstate(over="ignore", invalid="ignore"):  # what float32 does not hold is refused by Means
-        left = ratings.value - item[ratings.item]
-    return Means(
-        overall, item=item, user=_round(_mean(ratings.user, left, ratings.weights, ratings.n_users, empty=0.0), bound)
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # Means raises for values that do not fit in float32
+        residual = ratings.value - item[ratings.item]
+    user = _mean(ratings.user, residual, ratings.weights, ratings.n_users, empty=0.0)
+    return Means(overall, item=item, user=_round(user, bound))
 
 
 def subtract(ratings: Ratings, means: Means) -> Ratings:
-    """Ratings y(i,j) - mean(i,j), for costs whose model has no means.
+    """Returns the ratings y(i,j) - mean(i,j), to fit a model without means to.
 
     Raises:
-        ValueError: means of another number of users or items.
+        ValueError: `means` are of another number of users or items.
     """
     _check_sizes(ratings, means)
     with np.errstate(over="ignore"):
@@ -155,20 +155,19 @@ def subtract(ratings: Ratings, means: Means) -> Ratings:
 
 
 def add(ratings: Ratings, means: Means) -> Ratings:
-    """Ratings y(i,j) + mean(i,j): the inverse of `subtract`, exact as the module says; raises as it does."""
+    """Returns the ratings y(i,j) + mean(i,j): the inverse of `subtract`, exact as stated above. Raises as it does."""
     _check_sizes(ratings, means)
     with np.errstate(over="ignore"):
         return dataclasses.replace(ratings, value=ratings.value + means._at(ratings.user, ratings.item))
 
 
 def add_means(factors: Factors, means: Means) -> Factors:
-    """Factors whose prediction is that of `factors` + mean(i,j): item means (or overall) go to mu, user offsets to b.
+    """Returns Factors that predict mean(i,j) more: the item means (or the overall mean) are added to mu, users' to b.
 
-    For factors that were fitted to `subtract(ratings, means)`. What they have in mu and b already stays in the sum,
-    which is one of float32 at least.
+    For factors fitted to `subtract(ratings, means)`. They may have mu and b already; sums are float32 or wider.
 
     Raises:
-        ValueError: means of another number of users or items; parts of the factors that differ in length.
+        ValueError: `means` are of another number of users or items; parts of the factors differ in length.
     """
     n_users, n_items = len(factors.w), len(factors.x)
     _check_size("user", means.user, n_users)
@@ -178,23 +177,23 @@ def add_means(factors: Factors, means: Means) -> Factors:
     if factors.mu is not None and np.shape(factors.mu) not in ((), (n_items,)):
         raise ValueError(f"factors.mu: expected a number or one per item ({n_items}), got {np.shape(factors.mu)}.")
     b, mu = check.as_floats(b=factors.b, mu=factors.mu)
-    put = lambda table: jnp.asarray(table, b.dtype)
-    offset = put(means.overall if means.item is None else means.item)
+    as_array = lambda table: jnp.asarray(table, b.dtype)
+    offset = as_array(means.overall if means.item is None else means.item)
     if mu is not None:
         offset = jnp.broadcast_to(offset, jnp.broadcast_shapes(offset.shape, mu.shape)) + mu
-    return dataclasses.replace(factors, b=b if means.user is None else b + put(means.user), mu=offset)
+    return dataclasses.replace(factors, b=b if means.user is None else b + as_array(means.user), mu=offset)
 
 
 def _overall(ratings: Ratings) -> np.ndarray:
-    one = np.zeros(len(ratings), np.int8)
-    mean = _mean(one, ratings.value, ratings.weights, 1, empty=np.nan)[0]
+    same_id = np.zeros(len(ratings), np.int8)
+    mean = _mean(same_id, ratings.value, ratings.weights, 1, empty=np.nan)[0]
     if np.isnan(mean):
         raise ValueError("no means: expected ratings of positive weight, got none. Is the train part empty?")
     return mean
 
 
 def _mean(ids: np.ndarray, y: np.ndarray, weights: np.ndarray | None, size: int, *, empty: float) -> np.ndarray:
-    """Float64 [size]: sum of weight * y over the sum of weights, by id."""
+    """Returns sum(weight * y) / sum(weight) per id, float64 [size]; `empty` for ids of total weight 0."""
     count = np.bincount(ids, weights, minlength=size)
     total = np.bincount(ids, y if weights is None else y * weights.astype(np.float64), minlength=size)
     return np.where(count > 0, total / np.where(count > 0, count, 1), empty)
@@ -205,9 +204,10 @@ def _range(ratings: Ratings) -> tuple[float, float]:
 
 
 def _round(means: np.ndarray, bound: float) -> np.ndarray:
-    """Rounded to the spacing at which every number up to `bound` is a float32: sums and differences are then exact.
+    """Rounds to multiples of a spacing that float32 represents exactly up to `bound`.
 
-    Ratings, means and differences of the two are all at most `bound` and all multiples of the spacing.
+    If ratings are multiples of the spacing too, so are their differences from means and the sums. All are at most
+    `bound`, so none is rounded.
     """
     if bound == 0:
         return means.astype(np.float32)

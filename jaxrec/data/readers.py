@@ -1,4 +1,4 @@
-"""Readers: the bytes of a published dataset's files -> a Dataset. One function for each form that it comes in."""
+"""Readers, from the bytes of a published dataset's files to a Dataset: one function for each published form."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = [
 Files = Mapping[str, bytes]
 Movie = tuple[int, str, str | None, list[str]]  # raw id, title, release date, genres
 
-# In the order of the flags in u.item, which is the order of the words in ml-100k.item too.
+# In the order of the flags in u.item, which is also that of the words in ml-100k.item.
 GENRES = (  # noqa: SIM905
     "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical "
     "Mystery Romance Sci-Fi Thriller War Western"
 ).split()
 
-# users.dat has codes; its README says what they stand for.
+# The meanings of the codes in users.dat, from its README.
 AGES = {1: "under 18", 18: "18-24", 25: "25-34", 35: "35-44", 45: "45-49", 50: "50-55", 56: "56 and over"}
 OCCUPATIONS = (
     "other",
@@ -61,28 +61,28 @@ OCCUPATIONS = (
 
 
 def ml_100k(files: Files) -> Dataset:
-    """MovieLens 100K, the official form: no headers, latin-1, one flag per genre."""
+    """Reads MovieLens 100K in its official form: no headers, latin-1, one flag per genre."""
     movies: list[Movie] = []
     for line in files["u.item"].splitlines():
         raw, title, date, _, _, *flags = line.decode("latin-1").split("|")
         genres = [genre for genre, flag in zip(GENRES, flags, strict=True) if flag == "1"]
-        movies.append((int(raw), title.strip(), date or None, genres))  # three titles end in a blank
+        movies.append((int(raw), title.strip(), date or None, genres))  # three titles end in a space
     return _ml_100k(files["u.data"], files["u.user"].replace(b"|", b"\t"), movies)
 
 
 def ml_100k_recbole(files: Files) -> Dataset:
-    """MovieLens 100K as RecBole's wheel has it: headers, UTF-8, genres as words, no dates, the year cut off."""
+    """Reads MovieLens 100K as in RecBole's wheel: headers, UTF-8, genres as words, no dates, titles without years."""
     rows = {name: content.partition(b"\n")[2] for name, content in files.items()}
     movies: list[Movie] = []
     for line in rows["ml-100k.item"].splitlines():
         raw, title, year, genres = line.decode().split("\t")
-        # Movie 267 has neither title nor year; u.item calls it unknown.
+        # Movie 267 has neither title nor year; its title in u.item is "unknown".
         movies.append((int(raw), "unknown" if title == "unkonwn" else f"{title} ({year})", None, genres.split()))
     return _ml_100k(rows["ml-100k.inter"], rows["ml-100k.user"], movies)
 
 
 def _ml_100k(data: bytes, user: bytes, movies: list[Movie]) -> Dataset:
-    """Build the Dataset from what both forms come to: tab-separated rows without a header, and the movies."""
+    """Builds the Dataset of either form from tab-separated rows without a header, and the movies."""
     import polars as pl
 
     rows = _tab_separated(data, user=pl.Int64, item=pl.Int64, rating=pl.Float32, time=pl.Int64)
@@ -101,7 +101,7 @@ def _ml_100k(data: bytes, user: bytes, movies: list[Movie]) -> Dataset:
         user_ids=users["user_id"].to_numpy(),
         item_ids=items["item_id"].to_numpy(),
     )
-    # u1 .. u5 are the consecutive fifths of u.data: the files u1.test, u2.test, ... hold just these rows.
+    # u1 .. u5 are the consecutive fifths of u.data: the files u1.test, u2.test, ... contain exactly these rows.
     fifth = np.arange(len(ratings)) * 5 // len(ratings)
     published = {f"u{k + 1}": fifth == k for k in range(5)}
     titles = np.array([movie[1] for movie in movies])
@@ -109,13 +109,13 @@ def _ml_100k(data: bytes, user: bytes, movies: list[Movie]) -> Dataset:
 
 
 def ml_1m(files: Files) -> Dataset:
-    """MovieLens 1M, the official form: '::' between columns, latin-1."""
+    """Reads MovieLens 1M in its official form: '::' between columns, latin-1."""
     rows = np.array(files["ratings.dat"].replace(b"::", b" ").split(), np.int64).reshape(-1, 4)
     return _ml_1m(files, rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3])
 
 
 def ml_1m_without_times(files: Files) -> Dataset:
-    """MovieLens 1M with its ratings as NumPy arrays in the order of the lines, and no times."""
+    """Reads MovieLens 1M with the ratings as NumPy arrays in the order of the lines, without times."""
     with np.load(io.BytesIO(files["ratings.npz"]), allow_pickle=False) as rows:
         user, item, value = (rows[name].astype(np.int64) for name in ("user", "movie", "rating"))
     return _ml_1m(files, user, item, value, None)
@@ -132,20 +132,20 @@ def _ml_1m(files: Files, user: Any, item: Any, value: Any, time: Any) -> Dataset
     movies = [(int(raw), title, genres.split("|")) for raw, title, genres in split("movies.dat")]
     items = pl.DataFrame(movies, schema=["item_id", "title", "genres"], orient="row")
     items = items.select("item_id", "title", _year(), "genres")
-    known = users["user_id"].to_numpy(), items["item_id"].to_numpy()
-    ratings = Ratings.from_columns(user, item, value, time=time, user_ids=known[0], item_ids=known[1])
+    raw_ids = users["user_id"].to_numpy(), items["item_id"].to_numpy()
+    ratings = Ratings.from_columns(user, item, value, time=time, user_ids=raw_ids[0], item_ids=raw_ids[1])
     return Dataset("ml-1m", ratings, np.array([movie[1] for movie in movies]), users, items, scale=(1.0, 5.0))
 
 
 def ml_1m_ncf(files: Files) -> Dataset:
-    """The leave-one-out protocol on MovieLens 1M: train rows, then each user's held-out one; 99 negatives a user."""
+    """Reads the leave-one-out protocol on MovieLens 1M: train rows, each user's held-out row, 99 negatives per user."""
     import polars as pl
 
     train = _tab_separated(files["ml-1m.train.notime.rating"], user=pl.Int64, item=pl.Int64, rating=pl.Float32)
     test = _tab_separated(files["ml-1m.test.rating"], user=pl.Int64, item=pl.Int64, rating=pl.Float32, time=pl.Int64)
     lines = [line.split("\t") for line in files["ml-1m.test.negative"].decode().splitlines()]
-    told = [tuple(map(int, line[0].strip("()").split(","))) for line in lines]
-    if told != list(zip(test["user"], test["item"], strict=True)):
+    pairs = [tuple(map(int, line[0].strip("()").split(","))) for line in lines]
+    if pairs != list(zip(test["user"], test["item"], strict=True)):
         raise ValueError("ml-1m.test.negative: expected the users and items of ml-1m.test.rating, in their order.")
     raw = np.loadtxt(io.BytesIO(files["item_map.tsv"]), np.int64, comments="#")
     join = lambda name: np.concatenate([train[name].to_numpy(), test[name].to_numpy()])
@@ -159,7 +159,7 @@ def ml_1m_ncf(files: Files) -> Dataset:
 
 
 def ml_latest_small(files: Files) -> Dataset:
-    """MovieLens latest-small: csv files with headers, UTF-8."""
+    """Reads MovieLens latest-small: csv files with headers, UTF-8."""
     import polars as pl
 
     rows = pl.read_csv(files["ratings.csv"], schema_overrides={"rating": pl.Float32})
@@ -169,8 +169,8 @@ def ml_latest_small(files: Files) -> Dataset:
     links = pl.read_csv(files["links.csv"], schema_overrides={"imdbId": pl.String}).rename(
         {"movieId": "item_id", "imdbId": "imdb_id", "tmdbId": "tmdb_id"}
     )
-    none = pl.col("genres") == "(no genres listed)"
-    genres = pl.when(none).then(pl.lit([], pl.List(pl.String))).otherwise(pl.col("genres").str.split("|"))
+    no_genres = pl.col("genres") == "(no genres listed)"
+    genres = pl.when(no_genres).then(pl.lit([], pl.List(pl.String))).otherwise(pl.col("genres").str.split("|"))
     items = items.select("item_id", "title", _year(), genres.alias("genres"))
     items = items.join(links, on="item_id", how="left", maintain_order="left")
     ratings = Ratings.from_columns(
@@ -182,7 +182,7 @@ def ml_latest_small(files: Files) -> Dataset:
 
 
 def jester5k(files: Files) -> Dataset:
-    """Jester, the sample of 5,000 users: real-valued ratings of jokes, whose texts stand as titles."""
+    """Reads the sample of 5,000 users of Jester: real-valued ratings of jokes, with their texts as titles."""
     import polars as pl
 
     rows = pl.read_csv(files["ratings.csv"], schema_overrides={"rating": pl.Float32})
@@ -194,19 +194,19 @@ def jester5k(files: Files) -> Dataset:
 
 
 def gowalla(files: Files) -> Dataset:
-    """Gowalla check-ins in LightGCN's split: train rows, then test rows, every one a 1."""
+    """Reads Gowalla check-ins in LightGCN's split: train rows, then test rows, all with value 1."""
 
     def rows(name: str) -> tuple[np.ndarray, np.ndarray]:
-        lists = [np.array(line.split(), np.int32) for line in files[name].splitlines()]
-        users = np.repeat([one[0] for one in lists], [len(one) - 1 for one in lists])
-        return users, np.concatenate([one[1:] for one in lists])
+        lines = [np.array(line.split(), np.int32) for line in files[name].splitlines()]
+        users = np.repeat([line[0] for line in lines], [len(line) - 1 for line in lines])
+        return users, np.concatenate([line[1:] for line in lines])
 
     raw = lambda name: np.loadtxt(io.BytesIO(files[name]), np.int64, skiprows=1)
-    known = [ids[np.argsort(ids[:, 1]), 0] for ids in (raw("user_list.txt"), raw("item_list.txt"))]
+    raw_ids = [ids[np.argsort(ids[:, 1]), 0] for ids in (raw("user_list.txt"), raw("item_list.txt"))]
     (train_user, train_item), (test_user, test_item) = rows("train.txt"), rows("test.txt")
     user, item = np.concatenate([train_user, test_user]), np.concatenate([train_item, test_item])
-    one = np.ones(len(user), np.float32)
-    ratings = Ratings(user, item, one, len(known[0]), len(known[1]), user_ids=known[0], item_ids=known[1])
+    value = np.ones(len(user), np.float32)
+    ratings = Ratings(user, item, value, len(raw_ids[0]), len(raw_ids[1]), user_ids=raw_ids[0], item_ids=raw_ids[1])
     return Dataset("gowalla", ratings, published={"lightgcn": np.arange(len(user)) >= len(train_user)})
 
 
@@ -217,7 +217,7 @@ def _tab_separated(content: bytes, **types: type[pl.DataType]) -> pl.DataFrame:
 
 
 def _year() -> pl.Expr:
-    """The last number in brackets, for a title may have two, or go on behind it: "... (1995) (V)"."""
+    """Returns the last four-digit number in parentheses; text may follow it, as in "... (1995) (V)"."""
     import polars as pl
 
     return pl.col("title").str.extract(r".*\((\d{4})\)").cast(pl.Int64).alias("year")

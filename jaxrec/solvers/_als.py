@@ -1,7 +1,7 @@
-"""Alternating least squares: given the items, every user is a ridge regression; given the users, every item is.
+"""Alternating least squares: ridge regressions of every user, the items held fixed, then of every item.
 
-One sweep is both. The biases are part of the rows: a user's (w, b) regress y - c - mu on (x, 1), an item's (x, c)
-regress y - b - mu on (w, 1). Each half minimizes the joint cost in its own parameters, so the objective never rises.
+One sweep does both. The biases are part of the regressions: a user's (w, b) regress y - c - mu on (x, 1), an item's
+(x, c) regress y - b - mu on (w, 1). Each half minimizes the joint cost in its own parameters, so the cost never rises.
 """
 
 from functools import partial
@@ -54,13 +54,13 @@ def als(
             Rows: (data.rows(ratings, "user"), data.rows(ratings, "item")).
         l2: a number > 0, or a pair (users', items') of numbers or of one number per row (l2 times the row's rating
             count is the frequency scaling of ALS-WR).
-        l2_bias: the same for b and c; 0 leaves them free.
-        rank: factors of each user and item; they start at random, with the mean rating as mu.
-        init: instead of `rank`, where to start, such as `models.init` or an earlier result: x, c and mu count; w and b
-            are solved for first.
-        key: of the random start; None: jax.random.key(0).
-        sweeps: at most.
-        tol: stop when a sweep lowers the objective by less than this share of it.
+        l2_bias: the same for b and c; 0 leaves them unpenalized.
+        rank: the number of factors; their initial values are random, with the mean rating as mu.
+        init: the initial factors, instead of `rank`, such as `models.init` or an earlier result. Only x, c and mu
+            matter, because w and b are solved for first; with `cg_steps`, w and b are the warm start.
+        key: for the random initial factors; None: jax.random.key(0).
+        sweeps: the maximum number of sweeps.
+        tol: stop when a sweep lowers the objective by less than this, relative to the objective.
         cg_steps: Number of conjugate-gradient steps per row, warm-started at its current value; None solves each row
             exactly. At 20M ratings and d = 64 a sweep of 3 steps takes 2.2 s instead of 6, and three such sweeps lower
             J more than two exact ones; 10 steps are the exact sweep to six digits of J.
@@ -68,13 +68,13 @@ def als(
         progress: show a progress bar.
 
     Returns:
-        (factors, info). The factors have `init`'s types, though they are computed in float32 at least; `info.trace` is
-        the joint cost before the first and after each sweep.
+        (factors, info). The factors have `init`'s types, but are computed in float32 at least; `info.trace` is the
+        joint cost before the first and after each sweep.
 
     Raises:
-        ValueError: neither or both of `rank` and `init`; Rows of the wrong side, of other tables than `init`'s, or of
-            other ratings than the other side's; an `init` whose parts do not fit; a strength that is not finite and
-            positive (l2_bias: or 0), or neither a number nor one per row.
+        ValueError: neither or both of `rank` and `init` are passed; the Rows are of the wrong side, do not fit the
+            tables of `init`, or hold different ratings; the parts of `init` do not fit one another; a strength is not
+            finite and positive (l2_bias: or 0), or is neither a number nor one per row.
         FloatingPointError: the objective is no longer finite.
 
     Source: Zhou et al. 2008, Large-scale parallel collaborative filtering for the Netflix Prize.
@@ -103,14 +103,14 @@ def als(
 def sweep(
     factors: Factors, by_user: Rows, by_item: Rows, *, l2: L2, l2_bias: L2 = 0.0, cg_steps: int | None = None
 ) -> SweepResult:
-    """One sweep, (new factors, joint cost after it): pure, to be jitted, vmapped over l2, differentiated.
+    """One sweep: (new factors, joint cost after it). Pure: it can be jitted, vmapped over l2 and differentiated.
 
-    The cost is what the items' solutions say they leave, and the users' penalty: no further pass over the ratings. Rows
-    whose equations float32 loses (weights or penalties of 1 and 1e7 side by side) are solved as well as these say;
-    `als` and `fold_in` fit such rows anew.
+    The cost is the objective of the items' solutions plus the users' penalty: no further pass over the ratings. Rows
+    whose normal equations are too badly scaled for float32 (weights or penalties of 1 and 1e7 together) are only solved
+    to the accuracy of these equations; `als` and `fold_in` refit such rows.
 
     Raises:
-        ValueError: as `als`, but for the two sides' ratings, which are not compared.
+        ValueError: as `als`, except that the two sides are not checked to hold the same ratings.
     """
     check_tables(by_user, by_item, factors)
     check_strengths(factors, l2, l2_bias)
@@ -118,14 +118,14 @@ def sweep(
 
 
 def _sweep(factors: Factors, by_user: Rows, by_item: Rows, **options: Any) -> SweepResult:
-    """Called eagerly, a program for each side: XLA compiles the two in less memory than one of both."""
+    """Compiles one program per side if called eagerly: that takes XLA less memory than one program of both."""
     factors, _ = _half(factors, by_user, **options)
     return _half(factors, by_item, **options)
 
 
 @partial(jax.jit, static_argnames=("cg_steps", "mend"))
 def _half(factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2, cg_steps: int | None, mend: bool) -> SweepResult:
-    """One side solved; of the items' the joint cost after it, for the users' penalty is known then."""
+    """Solves one side. After the items' half, the objective plus the users' penalty is the joint cost."""
     factors, objective = solve_side(factors, rows, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps, mend=mend)
     return SweepResult(factors, objective + _users_penalty(factors, l2, l2_bias))
 
@@ -133,11 +133,12 @@ def _half(factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2, cg_steps: int | 
 def dense_sweep(factors: Factors, ratings: Dense, *, l2: L2, l2_bias: L2 = 0.0) -> SweepResult:
     """`sweep` on a dense matrix: the same numbers, for small data.
 
-    vmapped over members of a grid that share the ratings, it makes all their normal equations by one matrix product a
-    side. Ten sweeps of 160 members on ml-100k at rank 8, compilation included: 5.7 s in turn, 4.4 eight at once.
+    vmapped over members of a grid that share the ratings, it computes the normal equations of all members by one matrix
+    product per side. Ten sweeps of 160 members on ml-100k at rank 8, including compilation, take 5.7 s one member at a
+    time and 4.4 s eight at a time.
 
     Raises:
-        ValueError: ratings of other tables than the factors'; factors or strengths as `als`.
+        ValueError: the ratings do not fit the factors' tables; factors or strengths as `als`.
 
     >>> from jaxrec import data, models
     >>> ratings = data.synthetic.low_rank(50, 40, 600, rng=0).ratings
@@ -161,7 +162,7 @@ def _dense_sweep(factors: Factors, ratings: Dense, *, l2: L2, l2_bias: L2) -> Sw
 
 
 def _users_penalty(factors: Factors, l2: L2, l2_bias: L2) -> Array:
-    """The users' penalty."""
+    """The users' part of the penalty."""
     return l2_penalty(in_float32(factors), l2=(per_side(l2)[0], 0.0), l2_bias=(per_side(l2_bias)[0], 0.0))
 
 

@@ -1,7 +1,7 @@
-"""One side's rows in closed form, the other side given: every user is a ridge regression on the items, and vice versa.
+"""Ridge regressions of one side's rows, the other side held fixed: users on the items' features, and vice versa.
 
-`fold_in` solves them, in training (half a sweep of ALS) and for rows that come after it; `leave_one_out` says how well
-each row's regression predicts what it did not see, without fitting again.
+`fold_in` solves them, in training (half a sweep of ALS) and for new rows after it. `leave_one_out` measures how well
+each row's regression predicts a rating that it was not fitted to, without refitting.
 """
 
 import dataclasses
@@ -27,31 +27,31 @@ __all__ = ["check_side", "fold_in", "leave_one_out", "solve_side", "solve_side_d
 
 
 def fold_in(factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2 = 0.0, cg_steps: int | None = None) -> Factors:
-    """Every row of one side solved in closed form, given the other side: half a sweep, and how new rows come in.
+    """Solves every row of one side in closed form, the other side held fixed: half a sweep, or new users or items.
 
-    For users: her (w, b) minimize the squared error of her ratings + l2/2 ‖w‖^2 + l2_bias/2 b^2, given x, c and mu; a
-    user who was not there in training gets the parameters that training would have given her, the items held. For
-    items likewise (x, c), given w and b. A row without ratings gets 0, so that its prediction is what the other side
-    and mu say. Pure: to be vmapped over l2, differentiated.
+    A user's (w, b) minimize the squared error of their ratings + l2/2 ‖w‖^2 + l2_bias/2 b^2, with x, c and mu held
+    fixed: a new user gets the parameters that training with these items would have given. An item's (x, c) likewise,
+    with w and b held fixed. A row without ratings is 0, so its prediction is the other side's bias plus mu. Pure: it
+    can be vmapped over l2 and differentiated.
 
     Args:
-        factors: the model; only the other side's table, c and mu are read. Where rows are items, mu is a number or one
-            per row, and the rows get a bias if the model has c.
-        rows: the ratings to learn from, a row for each (new) user or item.
+        factors: the model; only the other side's table, c and mu are read. Where the rows are items, mu is a number or
+            one per row, and the rows have a bias if the model has c.
+        rows: the ratings to learn from, one row per (new) user or item.
         l2: as in training: a number, or a pair (users', items') of numbers or of one number per row.
         l2_bias: the same for b and c.
-        cg_steps: None solves exactly. A number takes as many steps of conjugate gradients from the rows' own
-            parameters: for sweeps of training.
+        cg_steps: Number of conjugate-gradient steps per row, warm-started at its current value in `factors`, for
+            training sweeps; None solves each row exactly.
 
     Returns:
-        The factors, with the side's table replaced by one of as many rows as `rows` has. Solved in float32 at least,
-        and returned in the factors' own types; how exactly, `solvers.batched_ridge` says.
+        The factors, with the side's table replaced by one of as many rows as `rows` has. They are computed in float32
+        at least and returned in the factors' own types; for their accuracy see `solvers.batched_ridge`.
 
     Raises:
-        ValueError: `rows` names other users or items than the other side's table has, or ids that it has not; factors
-            whose parts do not fit; mu of another length; a strength that is not finite and positive (l2_bias: or 0), or
-            neither a number nor one per row; cg_steps below 1, or for other rows than the factors have; a row whose
-            numbers are beyond the type's range.
+        ValueError: the number of items (users) of `rows` or their ids do not fit the other side's table; the factors'
+            parts do not fit one another; mu has a wrong length; a strength is not finite and positive (l2_bias: or 0),
+            or is neither a number nor one per row; cg_steps is below 1, or passed for rows that the factors do not
+            have; a row's numbers exceed the type's range.
 
     >>> from jaxrec import Ratings, data, models, solvers
     >>> ratings = data.synthetic.low_rank(50, 40, 600, rng=0).ratings
@@ -61,9 +61,9 @@ def fold_in(factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2 = 0.0, cg_steps
     (1, 40)
     """
     check_side(factors, rows, l2, l2_bias)
-    found = _fold_in(factors, rows, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps)
-    check_finite("fold_in", (found.w, found.b) if rows.side == "user" else (found.x, found.c), OVERFLOW)
-    return found
+    folded = _fold_in(factors, rows, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps)
+    check_finite("fold_in", (folded.w, folded.b) if rows.side == "user" else (folded.x, folded.c), OVERFLOW)
+    return folded
 
 
 def solve_side(
@@ -73,9 +73,9 @@ def solve_side(
 
     `mend` as in `batched_ridge.solve`.
     """
-    side = _side(rows.side, (len(rows.position), rows.n_others), in_float32(factors), l2, l2_bias)
-    v, left = batched_ridge.solve(rows, side, cg_steps, mend=mend)
-    return _replace(factors, rows.side, v, side.intercept), left
+    problem = _row_problem(rows.side, (len(rows.position), rows.n_others), in_float32(factors), l2, l2_bias)
+    v, objective = batched_ridge.solve(rows, problem, cg_steps, mend=mend)
+    return _replace(factors, rows.side, v, problem.intercept), objective
 
 
 @partial(jax.jit, static_argnames="cg_steps")
@@ -84,23 +84,23 @@ def _fold_in(factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2, cg_steps: int
 
 
 def solve_side_dense(
-    factors: Factors, ratings: Dense, which: str, *, l2: L2, l2_bias: L2 = 0.0
+    factors: Factors, ratings: Dense, side: str, *, l2: L2, l2_bias: L2 = 0.0
 ) -> tuple[Factors, Array]:
-    """The same for every 'user' or 'item' of a dense matrix: all rows' normal equations are one matrix product."""
+    """`solve_side` for every 'user' or 'item' of a dense matrix: all normal equations by one matrix product."""
     n_items, n_users = ratings.where.shape
-    sizes = (n_users, n_items) if which == "user" else (n_items, n_users)
-    side = _side(which, sizes, in_float32(factors), l2, l2_bias)
-    v, left = batched_ridge.solve_dense(ratings if which == "user" else ratings.T, side)
-    return _replace(factors, which, v, side.intercept), left
+    sizes = (n_users, n_items) if side == "user" else (n_items, n_users)
+    problem = _row_problem(side, sizes, in_float32(factors), l2, l2_bias)
+    v, objective = batched_ridge.solve_dense(ratings if side == "user" else ratings.T, problem)
+    return _replace(factors, side, v, problem.intercept), objective
 
 
 def leave_one_out(
     factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2 = 0.0, loss: PointwiseLoss = squared_error
 ) -> Total:
-    """The loss of each rating predicted by its row's ridge fitted without that rating: exact, and nothing is refitted.
+    """Loss of predicting each rating by its row's ridge fitted to all other ratings: exact, without refitting.
 
-    It is differentiable in l2 and in the other side's table: a validation error that costs no validation part. The
-    other side was held; where it was learned from the same ratings it has seen them, and the error is too low.
+    It is differentiable in l2 and in the other side's table: a validation error that needs no validation set. The other
+    side is held fixed: if it was learned from the same ratings, the error is too low.
 
     Args:
         factors: as in `fold_in`.
@@ -118,61 +118,78 @@ def leave_one_out(
 
 @partial(jax.jit, static_argnames="loss")
 def _leave_one_out(factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2, loss: PointwiseLoss) -> Total:
-    side = _side(rows.side, (len(rows.position), rows.n_others), in_float32(factors), l2, l2_bias)
-    parts = []
+    problem = _row_problem(rows.side, (len(rows.position), rows.n_others), in_float32(factors), l2, l2_bias)
+    totals = []
     for bucket in rows.buckets:
-        error = _left_out(bucket, side)  # in the regression's units: y less what is given
+        error = _leave_one_out_errors(bucket, problem)  # offsets cancel: error + value is the predicted rating
         value = bucket.value.astype(error.dtype)
         weights = None if bucket.weights is None else bucket.weights.astype(error.dtype)
-        parts.append(loss(error + value, value, where=bucket.where, weights=weights))
-    return sum(parts[1:], start=parts[0])
+        totals.append(loss(error + value, value, where=bucket.where, weights=weights))
+    return sum(totals[1:], start=totals[0])
 
 
 def check_side(factors: Factors, rows: Rows, l2: L2, l2_bias: L2 = 0.0) -> None:
-    """What one side's regressions are given: tables, ids and strengths that fit; raises a ValueError otherwise."""
+    """Checks the arguments of one side's regressions: tables, ids and strengths that fit.
+
+    Raises:
+        ValueError: otherwise.
+    """
     by_user, n_rows = rows.side == "user", len(rows.position)
     n_users, n_items = (n_rows, rows.n_others) if by_user else (rows.n_others, n_rows)
-    check_factors(factors if by_user else dataclasses.replace(factors, mu=None))  # mu may be of new items
+    check_factors(factors if by_user else dataclasses.replace(factors, mu=None))  # mu may be that of new items
     _check_tables(rows.side, rows.n_others, n_items, factors)
     check_rows(rows)
     check_strength("l2", l2, n_users, n_items)
     check_strength("l2_bias", l2_bias, n_users, n_items, zero=True)
 
 
-def _replace(factors: Factors, which: str, v: Array, intercept: bool) -> Factors:
+def _replace(factors: Factors, side: str, v: Array, intercept: bool) -> Factors:
+    """The factors with one side's parameters replaced by v; its last column is the bias if there is an intercept."""
     if not intercept:
         return dataclasses.replace(factors, x=like(v, factors.x))
-    names = ("w", "b") if which == "user" else ("x", "c")
+    names = ("w", "b") if side == "user" else ("x", "c")
     new = dict(zip(names, (v[:, :-1], v[:, -1]), strict=True))
     return dataclasses.replace(factors, **like(new, {name: getattr(factors, name) for name in names}))
 
 
-def _side(which: str, sizes: tuple[int, int], factors: Factors, l2: L2, l2_bias: L2) -> RowProblem:
-    """The users' regressions of y - c - mu on (x, 1), or the items' of y - b - mu on (w, 1), or on w without c."""
-    by_user = which == "user"
+def _row_problem(side: str, sizes: tuple[int, int], factors: Factors, l2: L2, l2_bias: L2) -> RowProblem:
+    """The regressions of every user or every item, the other side held fixed.
+
+    For user j, item i and the rating y of i by j::
+
+        side            regress              on          to find         penalties
+        user            y - (c(i) + mu(i))   (x(i), 1)   (w(j), b(j))    (l2, ..., l2, l2_bias)
+        item            y - b(j) - mu(i)     (w(j), 1)   (x(i), c(i))    (l2, ..., l2, l2_bias)
+        item without c  y - b(j) - mu(i)     w(j)        x(i)            (l2, ..., l2)
+
+    What belongs to the other side is `other_offset` (of a user's row c + mu, of an item's row b); mu(i) of an item's
+    row is `row_offset`. With d = 2, x(i) = (0.2, 0.7), c(i) = 0.4 and mu = 3, a rating of 4 adds to its user's
+    regression the target 4 - 0.4 - 3 = 0.6 at the features (0.2, 0.7, 1).
+    """
+    by_user = side == "user"
     n_rows, n_others = sizes
-    theirs, dtype = (factors.x if by_user else factors.w), factors.x.dtype
+    features, dtype = (factors.x if by_user else factors.w), factors.x.dtype
     n_items = n_others if by_user else n_rows
-    _check_tables(which, n_others, n_items, factors)
+    _check_tables(side, n_others, n_items, factors)
     mu = jnp.broadcast_to(jnp.asarray(0.0 if factors.mu is None else factors.mu, dtype), (n_items,))
-    strength, strength_bias = per_side(l2)[0 if by_user else 1], per_side(l2_bias)[0 if by_user else 1]
-    each = lambda strength: jnp.broadcast_to(jnp.asarray(strength, dtype), (n_rows,))
-    precision = jnp.broadcast_to(each(strength)[:, None], (n_rows, theirs.shape[1]))
-    with_bias = jnp.concatenate([precision, each(strength_bias)[:, None]], axis=1)
-    beside = lambda table, bias: jnp.concatenate([table, bias[:, None]], axis=1)
+    strength, bias_strength = per_side(l2)[0 if by_user else 1], per_side(l2_bias)[0 if by_user else 1]
+    per_row = lambda strength: jnp.broadcast_to(jnp.asarray(strength, dtype), (n_rows,))
+    precision = jnp.broadcast_to(per_row(strength)[:, None], (n_rows, features.shape[1]))
+    precision_with_bias = jnp.concatenate([precision, per_row(bias_strength)[:, None]], axis=1)
+    append = lambda table, bias: jnp.concatenate([table, bias[:, None]], axis=1)
     if by_user:
-        others = mu if factors.c is None else factors.c + mu
-        return RowProblem(theirs, beside(factors.w, factors.b), with_bias, True, others)
+        item_offset = mu if factors.c is None else factors.c + mu
+        return RowProblem(features, append(factors.w, factors.b), precision_with_bias, True, item_offset)
     if factors.c is None:
-        return RowProblem(theirs, factors.x, precision, False, factors.b, mu)
-    return RowProblem(theirs, beside(factors.x, factors.c), with_bias, True, factors.b, mu)
+        return RowProblem(features, factors.x, precision, False, factors.b, mu)
+    return RowProblem(features, append(factors.x, factors.c), precision_with_bias, True, factors.b, mu)
 
 
-def _check_tables(which: str, n_others: int, n_items: int, factors: Factors) -> None:
-    theirs, of_what = (factors.x, "items") if which == "user" else (factors.w, "users")
-    if n_others != len(theirs):
+def _check_tables(side: str, n_others: int, n_items: int, factors: Factors) -> None:
+    features, others = (factors.x, "items") if side == "user" else (factors.w, "users")
+    if n_others != len(features):
         raise ValueError(
-            f"rows: expected ratings over the {len(theirs)} {of_what} of the factors, got {n_others}. "
+            f"rows: expected ratings over the {len(features)} {others} of the factors, got {n_others}. "
             "Give Ratings.from_columns the ids that the model was trained with."
         )
     if factors.mu is not None and (shape := jnp.shape(factors.mu)) not in ((), (n_items,)):
@@ -181,21 +198,19 @@ def _check_tables(which: str, n_others: int, n_items: int, factors: Factors) -> 
         )
 
 
-def _left_out(bucket: Bucket, side: RowProblem) -> Array:
-    """The errors prediction - y of each row's ratings, each predicted without it."""
+def _leave_one_out_errors(bucket: Bucket, problem: RowProblem) -> Array:
+    """The errors prediction - y of a bucket's ratings, each predicted from its row's other ratings; [r, length]."""
 
-    def one(row: Lists, precision: Array) -> Array:
-        x = gather(side.features, row.other)
-        x = ridge.with_one(x) if side.intercept else x
-        given = x, row.y, row.where, row.weights
-        return (
-            ridge.leave_one_out_predictions(ridge.factorize(ridge.normal_equations(*given), precision), *given) - row.y
-        )
+    def row_errors(row: Lists, precision: Array) -> Array:
+        x = gather(problem.features, row.other)
+        x = ridge.with_one(x) if problem.intercept else x
+        args = x, row.y, row.where, row.weights
+        return ridge.leave_one_out_predictions(ridge.factorize(ridge.normal_equations(*args), precision), *args) - row.y
 
-    length, k = bucket.other.shape[1], side.precision.shape[1]
-    rows = batched_ridge.padded_lists(bucket, side), gather(side.precision, bucket.row)
+    length, k = bucket.other.shape[1], problem.precision.shape[1]
+    rows = batched_ridge.padded_lists(bucket, problem), gather(problem.precision, bucket.row)
 
-    def form(rows: tuple[Lists, Array], *, on: On) -> Array:
-        return by_chunks(lambda part: jax.vmap(one)(*part), rows, rows_at_once(max(length, k) * k, on))
+    def errors(rows: tuple[Lists, Array], *, on: On) -> Array:
+        return by_chunks(lambda chunk: jax.vmap(row_errors)(*chunk), rows, rows_at_once(max(length, k) * k, on))
 
-    return by_platform(form, rows)
+    return by_platform(errors, rows)

@@ -1,12 +1,12 @@
-"""Implicit feedback by alternating least squares: what was not observed counts as 0, with a weight of its own.
+"""Implicit feedback by alternating least squares: unobserved pairs count as 0, with a weight of their own.
 
-For a user j, an item i and the product s(i,j) = w(j) . x(i), without biases, minimized is
+With s(i,j) = w(j) . x(i) for item i and user j, and without biases, the objective is
 
     1/2 sum over observed of weight(i,j) (s(i,j) - value(i,j))^2  +  unobserved/2 sum over all pairs of s(i,j)^2
     + 1/2 sum over j of l2(j) ‖w(j)‖^2  +  1/2 sum over i of l2(i) ‖x(i)‖^2
 
-The sum over all pairs costs nothing: it is w(j)' G w(j) with one matrix G = X' X that all users share, so a sweep is
-that of explicit ALS. `data.labels.confidence_weights` gives the values and weights of Hu, Koren and Volinsky
+The sum over all pairs costs nothing: for user j it is w(j)' G w(j), with one matrix G = X' X that all users share, so
+a sweep is that of explicit ALS. `data.labels.confidence_weights` gives the values and weights of Hu, Koren and Volinsky
 (confidence 1 + alpha r, with unobserved_weight=1), `frequency_scaled_l2` the strengths of Rendle et al.
 
 >>> from jaxrec import Ratings, models
@@ -73,16 +73,16 @@ def implicit_als(
     """Minimizes the module's objective by sweeps of closed-form solutions.
 
     Args:
-        train: the observations; values are what products are pulled to, 1 for clicks. Or the same observations as a
+        train: the observations; their values are the products' targets, 1 for clicks. Or the same observations as a
             pair of Rows, as in `als`.
         l2: a number > 0, or a pair (users', items') of numbers or of one number per row.
-        unobserved_weight: the weight of every pair's square, > 0.
-        rank: factors of each user and item, which start at random.
-        init: instead of `rank`, where to start, such as `models.init(..., item_bias=False)`: only x counts, w too with
-            cg_steps.
-        key: of the random start; None: jax.random.key(0).
-        sweeps: at most.
-        tol: stop when a sweep lowers the objective by less than this share of it.
+        unobserved_weight: the weight of the square of every pair's product, > 0.
+        rank: the number of factors; their initial values are random.
+        init: the initial factors, instead of `rank`, such as `models.init(..., item_bias=False)`. Only x matters,
+            and w with `cg_steps`.
+        key: for the random initial factors; None: jax.random.key(0).
+        sweeps: the maximum number of sweeps.
+        tol: stop when a sweep lowers the objective by less than this, relative to the objective.
         cg_steps: Number of conjugate-gradient steps per row, warm-started at its current value; None solves each row
             exactly.
         callback: callback(step, factors, info) after every sweep, steps from 1. Return True to stop.
@@ -92,7 +92,7 @@ def implicit_als(
         (factors, info), as `als`; b is 0.
 
     Raises:
-        ValueError: as `als`; a model with item biases or means; an unobserved_weight that is not positive.
+        ValueError: as `als`; `init` has item biases or means; unobserved_weight is not positive.
         FloatingPointError: the objective is no longer finite.
     """
     init = make_init(train, init, rank, key, implicit=True)
@@ -101,7 +101,9 @@ def implicit_als(
     check_strengths(init, l2)
     _check_unobserved_weight(unobserved_weight)
     if init.c is not None or init.mu is not None:
-        raise ValueError("init: expected a model of products alone, models.init(..., item_bias=False) without mu.")
+        raise ValueError(
+            "init: expected a model of products alone, models.init(..., item_bias=False) without mu, got c or mu."
+        )
     start = by_user.replicate(in_float32(dataclasses.replace(init, b=jnp.zeros_like(init.b))))
     options: dict[str, Any] = {"l2": l2, "unobserved_weight": unobserved_weight, "cg_steps": cg_steps}
 
@@ -121,31 +123,31 @@ def implicit_fold_in(
     unobserved_weight: float | Shaped[ArrayLike, ""] = 1.0,
     cg_steps: int | None = None,
 ) -> Factors:
-    """Every row of one side solved, given the other side: half a sweep, and how new users or items come in.
+    """Solves every row of one side, the other side held fixed: half a sweep, or the factors of new users or items.
 
-    A row without observations gets 0.
+    A row without observations is 0.
 
     Args:
-        factors: the model; only the other side's table is read, with cg_steps the rows' own too.
-        rows: the observations of these rows; of new users, over the items that the model knows.
+        factors: the model; only the other side's table is read, and with `cg_steps` the rows' own table.
+        rows: the observations of the rows to solve; those of new users are over the items that the model knows.
         l2: as in training.
         unobserved_weight: as in training.
-        cg_steps: as in `implicit_als`; for rows that are in the model.
+        cg_steps: as in `implicit_als`; only for rows that are in the model.
 
     Raises:
-        ValueError: rows over another number of items (users) than the factors have, or ids that they have not; factors
-            whose parts do not fit; l2 that is not positive or neither a number nor one per row; unobserved that is not
-            positive; cg_steps for new rows; a row whose numbers are beyond the type's range.
+        ValueError: `rows` have another number of items (users) than the factors, or ids outside of their table; the
+            factors' parts do not fit one another; l2 is not positive, or neither a number nor one per row;
+            unobserved_weight is not positive; cg_steps is passed for new rows; a row's numbers exceed the type's range.
     """
     _check_side(factors, rows, l2, unobserved_weight)
-    found = _fold_in(factors, rows, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps)
-    check_finite("implicit_fold_in", found.w if rows.side == "user" else found.x, OVERFLOW)
-    return found
+    folded = _fold_in(factors, rows, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps)
+    check_finite("implicit_fold_in", folded.w if rows.side == "user" else folded.x, OVERFLOW)
+    return folded
 
 
 @partial(jax.jit, static_argnames="cg_steps")
 def _fold_in(factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike, cg_steps: int | None) -> Factors:
-    return _solved(factors, rows, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps, mend=True)[0]
+    return _solve_side(factors, rows, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps, mend=True)[0]
 
 
 def implicit_sweep(
@@ -157,10 +159,10 @@ def implicit_sweep(
     unobserved_weight: float | Shaped[ArrayLike, ""] = 1.0,
     cg_steps: int | None = None,
 ) -> SweepResult:
-    """One sweep, (new factors, objective after it): pure, to be jitted, vmapped over l2 and unobserved.
+    """One sweep: (new factors, objective after it). Pure: can be jitted, and vmapped over l2 and unobserved_weight.
 
     Raises:
-        ValueError: as `implicit_als`, but for the two sides' observations, which are not compared.
+        ValueError: as `implicit_als`, except that the two sides are not checked to hold the same observations.
     """
     check_tables(by_user, by_item, factors)
     check_strengths(factors, l2)
@@ -169,7 +171,7 @@ def implicit_sweep(
 
 
 def _sweep(factors: Factors, by_user: Rows, by_item: Rows, **options: Any) -> SweepResult:
-    """Called eagerly, a program for each side, as in `als`."""
+    """Compiles one program per side if called eagerly, as in `als`."""
     factors, _ = _half(factors, by_user, **options)
     return _half(factors, by_item, **options)
 
@@ -178,8 +180,8 @@ def _sweep(factors: Factors, by_user: Rows, by_item: Rows, **options: Any) -> Sw
 def _half(
     factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike, cg_steps: int | None, mend: bool
 ) -> SweepResult:
-    """One side solved; of the items' the objective after it, for the users' penalty is known then."""
-    factors, objective = _solved(
+    """Solves one side. After the items' half, the objective plus the users' penalty is that of the module."""
+    factors, objective = _solve_side(
         factors, rows, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps, mend=mend
     )
     return SweepResult(factors, objective + half_squared_norm(in_float32(factors.w), per_side(l2)[0]))
@@ -188,15 +190,14 @@ def _half(
 def implicit_cost(
     factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: float | Shaped[ArrayLike, ""] = 1.0
 ) -> Float[Array, ""]:
-    """The module's objective; rows may be of either side. In float32 at least.
+    """The module's objective, in float32 at least. The rows may be of either side.
 
     Raises:
-        ValueError: rows of other tables than the factors', or ids that they have not; factors or strengths as
-            `implicit_als`.
+        ValueError: the rows or their ids do not fit the factors' tables; factors or strengths as `implicit_als`.
     """
     _check_side(factors, rows, l2, unobserved_weight)
     if (got := len(factors.w if rows.side == "user" else factors.x)) != len(rows.position):
-        raise ValueError(f"factors: expected a table of the {len(rows.position)} rows, got {got}.")
+        raise ValueError(f"factors: expected a table of {len(rows.position)} rows, as `rows` has, got {got}.")
     return _cost(factors, rows, l2=l2, unobserved_weight=unobserved_weight)
 
 
@@ -204,15 +205,15 @@ def implicit_cost(
 def _cost(factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike) -> Array:
     factors = in_float32(factors)
     unobserved_weight = jnp.asarray(unobserved_weight, factors.x.dtype)
-    of_users, of_items = per_side(l2)
+    user_l2, item_l2 = per_side(l2)
     by_user = rows.side == "user"
-    own, theirs = (factors.w, factors.x) if by_user else (factors.x, factors.w)
-    everywhere = jnp.sum(_gram(factors.w) * _gram(factors.x))  # sum over all pairs of (w . x)^2
-    total = unobserved_weight * everywhere / 2
-    for strength, table in ((of_users, factors.w), (of_items, factors.x)):
+    current, features = (factors.w, factors.x) if by_user else (factors.x, factors.w)
+    all_pairs = jnp.sum(_gram(factors.w) * _gram(factors.x))  # sum over all pairs of (w . x)^2
+    total = unobserved_weight * all_pairs / 2
+    for strength, table in ((user_l2, factors.w), (item_l2, factors.x)):
         total = total + half_squared_norm(table, strength)
-    none = jnp.zeros(own.shape, own.dtype)  # no penalty beside the observed errors
-    return total + batched_ridge.objective_at(rows, RowProblem(theirs, own, none, intercept=False))
+    no_penalty = jnp.zeros(current.shape, current.dtype)  # the rows' penalty is in `total` already
+    return total + batched_ridge.objective_at(rows, RowProblem(features, current, no_penalty, intercept=False))
 
 
 def frequency_scaled_l2(
@@ -220,8 +221,10 @@ def frequency_scaled_l2(
 ) -> PerSide:
     """Strengths that grow with a row's count: l2 (count(row) + unobserved_weight n_others)^exponent, for each side.
 
+    n_others is the number of items for a user's row, and of users for an item's row.
+
     Raises:
-        ValueError: l2 or unobserved that is not positive.
+        ValueError: l2 or unobserved_weight is not finite and positive, or the exponent is not finite.
 
     Source: Rendle et al. 2022, where an exponent of 1 is best.
     """
@@ -230,21 +233,23 @@ def frequency_scaled_l2(
             f"expected finite l2 and unobserved_weight > 0 and a finite exponent, got {l2} and {unobserved_weight}, "
             f"{exponent}."
         )
-    strength = lambda ids, n, others: jnp.asarray(
-        l2 * (np.bincount(ids, minlength=n) + unobserved_weight * others) ** exponent, jnp.float32
-    )
+
+    def strengths(ids: np.ndarray, n_rows: int, n_others: int) -> Array:
+        count = np.bincount(ids, minlength=n_rows)
+        return jnp.asarray(l2 * (count + unobserved_weight * n_others) ** exponent, jnp.float32)
+
     n_users, n_items = ratings.n_users, ratings.n_items
-    return PerSide(strength(ratings.user, n_users, n_items), strength(ratings.item, n_items, n_users))
+    return PerSide(strengths(ratings.user, n_users, n_items), strengths(ratings.item, n_items, n_users))
 
 
 def _check_side(factors: Factors, rows: Rows, l2: L2, unobserved_weight: ArrayLike) -> None:
     by_user, n_rows = rows.side == "user", len(rows.position)
-    theirs = factors.x if by_user else factors.w
-    unread = jnp.zeros(np.shape(factors.w)[:1])  # b is 0 whatever stands there
-    check_factors(dataclasses.replace(factors, b=unread))
-    if rows.n_others != len(theirs):
+    features = factors.x if by_user else factors.w
+    no_bias = jnp.zeros(np.shape(factors.w)[:1])
+    check_factors(dataclasses.replace(factors, b=no_bias))  # b is not read, so it is not checked
+    if rows.n_others != len(features):
         raise ValueError(
-            f"rows: expected observations over the {len(theirs)} {'items' if by_user else 'users'} of the factors, "
+            f"rows: expected observations over the {len(features)} {'items' if by_user else 'users'} of the factors, "
             f"got {rows.n_others}. Give Ratings.from_columns the ids that the model was trained with."
         )
     check_rows(rows)
@@ -253,25 +258,29 @@ def _check_side(factors: Factors, rows: Rows, l2: L2, unobserved_weight: ArrayLi
 
 
 def _check_unobserved_weight(unobserved_weight: ArrayLike) -> None:
-    number = np.ndim(unobserved_weight) == 0
-    if not (number and (check.traced(unobserved_weight) or 0 < float(np.asarray(unobserved_weight)) < np.inf)):
+    is_number = np.ndim(unobserved_weight) == 0
+    if not (is_number and (check.traced(unobserved_weight) or 0 < float(np.asarray(unobserved_weight)) < np.inf)):
         raise ValueError(f"unobserved_weight: expected a finite number > 0, got {unobserved_weight}.")
 
 
-def _solved(
+def _solve_side(
     factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike, cg_steps: int | None, mend: bool
 ) -> tuple[Factors, Array]:
+    """Like `implicit_fold_in`, and also returns the module's objective there, without the other side's penalty.
+
+    `mend` as in `batched_ridge.solve`.
+    """
     by_user, wide = rows.side == "user", in_float32(factors)
-    own, theirs = (wide.w, wide.x) if by_user else (wide.x, wide.w)
-    strength = jnp.asarray(per_side(l2)[0 if by_user else 1], own.dtype)
-    shape = len(rows.position), own.shape[1]
+    current, features = (wide.w, wide.x) if by_user else (wide.x, wide.w)
+    strength = jnp.asarray(per_side(l2)[0 if by_user else 1], current.dtype)
+    shape = len(rows.position), current.shape[1]
     precision = jnp.broadcast_to(strength[:, None] if strength.ndim else strength, shape)
-    shared = jnp.asarray(unobserved_weight, own.dtype) * _gram(theirs)
-    side = RowProblem(theirs, own, precision, intercept=False, shared_gram=shared)
-    v, left = batched_ridge.solve(rows, side, cg_steps, mend=mend)
+    shared_gram = jnp.asarray(unobserved_weight, current.dtype) * _gram(features)
+    problem = RowProblem(features, current, precision, intercept=False, shared_gram=shared_gram)
+    v, objective = batched_ridge.solve(rows, problem, cg_steps, mend=mend)
     if by_user:
-        return dataclasses.replace(factors, w=like(v, factors.w), b=jnp.zeros(len(v), factors.b.dtype)), left
-    return dataclasses.replace(factors, x=like(v, factors.x)), left
+        return dataclasses.replace(factors, w=like(v, factors.w), b=jnp.zeros(len(v), factors.b.dtype)), objective
+    return dataclasses.replace(factors, x=like(v, factors.x)), objective
 
 
 def _gram(table: Array) -> Array:

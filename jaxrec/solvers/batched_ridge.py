@@ -1,11 +1,11 @@
-"""The regressions of one side's rows on a table of the other side's, solved exactly or by steps.
+"""Ridge regressions of all rows of one side on the other side's table, solved exactly or by conjugate gradients.
 
-What explicit and implicit feedback, fold-in, leave-one-out and alternating least squares have in common.
+Explicit and implicit feedback, fold-in, leave-one-out and alternating least squares all use these.
 
-How exact: by normal equations in float32 a coefficient is off by some 1e-6 of the row's largest, and by 2e-3 of it
-where the equations are at the edge of what is trusted to them (`orthogonal.lost`). Beyond, as with weights of 1 and
-1e7 in one row, or a penalty of 1e-5 of the features' squares, a row is fitted anew from its features by reflections,
-and is off by some 1e-6 again. That takes about a millisecond a row, and nothing where there is none such.
+Accuracy in float32: a coefficient from normal equations is off by about 1e-6 of the row's largest, and by up to 2e-3 of
+it for the worst equations that are still accepted (`orthogonal.lost`). Rows with worse equations, such as with weights
+of 1 and 1e7 in one row or a penalty of 1e-5 of the features' squares, are refitted from their features by Householder
+reflections, and are off by about 1e-6 again. That takes about a millisecond per such row, and nothing without any.
 """
 
 from collections.abc import Callable
@@ -37,25 +37,25 @@ from jaxrec.types import Bucket, Dense, Rows
 
 __all__ = ["RowProblem", "objective_at", "padded_lists", "solve", "solve_dense"]
 
-# What compiling one bucket more costs on an accelerator, in padded entries: a second on an H100, where an entry takes 3
-# ns of an exact sweep at d = 64, so that it is worth 20M entries after 20 sweeps, and this many after 150. 20M ratings
-# are 8 or 9 buckets a side then, of 1.5 entries a rating, in place of the 17 of 1.2 that `data.rows` makes for a CPU.
+# The cost of compiling one more bucket on an accelerator, in padded entries. On an H100 it is a second, and an entry
+# takes 3 ns of an exact sweep at d = 64: the same as 20M entries over 20 sweeps, or as 2**21 over 150. 20M ratings make
+# 8 or 9 buckets per side then, with 1.5 entries per rating; `data.rows` makes 17 for a CPU, with 1.2 per rating.
 MERGE = 2**21
 
 
 @register_dataclass
 @dataclass(frozen=True)
 class RowProblem:
-    """What the regressions of one side's rows share.
+    """The regressions of one side's rows, apart from the ratings: k coefficients per row.
 
     Attributes:
-        features: [n_others, d].
-        current: [., k], the rows' parameters as they are.
+        features: [n_others, d], the other side's table.
+        current: [., k], the rows' current parameters; [n_rows, k] where conjugate gradients start from them.
         precision: [n_rows, k], the penalties.
-        intercept: whether the last coefficient is a bias: k = d + 1.
-        other_offset: [n_others], what the other side adds to a prediction; None: nothing.
-        row_offset: [n_rows], what a row itself adds and does not solve for; None: nothing.
-        shared_gram: [k, k], a quadratic form that all rows are penalized by, beside their own; None: nothing.
+        intercept: whether the last coefficient is a bias; then k = d + 1, otherwise k = d.
+        other_offset: [n_others], what the other side adds to a prediction (such as its bias); None: nothing.
+        row_offset: [n_rows], a known term that the row itself adds to a prediction; None: nothing.
+        shared_gram: [k, k], the matrix S of a penalty 1/2 v' S v of every row, besides `precision`; None: nothing.
     """
 
     features: Array
@@ -67,236 +67,275 @@ class RowProblem:
     shared_gram: Array | None = None
 
 
-def solve(rows: Rows, side: RowProblem, cg_steps: int | None, *, mend: bool) -> tuple[Array, Array]:
-    """(coefficients [n_rows, k], the sum of the rows' objectives at them): a solution knows what it leaves.
+def solve(rows: Rows, problem: RowProblem, cg_steps: int | None, *, mend: bool) -> tuple[Array, Array]:
+    """Solves every row's regression; returns (coefficients [n_rows, k], the sum of the rows' objectives at them).
 
-    `mend` fits rows anew that their normal equations have lost, where they are solved exactly. It takes as long to
-    compile as the rest, so that sweeps of training do without: they come back to every row, and none need be exact.
+    Args:
+        rows: the ratings.
+        problem: what the rows share.
+        cg_steps: the number of conjugate-gradient steps from the rows' current parameters; None solves exactly.
+        mend: refit the rows whose normal equations are too badly scaled; only for exact solves. It takes as long to
+            compile as everything else. Training sweeps start without it: they solve every row again, so no sweep's
+            solution has to be exact.
 
     Raises:
-        ValueError: cg_steps below 1, or for other rows than there are parameters to start from.
+        ValueError: cg_steps is below 1, or the rows are not those of the current parameters.
     """
-    if cg_steps is not None and (cg_steps < 1 or len(side.current) != len(rows.position)):
+    if cg_steps is not None and (cg_steps < 1 or len(problem.current) != len(rows.position)):
         raise ValueError(
-            f"cg_steps: expected at least 1, from the {len(rows.position)} rows' own parameters, got {cg_steps} and "
-            f"{len(side.current)} rows. New rows have no parameters to start from: leave cg_steps out."
+            f"cg_steps: expected at least 1, and current parameters of {len(rows.position)} rows, got {cg_steps} and "
+            f"{len(problem.current)} rows. New rows have no parameters to start from: leave cg_steps out."
         )
-    solve = partial(_solve_exactly, mend) if cg_steps is None else partial(_solve_by_cg, cg_steps)
+    form = partial(_solve_exactly, mend) if cg_steps is None else partial(_solve_by_cg, cg_steps)
 
-    def of_buckets(buckets: tuple[Bucket, ...], side: RowProblem) -> list[Solved]:
-        found = by_platform(solve, buckets, side)
-        return _split(_mended_rows(buckets, found, side) if mend and cg_steps is None else found, buckets)
+    def solve_buckets(buckets: tuple[Bucket, ...], problem: RowProblem) -> list[Solved]:
+        solved = by_platform(form, buckets, problem)
+        return _split(_mend_rows(buckets, solved, problem) if mend and cg_steps is None else solved, buckets)
 
-    found = rows.map(of_buckets, side)
-    return found.v, jnp.sum(found.objective)
+    solved = rows.map(solve_buckets, problem)
+    return solved.v, jnp.sum(solved.objective)
 
 
-def solve_dense(ratings: Dense, side: RowProblem) -> tuple[Array, Array]:
-    """The same from a matrix [n_others, n_rows], exactly: for small data, and for many members of a grid at once.
+def solve_dense(ratings: Dense, problem: RowProblem) -> tuple[Array, Array]:
+    """`solve` for a dense matrix [n_others, n_rows], exactly: for small data, and for many members of a grid at once.
 
-    What the others add is a column of the table with coefficient 1, and what the row adds is its coefficient of the
-    column of ones: so that members of a grid differ in the table alone, and share the matrix.
+    The offsets are not subtracted from the ratings, so that the members of a grid share these and differ in the table T
+    alone. Instead they are columns of T with known coefficients: the other side's offsets o with 1, the ones with the
+    row's offset a. With X the features, D the row's weights and y its ratings::
+
+                         X       1       o
+                   X | X'D X   X'D 1   X'D o |           X | X'D y |
+        T' D T  =  1 | 1'D X   1'D 1   1'D o |  T'D y =  1 | 1'D y |      T = (X, 1, o), of d, 1 and 1 columns
+                   o | o'D X   o'D 1   o'D o |           o | o'D y |
+
+    The target is e = y - o - a 1. Its products come from these columns::
+
+        T'D e = T'D y - (column o) - a (column 1)
+        e'D e = y'D y - (o'D y + o'D e) - a (1'D y + 1'D e)
+
+    and the leading k entries (k = d + 1 with an intercept, else d) are the row's equations:
+    (T'D T + P)[:k, :k] v = (T'D e)[:k], with the objective (e'D e - v' (T'D e)[:k]) / 2 at the solution.
     """
-    x, d = side.features, side.features.shape[1]
-    others = jnp.zeros(len(x), x.dtype) if side.other_offset is None else side.other_offset
-    table = jnp.concatenate([x, jnp.ones((len(x), 1), x.dtype), others[:, None]], axis=1)
+    x, d = problem.features, problem.features.shape[1]
+    other_offset = jnp.zeros(len(x), x.dtype) if problem.other_offset is None else problem.other_offset
+    table = jnp.concatenate([x, jnp.ones((len(x), 1), x.dtype), other_offset[:, None]], axis=1)
     weight = ratings.where.astype(x.dtype)
     if ratings.weights is not None:
         weight = jnp.where(ratings.where, ratings.weights.astype(x.dtype), 0)
     y = jnp.where(ratings.where, ratings.value.astype(x.dtype), 0)
     gram, rhs = dense.dense_normal_equations(table, weight, y)
 
-    k = d + side.intercept
-    own = jnp.zeros(y.shape[1], x.dtype) if side.row_offset is None else side.row_offset
-    rest = rhs - gram[:, d + 1] - own[None] * gram[:, d]  # X' D (y - others - own)
-    square = jnp.sum(weight * y * y, axis=0) - (rhs[d + 1] + rest[d + 1] + own * (rhs[d] + rest[d]))
-    penalty = side.precision.T
-    if side.intercept:  # nothing is known and nothing pulls: 0, as all else
+    k = d + problem.intercept
+    row_offset = jnp.zeros(y.shape[1], x.dtype) if problem.row_offset is None else problem.row_offset
+    target_rhs = rhs - gram[:, d + 1] - row_offset[None] * gram[:, d]  # T'D e
+    square = jnp.sum(weight * y * y, axis=0)
+    square = square - (rhs[d + 1] + target_rhs[d + 1] + row_offset * (rhs[d] + target_rhs[d]))  # e'D e
+    penalty = problem.precision.T
+    if problem.intercept:  # no ratings and no penalty: the system is singular, so the row is 0
         penalty = penalty.at[d].add(jnp.where(gram[d, d] + penalty[d] > 0, 0, 1))
-    v, _ = dense.solve(gram[:k, :k] + jnp.eye(k, dtype=x.dtype)[:, :, None] * penalty[None], rest[:k])
-    return v.T, jnp.sum(square - jnp.sum(v * rest[:k], axis=0)) / 2
+    v, _ = dense.solve(gram[:k, :k] + jnp.eye(k, dtype=x.dtype)[:, :, None] * penalty[None], target_rhs[:k])
+    return v.T, jnp.sum(square - jnp.sum(v * target_rhs[:k], axis=0)) / 2
 
 
-def objective_at(rows: Rows, side: RowProblem) -> Array:
-    """The sum of the rows' objectives at their parameters as they are."""
+def objective_at(rows: Rows, problem: RowProblem) -> Array:
+    """The sum of the rows' objectives at their current parameters."""
 
-    def one(bucket: Bucket, side: RowProblem, on: On) -> Solved:
-        given = (
-            side.features,
-            padded_lists(bucket, side),
-            gather(side.current, bucket.row),
-            gather(side.precision, bucket.row),
+    def evaluate(bucket: Bucket, problem: RowProblem, on: On) -> Solved:
+        args = (
+            problem.features,
+            padded_lists(bucket, problem),
+            gather(problem.current, bucket.row),
+            gather(problem.precision, bucket.row),
         )
-        return conjugate_gradient(*given, side.shared_gram, intercept=side.intercept, steps=0, on=on)
+        return conjugate_gradient(*args, problem.shared_gram, intercept=problem.intercept, steps=0, on=on)
 
-    def each(buckets: tuple[Bucket, ...], side: RowProblem, on: On) -> list[Solved]:
-        return _split(_concatenate([one(bucket, side, on) for bucket in _merged_buckets(buckets, on)]), buckets)
+    def evaluate_buckets(buckets: tuple[Bucket, ...], problem: RowProblem, on: On) -> list[Solved]:
+        return _split(_concatenate([evaluate(bucket, problem, on) for bucket in _merged_buckets(buckets, on)]), buckets)
 
-    return jnp.sum(rows.map(partial(by_platform, each), side).objective)
+    return jnp.sum(rows.map(partial(by_platform, evaluate_buckets), problem).objective)
 
 
-def padded_lists(bucket: Bucket, side: RowProblem) -> Lists:
-    """A bucket's rows with what the others and the row do not explain yet as targets."""
-    dtype = side.features.dtype
+def padded_lists(bucket: Bucket, problem: RowProblem) -> Lists:
+    """A bucket's rows as padded lists; the targets are the ratings minus the other side's and the rows' offsets."""
+    dtype = problem.features.dtype
     y = bucket.value.astype(dtype)
-    if side.other_offset is not None:
-        y = y - gather(side.other_offset, bucket.other)
-    if side.row_offset is not None:
-        y = y - gather(side.row_offset, bucket.row)[:, None]
+    if problem.other_offset is not None:
+        y = y - gather(problem.other_offset, bucket.other)
+    if problem.row_offset is not None:
+        y = y - gather(problem.row_offset, bucket.row)[:, None]
     return Lists(bucket.other, y, bucket.where, None if bucket.weights is None else bucket.weights.astype(dtype))
 
 
 def _merged_buckets(buckets: tuple[Bucket, ...], on: On) -> tuple[Bucket, ...]:
-    """The same rows in their order, on an accelerator in fewer buckets, filled up to one length: see `MERGE`."""
+    """The same rows in the same order; on an accelerator in fewer buckets, padded to a common length (see `MERGE`)."""
     if on == "cpu" or not buckets:
         return buckets
     lengths = np.array([bucket.other.shape[1] for bucket in buckets])
-    if (np.diff(lengths) < 0).any():  # made by hand: they come shortest first from `data.rows`
+    if (np.diff(lengths) < 0).any():  # `data.rows` sorts them by length; these were made otherwise
         return buckets
     runs = partition(lengths, np.array([len(bucket.row) for bucket in buckets]), MERGE)
 
-    def merged(first: int, last: int) -> Bucket:
-        def fill(array: Array) -> Array:
+    def merge(first: int, last: int) -> Bucket:
+        def pad(array: Array) -> Array:
             return array if array.ndim == 1 else jnp.pad(array, ((0, 0), (0, lengths[last - 1] - array.shape[1])))
 
-        return jax.tree.map(lambda *arrays: jnp.concatenate([*map(fill, arrays)]), *buckets[first:last])
+        return jax.tree.map(lambda *arrays: jnp.concatenate([*map(pad, arrays)]), *buckets[first:last])
 
-    return tuple(merged(*run) if run[1] - run[0] > 1 else buckets[run[0]] for run in runs)
-
-
-def _concatenate(found: list[Solved]) -> Solved:
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+    return tuple(merge(*run) if run[1] - run[0] > 1 else buckets[run[0]] for run in runs)
 
 
-def _split(found: Solved, buckets: tuple[Bucket, ...]) -> list[Solved]:
-    """Each bucket's, as they were: where devices hold parts of buckets, it is bucket by bucket that they are joined."""
+def _concatenate(solved: list[Solved]) -> Solved:
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *solved)
+
+
+def _split(solved: Solved, buckets: tuple[Bucket, ...]) -> list[Solved]:
+    """The rows of each of the original buckets: `Rows.map` joins the results of several devices bucket by bucket."""
     ends = np.cumsum([len(bucket.row) for bucket in buckets])
-    return [jax.tree.map(lambda a, b=b, e=e: a[b:e], found) for b, e in zip([0, *ends[:-1]], ends, strict=True)]
+    return [jax.tree.map(lambda a, b=b, e=e: a[b:e], solved) for b, e in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _solve_exactly(mend: bool, buckets: tuple[Bucket, ...], side: RowProblem, *, on: On) -> Solved:
-    """(coefficients, objective) of every row, from its normal equations; of rows much shorter than k, in the dual.
+def _solve_exactly(mend: bool, buckets: tuple[Bucket, ...], problem: RowProblem, *, on: On) -> Solved:
+    """Coefficients and objective of every row, from normal equations; rows much shorter than k are solved in the dual.
 
-    On a CPU all buckets share one loop and one solve, for each solve is compiled (2 s at d = 64), and a step stays in
-    the cache. Elsewhere a solve is a call of a library, and a bucket is worked on in as few steps as memory allows: on
+    With an intercept b the last row and column are eliminated, so that only A, of size d x d, is factorized::
+
+        | A   g | | v |   | r |      A = X'D X + P (+ shared_gram)   g = X'D 1   r = X'D y
+        | g'  n | | b | = | t |      n = sum of D + bias penalty                 t = sum of D y
+
+        b = (t - g' A^-1 r) / (n - g' A^-1 g)      v = A^-1 r - b A^-1 g      objective = (y'D y - v'r - b t) / 2
+
+    A row with ratings 5 and 3 at features x = 1 and x = 0, penalty 1 and a free bias has A = 2, g = 1, n = 2, r = 5,
+    t = 8. Hence b = (8 - 2.5) / (2 - 0.5) = 11/3, v = 2.5 - 0.5 * 11/3 = 2/3, objective = (34 - 98/3) / 2 = 2/3.
+
+    On a CPU all buckets share one loop and one solve, because each solve is compiled (2 s at d = 64), and each step
+    stays in the cache. On accelerators a solve is a library call, and a bucket takes as few steps as memory allows: on
     a GPU each step of a loop is a dozen launches.
     """
-    k, buckets = side.precision.shape[1], _merged_buckets(buckets, on)
+    k, buckets = problem.precision.shape[1], _merged_buckets(buckets, on)
 
     def equations(bucket: Bucket) -> tuple[Equations, Array]:
-        found = list_normal_equations(side.features, padded_lists(bucket, side), intercept=side.intercept, on=on)
-        return found, gather(side.precision, bucket.row)
+        lists = padded_lists(bucket, problem)
+        sums = list_normal_equations(problem.features, lists, intercept=problem.intercept, on=on)
+        return sums, gather(problem.precision, bucket.row)
 
     def solve(equations: tuple[Equations, Array]) -> Solved:
         (gram, rhs, sums), precision = equations
-        square, total, count = sums.T
-        gram = gram if side.shared_gram is None else gram + side.shared_gram[None]
+        square, total, count = sums.T  # y'D y, t, sum of D
+        gram = gram if problem.shared_gram is None else gram + problem.shared_gram[None]
         gram = gram + jnp.eye(gram.shape[1], dtype=gram.dtype)[None] * precision[:, : gram.shape[1], None]
-        (v, *adjoint), share = cholesky.solve(gram, rhs, watch=mend, on=on)
-        fit = jnp.sum(v * rhs[0], axis=1)  # v' X' D y
-        if side.intercept:  # the bias by elimination, so that the matrices stay d x d
-            weight = count + precision[:, -1]
-            weight = jnp.where(weight > 0, weight, 1)  # nothing is known and nothing pulls: 0, as all else
-            pivot = jnp.maximum(weight - jnp.sum(rhs[1] * adjoint[0], axis=1), jnp.finfo(gram.dtype).eps * weight)
-            share = share * pivot / weight  # errors of `adjoint` are as large as 1 / share, and the pivot's with them
+        (v, *z), share = cholesky.solve(gram, rhs, watch=mend, on=on)  # A^-1 r and, with an intercept, A^-1 g
+        fit = jnp.sum(v * rhs[0], axis=1)
+        if problem.intercept:
+            n = count + precision[:, -1]
+            n = jnp.where(n > 0, n, 1)  # no ratings and no penalty: the system is singular, so the row is 0
+            pivot = jnp.maximum(n - jnp.sum(rhs[1] * z[0], axis=1), jnp.finfo(gram.dtype).eps * n)
+            share = share * pivot / n  # the error of z is proportional to 1 / share, and the pivot has it too
             bias = (total - jnp.sum(rhs[1] * v, axis=1)) / pivot
-            v = v - bias[:, None] * adjoint[0]
+            v = v - bias[:, None] * z[0]
             fit = jnp.sum(v * rhs[0], axis=1) + bias * total
             v = jnp.concatenate([v, bias[:, None]], axis=1)
         return Solved(v, (square - fit) / 2, share)
 
     def dual(bucket: Bucket) -> Solved:
-        given = side.features, padded_lists(bucket, side), gather(side.precision, bucket.row)
-        return dual_least_squares(*given, intercept=side.intercept, on=on)
+        args = problem.features, padded_lists(bucket, problem), gather(problem.precision, bucket.row)
+        return dual_least_squares(*args, intercept=problem.intercept, on=on)
 
     def primal(bucket: Bucket) -> Solved:
         size = rows_at_once(max(bucket.other.shape[1], k) * k, on)
-        return by_chunks(lambda part: solve(equations(part)), bucket, size)
+        return by_chunks(lambda chunk: solve(equations(chunk)), bucket, size)
 
-    short = [bucket for bucket in buckets if side.shared_gram is None and 2 * bucket.other.shape[1] <= k]
-    rest = buckets[len(short) :]  # they come shortest first
+    short = [bucket for bucket in buckets if problem.shared_gram is None and 2 * bucket.other.shape[1] <= k]
+    long = buckets[len(short) :]  # buckets are sorted by length
     if on == "cpu":
-        solved = each_by_chunks(equations, solve, rest, max(1, cholesky.CHUNK // k**2))
+        solved = each_by_chunks(equations, solve, long, max(1, cholesky.CHUNK // k**2))
     else:
-        solved = [primal(bucket) for bucket in rest]
+        solved = [primal(bucket) for bucket in long]
     return _concatenate([*map(dual, short), *solved])
 
 
-def _mended_rows(buckets: tuple[Bucket, ...], found: Solved, side: RowProblem) -> Solved:
-    """The rows of all buckets with those fitted anew whose equations are badly scaled, in one loop."""
-    there = [number for number, bucket in enumerate(buckets) if len(bucket.row)]
-    if not there:
-        return found
-    buckets, side = jax.lax.stop_gradient((tuple(buckets[number] for number in there), side))
+def _mend_rows(buckets: tuple[Bucket, ...], solved: Solved, problem: RowProblem) -> Solved:
+    """Refits the rows whose equations are badly scaled, those of all buckets in one loop; the others stay.
+
+    A position is a row's place in the concatenated buckets, which is its place in `solved`.
+    """
+    nonempty = [number for number, bucket in enumerate(buckets) if len(bucket.row)]
+    if not nonempty:
+        return solved
+    buckets, problem = jax.lax.stop_gradient((tuple(buckets[number] for number in nonempty), problem))
     lengths = [bucket.other.shape[1] for bucket in buckets]
-    size = orthogonal.block_of(side.precision.shape[1], max(lengths))
+    size = orthogonal.block_of(problem.precision.shape[1], max(lengths))
     starts = np.cumsum([0, *(len(bucket.row) for bucket in buckets)])
-    bucket_of = lambda line: jnp.searchsorted(jnp.asarray(starts[1:], jnp.int32), line, side="right").astype(jnp.int32)
 
-    dtype = side.features.dtype
-    word = jnp.int32 if dtype == jnp.float32 else jnp.int64
+    def bucket_index(position: Array) -> Array:
+        return jnp.searchsorted(jnp.asarray(starts[1:], jnp.int32), position, side="right").astype(jnp.int32)
 
-    def cut(bucket: Bucket, start: int, line: Array, block: Array) -> Array:
-        """[3, size] words: the ids, values and weights of a block of a row's entries, weights of 0 where there is none.
+    dtype = problem.features.dtype
+    int_dtype = jnp.int32 if dtype == jnp.float32 else jnp.int64
 
-        In one array, for each bucket is compiled. The last block begins early: what the one before had is 0 in it.
+    def block_bits(bucket: Bucket, start: int, position: Array, block: Array) -> Array:
+        """Ids, values and weights of one block of a row's entries, as integers [3, size]; the weight of padding is 0.
+
+        They are one array because this is compiled for every bucket. The last block begins early, so as not to exceed
+        the row: the entries that the block before it has already are 0.
         """
         length = bucket.other.shape[1]
         width = min(size, length)
         first = jnp.minimum(block * size, length - width)
-        part = lambda a: jax.lax.dynamic_slice(a, (line - start, first), (1, width))
-        weights = jnp.ones((1, width), dtype) if bucket.weights is None else part(bucket.weights).astype(dtype)
-        bits = lambda a: jax.lax.bitcast_convert_type(a, word)
-        weights = jnp.where(part(bucket.where), weights, 0)
-        parts = part(bucket.other).astype(word), bits(part(bucket.value).astype(dtype)), bits(weights)
-        fresh = first + jnp.arange(width, dtype=jnp.int32) >= block * size
-        return jnp.pad(jnp.where(fresh[None], jnp.concatenate(parts), 0), ((0, 0), (0, size - width)))
+        entries = lambda a: jax.lax.dynamic_slice(a, (position - start, first), (1, width))
+        weights = jnp.ones((1, width), dtype) if bucket.weights is None else entries(bucket.weights).astype(dtype)
+        bits = lambda a: jax.lax.bitcast_convert_type(a, int_dtype)
+        weights = jnp.where(entries(bucket.where), weights, 0)
+        columns = entries(bucket.other).astype(int_dtype), bits(entries(bucket.value).astype(dtype)), bits(weights)
+        valid = first + jnp.arange(width, dtype=jnp.int32) >= block * size
+        return jnp.pad(jnp.where(valid[None], jnp.concatenate(columns), 0), ((0, 0), (0, size - width)))
 
-    def entries(line: Array, block: Array) -> Array:
-        cuts = [partial(cut, bucket, int(start)) for bucket, start in zip(buckets, starts, strict=False)]
-        other, value, weights = jax.lax.switch(bucket_of(line), cuts, line, block)
+    def block_entries(position: Array, block: Array) -> Array:
+        branches = [partial(block_bits, bucket, int(start)) for bucket, start in zip(buckets, starts, strict=False)]
+        other, value, weights = jax.lax.switch(bucket_index(position), branches, position, block)
         value, weights = (jax.lax.bitcast_convert_type(a, dtype)[None] for a in (value, weights))
-        found = Bucket(row_of[line][None], other.astype(jnp.int32)[None], value, weights > 0, weights)
-        return _lines(side, padded_lists(found, side))[0]
+        part = Bucket(row_ids[position][None], other.astype(jnp.int32)[None], value, weights > 0, weights)
+        return _scaled_entries(problem, padded_lists(part, problem))[0]
 
-    row_of = jnp.concatenate([bucket.row for bucket in buckets])
-    blocks = lambda line: jnp.asarray([-(-length // size) for length in lengths], jnp.int32)[bucket_of(line)]
-    return _mended(found, side, entries, blocks, row_of)
+    def n_blocks(position: Array) -> Array:
+        return jnp.asarray([-(-length // size) for length in lengths], jnp.int32)[bucket_index(position)]
+
+    row_ids = jnp.concatenate([bucket.row for bucket in buckets])
+    return _mend(solved, problem, block_entries, n_blocks, row_ids)
 
 
-def _mended(
-    found: Solved,
-    side: RowProblem,
+def _mend(
+    solved: Solved,
+    problem: RowProblem,
     entries: Callable[[Array, Array], Array],
     blocks: Callable[[Array], Array],
-    row_of: Array | None = None,
+    row_ids: Array | None = None,
 ) -> Solved:
-    """`orthogonal.mend` of a side's rows; what stands in line r is row row_of[r]."""
+    """`orthogonal.mend` of a problem's rows, where position r holds row row_ids[r]; None: row r."""
 
-    def prior(line: Array) -> Array:
-        precision = side.precision[line if row_of is None else row_of[line]]
-        if side.shared_gram is None:
+    def prior(position: Array) -> Array:
+        precision = problem.precision[position if row_ids is None else row_ids[position]]
+        if problem.shared_gram is None:
             rows = jnp.diag(jnp.sqrt(precision))
         else:
-            rows = orthogonal.root(jnp.diag(precision) + side.shared_gram)
+            rows = orthogonal.root(jnp.diag(precision) + problem.shared_gram)
         return jnp.pad(rows, ((0, 1), (0, 1)))
 
-    return Solved(*orthogonal.mend(*found, prior=prior, blocks=blocks, entries=entries))
+    return Solved(*orthogonal.mend(*solved, prior=prior, blocks=blocks, entries=entries))
 
 
-def _lines(side: RowProblem, given: Lists) -> Array:
-    """[r, l, k + 1], sqrt(weight) (x, y) of rows' entries."""
-    root, x, y = scaled(side.features, given, on="gpu")  # a block of one row: no form is faster
-    return jnp.concatenate([x, *([root[..., None]] if side.intercept else []), y[..., None]], axis=2)
+def _scaled_entries(problem: RowProblem, lists: Lists) -> Array:
+    """sqrt(weight) (x, y) of every entry of the rows, with 1 after x if there is an intercept: [r, l, k + 1]."""
+    root, x, y = scaled(problem.features, lists, on="gpu")  # for a block of one row no form is faster
+    return jnp.concatenate([x, *([root[..., None]] if problem.intercept else []), y[..., None]], axis=2)
 
 
-def _solve_by_cg(steps: int, buckets: tuple[Bucket, ...], side: RowProblem, *, on: On) -> Solved:
-    """The same, some steps of conjugate gradients on; 0 for rows without ratings."""
+def _solve_by_cg(steps: int, buckets: tuple[Bucket, ...], problem: RowProblem, *, on: On) -> Solved:
+    """Every row after `steps` conjugate-gradient steps from its current parameters; rows without ratings are 0."""
 
     def solve(bucket: Bucket) -> Solved:
-        start, precision = gather(side.current, bucket.row), gather(side.precision, bucket.row)
+        start, precision = gather(problem.current, bucket.row), gather(problem.precision, bucket.row)
         start = jnp.where(jnp.any(bucket.where, axis=1, keepdims=True), start, 0)
-        given = side.features, padded_lists(bucket, side), start, precision
-        return conjugate_gradient(*given, side.shared_gram, intercept=side.intercept, steps=steps, on=on)
+        args = problem.features, padded_lists(bucket, problem), start, precision
+        return conjugate_gradient(*args, problem.shared_gram, intercept=problem.intercept, steps=steps, on=on)
 
     return _concatenate([solve(bucket) for bucket in _merged_buckets(buckets, on)])

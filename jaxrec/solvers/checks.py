@@ -1,4 +1,4 @@
-"""What the solvers check at the door: shapes always, and numbers and ids wherever they are concrete."""
+"""Checks of the solvers' arguments: shapes always, numbers and ids only where they are concrete (not traced)."""
 
 from typing import Any
 
@@ -22,23 +22,23 @@ __all__ = [
 ]
 
 
-# What is said of a row whose solution is not finite.
+# Why a row's solution may not be finite: the end of the error message.
 OVERFLOW = (
-    "NaN among its numbers or the features, or weights times squares beyond the type's range: scale them, or run in "
-    "float64."
+    "There is a NaN in its numbers or in the features, or weights times squares exceed the type's range: scale them, "
+    "or run in float64."
 )
 
 
 def check_rows(rows: Rows) -> None:
-    """Buckets whose arrays fit, and whose ids name rows of the tables.
+    """Checks that the buckets' arrays fit one another, and that their ids name rows of the tables.
 
-    Padding's ids are read too. Ids of layouts from `data.rows` were checked there: this is a minimum and a maximum of
-    each column, some milliseconds for 20M ratings.
+    The ids of padding are checked too. Only the minimum and maximum of each column are taken, which needs some
+    milliseconds for 20M ratings: `data.rows` has already checked the ids of the layouts that it makes.
 
     Raises:
         ValueError: otherwise.
     """
-    n_rows, lines = len(rows.position), sum(len(bucket.row) for bucket in rows.buckets)
+    n_rows, n_bucket_rows = len(rows.position), sum(len(bucket.row) for bucket in rows.buckets)
     check.choice("rows.side", rows.side, ("user", "item"))
     for bucket in rows.buckets:
         if len(np.shape(bucket.other)) != 2 or np.shape(bucket.row) != np.shape(bucket.other)[:1]:
@@ -49,11 +49,11 @@ def check_rows(rows: Rows) -> None:
         check.same_shape(other=bucket.other, value=bucket.value, where=bucket.where, weights=bucket.weights)
         check.row_ids("rows: other", bucket.other, size=rows.n_others)
         check.row_ids("rows: row", bucket.row, size=n_rows)
-    check.row_ids("rows: place", rows.position, size=lines)
+    check.row_ids("rows: position", rows.position, size=n_bucket_rows)
 
 
 def check_dense(ratings: Dense, n_users: int, n_items: int) -> None:
-    """A matrix of the tables' items and users.
+    """Checks that the matrix has the tables' items and users.
 
     Raises:
         ValueError: otherwise.
@@ -67,7 +67,7 @@ def check_dense(ratings: Dense, n_users: int, n_items: int) -> None:
 
 
 def check_strength(name: str, strength: L2, n_users: int, n_items: int, *, zero: bool = False) -> None:
-    """A number, or a pair (users', items') of numbers or of exactly one per row: finite and positive, or 0 if allowed.
+    """Checks a number, or a pair (users', items') of numbers or of one number per row: finite and > 0, or 0 if `zero`.
 
     Raises:
         ValueError: otherwise.
@@ -83,10 +83,10 @@ def check_strength(name: str, strength: L2, n_users: int, n_items: int, *, zero:
 
 
 def check_finite(what: str, solved: Any, why: str) -> None:
-    """Concrete solutions that are numbers.
+    """Checks that solutions are finite, where they are concrete.
 
     Raises:
-        ValueError: otherwise; `why` says what they come from and what to do.
+        ValueError: otherwise; `why` says what the cause may be and what to do.
     """
     if check.traced(solved):
         return
@@ -98,7 +98,7 @@ def check_finite(what: str, solved: Any, why: str) -> None:
 
 
 def check_columns(x: Any, y: Any, where: Any, weights: Any) -> None:
-    """Features [n, d], and columns [n] beside them.
+    """Checks features x [n, d], and that the other columns have shape [n]; None passes.
 
     Raises:
         ValueError: otherwise.
@@ -113,10 +113,11 @@ def check_columns(x: Any, y: Any, where: Any, weights: Any) -> None:
 
 
 def check_factor(factor: Any) -> None:
-    """A concrete `ridge.Factor` whose solutions mean something: singular equations have none.
+    """Checks that a `ridge.Factor`, where it is concrete, is accurate enough to solve with.
 
     Raises:
-        ValueError: a pivot below 2^11 eps of its diagonal entry: then a solution is off by a hundredth, or anything.
+        ValueError: a pivot is below 2^11 eps of its diagonal entry. Then a solution is off by 1 % or more, up to being
+            meaningless where the equations are singular.
     """
     if check.traced(factor):
         return
@@ -124,28 +125,29 @@ def check_factor(factor: Any) -> None:
     square = np.sum(lower**2, axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.diagonal(lower, axis1=-2, axis2=-1) ** 2 / square
-    if share.size and not np.min(share) >= 2**11 * np.finfo(lower.dtype).eps:  # NaN, too
+    if share.size and not np.min(share) >= 2**11 * np.finfo(lower.dtype).eps:  # also raises for NaN
         raise ValueError(
-            f"factor: the equations are singular or too badly scaled for {lower.dtype}: beside the others a "
-            f"coefficient keeps {np.min(share):.1e} of its square. Raise the precision (l2), or run in float64; "
-            "solve_user, solve_item and fold_in solve badly scaled rows from their features."
+            f"factor: the equations are singular or too badly scaled for {lower.dtype}: eliminating the other "
+            f"coefficients leaves {np.min(share):.1e} of a diagonal entry. Raise the precision (l2), or run in "
+            "float64; solve_user, solve_item and fold_in solve badly scaled rows from their features."
         )
 
 
 def in_float32(tree: Any) -> Any:
-    """A tree's numbers all in float32, or in float64 where one of them is: what is summed is so in no less."""
-    leaves, taken = jax.tree.flatten(tree)
-    return jax.tree.unflatten(taken, floats(*leaves))
+    """Converts all numbers of a tree to float32, or to float64 if one of them is float64."""
+    leaves, treedef = jax.tree.flatten(tree)
+    return jax.tree.unflatten(treedef, floats(*leaves))
 
 
 def floats(*arrays: Any) -> tuple[Any, ...]:
-    """Arrays, of the host or the device, all in float32, or in float64 where one of them is; None stays None."""
-    return check.as_floats(**{f"array {number}": each for number, each in enumerate(arrays)})
+    """Converts arrays to float32, or to float64 if one of them is float64; None stays None."""
+    return check.as_floats(**{f"array {number}": array for number, array in enumerate(arrays)})
 
 
-def like(tree: Any, given: Any) -> Any:
-    """A tree's numbers in the floating types of another of the same structure."""
-    to = lambda leaf, old: (
-        leaf.astype(jnp.result_type(old)) if jnp.issubdtype(jnp.result_type(old), jnp.floating) else leaf
-    )
-    return jax.tree.map(to, tree, given)
+def like(tree: Any, reference: Any) -> Any:
+    """Casts a tree to the floating types of a reference of the same structure; where that has no float, no cast."""
+
+    def cast(leaf: Any, old: Any) -> Any:
+        return leaf.astype(jnp.result_type(old)) if jnp.issubdtype(jnp.result_type(old), jnp.floating) else leaf
+
+    return jax.tree.map(cast, tree, reference)

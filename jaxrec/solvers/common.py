@@ -1,4 +1,4 @@
-"""What the solvers of the alternating family share: the data's two sides, the loop of sweeps, and their checks."""
+"""Shared parts of the alternating solvers: ratings from both sides, the loop of sweeps, and their checks."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -32,21 +32,21 @@ __all__ = [
     "mean_rating",
 ]
 
-# By how much of itself rounding may raise the objective.
+# The relative increase of the objective that rounding alone may cause.
 RISE = 1e-5
 
 # The same ratings as Rows of side 'user' and as Rows of side 'item'.
 TwoSides = tuple[Rows, Rows]
 
-# callback(step, state, info): after every sweep, from 1; True stops.
+# callback(step, state, info): called after every sweep, steps from 1. Return True to stop.
 Callback = Callable[[int, Factors, SolverInfo], bool | None]
 
 
 class ALSResult(NamedTuple):
-    """What an alternating solver returns.
+    """Result of an alternating solver.
 
     Attributes:
-        factors: the solution, in `init`'s types.
+        factors: the solution, in the types of `init`.
         info: how the solver ended; `info.trace` is the objective before the first and after each sweep.
     """
 
@@ -55,11 +55,11 @@ class ALSResult(NamedTuple):
 
 
 class SweepResult(NamedTuple):
-    """One sweep.
+    """Result of one sweep.
 
     Attributes:
         factors: the new factors.
-        objective: [], the objective at them.
+        objective: [], the objective at the new factors.
     """
 
     factors: Factors
@@ -67,10 +67,10 @@ class SweepResult(NamedTuple):
 
 
 def as_two_sides(train: Ratings | TwoSides) -> TwoSides:
-    """Ratings as Rows of both sides; a pair of Rows is returned as it is.
+    """Converts Ratings to Rows of both sides; returns a pair of Rows unchanged.
 
     Raises:
-        ValueError: neither Ratings nor a pair of Rows.
+        ValueError: `train` is neither Ratings nor a pair of Rows.
     """
     if isinstance(train, Ratings):
         return layouts.rows(train, "user"), layouts.rows(train, "item")
@@ -90,19 +90,19 @@ def make_init(
     *,
     implicit: bool = False,
 ) -> Factors:
-    """`init` if it is given; otherwise random factors of this rank, with the mean rating as mu (implicit: none).
+    """Returns `init`, or random factors of the given rank with the mean rating as mu (no mu if `implicit`).
 
     Raises:
-        ValueError: neither or both of `init` and `rank`; a `key` beside `init`, which would not be used.
+        ValueError: neither or both of `init` and `rank` are passed; a `key` is passed with `init`, which ignores it.
     """
     if (init is None) == (rank is None):
         raise ValueError(
-            "expected either rank=, for a random start, or init=, factors to start from, got "
+            "expected either rank=, for random initial factors, or init=, the initial factors, got "
             + ("neither." if init is None else "both.")
         )
     if init is not None:
         if key is not None:
-            raise ValueError("key: it draws a random start, and init= is given. Drop one of the two.")
+            raise ValueError("key: expected None with init=, got a key. Only random initial factors use it: drop one.")
         return init
     by_user = train if isinstance(train, Ratings) else train[0]
     sizes = (
@@ -122,10 +122,10 @@ def mean_rating(train: Ratings | Dense | TwoSides) -> float:
     """The (weighted) mean of all ratings, summed in float64 on the host.
 
     Raises:
-        ValueError: no ratings, or none of positive weight.
+        ValueError: there are no ratings of positive weight.
     """
 
-    def sums(value: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None) -> tuple[float, float]:
+    def weighted_sums(value: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None) -> tuple[float, float]:
         y = np.asarray(value, np.float64)
         weight = np.ones(y.shape) if weights is None else np.asarray(weights, np.float64)
         if where is not None:
@@ -133,13 +133,13 @@ def mean_rating(train: Ratings | Dense | TwoSides) -> float:
         return float(np.sum(weight * y)), float(np.sum(weight))
 
     if isinstance(train, Ratings):
-        parts = [sums(train.value, None, train.weights)]
+        sums = [weighted_sums(train.value, None, train.weights)]
     else:
-        layouts = (train,) if isinstance(train, Dense) else train[0].buckets
-        parts = [sums(each.value, each.where, each.weights) for each in layouts]
-    total, count = (sum(column) for column in zip(*parts, strict=True))
+        blocks = (train,) if isinstance(train, Dense) else train[0].buckets
+        sums = [weighted_sums(block.value, block.where, block.weights) for block in blocks]
+    total, count = (sum(column) for column in zip(*sums, strict=True))
     if not count > 0:
-        raise ValueError("train: expected ratings of positive weight, got none, and they have no mean.")
+        raise ValueError("train: expected ratings of positive weight, got none. Their mean is undefined.")
     return total / count
 
 
@@ -153,11 +153,19 @@ def alternate(
     callback: Callback | None,
     progress: bool,
 ) -> ALSResult:
-    """Sweeps until the objective falls by less than `tol` of it, as `als` says.
+    """Runs sweeps until the objective falls by less than `tol` relative to itself.
 
-    step(factors, mend) -> (factors, objective). An objective that rises, or is no number, says that normal equations
-    were lost in rounding: that sweep is made again, and all later ones, with such rows fitted anew (`mend`), which is
-    compiled only then.
+    If the objective rises or is NaN, some normal equations lost their precision to rounding. That sweep is repeated
+    with `mend`, which refits such rows, and all later sweeps use it too. It is compiled only then.
+
+    Args:
+        step: step(factors, mend) -> (factors, objective), one sweep.
+        init: the initial factors.
+        before: the objective at `init`.
+        sweeps: as in `als`.
+        tol: as in `als`.
+        callback: as in `als`.
+        progress: as in `als`.
 
     Raises:
         FloatingPointError: the objective is no longer finite.
@@ -165,21 +173,21 @@ def alternate(
     factors, trace, mend = init, [float(before)], False
     with tqdm(total=sweeps, desc="als", unit="sweep", disable=not progress) as bar:
         for number in range(1, sweeps + 1):
-            found, objective = step(factors, mend)
+            swept, objective = step(factors, mend)
             if not mend and not float(objective) <= trace[-1] + RISE * abs(trace[-1]) + RISE**2 * abs(trace[0]):
-                mend = True  # rows are lost in rounding: from here on they are fitted anew
-                found, objective = step(factors, mend)
-            factors = found
+                mend = True  # rows lost their precision to rounding: refit them from here on
+                swept, objective = step(factors, mend)
+            factors = swept
             trace.append(float(objective))
             if not np.isfinite(trace[-1]):
                 raise FloatingPointError(
-                    f"sweep {number}: the objective is {trace[-1]} after {trace[-2]:.6g}. A row's equations are "
+                    f"sweep {number}: the objective is {trace[-1]} after {trace[-2]:.6g}. The equations of a row are "
                     "singular in this precision: raise l2, or run in float64."
                 )
             decrease = (trace[-2] - trace[-1]) / (abs(trace[-2]) or 1.0)
             bar.set_postfix(cost=f"{trace[-1]:.6g}")
             bar.update()
-            info = SolverInfo(abs(decrease) < tol, number, decrease, np.array(trace))  # rounding can let it rise
+            info = SolverInfo(abs(decrease) < tol, number, decrease, np.array(trace))  # abs: rounding can make it rise
             stop = callback is not None and callback(number, factors, info)
             if info.converged or stop:
                 break
@@ -187,77 +195,97 @@ def alternate(
 
 
 def check_sides(by_user: Rows, by_item: Rows, init: Factors, sweeps: int) -> None:
-    """The same ratings from both sides, of the tables that there are; raises a ValueError otherwise.
+    """Checks that both sides hold the same ratings and fit the factors' tables.
 
-    Counts, and the sums of ids, are compared as they are; sums of values and weights by what float64 rounds of them.
+    Counts and sums of ids are compared exactly, sums of values and weights up to float64 rounding.
+
+    Raises:
+        ValueError: otherwise, or `sweeps` is below 1.
     """
     check_tables(by_user, by_item, init)
     users, items = _summary(by_user), _summary(by_item)
     if (users.weights is None) != (items.weights is None):
         side = "by_user" if users.weights is not None else "by_item"
         raise ValueError(f"by_user and by_item hold different ratings: only {side} has weights.")
-    if (users.n, users.own, users.others) != (items.n, items.others, items.own):
+    if (users.n, users.row_ids, users.other_ids) != (items.n, items.other_ids, items.row_ids):
         raise ValueError(f"by_user and by_item hold different ratings: {users.n} and {items.n}, or other pairs of ids.")
-    for name, mine, theirs, scale in (
-        ("values", users.values, items.values, users.scale),
+    for name, user_sum, item_sum, scale in (
+        ("values", users.values, items.values, users.absolute_values),
         ("weights", users.weights or 0.0, items.weights or 0.0, users.weights or 0.0),
     ):
-        if not abs(mine - theirs) <= 1e-9 * abs(scale):
+        if not abs(user_sum - item_sum) <= 1e-9 * abs(scale):
             raise ValueError(
-                f"by_user and by_item hold different ratings: {name} that sum to {mine:.9g} and {theirs:.9g}."
+                f"by_user and by_item hold different ratings: {name} that sum to {user_sum:.9g} and {item_sum:.9g}."
             )
     if sweeps < 1:
         raise ValueError(f"sweeps: expected at least 1, got {sweeps}.")
 
 
 def check_tables(by_user: Rows, by_item: Rows, factors: Factors) -> None:
-    """Rows of both sides, of the factors' tables, with ids that they have; raises a ValueError otherwise."""
+    """Checks that the Rows are of the right sides, and that their sizes and ids fit the factors' tables.
+
+    Raises:
+        ValueError: otherwise.
+    """
     for name, rows, side in (("by_user", by_user, "user"), ("by_item", by_item, "item")):
         if rows.side != side:
             raise ValueError(
-                f"{name}: expected Rows of side {side!r}, got {rows.side!r}; data.rows(ratings, {side!r})."
+                f"{name}: expected Rows of side {side!r}, got {rows.side!r}. Make them by data.rows(ratings, {side!r})."
             )
     got, expected = (len(factors.w), len(factors.x)), (by_user.position.shape[0], by_item.position.shape[0])
     if got != expected or (by_user.n_others, by_item.n_others) != expected[::-1]:
         raise ValueError(f"init: expected factors of {expected} users and items, as the Rows have, got {got}.")
     check_factors(factors)
     if by_user.mesh != by_item.mesh:
-        raise ValueError("by_user and by_item: expected the same devices=, got others.")
+        raise ValueError("by_user and by_item: expected Rows made with the same devices=, got different ones.")
     check_rows(by_user)
     check_rows(by_item)
 
 
 def check_strengths(factors: Factors, l2: L2, l2_bias: L2 = 0.0) -> None:
-    """Finite, l2 positive, l2_bias not negative, each a number or one per row; raises a ValueError otherwise."""
+    """Checks that l2 is positive, l2_bias not negative, both finite, each a number or one number per row.
+
+    Raises:
+        ValueError: otherwise.
+    """
     sizes = len(factors.w), len(factors.x)
     check_strength("l2", l2, *sizes)
     check_strength("l2_bias", l2_bias, *sizes, zero=True)
 
 
 class _Summary(NamedTuple):
-    """Sums over a side's ratings: how many, of their rows' ids and the others', of values and their sizes, weights."""
+    """Sums over the ratings of one side's Rows; both sides have the same ones if they hold the same ratings.
+
+    Attributes:
+        n: the number of ratings.
+        row_ids: the sum of the rows' ids: of users, where the side is 'user'.
+        other_ids: the sum of the other side's ids: of items, where the side is 'user'.
+        values: the sum of the values.
+        absolute_values: the sum of their absolute values.
+        weights: the sum of the weights; None without weights.
+    """
 
     n: int
-    own: int
-    others: int
+    row_ids: int
+    other_ids: int
     values: float
-    scale: float
+    absolute_values: float
     weights: float | None
 
 
 def _summary(rows: Rows) -> _Summary:
-    """On the host, in float64 and int64: a second or so for 20M ratings."""
-    count = own = others = 0
-    values = scale = weights = 0.0
+    """Sums on the host, in float64 and int64; takes about a second for 20M ratings."""
+    n = row_ids = other_ids = 0
+    values = absolute_values = weights = 0.0
     for bucket in rows.buckets:
         where = np.asarray(bucket.where)
         value = np.asarray(bucket.value)[where].astype(np.float64)
         lengths = np.count_nonzero(where, axis=1)
-        count += int(lengths.sum())
-        own += int(lengths @ np.asarray(bucket.row, np.int64))
-        others += int(np.asarray(bucket.other)[where].sum(dtype=np.int64))
-        values, scale = values + float(value.sum()), scale + float(np.abs(value).sum())
+        n += int(lengths.sum())
+        row_ids += int(lengths @ np.asarray(bucket.row, np.int64))
+        other_ids += int(np.asarray(bucket.other)[where].sum(dtype=np.int64))
+        values, absolute_values = values + float(value.sum()), absolute_values + float(np.abs(value).sum())
         if bucket.weights is not None:
             weights += float(np.asarray(bucket.weights)[where].sum(dtype=np.float64))
     weighted = any(bucket.weights is not None for bucket in rows.buckets)
-    return _Summary(count, own, others, values, scale, weights if weighted else None)
+    return _Summary(n, row_ids, other_ids, values, absolute_values, weights if weighted else None)

@@ -1,19 +1,19 @@
 r"""Ridge regression in layers: normal equations -> factorize -> solve (or sample).
 
-One row's problem, given the other side's features x [n, d] and targets y [n]::
+The problem of one row, with the other side's features x [n, d] held fixed and targets y [n]::
 
     minimize over v:  1/2 sum over observed of weight (x . v - y)^2 + 1/2 (v - m)' P (v - m)
 
-Its solution solves (X' D X + P) v = X' D y + P m, D the weights. P is the penalty's precision: a number, one number
-per coefficient, or a matrix; m the prior mean. With a Gaussian likelihood the same factor gives the posterior, so
-`sample` draws from it. Written for one row, and vmap makes the batch; the factorization and all after it also take
-leading batch axes, which is faster than a vmap of it. ALS, fold-in and Gibbs stand on these.
+The minimum solves (X' D X + P) v = X' D y + P m, where D holds the weights, P is the penalty's precision (a number, one
+number per coefficient, or a matrix) and m is the prior mean. With a Gaussian likelihood the same factor gives the
+posterior, from which `sample` draws. The functions are written for one row; use vmap for a batch. The factorization
+and everything after it also accept leading batch axes, which is faster than vmap. ALS, fold-in and Gibbs use these.
 
 >>> import jax.numpy as jnp
 >>> x = jnp.array([[0.9, 0.0], [1.0, 0.01], [0.99, 0.0], [0.1, 1.0], [0.0, 0.9]])  # the notes' films
 >>> alice = jnp.array([5.0, 5.0, jnp.nan, 0.0, 0.0])
 >>> w, b = solve_user(x, alice, jnp.array([True, True, False, True, True]), l2=0.01)
->>> [round(float(stars), 1) + 0.0 for stars in x @ w + b]  # what they would say of all five
+>>> [round(float(prediction), 1) + 0.0 for prediction in x @ w + b]  # Alice's predicted ratings of all five
 [4.9, 5.1, 5.1, 0.0, 0.0]
 """
 
@@ -55,7 +55,7 @@ class UserSolution(NamedTuple):
     """A user's parameters.
 
     Attributes:
-        w: [d].
+        w: [d], the coefficients of the items' features.
         b: [], the bias.
     """
 
@@ -82,12 +82,12 @@ class NormalEquations:
 @register_dataclass
 @dataclass(frozen=True)
 class Factor:
-    """A factorized row: the Cholesky factor of gram + precision, with what a solve needs beside it.
+    """A factorized row, or a batch of rows: the Cholesky factor of gram + precision, and the other inputs of `solve`.
 
     Attributes:
-        cholesky: [..., d, d], lower.
-        rhs: [..., d].
-        precision: [..., d, d].
+        cholesky: [..., d, d], lower triangular.
+        rhs: [..., d], X' D y.
+        precision: [..., d, d], P.
     """
 
     cholesky: Array
@@ -101,9 +101,9 @@ def normal_equations(
     where: Bool[ArrayLike, " n"] | None = None,
     weights: Shaped[ArrayLike, " n"] | None = None,
 ) -> NormalEquations:
-    """Gram matrix and right-hand side over the observed entries; what is masked is replaced before the arithmetic.
+    """Gram matrix and right-hand side over the observed entries; masked entries may hold anything, also NaN.
 
-    Summed in float32 at least, of whatever numbers.
+    Sums are taken in float32 at least, whatever the types of the columns.
 
     Raises:
         ValueError: columns that do not have one entry for each row of x.
@@ -122,7 +122,7 @@ def _normal_equations(x: Array, y: Array, where: Array | None, weights: Array | 
         count = jnp.sum(weights)
     else:
         count = jnp.asarray(len(y), y.dtype) if where is None else jnp.sum(where, dtype=y.dtype)
-    # HIGHEST: accelerators would otherwise round the factors of a Gram matrix to bfloat16 or TF32.
+    # HIGHEST: otherwise accelerators round the inputs of the product to bfloat16 or TF32.
     gram = jnp.matmul(x.T, weighted, precision=jax.lax.Precision.HIGHEST)
     return NormalEquations(gram, jnp.matmul(weighted.T, y, precision=jax.lax.Precision.HIGHEST), count)
 
@@ -132,17 +132,17 @@ def factorize(
 ) -> Factor:
     """The Cholesky factor of gram + precision, of one row or of a batch of rows.
 
-    A coefficient with precision 0 (an unpenalized bias) has no solution in a row without ratings: there its precision
-    is taken as 1, so that the row gives its prior and no NaN.
+    In a row without ratings, a coefficient with precision 0 (an unpenalized bias) would have no solution. There its
+    precision is taken as 1, so that the solution is the prior mean instead of NaN.
 
     Args:
         equations: from `normal_equations`, with leading batch axes or without.
-        precision: P >= 0, a number, one per coefficient ([d], or [..., d] per row); `factorize_matrix` takes a matrix.
-            The factor has no meaning where gram + P is not positive definite, as with P = 0 and fewer independent
-            ratings than coefficients: NaN, or, where rounding hides it, large finite numbers; `solve` refuses it.
+        precision: P >= 0, a number, or one per coefficient ([d], or [..., d] per row). For a matrix use
+            `factorize_matrix`. Where gram + P is not positive definite, as with P = 0 and fewer independent ratings
+            than coefficients, the factor is NaN or, because of rounding, large finite numbers: `solve` raises then.
 
     Raises:
-        ValueError: a precision that is negative or not finite, or of another shape.
+        ValueError: a precision is negative, not finite, or of a wrong shape.
     """
     check.strength("precision", precision, zero=True)
     shape = equations.rhs.shape
@@ -156,27 +156,28 @@ def factorize(
 
 @jax.jit
 def _factorize(equations: NormalEquations, precision: Array) -> Factor:
-    precision = _with_prior(jnp.broadcast_to(precision, equations.rhs.shape), equations.count)
+    precision = _regularize_empty_rows(jnp.broadcast_to(precision, equations.rhs.shape), equations.count)
     shape = (*precision.shape, precision.shape[-1])
     matrix = jnp.broadcast_to(jnp.eye(shape[-1], dtype=precision.dtype), shape) * precision[..., None]
     return Factor(cholesky.cholesky(equations.gram + matrix), equations.rhs, matrix)
 
 
-def _with_prior(precision: Array, count: Array) -> Array:
+def _regularize_empty_rows(precision: Array, count: Array) -> Array:
+    """Precision 1 in place of 0 in rows without ratings, whose equations would otherwise be singular."""
     return jnp.where((precision == 0) & (count[..., None] == 0), 1, precision)
 
 
 def factorize_matrix(equations: NormalEquations, precision: Shaped[ArrayLike, "*batch d d"]) -> Factor:
-    """The Cholesky factor of gram + precision, where the prior's precision P is a matrix (or one per row).
+    """The Cholesky factor of gram + precision, where the prior precision P is a matrix, or one matrix per row.
 
     Raises:
-        ValueError: P is no matrix of the coefficients, or not finite.
+        ValueError: P is not a matrix over the coefficients, or not finite.
     """
     shape = equations.gram.shape
     if np.shape(precision)[-2:] != shape[-2:]:
         raise ValueError(f"precision: expected matrices {shape[-2:]}, got shape {np.shape(precision)}.")
     if not check.traced(precision) and not np.isfinite(np.asarray(precision)).all():
-        raise ValueError("precision: expected finite numbers.")
+        raise ValueError("precision: expected finite numbers, got others.")
     return _factorize_matrix(equations, jnp.asarray(precision, equations.gram.dtype))
 
 
@@ -187,14 +188,14 @@ def _factorize_matrix(equations: NormalEquations, precision: Array) -> Factor:
 
 
 def solve(factor: Factor, prior_mean: Number | Shaped[ArrayLike, "*batch d"] = 0.0) -> Float[Array, "*batch d"]:
-    """The ridge solution, or the posterior's mean; a row without ratings gives `prior_mean`.
+    """The ridge solution, which is the posterior mean; for a row without ratings it is `prior_mean`.
 
-    It is as exact as its normal equations: off by some 10 eps over their share (`kernels.cholesky.shares`). For badly
-    scaled rows `solve_user`, `solve_item` and `fold_in` go back to the features, which a factor no longer has.
+    Its relative error is that of normal equations: about 10 eps divided by `kernels.cholesky.shares`. For badly scaled
+    rows use `solve_user`, `solve_item` or `fold_in`, which refit from the features; a factor no longer has these.
 
     Raises:
-        ValueError: a factor of equations that are singular up to rounding, or so badly scaled that the solution would
-            be off by a hundredth; a prior mean of another shape.
+        ValueError: the equations are singular up to rounding, or so badly scaled that the solution would be off by 1 %;
+            or the prior mean has a wrong shape.
     """
     mean = _prior_mean(factor, prior_mean)
     check_factor(factor)
@@ -203,14 +204,14 @@ def solve(factor: Factor, prior_mean: Number | Shaped[ArrayLike, "*batch d"] = 0
 
 @jax.jit
 def _solve(factor: Factor, mean: Array) -> Array:
-    pull = jnp.sum(factor.precision * jnp.broadcast_to(mean, factor.rhs.shape)[..., None, :], axis=-1)
-    return cholesky.cho_solve(factor.cholesky, factor.rhs + pull)
+    prior_rhs = jnp.sum(factor.precision * jnp.broadcast_to(mean, factor.rhs.shape)[..., None, :], axis=-1)  # P m
+    return cholesky.cho_solve(factor.cholesky, factor.rhs + prior_rhs)
 
 
 def sample(
     factor: Factor, prior_mean: Number | Shaped[ArrayLike, "*batch d"] = 0.0, *, key: PRNGKeyArray
 ) -> Float[Array, "*batch d"]:
-    """A draw from the posterior normal(solve(factor), (gram + P)^-1): noise of precision 1, or folded into weights.
+    """A draw from the posterior normal(solve(factor), (gram + P)^-1); a noise precision other than 1 goes into weights.
 
     Raises:
         ValueError: as `solve`.
@@ -235,32 +236,32 @@ def leave_one_out_predictions(
     *,
     prior_mean: Number | Shaped[ArrayLike, " d"] = 0.0,
 ) -> Float[Array, " n"]:
-    """What each entry of one row is predicted to be by the ridge of all the others: exact, from the one factor.
+    """Predicts each entry of one row from the ridge solution of all other entries: exact, with one factor for all.
 
-    With A = X' D X + P, v the solution and h(k) = weight(k) x(k)' A^-1 x(k) the entry's leverage::
+    With A = X' D X + P, the solution v, and the leverage h(k) = weight(k) x(k)' A^-1 x(k) of entry k::
 
         prediction without k = (x(k) . v - h(k) y(k)) / (1 - h(k))
 
-    which is the Sherman-Morrison formula for A - weight(k) x(k) x(k)'. Where rounding leaves nothing of 1 - h, as for
-    weights of 1e7, the row is fitted without the entry (`kernels.orthogonal`).
+    which is the Sherman-Morrison formula for A - weight(k) x(k) x(k)'. Where 1 - h is lost to rounding, as for weights
+    of 1e7, the row is refitted without the entry (`kernels.orthogonal`).
 
     Args:
         factor: of the row, from `factorize`.
-        x: the features that `normal_equations` had.
-        y: the targets that it had.
-        where: as there. An entry that is masked is no part of the row: its prediction is the ordinary one.
-        weights: as there.
-        prior_mean: as in `solve`; the only entry of a row is predicted x . prior_mean.
+        x: the features, as passed to `normal_equations`.
+        y: the targets, as passed to it.
+        where: the mask, as passed to it. A masked entry is not part of the row: its prediction is the ordinary one.
+        weights: as passed to it.
+        prior_mean: as in `solve`. Where a row has a single entry, its prediction is x . prior_mean.
 
     Raises:
-        ValueError: columns that do not fit the factor, or one another; a prior mean of another shape.
+        ValueError: the columns do not fit the factor, or one another; the prior mean has a wrong shape.
 
     Source: Allen 1974, The relationship between variable selection and data augmentation (PRESS).
 
     >>> import jax.numpy as jnp
     >>> x, y = jnp.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), jnp.array([1.0, 2.0, 3.0])
     >>> without = leave_one_out_predictions(factorize(normal_equations(x, y), 0.5), x, y)
-    >>> v = solve(factorize(normal_equations(x[1:], y[1:]), 0.5))  # fitted again, without the first
+    >>> v = solve(factorize(normal_equations(x[1:], y[1:]), 0.5))  # fitted without the first entry
     >>> bool(jnp.allclose(without[0], x[0] @ v, atol=1e-6))
     True
     """
@@ -284,22 +285,23 @@ def _leave_one_out_predictions(
     inverse = cholesky.inverse(factor.cholesky)
     leverage = weight * jnp.sum(jnp.matmul(x, inverse, precision=jax.lax.Precision.HIGHEST) * x, axis=1)
     v = _solve(factor, mean)
-    alone = in_row & (jnp.sum(in_row) == 1)  # an unpenalized bias gives it leverage 1: 0 / 0
+    single = in_row & (jnp.sum(in_row) == 1)  # its leverage is 1 if the bias is unpenalized: 0 / 0
     eps = jnp.finfo(x.dtype).eps
-    remaining = jnp.where(alone, 1, jnp.where(1 - leverage < eps, eps, 1 - leverage))
+    remaining = jnp.where(single, 1, jnp.where(1 - leverage < eps, eps, 1 - leverage))
     product = partial(jnp.einsum, "nd,nd->n", precision=jax.lax.Precision.HIGHEST)
     by_formula = (product(x, jnp.broadcast_to(v, x.shape)) - leverage * y) / remaining
 
-    # fits 0 .. n - 1 are without an entry each where they must be, and fit n is of all
-    share = jnp.where(in_row & ~alone, remaining, 1) * cholesky.shares(factor.cholesky)
-    share = jnp.append(jnp.where(alone, 1, share), cholesky.shares(factor.cholesky))
-    given = x, y, weight, factor.precision, mean
-    fits, _ = orthogonal.mend_fits(jnp.broadcast_to(v, (n + 1, d)), share, *given, without=jnp.arange(n + 1), at_once=4)
-    fitted = product(x, jnp.where(in_row[:, None], fits[:-1], fits[-1:]))
-    anew = orthogonal.lost(jnp.where(in_row, share[:-1], share[-1]))
-    move = by_formula - jax.lax.stop_gradient(by_formula)
-    predicted = jnp.where(anew, jax.lax.stop_gradient(fitted) + jnp.where(jnp.isfinite(move), move, 0), by_formula)
-    return jnp.where(alone, product(x, jnp.broadcast_to(mean, x.shape)), predicted)
+    # n + 1 fits: fit k < n is without entry k, fit n has all entries; only those with a small share are computed
+    share = jnp.where(in_row & ~single, remaining, 1) * cholesky.shares(factor.cholesky)
+    share = jnp.append(jnp.where(single, 1, share), cholesky.shares(factor.cholesky))
+    args = x, y, weight, factor.precision, mean
+    fits, _ = orthogonal.mend_fits(jnp.broadcast_to(v, (n + 1, d)), share, *args, without=jnp.arange(n + 1), at_once=4)
+    by_refit = product(x, jnp.where(in_row[:, None], fits[:-1], fits[-1:]))
+    refitted = orthogonal.lost(jnp.where(in_row, share[:-1], share[-1]))
+    zero = by_formula - jax.lax.stop_gradient(by_formula)  # with the derivative of the formula
+    predicted = jax.lax.stop_gradient(by_refit) + jnp.where(jnp.isfinite(zero), zero, 0)
+    predicted = jnp.where(refitted, predicted, by_formula)
+    return jnp.where(single, product(x, jnp.broadcast_to(mean, x.shape)), predicted)
 
 
 def solve_user(
@@ -315,7 +317,8 @@ def solve_user(
 ) -> UserSolution:
     """(w, b) that minimize `losses.user_cost`: a user's ridge regression on the items' features, the bias unpenalized.
 
-    In float32 at least, of whatever numbers, and to some 1e-5 of the largest coefficient in float32 (`batched_ridge`).
+    Computed in float32 at least, whatever the arguments' types. In float32 the error is about 1e-5 of the largest
+    coefficient (see `batched_ridge`).
 
     Args:
         x: the items' features.
@@ -325,18 +328,18 @@ def solve_user(
         weights: one per rating.
         offset: c(i) + mu(i), where the model has them.
         l2_bias: the strength of b's penalty.
-        prior: what (w, b) are pulled to, a number or [d + 1]; what a user without ratings gets.
+        prior: the prior mean of (w, b), a number or [d + 1]; it is the solution of a user without ratings.
 
     Raises:
-        ValueError: columns that do not have one entry per item; strengths that are negative or not finite; a prior of
-            another shape; equations that are singular: too few independent ratings for l2 = 0.
+        ValueError: the columns do not have one entry per item; a strength is negative or not finite; the prior has a
+            wrong shape; the equations are singular: too few independent ratings for l2 = 0.
     """
     check_columns(x, y, where, weights)
     _check_numbers(y, offset, l2, l2_bias)
-    features, stars, weight, known = floats(x, y, weights, offset)
+    features, target, weight, known = floats(x, y, weights, offset)
     features = with_one(features)
     precision = jnp.full(features.shape[1], l2, features.dtype).at[-1].set(jnp.asarray(l2_bias, features.dtype))
-    v = _solved(features, stars - known, where, weight, precision, prior)
+    v = _solve_and_check(features, target - known, where, weight, precision, prior)
     return UserSolution(v[:-1], v[-1])
 
 
@@ -351,22 +354,22 @@ def solve_item(
     offset: Number | Shaped[ArrayLike, " n_users"] = 0.0,
     prior: Number | Shaped[ArrayLike, " d"] = 0.0,
 ) -> Float[Array, " d"]:
-    """X that minimizes `losses.item_cost`, given the users' w and b; arguments and errors are as in `solve_user`."""
+    """Solves for the x that minimizes `losses.item_cost`, w and b held fixed; arguments and errors as `solve_user`."""
     check_columns(w, y, where, weights)
     check.same_shape(y=y, b=b)
     _check_numbers(y, offset, l2, 0.0)
-    features, biases, stars, weight, known = floats(w, b, y, weights, offset)
+    features, bias, target, weight, known = floats(w, b, y, weights, offset)
     precision = jnp.full(features.shape[1], l2, features.dtype)
-    return _solved(features, stars - biases - known, where, weight, precision, prior)
+    return _solve_and_check(features, target - bias - known, where, weight, precision, prior)
 
 
 def with_one(x: Shaped[ArrayLike, "*n d"]) -> Shaped[Array, "*n d+1"]:
-    """Features with a last column of ones: the bias becomes one more coefficient."""
+    """Appends a column of ones to features, which makes the bias one more coefficient."""
     x = jnp.asarray(x)
     return jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), x.dtype)], axis=-1)
 
 
-def _solved(
+def _solve_and_check(
     x: Array, y: Array, where: ArrayLike, weights: Array | None, precision: Array, prior: Number | ArrayLike
 ) -> Array:
     if np.shape(prior) not in ((), x.shape[1:]):
@@ -375,12 +378,12 @@ def _solved(
     if check.traced(v, share, precision):
         return v
     d, eps = x.shape[1], float(jnp.finfo(x.dtype).eps)
-    free = np.all(np.asarray(precision)[: d - 1] == 0)  # with a penalty on all but the bias nothing is singular
-    if not np.isfinite(np.asarray(v)).all() or (free and float(share) < (8 * d * eps) ** 2):
+    unpenalized = np.all(np.asarray(precision)[: d - 1] == 0)  # else l2 > 0: not singular
+    if not np.isfinite(np.asarray(v)).all() or (unpenalized and float(share) < (8 * d * eps) ** 2):
         raise ValueError(
             f"the equations of {np.count_nonzero(where)} ratings for {d} coefficients have no solution in {x.dtype}: "
-            f"beside the others a coefficient keeps {float(share):.1e} of its square, with penalties "
-            f"{np.unique(np.asarray(precision)).tolist()}. Raise l2 above 0, or scale what is not finite."
+            f"eliminating the other coefficients leaves {float(share):.1e} of a diagonal entry, with "
+            f"penalties {np.unique(np.asarray(precision)).tolist()}. Raise l2 above 0, or scale numbers that overflow."
         )
     return v
 
@@ -389,9 +392,9 @@ def _solved(
 def _solve_row(
     x: Array, y: Array, where: Array, weights: Array | None, precision: Array, prior: Array
 ) -> tuple[Array, Array]:
-    """(v, its share); the row's count of 0 makes a precision of 0 one of 1."""
+    """(v, the share of its equations, as in `cholesky.shares`)."""
     equations = _normal_equations(x, y, where, weights)
-    precision, prior = _with_prior(precision, equations.count), jnp.broadcast_to(prior, precision.shape)
+    precision, prior = _regularize_empty_rows(precision, equations.count), jnp.broadcast_to(prior, precision.shape)
     matrix = equations.gram + jnp.diag(precision)
     (v,), share = cholesky.solve(matrix[None], ((equations.rhs + precision * prior)[None],))
     weight = jnp.where(where, 1 if weights is None else weights, 0).astype(x.dtype)

@@ -247,7 +247,7 @@ def test_wheel_where_the_site_fails(tiny, caplog, site, why):
 @pytest.mark.parametrize(
     ("site", "pip", "said"),
     [
-        (None, None, ["ConnectionError: site is down", "pip download ended with 1 and said: ERROR: index is down"]),
+        (None, None, ["ConnectionError: site is down", "pip download exited with code 1: ERROR: index is down"]),
         (b"", b"no wheel", ["hash", r"expected sha256 \w+, got \w+"]),
         (None, subprocess.TimeoutExpired("pip", 120), ["TimeoutError: pip download took more than 120 seconds"]),
         (None, FileNotFoundError("no python"), ["FileNotFoundError: no python"]),
@@ -278,7 +278,7 @@ def test_all_ways_fail(tiny, tmp_path, monkeypatch, site, pip, said):
 
 def test_pip_that_says_and_brings_nothing(tiny, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, "", ""))
-    with pytest.raises(DatasetNotFound, match="ended with 0 and said: nothing"):
+    with pytest.raises(DatasetNotFound, match="exited with code 0: no message"):
         load("ml-100k")
 
 
@@ -315,7 +315,7 @@ def test_a_harmed_folder_is_an_error_with_advice(tiny, tmp_path, monkeypatch, fo
         expected = ValueError, f"{victim}: expected sha256 {sha256(good)}, got {sha256(good[:-1])}."
     else:
         victim.unlink()
-        expected = FileNotFoundError, f"{folder}: expected the files {', '.join(form())}; {victim.name} not there."
+        expected = FileNotFoundError, f"{folder}: expected the files {', '.join(form())}; {victim.name} missing."
     advice = {
         "path": "Fetch it again from https://",
         "env": "unset JAXREC_DATA",

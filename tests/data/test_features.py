@@ -78,7 +78,9 @@ def test_saved_and_read_it_is_the_same(encoder):
 def test_unknown_values_need_a_rule(kind, row):
     known = ["writer", "writer", "doctor"] if kind is Category else [["writer"], ["writer"], ["doctor"]]
     encode = lambda **rule: features.fit_encoder({"job": known}, {"job": kind(**rule)})
-    with pytest.raises(ValueError, match=r"job: 'pilot' in row 0 was not there in fitting.*unknown='zeros'"):
+    with pytest.raises(
+        ValueError, match=r"job: expected one of the .* fitted values.*, got 'pilot' in row 0.*unknown='zeros'"
+    ):
         encode()({"job": [row]})
     assert encode(unknown="zeros")({"job": [row]}).tolist() == [[0, 0]]
     other = encode(unknown="other", min_count=2)
@@ -117,7 +119,7 @@ def test_numbers_that_are_none_are_refused(encoder, bad):
 
 
 def test_what_else_is_refused(encoder):
-    with pytest.raises(ValueError, match=r"expected a column 'title', the table has 'age', 'job', 'genres'\."):
+    with pytest.raises(ValueError, match=r"expected a column 'title', got a table with 'age', 'job', 'genres'\."):
         encoder({name: TABLE[name] for name in ("age", "job", "genres")})
     with pytest.raises(ValueError, match="columns of one length"):
         encoder({**TABLE, "age": [1]})
@@ -127,7 +129,7 @@ def test_what_else_is_refused(encoder):
         features.fit_encoder(TABLE, {"age": "numeric"})
     with pytest.raises(ValueError, match="expected a list of tags"):
         features.fit_encoder({"genres": ["Drama"]}, {"genres": Tags()})
-    with pytest.raises(ValueError, match="title: no word is in 5 of the 4 texts"):
+    with pytest.raises(ValueError, match="title: no word occurs in 5 of the 4 texts"):
         features.fit_encoder(TABLE, {"title": Text(min_count=5)})
 
 
@@ -139,7 +141,7 @@ def test_a_table_is_brought_into_the_order_of_the_ids():
         features.align(table, "film", [3, 4])
     with pytest.raises(ValueError, match="ids have no row, such as '3'"):
         features.align(table, "film", ["3"])
-    with pytest.raises(ValueError, match=r"film: 3 has rows 0 and 1"):
+    with pytest.raises(ValueError, match=r"film: expected one row per id, got rows 0 and 1 for 3"):
         features.align({"film": [3, 3]}, "film", [3])
 
 
@@ -181,7 +183,7 @@ def test_missing_is_not_unknown_and_missing_tags_are_left_out(missing, unknown):
     assert encoder(table)[:, 0].tolist() == [1, 0, 0]
     assert encoder(table)[2].tolist() == [0] * len(encoder.names)
     assert encoder(table)[1, 2 + other :].tolist() == [0] * (1 + other)
-    with pytest.raises(ValueError, match="values: expected known values, got a missing one at position 1"):
+    with pytest.raises(ValueError, match="values: expected no missing value, got one at position 1"):
         Category(values=("a", missing))
 
 
@@ -289,7 +291,7 @@ def test_equal_values_are_one_category_in_fitting_requests_and_by_hand(canonical
         again = features.Encoder.from_dict(json.loads(json.dumps(fitted.to_dict())))
         for encoder in (fitted, given, again):
             assert encoder({"a": [*map(row, values), other]}).tolist() == [[1, 0]] * len(values) + [[0, 1]]
-        with pytest.raises(ValueError, match="values: expected different ones"):
+        with pytest.raises(ValueError, match="values: expected distinct values"):
             kind(values=(value, values[0]))
 
 
@@ -387,10 +389,10 @@ def test_numbers_of_any_type(values):
 def test_features_beyond_float32_are_refused():
     encoder = features.fit_encoder({"a": [1.0, 3.0], "b": [1, 2]}, {"b": Numeric(), "a": Numeric()})
     for huge in (1e39, -1.7e308, 10**300):
-        with pytest.raises(ValueError, match=r"a: expected features that float32 holds, got .* in row 1.*"):
+        with pytest.raises(ValueError, match=r"a: expected features that fit in float32, got .* in row 1.*"):
             encoder({"a": [1, huge], "b": [1, 2]})
     spread = Numeric(mean=-1.7e308, std=1e-3)
-    with pytest.raises(ValueError, match="a: expected features that float32 holds, got inf"):
+    with pytest.raises(ValueError, match="a: expected features that fit in float32, got inf"):
         features.fit_encoder({"a": [0]}, {"a": spread})({"a": [1.7e308]})
 
 
@@ -426,7 +428,7 @@ def test_a_request_of_one_value_is_no_column(wrong):
 
 def test_a_frame_with_a_name_twice():
     frame = pd.DataFrame([[1, 2], [3, 4]], columns=["a", "a"])
-    with pytest.raises(ValueError, match="expected a column 'a', the table has 2 of that name"):
+    with pytest.raises(ValueError, match="expected a column 'a', got a table with 2 of that name"):
         features.fit_encoder(frame, {"a": Numeric()})
 
 
@@ -437,7 +439,9 @@ def test_keys_of_a_table():
     with pytest.raises(ValueError, match=r"ids: expected raw ids, got a missing one at position 1"):
         features.align(table, "film", [3, None])
     for wide in (np.array([2.0**53]), np.float32([2**24]), [2.0**60]):
-        with pytest.raises(ValueError, match="film: .* is a float, which does not tell integers of this size apart"):
+        with pytest.raises(
+            ValueError, match="film: expected ids, got .*, a float, which cannot represent every integer of this size"
+        ):
             features.align({"film": wide, "year": [1]}, "film", [3])
     wide = {"film": [2**53 + 1, 2**53], "year": [1, 2]}
     assert features.align(wide, "film", np.array([2**53, 2**53 + 1]))["year"] == [2, 1]

@@ -47,12 +47,12 @@ def test_thresholds_in_the_wrong_order(negative):
     ids=str,
 )
 def test_labels_that_are_all_alike(options, ones, zeros):
-    with pytest.raises(ValueError, match=rf"make {ones} ones and {zeros} zeros of ratings from 0.0 to 5.0"):
+    with pytest.raises(ValueError, match=rf"got {ones} ones and {zeros} zeros from ratings from 0.0 to 5.0"):
         binarize(FILMS, **options)
 
 
 def test_labels_of_nothing():
-    with pytest.raises(ValueError, match=r"make 0 ones and 0 zeros of no ratings"):
+    with pytest.raises(ValueError, match=r"got 0 ones and 0 zeros from no ratings"):
         binarize(Ratings([], [], [], 3, 2), positive=4)
 
 
@@ -148,7 +148,7 @@ def test_more_than_half_is_drawn_evenly_too():
 
 @pytest.mark.parametrize("per_positive", [0, -1])
 def test_too_few_zeros(per_positive):
-    with pytest.raises(ValueError, match=rf"^per_positive: expected a number >= 1, got {per_positive}"):
+    with pytest.raises(ValueError, match=rf"^per_positive: expected a whole number >= 1, got {per_positive}"):
         with_sampled_negatives(FILMS, per_positive=per_positive, rng=0)
 
 
@@ -162,5 +162,5 @@ def test_no_zeros_to_draw():
 def test_any_whole_number_of_zeros(per_positive):
     labels = with_sampled_negatives(FILMS, per_positive=per_positive, rng=0)
     assert (labels.value == 0).sum() == 4, "all that is left of three items"
-    with pytest.raises(ValueError, match="per_positive: expected a number >= 1, got 1.5"):
+    with pytest.raises(ValueError, match="per_positive: expected a whole number >= 1, got 1.5"):
         with_sampled_negatives(FILMS, per_positive=1.5, rng=0)

@@ -1,15 +1,14 @@
 """Layouts: each holds every rating exactly once, with its value and weight, and padding is inert and in range."""
 
-from types import SimpleNamespace
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 import pytest
 
 from jaxrec import Ratings
-from jaxrec.data import dense, linked, memory, observed, rows
+from jaxrec.data import dense, layouts, linked, memory, observed, rows
 
 N_USERS, N_ITEMS = 11, 7
 
@@ -90,7 +89,7 @@ def test_dense_tells_a_rating_of_0_from_none():
 
 def test_dense_refuses_a_pair_that_occurs_twice():
     ratings = Ratings([0, 1, 0, 0], [2, 2, 2, 2], [1, 2, 1, 4], 2, 3)
-    with pytest.raises(ValueError, match=r"^2 ratings repeat a \(user, item\) pair, and a cell holds one"):
+    with pytest.raises(ValueError, match=r"^expected each \(user, item\) pair once, got 2 ratings that repeat a pair"):
         dense(ratings)
 
 
@@ -107,12 +106,23 @@ def test_dense_refuses_what_does_not_fit_before_it_takes_any(weights):
 def test_dense_goes_by_the_memory_that_is_free(monkeypatch):
     ratings = draw(0, weighted=False)
     needed = 2 * N_USERS * N_ITEMS * 5
-    free = lambda number: monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=number))
+    free = lambda number: monkeypatch.setattr(layouts, "free_memory", lambda: number)
     free(needed)
     dense(ratings)
     free(needed - 1)
     with pytest.raises(MemoryError, match=r"^dense: "):
         dense(ratings)
+
+
+@pytest.mark.parametrize("text", ["", "MemTotal:  1 kB\n"])
+def test_where_the_kernel_does_not_say_it_is_the_machines_memory(monkeypatch, text):
+    monkeypatch.setattr(layouts.Path, "read_text", lambda self: text)
+    assert layouts.free_memory() >= 2**30
+
+
+def test_free_memory_is_what_the_kernel_says():
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 2**26 < layouts.free_memory() <= total
 
 
 def test_dtypes():
@@ -308,7 +318,7 @@ def test_every_device_holds_its_part_of_every_bucket(ratings):
 
 @pytest.mark.parametrize("devices", [[], [0, 0]])
 def test_no_device_or_one_twice(devices):
-    with pytest.raises(ValueError, match="devices: expected at least one and none twice"):
+    with pytest.raises(ValueError, match="devices: expected distinct devices, at least one"):
         rows(staircase(), "user", devices=[jax.devices()[number] for number in devices])
 
 

@@ -187,7 +187,7 @@ REAL = {  # name: ratings, users, items, rated items, mean
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_files(name):
-    places = [FOLDER / place for place in (name, *datasets.ALSO_AT.get(name, ()))] if FOLDER else []
+    places = [FOLDER / place for place in (name, *datasets.OTHER_SUBFOLDERS.get(name, ()))] if FOLDER else []
     if not any(place.is_dir() for place in places):
         pytest.skip(f"no real {name} in $JAXREC_DATA")
     dataset = data.load(name)

@@ -93,7 +93,7 @@ def test_every_rating_has_an_equal_chance():
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_a_share_outside_0_and_1(share):
-    with pytest.raises(ValueError, match=r"^test_fraction: expected a share in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"^test_fraction: expected a fraction in \(0, 1\)"):
         splits.random(draw(0), test_fraction=share, rng=0)
 
 
@@ -309,7 +309,7 @@ def test_every_rating_of_a_test_user_has_an_equal_chance_to_be_given():
     "options", [{"test_fraction": 0.0, "given_fraction": 0.5}, {"test_fraction": 0.5, "given_fraction": 1.0}], ids=str
 )
 def test_shares_outside_0_and_1(options):
-    with pytest.raises(ValueError, match=r"^(test|given)_fraction: expected a share in \(0, 1\), got"):
+    with pytest.raises(ValueError, match=r"^(test|given)_fraction: expected a fraction in \(0, 1\), got"):
         splits.by_user(draw(0), **options, rng=0)
 
 
@@ -399,7 +399,7 @@ def test_a_moment_of_nanoseconds_is_compared_exactly():
 
 
 def test_a_moment_of_another_form():
-    with pytest.raises(ValueError, match=r"^start_time: expected numbers, got '12/31/2019'"):
+    with pytest.raises(ValueError, match=r"^start_time: expected numbers, .*, got '12/31/2019'"):
         splits.by_time(timed(0), start_time="12/31/2019")
 
 

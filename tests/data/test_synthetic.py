@@ -69,7 +69,7 @@ def test_the_truth_predicts_the_rating_without_noise_to_the_last_bit(rank):
 
 def test_chunks_do_not_show(monkeypatch):
     whole = low_rank(30, 20, 250, rng=5)
-    monkeypatch.setattr(synthetic, "CHUNK", 4 * 7)
+    monkeypatch.setattr(synthetic, "GATHER_FLOATS", 4 * 7)
     assert columns(low_rank(30, 20, 250, rng=5)) == columns(whole)
 
 
@@ -137,7 +137,7 @@ def test_places_are_shuffled():
 
 
 def test_exponents_at_which_pairs_repeat():
-    with pytest.raises(ValueError, match=r"distinct pairs, not 5000: .* Lower activity or popularity"):
+    with pytest.raises(ValueError, match=r"expected 5000 distinct pairs, got .* Lower activity, popularity"):
         low_rank(100, 100, 5000, activity=9.0, popularity=9.0, rng=0)
 
 
