@@ -3,8 +3,8 @@
 Pure functions of arrays: `losses` (the costs of collaborative filtering and their closed-form gradients), `solvers`
 (ridge regression, alternating least squares), `bayes` (Gibbs sampling), `training` (any cost, any optax optimizer),
 `models`, `retrieval`, `metrics`; `data` brings ratings and features to the device, `evaluation` ranks the catalogue for
-every user. `recommend` and `related` answer in raw ids and titles; `storage` saves models and loads them, `serving`
-exports request functions. `types` is the vocabulary of all of these.
+every user. `recommend` and `related` return raw ids and titles; `storage` saves and loads models, `serving` exports
+request functions. `types` defines the data types that all of these share.
 """
 
 from importlib.metadata import version

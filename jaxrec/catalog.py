@@ -1,4 +1,4 @@
-"""Recommendations in raw ids and titles: where vectors, seen items and names meet.
+"""Recommendations and related items as tables of raw ids, titles and scores.
 
 >>> import jaxrec
 >>> data = jaxrec.data.synthetic.low_rank(30, 20, 200, rng=0)
@@ -32,13 +32,13 @@ __all__ = ["Recommendations", "RelatedItems", "recommend", "related"]
 
 
 class Recommendations(NamedTuple):
-    """A table of recommendations, a row for every user and rank; its columns are of one length.
+    """A table of recommendations with one row per user and rank; all columns have one length.
 
     Attributes:
-        user: the users' raw ids, each as often as it has items, in the order in which they were asked for.
+        user: the users' raw ids, in the order of `users`, each repeated once per recommended item.
         rank: int64, 1 for a user's best item.
         item: the items' raw ids.
-        title: the items' titles; None in every row where no titles were given.
+        title: the items' titles; None in every row if no titles were passed.
         score: float, the predicted ratings.
     """
 
@@ -62,11 +62,11 @@ class Recommendations(NamedTuple):
 
 
 class RelatedItems(NamedTuple):
-    """A table of the items nearest to one, nearest first; its columns are of one length.
+    """A table of an item's nearest neighbors, nearest first; all columns have one length.
 
     Attributes:
         item: the items' raw ids.
-        title: the items' titles; None in every row where no titles were given.
+        title: the items' titles; None in every row if no titles were passed.
         distance: float, the squared distance of their features.
     """
 
@@ -98,49 +98,53 @@ def recommend(
     exclude_seen: bool = True,
     batch_size: int = 1024,
 ) -> Recommendations:
-    """The k items with the highest score for every user, best first, without those that the user has rated.
+    """The k items with the highest score for every user, best first, excluding those that the user has rated.
 
-    A user has fewer than k rows where fewer items are left: what is seen or not allowed never fills a list up.
+    A user has fewer than k rows if fewer items remain: items that are seen or not allowed never fill up a list.
 
     Args:
-        factors: the model; or the users' and the items' vectors, whose product is the whole score.
-        train: what it was trained on: who the users are, and what each has seen.
-        users: raw ids, several or one (contiguous ones, where train has no raw ids); None: all users.
-        k: how many for each.
-        titles: [n_items], to show beside the ids.
-        allowed: [n_items], False for items that nobody gets.
-        exclude_seen: False also recommends what the user has rated.
+        factors: the model; or the users' and the items' vectors, whose product is the full score.
+        train: the training ratings, which define the users' and items' ids and what each user has seen.
+        users: one raw id or several (contiguous ids if train has no raw ids); None for all users.
+        k: the number of items per user.
+        titles: [n_items], shown with the ids.
+        allowed: [n_items], False for items that no user may get.
+        exclude_seen: False also recommends items that the user has rated.
         batch_size: users scored at once.
 
     Raises:
-        ValueError: an unknown user; tables of other sizes than train, or not finite; k not in [1, n_items]; titles or
-            allowed of another length; batch_size < 1.
+        ValueError: an unknown user; tables whose sizes differ from train's, or that are not finite; k not in
+            [1, n_items]; titles or allowed of another length; batch_size < 1.
     """
     vectors = as_vectors(factors) if isinstance(factors, Factors) else factors
-    own, items = check.as_floats(users=vectors[0], items=vectors[1])
-    _check_tables((len(own), len(items)), train, titles)
+    user_vectors, items = check.as_floats(users=vectors[0], items=vectors[1])
+    _check_tables((len(user_vectors), len(items)), train, titles)
     if allowed is not None:
         allowed = check.mask("allowed", allowed, (len(items),))
     rows = np.arange(train.n_users) if users is None else _positions("users", train, users)
     _check_options(k, batch_size, len(items))
-    if not bool(jnp.isfinite(own[rows]).all() & jnp.isfinite(items).all()):
+    if not bool(jnp.isfinite(user_vectors[rows]).all() & jnp.isfinite(items).all()):
         raise ValueError(
-            "factors: their predictions are NaN or infinite. The training diverged: a smaller learning rate, more l2."
+            "factors: expected finite predictions, got NaN or infinity. The training diverged: use a smaller learning "
+            "rate or more l2."
         )
     seen = None
     if exclude_seen:
         start, order = group_by(train.user, train.n_users)
         seen = start, train.item[order]
     size = max(1, min(batch_size, len(rows)))
-    found = [_of_batch(own, items, rows[first : first + size], seen, allowed, k) for first in range(0, len(rows), size)]
-    scores, ids = (np.concatenate([part[name] for part in found]) if found else np.zeros((0, k)) for name in (0, 1))
+    batches = [
+        _recommend_batch(user_vectors, items, rows[first : first + size], seen, allowed, k)
+        for first in range(0, len(rows), size)
+    ]
+    scores, ids = (np.concatenate([pair[n] for pair in batches]) if batches else np.zeros((0, k)) for n in (0, 1))
     filled = scores > -np.inf
     row, column = np.nonzero(filled)
     item = ids[filled].astype(np.int64)
     return Recommendations(
-        user=_raw(train.user_ids, rows[row]),
+        user=_raw_ids(train.user_ids, rows[row]),
         rank=column + 1,
-        item=_raw(train.item_ids, item),
+        item=_raw_ids(train.item_ids, item),
         title=_titles(titles, item),
         score=scores[filled],
     )
@@ -154,17 +158,18 @@ def related(
     k: int = 10,
     titles: Sequence[str] | np.ndarray | None = None,
 ) -> RelatedItems:
-    """The k items whose features are nearest to an item's, nearest first.
+    """The k items whose features are nearest to those of an item, nearest first.
 
     Args:
         factors: the model, whose x are compared; or the items' vectors.
-        train: what it was trained on: who the items are.
-        item: a raw id (a contiguous one, where train has no raw ids).
-        k: how many, at most n_items - 1.
-        titles: [n_items], to show beside the ids.
+        train: the training ratings, which define the items' ids.
+        item: a raw id (a contiguous id if train has no raw ids).
+        k: the number of items, at most n_items - 1.
+        titles: [n_items], shown with the ids.
 
     Raises:
-        ValueError: an unknown item; a table of another size than train; k out of range; features that are not finite.
+        ValueError: an unknown item; a table whose size differs from train's; k out of range; features that are not
+            finite.
     """
     x = factors.x if isinstance(factors, Factors) else jnp.asarray(factors)
     n_users = len(factors.w) if isinstance(factors, Factors) else train.n_users
@@ -173,11 +178,11 @@ def related(
         raise ValueError(f"item: expected one raw id, got {np.ndim(item)} dimensions.")
     (position,) = _positions("item", train, item)
     distances, ids = related_ids(x, int(position), k)
-    found = np.asarray(ids)
-    return RelatedItems(_raw(train.item_ids, found), _titles(titles, found), np.asarray(distances))
+    neighbors = np.asarray(ids)
+    return RelatedItems(_raw_ids(train.item_ids, neighbors), _titles(titles, neighbors), np.asarray(distances))
 
 
-def _of_batch(
+def _recommend_batch(
     users: Array,
     items: Array,
     rows: np.ndarray,
@@ -185,37 +190,37 @@ def _of_batch(
     allowed: Array | None,
     k: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(scores, ids) [len(rows), k] of these users."""
+    """(scores, ids) [len(rows), k] of the users in `rows`."""
     exclude: tuple[Array, Array] | None = None
     if seen is not None:
         ids, where = pad_rows(*seen, rows)
-        # to a power of two: some ten shapes to compile, not one for every number of seen items
-        extra = (0, 0), (0, (1 << (ids.shape[1] - 1).bit_length()) - ids.shape[1])
-        exclude = jnp.asarray(np.pad(ids, extra)), jnp.asarray(np.pad(where, extra))
+        # Padded to a power of two: about ten shapes to compile, not one per number of seen items.
+        padding = (0, 0), (0, (1 << (ids.shape[1] - 1).bit_length()) - ids.shape[1])
+        exclude = jnp.asarray(np.pad(ids, padding)), jnp.asarray(np.pad(where, padding))
     scores, best = top_k(users[rows], items, k, exclude=exclude, allowed=allowed)
     return np.asarray(scores), np.asarray(best)
 
 
 def _positions(name: str, ratings: Ratings, raw: Any) -> np.ndarray:
-    """Where raw ids stand in their table."""
-    of_users = name == "users"
-    index = ratings.user_index if of_users else ratings.item_index
-    several = [raw] if np.ndim(raw) == 0 else raw
-    if len(several) == 0:
+    """Contiguous ids of one raw id or several."""
+    are_users = name == "users"
+    index = ratings.user_index if are_users else ratings.item_index
+    raw_ids = [raw] if np.ndim(raw) == 0 else raw
+    if len(raw_ids) == 0:
         return np.zeros(0, np.int64)
     try:
-        return np.asarray(index(several), np.int64)
+        return np.asarray(index(raw_ids), np.int64)
     except ValueError as error:
-        known, size = (ratings.user_ids, ratings.n_users) if of_users else (ratings.item_ids, ratings.n_items)
+        known, size = (ratings.user_ids, ratings.n_users) if are_users else (ratings.item_ids, ratings.n_items)
         first, last = (np.arange(size) if known is None else known)[[0, -1]].tolist()
-        unknown = next((one for one in several if not _is_known(index, one)), several)
+        unknown = next((raw_id for raw_id in raw_ids if not _is_known(index, raw_id)), raw_ids)
         message = f"{name}: {unknown!r} is not among the {size} known ids, such as {first!r} and {last!r}."
         raise ValueError(message) from error
 
 
-def _is_known(index: Callable[[Any], Any], raw: Any) -> bool:
+def _is_known(index: Callable[[Any], Any], raw_id: Any) -> bool:
     try:
-        index(raw)
+        index(raw_id)
     except ValueError:
         return False
     return True
@@ -225,7 +230,7 @@ def _titles(titles: Sequence[str] | np.ndarray | None, items: np.ndarray) -> np.
     return np.full(len(items), None, object) if titles is None else np.asarray(titles)[items]
 
 
-def _raw(known: np.ndarray | None, positions: np.ndarray) -> np.ndarray:
+def _raw_ids(known: np.ndarray | None, positions: np.ndarray) -> np.ndarray:
     return positions if known is None else known[positions]
 
 

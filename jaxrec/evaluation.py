@@ -1,14 +1,14 @@
-"""Evaluation of rankings: the whole catalogue ranked for every user, streamed, never users x items, no sampling.
+"""Evaluation of rankings: ranks the full catalogue for every user, in chunks of users and without sampling items.
 
-For each user with something in test, every item that is not in the user's train part is ranked by its score, the
-product of the user's and the item's vectors, and metrics are taken of the k best. Those of `metrics.ranking` need no
-more of a list than the ranks of its hits, so that no list is made for them: the rank of each test item is the number of
-items that score higher (ties go to the lower id, as in `retrieval.top_k`), counted on the CPU among the user's best
-alone. A metric of your own gets the lists.
+For each user with test items, all items that the user does not have in train are ranked by their score, the product of
+the user's and the item's vectors, and metrics are computed from the k best. The metrics of `metrics.ranking` only need
+the ranks of the test items, so no lists are made for them: a rank is the number of items that score higher (ties go to
+the lower id, as in `retrieval.top_k`), which on the CPU are counted among the user's best only. User-defined metrics
+receive the lists.
 
 >>> import jax.numpy as jnp
 >>> from jaxrec import Ratings, metrics
->>> vectors = jnp.array([[1.0], [-1.0]]), jnp.array([[3.0], [2.0], [1.0]])  # users', items'
+>>> vectors = jnp.array([[1.0], [-1.0]]), jnp.array([[3.0], [2.0], [1.0]])  # of the users, of the items
 >>> train = Ratings([0], [0], [1.0], 2, 3)  # user 0 has seen item 0
 >>> test = Ratings([0, 1], [2, 0], [1.0, 1.0], 2, 3)
 >>> evaluate(vectors, train, test, k=2, metrics={"recall": metrics.recall, "mrr": metrics.reciprocal_rank})
@@ -52,11 +52,11 @@ from jaxrec.types import Factors, Ratings
 
 __all__ = ["evaluate"]
 
-# Scores made at once: 4 MiB on a CPU, 1 GiB elsewhere, where few steps are fast ones.
-SCORES: dict[On, int] = {"cpu": 2**20, "gpu": 2**28, "tpu": 2**28}
+# Scores in memory at once: 4 MiB on a CPU; 1 GiB elsewhere, where few large steps are fastest.
+SCORES_PER_CHUNK: dict[On, int] = {"cpu": 2**20, "gpu": 2**28, "tpu": 2**28}
 
-# The metrics of `evaluate` where none are named.
-DEFAULT: Mapping[str, "Metric"] = {
+# The metrics of `evaluate` if none are passed.
+DEFAULT_METRICS: Mapping[str, "Metric"] = {
     "precision": precision,
     "recall": recall,
     "hit_rate": hit_rate,
@@ -65,9 +65,9 @@ DEFAULT: Mapping[str, "Metric"] = {
     "reciprocal_rank": reciprocal_rank,
 }
 
-# metric(ids [n, k], relevant [n, e], *, where [n, e]) -> [n], and where it takes them filled= [n, k], n_candidates= [n]
+# metric(ids [n, k], relevant [n, e], *, where [n, e]) -> [n], optionally with filled= [n, k] and n_candidates= [n]
 Metric = Callable[..., Array]
-Padded = tuple[Array, Array]
+IdLists = tuple[Array, Array]  # ids [n, length] and where [n, length]
 
 
 def evaluate(
@@ -81,192 +81,229 @@ def evaluate(
     batch_size: int | None = None,
     overlap: Literal["error", "drop"] = "error",
 ) -> dict[str, np.ndarray]:
-    """Name -> the metric of each user, float32 [n_users]; NaN for users without test items: np.nanmean is the mean.
+    """Ranks the catalogue for every user and returns name -> the metric of each user, float32 [n_users].
 
-    Per user, so that the differences of two models can be tested pair by pair. With several k the names are "ndcg@10",
-    ...
+    Users without test items have NaN: average by np.nanmean. Values are per user so that two models can be compared by
+    paired tests. With several k the names are "ndcg@10", ...
 
     Args:
-        scorer: `Factors`; or the users' and the items' vectors, whose product is the whole score.
-        train: pairs that are not ranked, because the user has seen them; None: everything is ranked.
-        test: pairs that would have been right; a pair that occurs twice counts once.
-        k: the lists' length, or several; places beyond the catalogue stand empty.
-        metrics: name -> `metrics.ndcg`, or a function of your own: metric(ids, relevant, *, where) of one user, who has
-            the best items' ids [k], best first, and the test items' [e], padded where `where` is False. It may take
-            `filled`, False at the places of a list that are empty, and `n_candidates`, how many items were ranked.
+        scorer: `Factors`; or the users' and the items' vectors, whose product is the full score.
+        train: pairs that are not ranked, because the user has seen them; None ranks all items.
+        test: the relevant pairs; a pair that occurs twice counts once.
+        k: the length of the lists, or several; positions beyond the catalogue are empty.
+        metrics: name -> `metrics.ndcg`, or a user-defined function: metric(ids, relevant, *, where) of one user, with
+            the ids of the best items [k], best first, and of the test items [e], padded where `where` is False. It may
+            also take `filled`, False at empty positions of the list, and `n_candidates`, the number of ranked items.
             None: precision, recall, hit_rate, ndcg, average_precision, reciprocal_rank.
-        allowed: items that may be ranked.
-        batch_size: users scored at once; memory is batch_size * n_items numbers. None: as many as 4 MiB of scores are
-            on a CPU, and 1 GiB elsewhere, but at least 64.
-        overlap: what to do with pairs in both `train` and `test`, which can never be found: 'error', or 'drop' them
+        allowed: [n_items], False for items that are not ranked.
+        batch_size: users scored at once; memory is batch_size * n_items numbers. None: as many as 4 MiB of scores hold
+            on a CPU, or 1 GiB elsewhere, but at least 64.
+        overlap: what to do with pairs in both `train` and `test`, which are never recommended: 'error', or 'drop' them
             from `test`.
 
     Raises:
-        ValueError: tables of other sizes than the ratings; `train` and `test` of other raw ids; pairs in both; vectors
-            that are not finite, whose products may not be, or of different dimensions; k or batch_size below 1; lists
-            with empty places for a metric without `filled`.
+        ValueError: tables whose sizes differ from the ratings'; `train` and `test` of different raw ids; pairs in both;
+            vectors that are not finite, whose products may overflow, or of different dimensions; k or batch_size below
+            1; lists with empty positions for a metric without `filled`.
     """
     users, items = as_vectors(scorer) if isinstance(scorer, Factors) else scorer
     users, items = check.as_floats(users=users, items=items)
     lengths = (k,) if isinstance(k, int | np.integer) else tuple(k)
     _check(users, items, train, test, lengths, allowed, batch_size)
     check.choice("overlap", overlap, ("error", "drop"))
-    named = {
-        name if isinstance(k, int | np.integer) else f"{name}@{n}": (f, n)
+    metrics_at_k = {
+        name if isinstance(k, int | np.integer) else f"{name}@{n}": (metric, n)
         for n in lengths
-        for name, f in (DEFAULT if metrics is None else metrics).items()
+        for name, metric in (DEFAULT_METRICS if metrics is None else metrics).items()
     }
-    out = {name: np.full(test.n_users, np.nan, np.float32) for name in named}
-    answers, known = _by_user(_once(test)), None if train is None else _by_user(train)
-    count = np.diff(answers[0])
-    some = np.flatnonzero(count)
-    which = np.ceil(np.log2(count[some])).astype(int)  # users with about as many are padded to one length, and compiled
-    found = []  # read when all are under way: while the device ranks for some users, the host prepares the next
-    for each in np.unique(which):
-        asking = some[which == each]
-        lists = pad_rows(*answers, asking), None if known is None else pad_rows(*known, asking)
+    out = {name: np.full(test.n_users, np.nan, np.float32) for name in metrics_at_k}
+    relevant_by_user, seen_by_user = _by_user(_unique_pairs(test)), None if train is None else _by_user(train)
+    count = np.diff(relevant_by_user[0])
+    test_users = np.flatnonzero(count)
+    bucket_of_user = np.ceil(np.log2(count[test_users])).astype(int)  # one padded length, one compilation per bucket
+    results = []  # read after the last dispatch: the host prepares a bucket while the device ranks the one before
+    for bucket in np.unique(bucket_of_user):
+        bucket_users = test_users[bucket_of_user == bucket]
+        lists = (
+            pad_rows(*relevant_by_user, bucket_users),
+            None if seen_by_user is None else pad_rows(*seen_by_user, bucket_users),
+        )
         measured = _measure(
             users,
-            asking.astype(np.int32),
+            bucket_users.astype(np.int32),
             lists,
             items,
             None if allowed is None else jnp.asarray(allowed),
-            metrics=tuple(named.values()),
+            metrics=tuple(metrics_at_k.values()),
             batch_size=batch_size,
         )
-        found.append((asking, measured))
+        results.append((bucket_users, measured))
     if overlap == "error" and train is not None:
-        _refuse_overlap(sum(int(np.sum(measured.overlap)) for _, measured in found), train, test)
-    for asking, measured in found:
-        _refuse_empty_places(named, measured, asking)
-        for name, values in zip(named, measured.values, strict=True):
-            out[name][asking] = values
+        _check_overlap(sum(int(np.sum(measured.overlap)) for _, measured in results), train, test)
+    for bucket_users, measured in results:
+        _check_filled(metrics_at_k, measured, bucket_users)
+        for name, values in zip(metrics_at_k, measured.values, strict=True):
+            out[name][bucket_users] = values
     return out
 
 
-def _even(n: int, batch_size: int) -> int:
-    """As many at once as leave no small rest, and fill the CPU's vectors."""
-    parts = -(-n // batch_size)
-    return min(batch_size, -(-n // (8 * parts)) * 8)
+def _chunk_size(n: int, batch_size: int) -> int:
+    """Users per chunk: chunks of nearly equal size, a multiple of 8 to fill the CPU's vector registers."""
+    n_chunks = -(-n // batch_size)
+    return min(batch_size, -(-n // (8 * n_chunks)) * 8)
 
 
 def _by_user(ratings: Ratings) -> tuple[np.ndarray, np.ndarray]:
-    """(where each user's begin, the items in the users' order)."""
+    """(start [n_users + 1], items sorted by user): the items of user j are items[start[j] : start[j + 1]]."""
     start, order = group_by(ratings.user, ratings.n_users)
     return start, ratings.item[order]
 
 
-def _once(ratings: Ratings) -> Ratings:
-    """Every pair once."""
+def _unique_pairs(ratings: Ratings) -> Ratings:
+    """The ratings without repeated pairs; the first of each is kept."""
     pair = ratings.user * np.int64(ratings.n_items) + ratings.item
     first = np.unique(pair, return_index=True)[1]
     return ratings if len(first) == len(ratings) else ratings.take(np.sort(first))
 
 
 class _Measured(NamedTuple):
-    """Of some users: each metric's values, how many relevant items were seen, how many items were ranked."""
+    """Metrics of n users.
+
+    Attributes:
+        values: float32 [n] for each metric.
+        overlap: [n], the number of test items that are in train too.
+        n_candidates: int32 [n], the number of ranked items; None if no metric needs it or the lists.
+    """
 
     values: tuple[Array, ...]
     overlap: Array
-    n_candidates: Array | None  # where a metric asks for them, or for lists
+    n_candidates: Array | None
 
 
 @partial(jax.jit, static_argnames=("metrics", "batch_size"))
 def _measure(
     users: Array,
-    asking: Array,
-    lists: tuple[Padded, Padded | None],
+    user_rows: Array,
+    lists: tuple[IdLists, IdLists | None],
     items: Array,
     allowed: Array | None,
     *,
     metrics: tuple[tuple[Metric, int], ...],
     batch_size: int | None,
 ) -> _Measured:
-    longest = max(k for _, k in metrics)
-    makes_lists = any(metric not in OF_HITS for metric, _ in metrics)
-    counts = makes_lists or any(metric is auc_at_k for metric, _ in metrics)
+    """Metrics of the users in `user_rows`, whose test and train items are `lists`, by chunks of users.
 
-    def chunk(rows: tuple[Array, tuple[Padded, Padded | None]], on: On) -> _Measured:
+    For user j and item i::
+
+        score(i, j) = x(i) . w(j), or -inf if i is in j's train part or not allowed
+        rank(i, j)  = the number of items i' with a higher score, or with the same score and i' < i
+        hit(j, r)   = 1 if rank(i, j) = r for a test item i of j with a finite score, r = 0 .. k - 1
+        count(j)    = the number of j's test items that are not in train
+
+    and a metric of `metrics.ranking` is a function of hit(j, :), count(j) and the number of ranked items. For example,
+    with one user and k = 3::
+
+        item i     0     1     2     3
+        x . w      5     2     7     1
+        train                  yes
+        test             yes   yes
+        score      5     2    -inf   1
+        rank       0     1     3     2
+
+    Item 2 counts as overlap and not as a test item. Item 1 has rank 1, so hit = [0, 1, 0] and count = 1: the recall is
+    1 and the reciprocal rank 1/2. Three items are ranked (n_candidates), so all three positions are filled.
+    """
+    k_max = max(k for _, k in metrics)
+    needs_lists = any(metric not in OF_HITS for metric, _ in metrics)
+    needs_n_candidates = needs_lists or any(metric is auc_at_k for metric, _ in metrics)
+
+    def measure_chunk(rows: tuple[Array, tuple[IdLists, IdLists | None]], on: On) -> _Measured:
         users, ((relevant, where), seen) = rows
         n, m = len(users), len(items)
         column = jnp.arange(n, dtype=jnp.int32)[None, :]
-        scores = jnp.matmul(items, users.T, precision=jax.lax.Precision.HIGHEST)  # users last: vectors of them
+        # [m, n]: users last, along the CPU's vector registers
+        scores = jnp.matmul(items, users.T, precision=jax.lax.Precision.HIGHEST)
         if seen is not None:
             scores = scores.at[jnp.where(seen[1], seen[0], m).T, column].set(-jnp.inf, mode="drop")
-        own = jnp.take_along_axis(scores, relevant.T, axis=0, mode="promise_in_bounds")
-        too = where & jnp.isneginf(own.T)  # seen, for all products are finite
-        where = where & ~too
+        relevant_scores = jnp.take_along_axis(scores, relevant.T, axis=0, mode="promise_in_bounds")  # [e, n]
+        overlap = where & jnp.isneginf(relevant_scores.T)  # -inf only where seen: all products are finite
+        where = where & ~overlap
         if allowed is not None:
             scores = jnp.where(allowed[:, None], scores, -jnp.inf)
-            own = jnp.where(gather(allowed, relevant.T), own, -jnp.inf)
-        rank = ranks(scores, relevant.T, longest, on=on)
-        listed = where.T & (own > -jnp.inf) & (rank < longest)
-        hit = jnp.zeros((n, longest), jnp.float32).at[column, jnp.where(listed, rank, longest)].set(1, mode="drop")
-        n_candidates = jnp.sum(scores > -jnp.inf, axis=0, dtype=jnp.int32) if counts else jnp.full(n, m, jnp.int32)
-        filled = jnp.arange(longest, dtype=jnp.int32)[None, :] < n_candidates[:, None]
-        ids = _best(scores, longest, filled, on) if makes_lists else jnp.zeros((n, 0), jnp.int32)
+            relevant_scores = jnp.where(gather(allowed, relevant.T), relevant_scores, -jnp.inf)
+        rank = ranks(scores, relevant.T, k_max, on=on)
+        is_hit = where.T & (relevant_scores > -jnp.inf) & (rank < k_max)
+        hit = jnp.zeros((n, k_max), jnp.float32).at[column, jnp.where(is_hit, rank, k_max)].set(1, mode="drop")
+        n_candidates = (
+            jnp.sum(scores > -jnp.inf, axis=0, dtype=jnp.int32) if needs_n_candidates else jnp.full(n, m, jnp.int32)
+        )
+        filled = jnp.arange(k_max, dtype=jnp.int32)[None, :] < n_candidates[:, None]
+        ids = _top_ids(scores, k_max, filled, on) if needs_lists else jnp.zeros((n, 0), jnp.int32)
         count = jnp.sum(where, axis=1, dtype=jnp.float32)
 
-        def one(metric: Metric, k: int) -> Array:
+        def metric_values(metric: Metric, k: int) -> Array:
             if metric in OF_HITS:
                 values = jax.vmap(OF_HITS[metric])(hit[:, :k], jnp.maximum(count, 1), filled[:, :k], n_candidates)
             else:
-                more = {"filled": filled[:, :k], "n_candidates": n_candidates}
-                given = {name: each for name, each in more.items() if _takes(metric, name)}
-                call = lambda ids, relevant, where, given: metric(ids, relevant, where=where, **given)
-                values = jax.vmap(call)(ids[:, :k], relevant, where, given)
+                optional = {"filled": filled[:, :k], "n_candidates": n_candidates}
+                kwargs = {name: array for name, array in optional.items() if _accepts(metric, name)}
+                one_user = lambda ids, relevant, where, kwargs: metric(ids, relevant, where=where, **kwargs)
+                values = jax.vmap(one_user)(ids[:, :k], relevant, where, kwargs)
             if values.shape != (n,):
                 raise ValueError(
                     f"metrics: expected a number for every user, got shape {values.shape[1:]} of {metric}."
                 )
             return jnp.where(count > 0, values.astype(jnp.float32), jnp.nan)
 
-        values = tuple(one(metric, k) for metric, k in metrics)
-        return _Measured(values, jnp.sum(too, axis=1), n_candidates if counts else None)
+        values = tuple(metric_values(metric, k) for metric, k in metrics)
+        return _Measured(values, jnp.sum(overlap, axis=1), n_candidates if needs_n_candidates else None)
 
-    def form(rows: tuple[Array, tuple[Padded, Padded | None]], *, on: On) -> _Measured:
-        size = max(64, SCORES[on] // max(1, len(items))) if batch_size is None else batch_size
-        return by_chunks(partial(chunk, on=on), rows, _even(len(asking), size))
+    def measure(rows: tuple[Array, tuple[IdLists, IdLists | None]], *, on: On) -> _Measured:
+        size = max(64, SCORES_PER_CHUNK[on] // max(1, len(items))) if batch_size is None else batch_size
+        return by_chunks(partial(measure_chunk, on=on), rows, _chunk_size(len(user_rows), size))
 
-    return by_platform(form, (gather(users, asking), lists))
-
-
-def _best(scores: Array, k: int, filled: Array, on: On) -> Array:
-    """The ids of each column's k best, best first; 0 at places that are empty."""
-    listed = min(k, len(scores))
-    _, ids = largest(orderable(scores), listed, on=on)
-    return jnp.where(filled, jnp.pad(ids, ((0, 0), (0, k - listed))), 0)
+    return by_platform(measure, (gather(users, user_rows), lists))
 
 
-def _takes(metric: Metric, name: str) -> bool:
+def _top_ids(scores: Array, k: int, filled: Array, on: On) -> Array:
+    """The ids of each column's k best, best first; 0 at empty positions."""
+    n_listed = min(k, len(scores))
+    _, ids = largest(orderable(scores), n_listed, on=on)
+    return jnp.where(filled, jnp.pad(ids, ((0, 0), (0, k - n_listed))), 0)
+
+
+def _accepts(metric: Metric, name: str) -> bool:
+    """Whether the metric takes a keyword argument of this name."""
     parameters = inspect.signature(metric).parameters.values()
     return any(each.name == name or each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
 
 
-def _refuse_overlap(count: int, train: Ratings, test: Ratings) -> None:
+def _check_overlap(count: int, train: Ratings, test: Ratings) -> None:
+    """Raises a ValueError that names one of the `count` pairs in both, if there are any."""
     if count == 0:
         return
-    code = lambda ratings: ratings.user * np.int64(ratings.n_items) + ratings.item
-    at = int(np.isin(code(test), code(train)).argmax())
-    raw = lambda ids, position: int(position) if ids is None else ids[position].item()
-    user, item = raw(test.user_ids, test.user[at]), raw(test.item_ids, test.item[at])
+    pair = lambda ratings: ratings.user * np.int64(ratings.n_items) + ratings.item
+    position = int(np.isin(pair(test), pair(train)).argmax())
+    raw_id = lambda ids, index: int(index) if ids is None else ids[index].item()
+    user, item = raw_id(test.user_ids, test.user[position]), raw_id(test.item_ids, test.item[position])
     raise ValueError(
         f"test: {count} pairs are in `train` too, such as user {user!r} and item {item!r}. They are never recommended "
-        "but still count as relevant, which lowers recall. Remove them from one, or let overlap='drop' do so."
+        "but still count as relevant, which lowers recall. Remove them from one, or pass overlap='drop'."
     )
 
 
-def _refuse_empty_places(named: Mapping[str, tuple[Metric, int]], measured: _Measured, asking: np.ndarray) -> None:
-    """A place that is empty has no id to read, which only a metric that takes `filled` can know."""
-    for name, (metric, k) in named.items():
-        if metric in OF_HITS or _takes(metric, "filled"):
+def _check_filled(metrics_at_k: Mapping[str, tuple[Metric, int]], measured: _Measured, users: np.ndarray) -> None:
+    """Raises a ValueError if a list has empty positions and a metric does not take `filled`, which masks them."""
+    for name, (metric, k) in metrics_at_k.items():
+        if metric in OF_HITS or _accepts(metric, "filled"):
             continue
         n_candidates = np.asarray(measured.n_candidates)
         if (n_candidates < k).any():
-            at = int((n_candidates < k).argmax())
+            position = int((n_candidates < k).argmax())
             raise ValueError(
-                f"{name}: the list of user {asking[at]} has {n_candidates[at]} items, not k={k}, and the metric cannot "
-                "know: let it take filled=, bool [k], False at empty places. Or take a smaller k."
+                f"{name}: expected lists of k={k} items, got one of {n_candidates[position]} for user "
+                f"{users[position]}, and the metric does not mask empty positions. Let it take filled= (bool [k], "
+                "False at empty positions), or use a smaller k."
             )
 
 
@@ -284,7 +321,7 @@ def _check(
     for name, ratings in (("train", train), ("test", test)):
         if ratings is not None and (ratings.n_users, ratings.n_items) != (len(users), len(items)):
             raise ValueError(
-                f"{name}: expected ratings of {len(users)} users and {len(items)} items, as the vectors are, got "
+                f"{name}: expected ratings of {len(users)} users and {len(items)} items, like the vectors, got "
                 f"{ratings.n_users} and {ratings.n_items}."
             )
     if train is not None:
@@ -298,4 +335,4 @@ def _check(
             raise ValueError(f"{name}: expected finite vectors, got NaN or infinity. Has training diverged?")
     bound = float(jnp.max(jnp.abs(users), initial=0)) * float(jnp.max(jnp.abs(items), initial=0)) * users.shape[1]
     if bound > float(jnp.finfo(users.dtype).max):
-        raise ValueError(f"users, items: their products may reach {bound:.3g}, which {users.dtype} does not hold.")
+        raise ValueError(f"users, items: their products may reach {bound:.3g}, which {users.dtype} cannot hold.")

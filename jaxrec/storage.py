@@ -1,14 +1,14 @@
-"""One file for what is saved: a trained model with its ids, titles and scale, and anything else that is named arrays.
+"""Saves a trained model with its ids, titles and scale, or any named arrays, to one file.
 
-The file is an ordinary zip, stored and not compressed (factors are noise to a compressor):
+The file is an ordinary zip, not compressed (factors do not compress):
 
-    manifest.json    first: format, version, kind, jaxrec, meta; and of each array its dtype, shape and sha256
-    NAME.npy         one per array, never pickled; bfloat16 and its like stand there as unsigned integers of their size
+    manifest.json    first: format, version, kind, jaxrec, meta; and the dtype, shape and sha256 of each array
+    NAME.npy         one per array, never pickled; bfloat16 and similar types are stored as unsigned integers
     zip comment      'jaxrec sha256 ' and the digest of every byte of the file before the digest itself
 
-so a changed byte, a file cut short or one with something behind it is an error, never a wrong number, and `unzip` and
-`np.load` still read it where there is no jaxrec. A file appears whole or not at all, and with the same content it has
-the same bytes. `save` and `load` are for models; `write` and `read`, which they stand on, for every other kind.
+A changed byte, a truncated file or trailing data therefore raises an error and never gives a wrong number, and `unzip`
+and `np.load` can read the file without jaxrec. Writing is atomic, and the same content gives the same bytes. `save` and
+`load` are for models; `write` and `read`, on which they are built, are for any other kind of content.
 
 >>> import tempfile, jaxrec
 >>> data = jaxrec.data.synthetic.low_rank(30, 20, 200, rng=0)
@@ -20,8 +20,8 @@ the same bytes. `save` and `load` are for models; `write` and `read`, which they
 >>> model
 Model(30 users, 20 items, rank 0, float32)
 
-What a user has seen goes beside it, in the raw ids that the model knows (a model without raw ids takes contiguous ones:
-`Ratings(user, item, value, n_users=len(model.factors.w), n_items=len(model.factors.x))`):
+The items that a user has seen are passed separately, in the model's raw ids (for a model without raw ids, contiguous
+ids: `Ratings(user, item, value, n_users=len(model.factors.w), n_items=len(model.factors.x))`):
 
 >>> seen = jaxrec.Ratings.from_columns([7, 7], [9, 3], user_ids=model.user_ids, item_ids=model.item_ids)
 >>> found = jaxrec.recommend(model.factors, seen, 7, k=2, titles=model.titles)
@@ -51,32 +51,32 @@ from jaxrec.types import Factors
 __all__ = ["Contents", "Model", "load", "read", "save", "write"]
 
 FORMAT = "jaxrec"
-VERSION = 1  # a new name among a model's arrays is a new version: an old reader would not know what to do with it
+VERSION = 1  # increment it for a new name among a model's arrays, which old readers do not know
 MANIFEST = "manifest.json"
-SEAL = b"jaxrec sha256 "  # the seal and the manifest as first member stay in every version: they name all other errors
+SEAL = b"jaxrec sha256 "  # keep the seal and the manifest as first member in every version: errors depend on them
 DIGEST = 64  # hexadecimal digits of a sha256
-NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)  # 'factors.w', 'params/dense_0/kernel'; nothing that leaves
-AGAIN = "Take another copy of the file, or save again."
+NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)  # 'factors.w', 'params/dense_0/kernel'; no '..'
+ADVICE = "Take another copy of the file, or save again."
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A trained model, and what it takes to use it: all that `save` writes and `load` gives back.
+    """A trained model and the data needed to use it: everything that `save` writes and `load` returns.
 
     Attributes:
-        factors: the parameters. Ratings that were fitted less their means: put the means in by
-            `data.normalize.add_means(factors, means)`, and every prediction has them.
-        user_ids: [n_users], the raw id of each user (integers or strings, distinct), or None where ids are contiguous.
+        factors: the parameters. If means were subtracted from the ratings before training, add them with
+            `data.normalize.add_means(factors, means)`, so that predictions include them.
+        user_ids: [n_users], the raw id of each user (integers or strings, distinct), or None if ids are contiguous.
         item_ids: [n_items], the same for items.
         titles: [n_items] strings, or None.
-        scale: the lowest and the highest rating there can be, or None.
-        normalization: named floats and arrays of them, to subtract the same means from ratings that come later (a new
-            user's, say): `dataclasses.asdict(means)` here, `normalize.Means(**model.normalization)` after `load`.
-            What is None is left out; numbers come back as floats. No prediction adds them: see `factors`.
-        notes: anything that JSON holds: data, split, settings, errors. Tuples come back as lists.
+        scale: the lowest and the highest possible rating, or None.
+        normalization: named floats and arrays of floats, to subtract the same means from later ratings, such as those
+            of a new user: `dataclasses.asdict(means)` here, `normalize.Means(**model.normalization)` after `load`.
+            None values are dropped; scalars are loaded as floats. Predictions do not add them: see `factors`.
+        notes: anything that JSON can hold: data, split, settings, errors. Tuples are loaded as lists.
 
     Raises:
-        ValueError: tables, ids, titles of lengths that do not fit; ids that are not distinct integers or strings.
+        ValueError: tables, ids or titles of inconsistent lengths; ids that are not distinct integers or strings.
     """
 
     factors: Factors
@@ -88,7 +88,7 @@ class Model:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Checks what belongs together, and makes NumPy arrays of ids and titles."""
+        """Checks that the fields are consistent, and converts ids and titles to NumPy arrays."""
         put = lambda name, value: object.__setattr__(self, name, value)
         n_users, n_items = _table_sizes(self.factors)
         put("user_ids", _labels("user_ids", self.user_ids, n_users, kinds="iuUS"))
@@ -99,20 +99,20 @@ class Model:
             if not -math.inf < low < high < math.inf:
                 raise ValueError(f"scale: expected the lowest and the highest rating, got {self.scale}.")
             put("scale", (low, high))
-        given = {name: value for name, value in (self.normalization or {}).items() if value is not None}
-        put("normalization", given or None)
+        normalization = {name: value for name, value in (self.normalization or {}).items() if value is not None}
+        put("normalization", normalization or None)
 
     def __repr__(self) -> str:
-        """A line, not a million numbers."""
+        """One line of sizes instead of the tables."""
         (n_users, rank), n_items = np.shape(self.factors.w), len(self.factors.x)
         return f"Model({n_users} users, {n_items} items, rank {rank}, {self.factors.w.dtype})"
 
 
 def save(path: str | os.PathLike[str], model: Model) -> None:
-    """Save a model to one file, whole or not at all; one that was there is replaced. See `write`.
+    """Saves a model to one file atomically, replacing an existing one. See `write`.
 
     Raises:
-        ValueError: NaN or infinity in the factors or the normalization: a model that diverged is not saved.
+        ValueError: NaN or infinity in the factors or the normalization (the model diverged).
         Exception: as `write`.
     """
     arrays = {f"factors.{name}": table for name, table in vars(model.factors).items() if table is not None}
@@ -123,8 +123,8 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
             raise ValueError(f"{name}: expected floating-point numbers, got {array.dtype}.")
         if wrong := int((~np.isfinite(array)).sum()):
             raise ValueError(
-                f"{name}: expected finite numbers, got NaN or infinity in {wrong} of {array.size} places. A model that "
-                "diverged is not saved: a smaller learning rate, or more l2."
+                f"{name}: expected finite numbers, got NaN or infinity in {wrong} of {array.size} entries. A model "
+                "that diverged is not saved: use a smaller learning rate or more l2."
             )
     labels = {name: getattr(model, name) for name in ("user_ids", "item_ids", "titles")}
     arrays |= {name: label for name, label in labels.items() if label is not None}
@@ -132,41 +132,42 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Model:
-    """Load a model, the factors as JAX arrays of the dtypes they were saved with.
+    """Loads a model, with the factors as JAX arrays of the dtypes they were saved with.
 
     Raises:
-        ValueError: as `read`; float64 factors where JAX has no float64 (JAX would round them without a word).
+        ValueError: as `read`; float64 factors if JAX has float64 disabled (JAX would round them silently).
         FileNotFoundError: no such file.
     """
     arrays, meta = read(path, "model")
-    take = lambda part: {name[len(part) :]: arrays.pop(name) for name in list(arrays) if name.startswith(part)}
+    pop = lambda prefix: {name[len(prefix) :]: arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
     try:
-        factors = Factors(**{name: _to_jax(name, table) for name, table in take("factors.").items()})
-        means = {name: value if value.ndim else float(value) for name, value in take("normalization.").items()}
+        factors = Factors(**{name: _to_jax(name, table) for name, table in pop("factors.").items()})
+        means = {name: value if value.ndim else float(value) for name, value in pop("normalization.").items()}
         fields: dict[str, Any] = arrays | meta
         return Model(factors, normalization=means, **fields)
-    except (TypeError, ValueError) as error:  # a TypeError: an array that is missing, or one too many
+    except (TypeError, ValueError) as error:  # a TypeError: a missing or an unknown array
         raise ValueError(f"{path}: {error}") from error
 
 
 def write(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-    """Write named arrays and a few words about them to one file, whole or not at all.
+    """Writes named arrays and metadata to one file atomically.
 
-    Written under a temporary name in the same folder, flushed to the disk, then renamed: whoever kills the process,
-    `path` is the old file or the new one. (After a kill -9 a file `.jaxrec-*.tmp` may stay behind, for you to delete.)
-    Symbolic links are followed; the mode is what the umask gives.
+    The file is written under a temporary name in the same folder, flushed to the disk, then renamed: even if the
+    process is killed, `path` is either the old file or the new one. (After a kill -9 a file `.jaxrec-*.tmp` may remain,
+    which you can delete.) Symbolic links are followed; the mode follows the umask.
 
     Args:
-        path: the file, with whatever extension; its folder must be there, for a mistyped one would be made unseen.
-        kind: what it holds, such as 'model': `read` asks for it by this name.
+        path: the file, with any extension; its folder must exist, so that a mistyped one is not created.
+        kind: the kind of content, such as 'model', which `read` checks.
         arrays: name -> array, of numbers, bools, times or strings, of any shape; saved and read bit for bit. Names are
             letters, digits and any of _ . - with / between parts.
-        meta: what JSON holds: strings, finite numbers, bools, None, lists and dicts of these. Tuples become lists.
+        meta: values that JSON can hold: strings, finite numbers, bools, None, lists and dicts of these. Tuples become
+            lists.
 
     Raises:
-        ValueError: an array of Python objects, or of random keys; a name or meta that cannot be written.
+        ValueError: an array of Python objects or of random keys; a name or meta that cannot be written.
         FileNotFoundError: no such folder.
-        OSError: the disk is full, the folder closed. There is no half file then, and the old one is as it was.
+        OSError: the disk is full or the folder not writable. No partial file is left, and the old one is unchanged.
     """
     path = Path(os.path.realpath(path))
     entries, stored = {}, {}
@@ -176,21 +177,21 @@ def write(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any], me
         try:
             array = np.asarray(value, order="C")
             dtype = _npy_dtype(array.dtype)
-        except (TypeError, ValueError) as error:  # a TypeError: JAX's random keys, and what to do about them
+        except (TypeError, ValueError) as error:  # a TypeError: JAX's random keys, whose message says what to do
             raise ValueError(f"arrays[{name!r}]: {error}") from error
         stored[name] = array.view(dtype)
-        known = array.dtype.str if dtype == array.dtype else array.dtype.name
-        entries[name] = {"dtype": known, "shape": list(array.shape), "sha256": _sha256(stored[name])}
+        dtype_name = array.dtype.str if dtype == array.dtype else array.dtype.name
+        entries[name] = {"dtype": dtype_name, "shape": list(array.shape), "sha256": _sha256(stored[name])}
     head = {"format": FORMAT, "version": VERSION, "kind": kind, "jaxrec": _jaxrec_version()}
     manifest = json.dumps({**head, "meta": _json("meta", meta), "arrays": entries}, indent=1).encode()
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.parent}. Make it first.")
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}. Create it first.")
 
     temporary = path.parent / f".jaxrec-{secrets.token_hex(8)}.tmp"
     try:
         with open(temporary, "x+b") as file:
             with zipfile.ZipFile(file, "w") as archive:
-                archive.writestr(zipfile.ZipInfo(MANIFEST), manifest)  # a ZipInfo of 1980: no clock in the bytes
+                archive.writestr(zipfile.ZipInfo(MANIFEST), manifest)  # a ZipInfo is dated 1980: the bytes hold no time
                 for name, array in stored.items():
                     with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                         npy.write_array(member, array, version=(1, 0), allow_pickle=False)
@@ -204,20 +205,20 @@ def write(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any], me
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened
+    if os.name == "posix":  # other systems cannot open a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # the new name, too, is on the disk
+            os.fsync(folder)  # flushes the new name to the disk
         finally:
             os.close(folder)
 
 
 class Contents(NamedTuple):
-    """What `read` found in a file.
+    """Result of `read`.
 
     Attributes:
         arrays: name -> array.
-        meta: what JSON holds.
+        meta: the metadata, values that JSON can hold.
     """
 
     arrays: dict[str, np.ndarray]
@@ -225,10 +226,10 @@ class Contents(NamedTuple):
 
 
 def read(path: str | os.PathLike[str], kind: str) -> Contents:
-    """Read what `write` wrote: (arrays, meta). Everything is checked, nothing is unpacked to disk, nothing unpickled.
+    """Reads a file of `write`: (arrays, meta). Checks everything, extracts nothing to disk and unpickles nothing.
 
     Raises:
-        ValueError: not a file of jaxrec's; damaged; of another kind; written by a newer jaxrec.
+        ValueError: not a jaxrec file; damaged; of another kind; written by a newer jaxrec.
         FileNotFoundError: no such file.
     """
     with open(path, "rb") as file:
@@ -238,17 +239,17 @@ def read(path: str | os.PathLike[str], kind: str) -> Contents:
                 return Contents(*_read(archive, kind, size=os.fstat(file.fileno()).st_size))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        except (OSError, MemoryError):  # this machine's trouble, not the file's
+        except (OSError, MemoryError):  # a problem of the machine, not of the file
             raise
-        except Exception as error:  # the seal is right: not damage but another hand, so anything can be wrong
-            raise ValueError(f"{path}: not as jaxrec writes it ({type(error).__name__}: {error}). {AGAIN}") from error
+        except Exception as error:  # the seal is valid, so another program wrote it: anything can be wrong
+            raise ValueError(f"{path}: not as jaxrec writes it ({type(error).__name__}: {error}). {ADVICE}") from error
 
 
 def _read(archive: zipfile.ZipFile, kind: str, *, size: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     members = archive.infolist()
     plain = all(m.compress_type == zipfile.ZIP_STORED and 0 <= m.header_offset < size for m in members)
-    if not plain or sum(m.file_size for m in members) > size:  # so no bomb: all that can be read is the file itself
-        raise ValueError(f"expected members inside the file, none compressed and none overlapping. {AGAIN}")
+    if not plain or sum(m.file_size for m in members) > size:  # no zip bomb: no more can be read than the file's size
+        raise ValueError(f"expected members inside the file, none compressed and none overlapping. {ADVICE}")
     manifest = json.loads(archive.read(MANIFEST))
     if manifest["format"] != FORMAT:
         raise ValueError(f"expected the format {FORMAT!r}, got {manifest['format']!r}.")
@@ -263,7 +264,7 @@ def _read(archive: zipfile.ZipFile, kind: str, *, size: int) -> tuple[dict[str, 
     if sorted(names) != sorted(expected):
         missing, extra = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
         raise ValueError(
-            f"expected the members of the manifest, each once; missing: {missing}; extra: {extra}. {AGAIN}"
+            f"expected the members of the manifest, each once; missing: {missing}; extra: {extra}. {ADVICE}"
         )
     arrays = {
         name: _read_array(archive.getinfo(f"{name}.npy"), archive, name, e) for name, e in manifest["arrays"].items()
@@ -272,22 +273,25 @@ def _read(archive: zipfile.ZipFile, kind: str, *, size: int) -> tuple[dict[str, 
 
 
 def _read_array(info: zipfile.ZipInfo, archive: zipfile.ZipFile, name: str, entry: dict[str, Any]) -> np.ndarray:
-    """One member, whose dtype, shape and size are compared with the manifest's before any memory is taken for it."""
+    """Reads one member, after comparing its dtype, shape and size with the manifest before allocating memory."""
     dtype = np.dtype(entry["dtype"])
     expected = (tuple(entry["shape"]), False, _npy_dtype(dtype))
     with archive.open(info) as member:
         version = npy.read_magic(member)
         got = npy.read_array_header_1_0(member) if version == (1, 0) else None
         if got != expected or member.tell() + math.prod(expected[0]) * expected[2].itemsize != info.file_size:
-            raise ValueError(f"{name}: expected (shape, Fortran order, dtype) {expected}, got {got}, or cut. {AGAIN}")
+            raise ValueError(
+                f"{name}: expected (shape, Fortran order, dtype) {expected}, got {got}, or a wrong size. {ADVICE}"
+            )
         member.seek(0)
         array = npy.read_array(member, allow_pickle=False)
     if _sha256(array) != entry["sha256"]:
-        raise ValueError(f"{name}: damaged: expected sha256 {entry['sha256']}, got {_sha256(array)}. {AGAIN}")
+        raise ValueError(f"{name}: damaged: expected sha256 {entry['sha256']}, got {_sha256(array)}. {ADVICE}")
     return array.view(dtype)
 
 
 def _check_seal(file: IO[bytes]) -> None:
+    """Raises a ValueError unless the file ends with the seal and the digest of all bytes before the digest."""
     file.seek(0)
     head = file.read(30 + len(MANIFEST))
     start = max(0, file.seek(0, os.SEEK_END) - DIGEST - len(SEAL))
@@ -296,20 +300,20 @@ def _check_seal(file: IO[bytes]) -> None:
     if tail.startswith(SEAL) and tail.removeprefix(SEAL) == _seal(file):
         return
     if head[30:] == MANIFEST.encode() or tail.startswith(SEAL):
-        raise ValueError(f"damaged: cut short, or changed since it was written, or zipped anew. {AGAIN}")
+        raise ValueError(f"damaged: truncated, changed since it was written, or zipped again. {ADVICE}")
     if zipfile.is_zipfile(file):
-        raise ValueError("expected a file that jaxrec saved, got another zip. If it is an .npz, np.load reads it.")
+        raise ValueError("expected a file that jaxrec saved, got another zip. If it is an .npz, read it with np.load.")
     raise ValueError(f"expected a file that jaxrec saved, got one that begins with {head[:8]!r}. Is it the right file?")
 
 
 def _seal(file: IO[bytes]) -> bytes:
-    """The digest of all but the last 64 bytes, in pieces."""
-    left = file.seek(0, os.SEEK_END) - DIGEST
+    """The digest of all but the last 64 bytes, computed by chunks."""
+    remaining = file.seek(0, os.SEEK_END) - DIGEST
     file.seek(0)
     digest = hashlib.sha256()
-    while chunk := file.read(min(left, 1 << 20)):
+    while chunk := file.read(min(remaining, 1 << 20)):
         digest.update(chunk)
-        left -= len(chunk)
+        remaining -= len(chunk)
     return digest.hexdigest().encode()
 
 
@@ -318,30 +322,32 @@ def _sha256(array: np.ndarray) -> str:
 
 
 def _npy_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype as .npy knows it: that of bfloat16 (registered with NumPy by ml_dtypes) is uint16."""
+    """The dtype as which .npy stores it: uint16 for bfloat16, which ml_dtypes registers with NumPy."""
     if dtype.isbuiltin == 2:
         return np.dtype(f"u{dtype.itemsize}")
-    if dtype.kind not in "biufcmMUS" or dtype.char in "gG":  # long doubles are other bits on other machines
+    if dtype.kind not in "biufcmMUS" or dtype.char in "gG":  # long doubles differ between machines
         raise ValueError(f"expected numbers, bools, times or strings, got {dtype}: nothing is pickled. Use dtype=str?")
     return dtype
 
 
 def _json(where: str, value: Any) -> Any:
-    """The same as plain dicts and lists, or an error that says where JSON would change it."""
+    """Converts to plain dicts and lists; raises a ValueError that names the first value that JSON would change."""
     if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, list | tuple):
-        return [_json(f"{where}[{k}]", one) for k, one in enumerate(value)]
+        return [_json(f"{where}[{k}]", element) for k, element in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _json(f"{where}[{key!r}]", one) for key, one in value.items()}
+        return {key: _json(f"{where}[{key!r}]", element) for key, element in value.items()}
     got = f"keys {list(value)[:3]}" if isinstance(value, Mapping) else f"{type(value).__name__} {value!r}"
-    raise ValueError(f"{where}: expected what JSON holds (strings, finite numbers, lists, dicts by string), got {got}.")
+    raise ValueError(
+        f"{where}: expected what JSON can hold (strings, finite numbers, lists, dicts by string), got {got}."
+    )
 
 
 def _jaxrec_version() -> str:
     try:
         return metadata.version("jaxrec")
-    except metadata.PackageNotFoundError:  # a folder on the path, not installed
+    except metadata.PackageNotFoundError:  # a folder on the path that is not installed
         return "unknown"
 
 
@@ -349,14 +355,14 @@ def _to_jax(name: str, table: np.ndarray) -> Any:
     out = jnp.asarray(table)
     if out.dtype != table.dtype:
         raise ValueError(
-            f"factors.{name}: expected {table.dtype}, as it was saved, got {out.dtype}, all that JAX has now. "
+            f"factors.{name}: expected {table.dtype}, as it was saved, got {out.dtype}, because float64 is disabled. "
             "Call jax.config.update('jax_enable_x64', True) first."
         )
     return out
 
 
 def _table_sizes(factors: Factors) -> tuple[int, int]:
-    """(n_users, n_items), having checked that every table is of these."""
+    """Returns (n_users, n_items), after checking that all tables have these sizes."""
     if np.ndim(factors.w) != 2 or np.ndim(factors.x) != 2:
         raise ValueError(f"factors: expected tables w and x, got {np.shape(factors.w)} and {np.shape(factors.x)}.")
     (n_users, rank), n_items = np.shape(factors.w), len(factors.x)
@@ -374,20 +380,20 @@ def _table_sizes(factors: Factors) -> tuple[int, int]:
     return n_users, n_items
 
 
-def _labels(name: str, given: Any, size: int, *, kinds: str) -> np.ndarray | None:
-    """One label per row, strings as NumPy's own: polars gives them as objects."""
-    if given is None:
+def _labels(name: str, labels: Any, size: int, *, kinds: str) -> np.ndarray | None:
+    """One label per row as a NumPy array. Strings get NumPy's string type; polars returns them as objects."""
+    if labels is None:
         return None
-    array = np.asarray(given)
+    array = np.asarray(labels)
     if array.dtype.kind in "OT":
         array = array.astype(str)
     if array.shape != (size,):
         raise ValueError(f"{name}: expected one per row of the table, shape ({size},), got {array.shape}.")
-    # NumPy makes strings of a mixture and of None, and cuts a last NUL off: then it is not what was given
-    before = list(given) if isinstance(given, list | tuple) else np.asarray(given).tolist()
-    if array.dtype.kind not in kinds or array.tolist() != before:
-        what = "strings" if kinds == "U" else "integers or strings, not both"
-        raise ValueError(f"{name}: expected {what}, got {np.asarray(given).dtype} such as {before[:2]}.")
+    # NumPy converts mixtures and None to strings, and drops a trailing NUL: then the array differs from the labels.
+    original = list(labels) if isinstance(labels, list | tuple) else np.asarray(labels).tolist()
+    if array.dtype.kind not in kinds or array.tolist() != original:
+        expected = "strings" if kinds == "U" else "integers or strings, not both"
+        raise ValueError(f"{name}: expected {expected}, got {np.asarray(labels).dtype} such as {original[:2]}.")
     if name != "titles" and len(np.unique(array)) != size:
-        raise ValueError(f"{name}: expected distinct ids, got {size - len(np.unique(array))} that came before.")
+        raise ValueError(f"{name}: expected distinct ids, got {size - len(np.unique(array))} repeated.")
     return array

@@ -1,9 +1,9 @@
-"""The vocabulary: what ratings, parameters and results look like. Everything else is a function of these.
+"""The data types of ratings, parameters and results.
 
-Letters are the notes': i = item, j = user; r(i,j)=1 where user j rated item i; y(i,j) the rating; x(i), c(i) an
-item's features and bias; w(j), b(j) a user's. `Ratings` and `Dataset` live on the host; all else here is a pytree
-of arrays for the device. A rating of 0 is a rating: only `where` says what was not rated. Padding ids are valid ids,
-never -1.
+The notation is the notes': i is an item and j a user; r(i,j)=1 where user j rated item i; y(i,j) is the rating; x(i),
+c(i) are an item's features and bias; w(j), b(j) a user's. `Ratings` and `Dataset` live on the host; all other types
+here are pytrees of arrays for the device. A rating of 0 is a rating: only `where` marks what was not rated. Padding ids
+are valid ids, never -1.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 @register_dataclass
 @dataclass(frozen=True)
 class Dense:
-    """Ratings as the notes print them, items first: for small data and for formulas.
+    """Ratings as the notes' matrices, items first: for small data and for formulas.
 
     Attributes:
         value: [n_items, n_users], Y.
@@ -53,8 +53,8 @@ class Dense:
     weights: Array | None = None
 
     @property
-    def T(self) -> Dense:  # noqa: N802, as of an array
-        """Users first."""
+    def T(self) -> Dense:  # noqa: N802, as in NumPy
+        """The transpose, users first."""
         return Dense(self.value.T, self.where.T, None if self.weights is None else self.weights.T)
 
 
@@ -69,8 +69,8 @@ class Observed:
         value: [n].
         where: bool [n].
         weights: [n], or None for ones.
-        user_count: [n], how many ratings the row's user has in the whole data, where these columns are a minibatch
-            of it: `losses.cost` then takes the minibatch's share of the penalty. None for the whole data.
+        user_count: [n], the number of ratings of the row's user in the full data, if these columns are a minibatch:
+            `losses.cost` then computes the minibatch's share of the penalty. None for the full data.
         item_count: [n], the same for the row's item.
     """
 
@@ -86,17 +86,17 @@ class Observed:
 @register_dataclass
 @dataclass(frozen=True)
 class Linked:
-    """Observed ratings sorted by user, linked to the same ratings sorted by item: gradients without a scatter.
+    """Observed ratings sorted by user, with a permutation that sorts them by item: gradients need no scatter.
 
     Attributes:
-        user: int32 [n], ascending; padding carries the last user.
+        user: int32 [n], ascending; padding has the last user.
         item: int32 [n].
         value: [n].
         where: bool [n].
-        user_start: int32 [n_users + 1]; user j's ratings stand at user_start[j] : user_start[j + 1].
+        user_start: int32 [n_users + 1]; user j's ratings are user_start[j] : user_start[j + 1].
         by_item: int32 [n], a permutation: column[by_item] is the column sorted by item.
-        item_start: int32 [n_items + 1], as user_start, into the order sorted by item.
-        user_by_item: int32 [n], user[by_item]: the users of each item's ratings, in a row.
+        item_start: int32 [n_items + 1], like user_start, for the ratings sorted by item.
+        user_by_item: int32 [n], user[by_item]: the users of each item's ratings, consecutively.
         weights: [n], or None for ones.
     """
 
@@ -117,8 +117,8 @@ class Bucket:
     """Rows of similar length, padded to one length.
 
     Attributes:
-        row: int32 [r], which users (or items) these are; padding rows carry a valid row and no True in `where`.
-        other: int32 [r, length], the other side's ids.
+        row: int32 [r], the ids of these users (or items); padding rows have a valid id and no True in `where`.
+        other: int32 [r, length], the ids of the other side.
         value: [r, length].
         where: bool [r, length].
         weights: [r, length], or None for ones.
@@ -137,11 +137,11 @@ class Rows:
     """One side's ratings, a padded list per row, in buckets of similar length.
 
     Attributes:
-        buckets: every row stands in exactly one; rows without ratings too, in the shortest.
-        position: int32 [n_rows], where each row stands once the buckets' results are laid end to end.
+        buckets: each row is in exactly one of them; rows without ratings are in the shortest.
+        position: int32 [n_rows], the position of each row in the concatenation of the buckets' rows.
         side: 'user' (rows are users, `other` are items) or 'item'.
-        n_others: rows of the other side's table.
-        mesh: the devices that hold a part of every bucket's rows each; None: one holds all.
+        n_others: the number of rows of the other side's table.
+        mesh: the devices over which the rows of every bucket are sharded; None if one device holds all.
     """
 
     buckets: tuple[Bucket, ...]
@@ -150,33 +150,40 @@ class Rows:
     n_others: int = field(metadata={"static": True})
     mesh: Mesh | None = field(default=None, metadata={"static": True})
 
-    def map(self, f: Callable[..., list[Any]], *given: Any) -> Any:
-        """One result per row, in row order: f(buckets, *given) -> a list of pytrees [r, ...], one per bucket.
+    def map(self, f: Callable[..., list[Any]], *args: Any) -> Any:
+        """One result per row, in row order: f(buckets, *args) -> a list of pytrees [r, ...], one per bucket.
 
-        Where devices hold parts of the buckets, each computes those of its own rows, and all are given all results.
-        A gather and no scatter: padding rows are never read, and every row is written once.
+        If the buckets are sharded, each device computes the results of its own rows, and all devices receive all
+        results. A gather and no scatter: results of padding rows are never read, and every row is written once.
         """
-        per_bucket = f if self.mesh is None else self._on_all(f)
+        per_bucket = f if self.mesh is None else self._on_all_devices(f)
         return jax.tree.map(
-            lambda *parts: jax.numpy.concatenate(parts)[self.position], *per_bucket(self.buckets, *given)
+            lambda *results: jax.numpy.concatenate(results)[self.position], *per_bucket(self.buckets, *args)
         )
 
     def replicate(self, tree: Any) -> Any:
-        """The tree of arrays on every device that holds rows: where the solvers leave factors, and best find them."""
+        """Replicates a pytree of arrays over the devices of `mesh`, where the solvers place and expect factors."""
         return tree if self.mesh is None else jax.device_put(tree, NamedSharding(self.mesh, P()))
 
-    def _on_all(self, f: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    def _on_all_devices(self, f: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
         mesh = self.mesh
         assert mesh is not None
-        everyone = partial(jax.lax.all_gather, axis_name=mesh.axis_names, tiled=True)
-        # check_vma: that what is gathered is the same everywhere is not yet inferred by JAX
-        return lambda buckets, *given: jax.shard_map(
-            lambda buckets, *given: jax.tree.map(everyone, f(buckets, *given)),
-            mesh=mesh,
-            in_specs=(P(mesh.axis_names), *(P() for _ in given)),
-            out_specs=P(),
-            check_vma=False,
-        )(buckets, *given)
+        all_gather = partial(jax.lax.all_gather, axis_name=mesh.axis_names, tiled=True)
+
+        def gathered(buckets: tuple[Bucket, ...], *args: Any) -> list[Any]:
+            return jax.tree.map(all_gather, f(buckets, *args))
+
+        def sharded(buckets: tuple[Bucket, ...], *args: Any) -> list[Any]:
+            # check_vma=False: JAX does not infer yet that gathered results are equal on all devices.
+            return jax.shard_map(
+                gathered,
+                mesh=mesh,
+                in_specs=(P(mesh.axis_names), *(P() for _ in args)),
+                out_specs=P(),
+                check_vma=False,
+            )(buckets, *args)
+
+        return sharded
 
 
 @register_dataclass
@@ -188,8 +195,8 @@ class Factors:
         w: [n_users, d].
         b: [n_users].
         x: [n_items, d].
-        c: [n_items], or None for a model without item biases (the notes').
-        mu: an offset that is data and not learned: a scalar (the global mean), [n_items] (the items' means), or None.
+        c: [n_items], or None for a model without item biases (as in the notes).
+        mu: an offset that is data and not trained: a scalar (the global mean), [n_items] (the items' means), or None.
     """
 
     w: Array
@@ -202,7 +209,7 @@ class Factors:
 @register_dataclass
 @dataclass(frozen=True)
 class Total:
-    """A sum and its count (the sum of weights): what is averaged travels so until the caller divides, once.
+    """A sum and its count (the sum of weights), which the caller divides once to get the mean.
 
     >>> a, b = Total(jax.numpy.array(6.0), jax.numpy.array(2.0)), Total(jax.numpy.array(0.0), jax.numpy.array(1.0))
     >>> float((a + b).mean())
@@ -217,16 +224,16 @@ class Total:
         return Total(self.sum + other.sum, self.count + other.count)
 
     def mean(self) -> Array:
-        """Sum / count; NaN where nothing was counted, for there is no mean of nothing."""
+        """Sum / count; NaN if the count is 0."""
         return self.sum / self.count
 
 
 class TopK(NamedTuple):
-    """The best of a list, best first.
+    """The k best items, best first.
 
     Attributes:
-        scores: [..., k], -inf at places that cannot be filled.
-        ids: int32 [..., k], 0 at places that cannot be filled.
+        scores: [..., k], -inf at positions that cannot be filled.
+        ids: int32 [..., k], 0 at positions that cannot be filled.
     """
 
     scores: Array
@@ -237,8 +244,8 @@ class Padded(NamedTuple):
     """Lists of ids padded to one length.
 
     Attributes:
-        ids: int32 [..., length]; where `where` is False, any valid id.
-        where: bool [..., length].
+        ids: int32 [..., length]; any valid id at padding.
+        where: bool [..., length], False at padding.
     """
 
     ids: Any
@@ -248,12 +255,12 @@ class Padded(NamedTuple):
 @register_dataclass
 @dataclass(frozen=True)
 class SolverInfo:
-    """How a solver ended.
+    """How a solver terminated.
 
     Attributes:
-        converged: bool; False where it stopped at the last step it was allowed.
+        converged: bool; False if it stopped at the maximum number of steps.
         steps: int, the steps taken.
-        residual: the last step's relative decrease of the objective.
+        residual: the relative decrease of the objective in the last step.
         trace: [steps + 1], the objective before the first and after each step.
     """
 

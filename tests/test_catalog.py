@@ -196,5 +196,5 @@ def test_k_beyond_the_catalogue(k):
 
 
 def test_a_model_that_diverged_is_an_error_and_no_empty_list():
-    with pytest.raises(ValueError, match="their predictions are NaN"):
+    with pytest.raises(ValueError, match="factors: expected finite predictions"):
         recommend(dataclasses.replace(FACTORS, mu=jnp.array(jnp.nan)), RATINGS, "ann", k=2)

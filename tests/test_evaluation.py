@@ -145,7 +145,7 @@ def test_auc_at_k_of_the_whole_catalogue_is_the_area_under_the_curve():
 def test_a_metric_that_cannot_know_of_empty_places_is_refused():
     users, items, seen, relevant = draw()
     ids_alone = lambda ids, relevant, *, where: jnp.sum(ids)
-    with pytest.raises(ValueError, match=r"own: the list of user \d+ has \d+ items, not k=31, .* filled="):
+    with pytest.raises(ValueError, match=r"own: expected lists of k=31 items, got one of \d+ for user \d+, .* filled="):
         evaluation.evaluate((users, items), seen, relevant, k=31, metrics={"own": ids_alone})
     length = lambda ids, relevant, *, where, filled: jnp.sum(filled)
     found = evaluation.evaluate((users, items), seen, relevant, k=31, metrics={"own": length})["own"]

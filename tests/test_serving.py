@@ -100,7 +100,7 @@ def test_a_new_item_is_found_by_the_next_request(path):
         (19, {"items": np.ones((2, 4), np.float32)}, r"items: expected rows float32.* that fit from row 19 into 20"),
         (0, {"items": np.ones((2, 3), np.float32)}, r"items: expected rows float32\['n', 4\]"),
         (0, {"items": np.full((1, 4), np.nan, np.float32)}, "items: expected finite numbers"),
-        (0, {"films": np.ones(1)}, "films: no such table; there are"),
+        (0, {"films": np.ones(1)}, "tables: expected names among .*, got 'films'"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(path, row, tables, message):

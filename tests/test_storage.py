@@ -185,7 +185,7 @@ def test_what_damage_is_called(small):
     content = small.read_bytes()
     for changed in (content[:-1], content[:200], content[:300] + b"?" + content[301:], content + b"?"):
         small.write_bytes(changed)
-        with pytest.raises(ValueError, match="small.jaxrec: damaged: cut short, or changed.*Take another copy"):
+        with pytest.raises(ValueError, match="small.jaxrec: damaged: truncated, changed.*Take another copy"):
             storage.read(small, "numbers")
 
 
@@ -326,7 +326,7 @@ def test_a_member_twice_is_refused(small):
         ({"/a": np.ones(1)}, {}, "expected names of letters"),
         ({"a/..": np.ones(1)}, {}, "expected names of letters"),
         ({"": np.ones(1)}, {}, "expected names of letters"),
-        ({}, {"x": float("nan")}, "meta.'x'.: expected what JSON holds.*float nan"),
+        ({}, {"x": float("nan")}, "meta.'x'.: expected what JSON can hold.*float nan"),
         ({}, {"x": {"y": [1, np.float32(2)]}}, r"meta.'x'..'y'..1.: .*got float32"),
         ({}, {"x": {1: 2}}, r"meta.'x'.: .*keys .1."),
     ],
@@ -349,7 +349,7 @@ def test_a_version_that_is_not_installed_is_unknown(tmp_path, monkeypatch):
 
 
 def test_a_missing_folder_is_not_made(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no folder .*typo. Make it first"):
+    with pytest.raises(FileNotFoundError, match="there is no folder .*typo. Create it first"):
         storage.write(tmp_path / "typo" / "f", "any", {}, {})
     assert list(tmp_path.iterdir()) == []
 
@@ -538,7 +538,7 @@ def test_numbers_that_are_not_floats_are_not_factors(tmp_path):
         ({"item_ids": np.array(["a", "b", None], object)}, "item_ids: expected integers or strings"),
         ({"item_ids": np.array([1, 2, 3], object)}, "item_ids: expected integers or strings.*object"),
         ({"item_ids": [1.0, 2.0, 3.0]}, "item_ids: expected integers or strings.*float64"),
-        ({"item_ids": [5, 6, 5]}, "item_ids: expected distinct ids, got 1 that came before"),
+        ({"item_ids": [5, 6, 5]}, "item_ids: expected distinct ids, got 1 repeated"),
         ({"titles": ["a", "b", "c\0"]}, "titles: expected strings"),
         ({"titles": ["a", None, "c"]}, "titles: expected strings"),
         ({"titles": [1, 2, 3]}, "titles: expected strings"),

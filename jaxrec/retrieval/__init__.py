@@ -1,4 +1,4 @@
-"""Retrieval: from vectors to the ids of the best items; candidates from several sources; ranking."""
+"""Retrieval: top-k search over item vectors, candidates from several sources, and reranking."""
 
 from jaxrec.retrieval import approximate, candidates, quantized, rerank
 from jaxrec.retrieval._related import Neighbors, related_ids

@@ -1,4 +1,4 @@
-"""Related items: the nearest by squared distance of their features."""
+"""Related items: nearest neighbors by the squared distance of their features."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,12 +16,12 @@ from jaxrec.retrieval.topk import negative_squared_distance
 
 __all__ = ["Neighbors", "related_ids"]
 
-# Floats of differences held at once, [queries, block, d]: 16 MiB.
+# Floats of feature differences in memory at once, [queries, block, d]: 16 MiB.
 DIFFERENCES = 2**22
 
 
 class Neighbors(NamedTuple):
-    """Items near others, nearest first.
+    """Nearest neighbors of items, nearest first.
 
     Attributes:
         distances: [..., k], squared.
@@ -35,14 +35,14 @@ class Neighbors(NamedTuple):
 def related_ids(
     x: Shaped[ArrayLike, "n_items d"], item: int | Int[ArrayLike, "*n"] | Sequence[int], k: int
 ) -> Neighbors:
-    """The k items i' with the smallest ‖x(i') - x(i)‖^2, nearest first, without the item itself.
+    """The k items i' with the smallest ‖x(i') - x(i)‖^2, nearest first, excluding i itself.
 
     Ties go to the lowest id. The notes print the norm without its square; the distances here are squared.
 
     Args:
-        x: the items' features (or any vectors, such as a tower's).
-        item: the item asked about, or several [n]; trusted where it is traced.
-        k: how many, at most n_items - 1.
+        x: the items' features (or any vectors, such as the output of a tower).
+        item: the item i, or several [n]; not checked if traced.
+        k: the number of neighbors, at most n_items - 1.
 
     Raises:
         ValueError: k or an item out of range; `item` or `x` of another rank; features that are not finite.
@@ -56,11 +56,11 @@ def related_ids(
         raise ValueError(f"expected x [n_items, d] and item [] or [n], got shapes {x.shape} and {np.shape(item)}.")
     if not 1 <= k < len(x):
         raise ValueError(f"k: expected between 1 and {len(x) - 1}, the other items of the catalogue, got {k}.")
-    asked = jnp.atleast_1d(check.row_ids("item", item, size=len(x)))
+    query_ids = jnp.atleast_1d(check.row_ids("item", item, size=len(x)))
     if not check.traced(x) and not bool(jnp.isfinite(x).all()):
         raise ValueError("x: expected finite features, got NaN or infinity. Has training diverged?")
-    itself = asked[:, None], jnp.ones((len(asked), 1), bool)
-    block = max(1, min(len(x), DIFFERENCES // max(1, len(asked) * x.shape[1])))
-    scores, ids = two_pass(gather(x, asked), x, itself, None, score=negative_squared_distance, k=k, block=block)
-    distances = jnp.abs(scores)  # -scores would make a distance of 0 a -0
+    exclude = query_ids[:, None], jnp.ones((len(query_ids), 1), bool)
+    block = max(1, min(len(x), DIFFERENCES // max(1, len(query_ids) * x.shape[1])))
+    scores, ids = two_pass(gather(x, query_ids), x, exclude, None, score=negative_squared_distance, k=k, block=block)
+    distances = jnp.abs(scores)  # -scores would turn a distance of 0 into -0
     return Neighbors(distances, ids) if np.ndim(item) else Neighbors(distances[0], ids[0])

@@ -1,25 +1,26 @@
-"""Candidates: from several sources some hundreds of items that are worth ranking, of a catalogue of any size.
+"""Candidate generation: a few hundred items worth ranking, from several sources, for a catalogue of any size.
 
-Every source is a pure function of fixed shapes that gives (ids [c], where [c]) for one user; `vmap` makes the batch.
-Most are a look-up in a table that was computed in advance:
+Every source is a pure function of fixed shapes that returns (ids [c], where [c]) for one user; batch it with `vmap`.
+Most sources look up a precomputed table:
 
-| source | table | asked with |
+| source | table | keys |
 | --- | --- | --- |
 | most similar to each of the last films watched | `nearest` of every item | the last ten items |
 | the best of the user's genres | `top_of_groups` by genre | the three most viewed genres, `favorites` |
 | the best of the user's region | `top_of_groups` by region | the region |
 | most popular | `top_of_groups` of one group | 0 |
 | nearest to the user's vector | none: `retrieval.top_k` | the vector |
-| the user's own list | none | (ids, where) as it is |
+| the user's own list | none | (ids, where) themselves |
 
-`merge` makes one list of them: no item twice, nothing seen, nothing that is not allowed, and which sources named it.
+`merge` combines them into one list without duplicates, seen items or items that are not allowed, and records which
+sources named each item.
 
 >>> import jax.numpy as jnp
 >>> similar = Table(jnp.array([[1, 2], [0, 2], [1, 0]]), jnp.ones((3, 2), bool))
->>> a = look_up(similar, jnp.array([1, 0]), where=jnp.array([True, False]))  # watched: film 1; the 0 is padding
+>>> a = look_up(similar, jnp.array([1, 0]), where=jnp.array([True, False]))  # watched: film 1; the 0 is masked
 >>> b = jnp.array([2, 1]), jnp.array([True, True])
 >>> ids, where, named = merge([a, b], size=4, exclude=(jnp.array([1]), jnp.array([True])))
->>> ids[where].tolist(), named[where].tolist()  # film 0 from the first source alone, film 2 from both
+>>> ids[where].tolist(), named[where].tolist()  # film 0 from the first source only, film 2 from both
 ([0, 2], [[True, False], [True, True]])
 """
 
@@ -44,11 +45,11 @@ __all__ = ["Candidates", "Table", "favorites", "look_up", "merge", "nearest", "t
 
 
 class Table(NamedTuple):
-    """Lists computed in advance, one per row: an item's nearest, a genre's best.
+    """Precomputed lists, one per row, such as the nearest items of an item or the best items of a genre.
 
     Attributes:
         ids: int32 [rows, c], best first.
-        where: bool [rows, c], False where a list is shorter; the id there is 0.
+        where: bool [rows, c], False at padding, whose id is 0.
     """
 
     ids: Array
@@ -56,12 +57,12 @@ class Table(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """A merged list.
+    """A merged list of candidates.
 
     Attributes:
         ids: int32 [size], in the order in which the sources named them, first sources first.
-        where: bool [size]; False places stand at the end, with id 0.
-        named: bool [size, sources], which sources named each.
+        where: bool [size], False at padding, which is at the end and has id 0.
+        named: bool [size, sources], which sources named each candidate.
     """
 
     ids: Array
@@ -79,20 +80,20 @@ def nearest(
     block: int | None = None,
     progress: bool = True,
 ) -> Table:
-    """The k nearest items of every item, without itself: [n_items, k], by blocks of rows and of the catalogue.
+    """The k nearest items of every item, excluding itself: [n_items, k], by blocks of rows and of the catalogue.
 
     Args:
-        items: vectors.
-        k: how many; where the catalogue has fewer others, places stand empty.
+        items: the items' vectors.
+        k: the length of the lists; they are padded if the catalogue has fewer other items.
         score: as in `retrieval.top_k`.
-        allowed: items that may stand in a list.
-        batch_size: items asked about at once; memory is batch_size * block numbers.
-        block: items scored at once; None: as `top_k`.
+        allowed: [n_items], False for items that no list may contain.
+        batch_size: items whose lists are computed at once; memory is batch_size * block numbers.
+        block: items scored at once; None as in `top_k`.
         progress: show a bar.
 
     Raises:
-        ValueError: items that are no table; k, batch_size or block below 1; vectors that are not finite; `allowed` of
-            another size.
+        ValueError: items that are not a table; k, batch_size or block below 1; vectors that are not finite; `allowed`
+            of another size.
     """
     (items,) = check.as_floats(items=items)
     if items.ndim != 2 or min(k, batch_size, 1 if block is None else block) < 1:
@@ -102,21 +103,21 @@ def nearest(
     if not bool(jnp.isfinite(items).all()):
         raise ValueError("items: expected finite vectors, got NaN or infinity. Has training diverged?")
     n = len(items)
-    allowed = _flags(allowed, n)
-    found, filled = np.zeros((n, k), np.int32), np.zeros((n, k), bool)
-    wanted, batch_size = min(k, n), min(batch_size, n)
+    allowed = _check_allowed(allowed, n)
+    table_ids, table_where = np.zeros((n, k), np.int32), np.zeros((n, k), bool)
+    n_neighbors, batch_size = min(k, n), min(batch_size, n)
     with tqdm(total=n, desc="nearest", unit="item", disable=not progress) as bar:
         for begin in range(0, n, batch_size):
-            first = min(begin, n - batch_size)  # the last part overlaps, so that there is one shape to compile
-            asked = jnp.arange(first, first + batch_size, dtype=jnp.int32)
-            itself = asked[:, None], jnp.ones((batch_size, 1), bool)
+            first = min(begin, n - batch_size)  # the last batch overlaps the one before: one shape to compile
+            query_ids = jnp.arange(first, first + batch_size, dtype=jnp.int32)
+            exclude = query_ids[:, None], jnp.ones((batch_size, 1), bool)
             scores, ids = two_pass(
-                items[first : first + batch_size], items, itself, allowed, score=score, k=wanted, block=block
+                items[first : first + batch_size], items, exclude, allowed, score=score, k=n_neighbors, block=block
             )
-            found[first : first + batch_size, :wanted] = ids
-            filled[first : first + batch_size, :wanted] = np.asarray(scores) > -np.inf
+            table_ids[first : first + batch_size, :n_neighbors] = ids
+            table_where[first : first + batch_size, :n_neighbors] = np.asarray(scores) > -np.inf
             bar.update(min(batch_size, n - begin))
-    return Table(jnp.asarray(found), jnp.asarray(filled))
+    return Table(jnp.asarray(table_ids), jnp.asarray(table_where))
 
 
 def top_of_groups(
@@ -127,10 +128,10 @@ def top_of_groups(
     """The k members of every group with the largest score: [groups, k], ties to the lowest id.
 
     Args:
-        score: of every item, or of every item in every group (how often people of a region watched it). An item whose
-            score is NaN is passed over.
-        member: which items are in which group: genres, say; all True for a group that is everything.
-        k: at most the catalogue's size.
+        score: the score of every item, or of every item in every group (such as how often people of a region watched
+            it). Items with score NaN are skipped.
+        member: which items are in which group, such as a genre; all True for a group of all items.
+        k: the length of the lists, at most the catalogue's size.
 
     Raises:
         ValueError: shapes that do not fit; k out of range.
@@ -147,7 +148,7 @@ def top_of_groups(
 
 
 def favorites(count: Shaped[ArrayLike, " groups"], k: int) -> Padded:
-    """The k groups with the largest count, (groups, where): a user's most viewed genres. Counts of 0 are left out.
+    """The k groups with the largest count, (groups, where), such as a user's favorite genres. Counts of 0 are masked.
 
     Raises:
         ValueError: k not in [1, groups].
@@ -162,15 +163,15 @@ def favorites(count: Shaped[ArrayLike, " groups"], k: int) -> Padded:
 def look_up(
     table: Table, keys: Int[ArrayLike, " m"] | Sequence[int], *, where: Bool[ArrayLike, " m"] | None = None
 ) -> Padded:
-    """The lists of several keys, laid end to end: (ids [m c], where [m c]), first keys first.
+    """Concatenates the lists of several keys: (ids [m c], where [m c]), first keys first.
 
     Args:
-        table: lists.
-        keys: rows of it: the last watched items, the favorite genres, the region.
-        where: False at padding keys, which may be anything.
+        table: precomputed lists.
+        keys: rows of the table: the last watched items, the favorite genres, the region.
+        where: False at padding keys, which can have any value.
 
     Raises:
-        ValueError: keys that are no rows of the table (under jit they are trusted); arrays of different shapes.
+        ValueError: keys that are not rows of the table (not checked under jit); arrays of different shapes.
     """
     check.same_shape(keys=keys, where=where)
     check.same_shape(table_ids=table.ids, table_where=table.where)
@@ -186,20 +187,20 @@ def merge(
     exclude: tuple[Int[ArrayLike, " e"], Bool[ArrayLike, " e"]] | None = None,
     allowed: Bool[ArrayLike, " n_items"] | None = None,
 ) -> Candidates:
-    """One list of all sources' candidates: no item twice, none excluded, none that is not allowed.
+    """Merges the candidates of all sources into one list without duplicates, excluded items or items not allowed.
 
-    Candidates keep the order of the sources, and within one its own; with more than `size` the last are left out.
-    All pairs are compared, C (C + e) of them for C candidates: for hundreds, not for a catalogue.
+    Candidates keep the order of the sources, and the order within each source; beyond `size`, the last are dropped.
+    All pairs are compared, C (C + e) of them for C candidates: use it for hundreds, not for a catalogue.
 
     Args:
-        sources: (ids, where) each, of lengths of their own.
-        size: places of the merged list.
-        exclude: (ids, where), what the user has seen.
-        allowed: [n_items], False for items that nobody gets.
+        sources: (ids, where) of each source; lengths may differ.
+        size: the length of the merged list.
+        exclude: (ids, where) of the items that the user has seen.
+        allowed: [n_items], False for items that no user may get.
 
     Raises:
-        ValueError: no source; ids and where of different shapes; size < 1; unmasked ids that are no items: negative,
-            beyond `allowed`, or beyond int32 (under jit they are trusted).
+        ValueError: no source; ids and where of different shapes; size < 1; unmasked ids that are not items: negative,
+            beyond `allowed`, or beyond int32 (not checked under jit).
     """
     if not sources or size < 1:
         raise ValueError(f"expected at least one source and size >= 1, got {len(sources)} and {size}.")
@@ -208,26 +209,26 @@ def merge(
         if jnp.ndim(ids) != 1 or jnp.shape(ids) != jnp.shape(where):
             shapes = f"{jnp.shape(ids)} and {jnp.shape(where)}"
             raise ValueError(f"source {number}: expected ids [c] and where [c], got {shapes}.")
-    checked = lambda name, ids, where: check.row_ids(name, ids, size=n_items, where=where).astype(jnp.int32)
-    ids = jnp.concatenate([checked(f"source {number}", *source) for number, source in enumerate(sources)])
-    good = jnp.concatenate([jnp.asarray(where) for _, where in sources])
+    check_ids = lambda name, ids, where: check.row_ids(name, ids, size=n_items, where=where).astype(jnp.int32)
+    ids = jnp.concatenate([check_ids(f"source {number}", *source) for number, source in enumerate(sources)])
+    valid = jnp.concatenate([jnp.asarray(where) for _, where in sources])
     if exclude is not None:
         check.same_shape(exclude=exclude[0], where=exclude[1])
-        seen, real = checked("exclude", *exclude), jnp.asarray(exclude[1])
-        good &= ~jnp.any((ids[:, None] == seen[None, :]) & real[None, :], axis=1)
+        excluded, exclude_where = check_ids("exclude", *exclude), jnp.asarray(exclude[1])
+        valid &= ~jnp.any((ids[:, None] == excluded[None, :]) & exclude_where[None, :], axis=1)
     if allowed is not None:
-        good &= gather(jnp.asarray(allowed), jnp.where(good, ids, 0))
-    source = jnp.asarray(np.repeat(np.arange(len(sources), dtype=np.int32), [np.size(each) for each, _ in sources]))
-    same = (ids[:, None] == ids[None, :]) & good[:, None] & good[None, :]
-    first = good & (jnp.argmax(same, axis=1) == jnp.arange(len(ids)))
-    named = jnp.stack([jnp.any(same & (source == s)[None, :], axis=1) for s in range(len(sources))], axis=1)
-    order = jnp.argsort(~first, stable=True)[:size]  # the firsts of their kind, in order, then the rest
+        valid &= gather(jnp.asarray(allowed), jnp.where(valid, ids, 0))
+    source = jnp.asarray(np.repeat(np.arange(len(sources), dtype=np.int32), [np.size(ids) for ids, _ in sources]))
+    equal = (ids[:, None] == ids[None, :]) & valid[:, None] & valid[None, :]
+    first = valid & (jnp.argmax(equal, axis=1) == jnp.arange(len(ids)))
+    named = jnp.stack([jnp.any(equal & (source == s)[None, :], axis=1) for s in range(len(sources))], axis=1)
+    order = jnp.argsort(~first, stable=True)[:size]  # first occurrences in order, then the rest
     order = jnp.pad(order, (0, max(0, size - len(ids))))
     where = gather(first, order) & (jnp.arange(size) < len(ids))
     return Candidates(jnp.where(where, gather(ids, order), 0), where, gather(named, order) & where[:, None])
 
 
-def _flags(allowed: ArrayLike | None, n: int) -> Array | None:
+def _check_allowed(allowed: ArrayLike | None, n: int) -> Array | None:
     if allowed is not None and jnp.shape(allowed) != (n,):
         raise ValueError(f"allowed: expected one flag per item, shape ({n},), got {jnp.shape(allowed)}.")
     return None if allowed is None else jnp.asarray(allowed)

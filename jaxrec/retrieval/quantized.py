@@ -1,13 +1,13 @@
-r"""Exact search that reads a quarter of the catalogue: eight bits a number first, and what they cannot decide again.
+r"""Exact search that reads a quarter of the catalogue's bytes: an eight-bit copy first, then a few full vectors.
 
-Item i is kept as low(i) [d], whole numbers from -127 to 127, and a step s(i): every component of x(i) is s(i) low(i)
-within s(i) / 2. The query is rounded to whole numbers z times a step t, finer by as much as the sums fit 32 bits. So::
+Item i is stored as low(i) [d], integers from -127 to 127, and a step s(i): every component of x(i) is within s(i) / 2
+of s(i) low(i). The query is rounded to integers z times a step t, as fine as 32-bit sums allow. Then::
 
     |q . x(i) - s(i) t z . low(i)|  <=  s(i) B,      B = ‖q‖_1 / 2 + 127 ‖q - t z‖_1
 
-bounds every item's score from above without its vector. The groups of items with the largest bounds are scored by
-their vectors; where the k-th best score found exceeds all other groups' bounds, nothing was missed. Where it does not,
-which is seen, the whole catalogue is searched: the answer is `top_k`'s always, up to the rounding of sums.
+bounds every item's score from above without reading its vector. The groups of items with the largest bounds are scored
+with their vectors. If the k-th best score found exceeds the bounds of all other groups, no item was missed. Otherwise
+the full catalogue is searched. The result is always that of `top_k`, up to the rounding of sums.
 
 >>> import jax, jax.numpy as jnp
 >>> from jaxrec.retrieval import top_k
@@ -36,19 +36,19 @@ from jaxrec.types import TopK
 
 __all__ = ["Quantized", "quantize"]
 
-GROUP = 32  # neighbors, of which the largest bound is kept
-MOST = 127
+BOUND_GROUP = 32  # consecutive items that share one bound, the largest of theirs
+INT8_MAX = 127
 
 
 @register_dataclass
 @dataclass(frozen=True)
 class Quantized:
-    """A catalogue and its eight-bit form; `retrieval.top_k` takes it in the catalogue's place, under jit too.
+    """A catalogue and its eight-bit copy, which `retrieval.top_k` accepts in place of the catalogue, under jit too.
 
     Attributes:
         items: float32 [m, d].
-        low: int8 [d, m'], component first, so that a bound is a sum of long vectors; m' is m filled up to whole groups.
-        step: float32 [m']; 0 for places beyond m.
+        low: int8 [d, m'], component first, so that bounds are sums of long vectors; m' is m padded to full groups.
+        step: float32 [m'], 0 at padding.
     """
 
     items: Array
@@ -56,7 +56,7 @@ class Quantized:
     step: Array
 
     def __len__(self) -> int:
-        """How many items there are."""
+        """Number of items."""
         return len(self.items)
 
     def top_k(
@@ -67,18 +67,18 @@ class Quantized:
         exclude: Exclude | None = None,
         allowed: Bool[Array, " m"] | None = None,
     ) -> TopK:
-        """As `retrieval.top_k`, one query after the other: for one, or a few. For dozens the full search is faster."""
+        """Like `retrieval.top_k`, one query at a time: for one or a few. For dozens the full search is faster."""
         return TopK(*_search(queries.astype(self.items.dtype), exclude, allowed, self, k=k))
 
 
 def quantize(items: Shaped[ArrayLike, "m d"]) -> Quantized:
-    """Rounds a catalogue to eight bits, each item by its own largest component; 36 bytes an item more at d = 32.
+    """Rounds a catalogue to eight bits, each item scaled by its largest component; 36 bytes more per item at d = 32.
 
     Args:
-        items: finite; other types than float32 become float32.
+        items: finite vectors; types other than float32 are converted to float32.
 
     Raises:
-        ValueError: no table; numbers that are not finite (under jit they are trusted).
+        ValueError: not a table; values that are not finite (not checked under jit).
     """
     items = check.as_array("items", items).astype(jnp.float32)
     if items.ndim != 2:
@@ -91,59 +91,63 @@ def quantize(items: Shaped[ArrayLike, "m d"]) -> Quantized:
 @jax.jit
 def _build(items: Array) -> Quantized:
     m = len(items)
-    most = jnp.max(jnp.abs(items), axis=1)
-    step = jnp.where(most > 0, jnp.maximum(most / MOST, jnp.finfo(jnp.float32).tiny), 0)  # CPUs take less as 0
+    max_abs = jnp.max(jnp.abs(items), axis=1)
+    # at least the smallest normal number: CPUs flush smaller steps to 0
+    step = jnp.where(max_abs > 0, jnp.maximum(max_abs / INT8_MAX, jnp.finfo(jnp.float32).tiny), 0)
     low = jnp.round(items / jnp.where(step > 0, step, 1)[:, None]).astype(jnp.int8)
-    return Quantized(items, jnp.pad(low, ((0, -m % GROUP), (0, 0))).T, jnp.pad(step, (0, -m % GROUP)))
+    padding = -m % BOUND_GROUP
+    return Quantized(items, jnp.pad(low, ((0, padding), (0, 0))).T, jnp.pad(step, (0, padding)))
 
 
 @partial(jax.jit, static_argnames="k")
 def _search(
     queries: Array, exclude: Exclude | None, allowed: Array | None, index: Quantized, *, k: int
 ) -> tuple[Array, Array]:
-    return jax.lax.map(lambda asked: _search_one(asked[0], asked[1], allowed, index, k=k), (queries, exclude))
+    return jax.lax.map(lambda row: _search_one(row[0], row[1], allowed, index, k=k), (queries, exclude))
 
 
 def _search_one(
     query: Array, exclude: Exclude | None, allowed: Array | None, index: Quantized, *, k: int
 ) -> tuple[Array, Array]:
-    m, full = len(index), len(index.step)
-    rows = None if exclude is None else (exclude[0][None], exclude[1][None])
-    whole = lambda: jax.tree.map(
-        lambda a: a[0], two_pass(query[None], index.items, rows, allowed, score=dot, k=k, block=None)
-    )
-    some = 2 * k  # groups that are scored: about 1.4 k have been needed (normal vectors, 1M to 10M)
-    if some >= full // GROUP:
-        return whole()
+    m, m_padded = len(index), len(index.step)
+    exclude_row = None if exclude is None else (exclude[0][None], exclude[1][None])
 
-    open_ = jnp.arange(full) < m
+    def full_search() -> tuple[Array, Array]:
+        found = two_pass(query[None], index.items, exclude_row, allowed, score=dot, k=k, block=None)
+        return jax.tree.map(lambda a: a[0], found)
+
+    n_groups = 2 * k  # groups that are scored: about 1.4 k have been needed (normal vectors, 1M to 10M)
+    if n_groups >= m_padded // BOUND_GROUP:
+        return full_search()
+
+    valid = jnp.arange(m_padded) < m
     if allowed is not None:
-        open_ &= jnp.pad(allowed, (0, full - m))
+        valid &= jnp.pad(allowed, (0, m_padded - m))
     if exclude is not None:
-        open_ = open_.at[jnp.where(exclude[1], exclude[0], m)].set(False, mode="drop")
-    # A bound that is NaN, as those of a query with NaN or infinity, says nothing: then the whole catalogue is searched.
-    # The barrier keeps the compiler from making the bounds inside the maximum, a number at a time.
-    bounds = jax.lax.optimization_barrier(jnp.where(open_, _bounds(query, index), -jnp.inf))
+        valid = valid.at[jnp.where(exclude[1], exclude[0], m)].set(False, mode="drop")
+    # The bounds of a query with NaN or infinity are NaN: they become infinite, so that the full catalogue is searched.
+    # The barrier keeps the compiler from computing the bounds one number at a time inside the maximum.
+    bounds = jax.lax.optimization_barrier(jnp.where(valid, _bounds(query, index), -jnp.inf))
     bounds = jnp.where(jnp.isnan(bounds), jnp.inf, bounds)
-    highest, groups = largest(jnp.max(bounds.reshape(-1, GROUP), axis=1)[:, None], some + 1)
-    groups = jnp.sort(groups[0, :some])  # for the ties
-    ids = (groups[:, None] * GROUP + jnp.arange(GROUP, dtype=jnp.int32)[None, :]).reshape(-1)
+    group_bounds, groups = largest(jnp.max(bounds.reshape(-1, BOUND_GROUP), axis=1)[:, None], n_groups + 1)
+    groups = jnp.sort(groups[0, :n_groups])  # so that ties go to the lowest id
+    ids = (groups[:, None] * BOUND_GROUP + jnp.arange(BOUND_GROUP, dtype=jnp.int32)[None, :]).reshape(-1)
     scores = dot(query[None], gather(index.items, jnp.minimum(ids, m - 1)))[0]
-    scores = jnp.where(gather(open_, ids), orderable(scores), -jnp.inf)
-    best, place = jax.lax.top_k(scores, k)
-    found = best, jnp.where(best > -jnp.inf, gather(ids, place), 0)
-    others = highest[0, some]
-    return jax.lax.cond((others < best[-1]) | (others == -jnp.inf), lambda: found, whole)
+    scores = jnp.where(gather(valid, ids), orderable(scores), -jnp.inf)
+    best, position = jax.lax.top_k(scores, k)
+    result = best, jnp.where(best > -jnp.inf, gather(ids, position), 0)
+    next_bound = group_bounds[0, n_groups]  # no item of the other groups scores higher
+    return jax.lax.cond((next_bound < best[-1]) | (next_bound == -jnp.inf), lambda: result, full_search)
 
 
 def _bounds(query: Array, index: Quantized) -> Float[Array, " m_filled"]:
-    """No score is larger, neither the real number nor what float32 makes of it: hence the share of B for rounding."""
+    """Upper bounds on the scores, exact or in float32: s(i) (t z . low(i) + B), where B is enlarged for rounding."""
     d = len(index.low)
-    finest = min(2**15, (2**31 - 1) // (MOST * d))
-    t = jnp.max(jnp.abs(query)) / finest
+    z_max = min(2**15, (2**31 - 1) // (INT8_MAX * d))
+    t = jnp.max(jnp.abs(query)) / z_max
     z = jnp.round(query / jnp.where(t > 0, t, 1)).astype(jnp.int32)
     product = index.low[0].astype(jnp.int32) * z[0]
-    for j in range(1, d):  # one fused loop over the items
-        product = product + index.low[j].astype(jnp.int32) * z[j]
-    b = jnp.sum(jnp.abs(query)) / 2 + MOST * jnp.sum(jnp.abs(query - t * z.astype(query.dtype)))
+    for dim in range(1, d):  # one fused loop over the items
+        product = product + index.low[dim].astype(jnp.int32) * z[dim]
+    b = jnp.sum(jnp.abs(query)) / 2 + INT8_MAX * jnp.sum(jnp.abs(query - t * z.astype(query.dtype)))
     return index.step * (product.astype(query.dtype) * t + b * (1 + d * 2**-15))

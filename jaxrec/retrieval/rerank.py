@@ -1,4 +1,4 @@
-"""Ranking: candidates in order, by vectors that were computed in advance; and lists that are not all alike.
+"""Reranking: orders candidates by precomputed vectors, and makes lists diverse.
 
 >>> import jax.numpy as jnp
 >>> items = jnp.array([[1.0, 0.0], [0.9, 0.1], [0.0, 0.8]])
@@ -6,7 +6,7 @@
 >>> scores, ids = rank(jnp.array([1.0, 1.0]), items, *candidates, k=3)
 >>> ids.tolist()
 [0, 1, 2]
->>> diversify(scores, items[ids], k=3, trade_off=0.5)[1].tolist()  # places: the second is much like the first
+>>> diversify(scores, items[ids], k=3, trade_off=0.5)[1].tolist()  # positions: item 1 is similar to item 0
 [0, 2, 1]
 """
 
@@ -38,17 +38,17 @@ def rank(
 ) -> TopK:
     """The k candidates with the largest query . item, best first: only the candidates' vectors are read.
 
-    Ties go to the earlier candidate; places that cannot be filled have score -inf and id 0, as in `top_k`.
+    Ties go to the earlier candidate; positions that cannot be filled have score -inf and id 0, as in `top_k`.
 
     Args:
         query: a user's vector.
-        items: the catalogue's, computed in advance.
-        ids: candidates, such as `candidates.merge` gives.
-        where: False at empty places, whose ids may be anything.
-        k: at most c.
+        items: the catalogue's vectors, precomputed.
+        ids: candidates, such as those of `candidates.merge`.
+        where: False at padding, whose ids can have any value.
+        k: the length of the list, at most c.
 
     Raises:
-        ValueError: ids that are no items (under jit they are trusted); vectors of different dimensions; as `order`.
+        ValueError: ids that are not items (not checked under jit); vectors of different dimensions; as `order`.
     """
     check.same_shape(ids=ids, where=where)
     if jnp.ndim(items) != 2 or jnp.shape(items)[1:] != jnp.shape(query):
@@ -60,12 +60,12 @@ def rank(
 
 
 def order(score: Shaped[ArrayLike, " c"], ids: Int[ArrayLike, " c"], where: Bool[ArrayLike, " c"], *, k: int) -> TopK:
-    """The k candidates with the largest score, as `rank` returns them: for scores from a ranking head.
+    """The k candidates with the largest score, in the form of `rank`: for the scores of a ranking model.
 
-    A candidate whose score is NaN is passed over.
+    Candidates with score NaN are skipped.
 
     Raises:
-        ValueError: k not in [1, c]; arrays of different lengths; ids that int32 does not hold.
+        ValueError: k not in [1, c]; arrays of different lengths; ids that int32 cannot hold.
     """
     check.same_shape(score=score, ids=ids, where=where)
     (score,) = check.as_floats(score=score)
@@ -78,11 +78,11 @@ def order(score: Shaped[ArrayLike, " c"], ids: Int[ArrayLike, " c"], where: Bool
 
 
 class Diversified(NamedTuple):
-    """What `diversify` chose, in its order.
+    """Result of `diversify`, in the order of selection.
 
     Attributes:
-        scores: [k], the scores of the chosen.
-        positions: int32 [k], where they stand in the list.
+        scores: [k], the scores of the selected entries.
+        positions: int32 [k], their positions in the list.
     """
 
     scores: Array
@@ -96,16 +96,17 @@ def diversify(
     k: int,
     trade_off: float | Shaped[ArrayLike, ""],
 ) -> Diversified:
-    """Maximal marginal relevance: k places of a list, each chosen for its score and for being unlike those before.
+    """Maximal marginal relevance: selects k entries of a list by their score and their dissimilarity to one another.
 
-    Greedily argmax over what is left of (1 - trade_off) score - trade_off max over the chosen of cosine(., chosen).
+    Each step selects, among the remaining entries p, the largest (1 - trade_off) score(p) - trade_off max over the
+    selected q of cosine(p, q).
 
     Args:
-        scores: of the list's places; -inf for an empty one, which is taken last. One whose score or vector is NaN
-            counts as empty.
-        vectors: of the items at these places.
-        k: how many, at most c.
-        trade_off: 0 keeps the order of the scores, 1 looks at likeness alone; mind the scores' own scale.
+        scores: the scores of the list's entries; -inf for an empty one, which is selected last. An entry whose score
+            or vector is NaN counts as empty.
+        vectors: the vectors of these items.
+        k: the number of entries to select, at most c.
+        trade_off: 0 keeps the order of the scores, 1 uses similarity only; the scores' scale matters.
 
     Returns:
         (scores, positions): ids[positions] are the items; ties go to the earlier position.
@@ -119,7 +120,7 @@ def diversify(
     if scores.ndim != 1 or vectors.ndim != 2 or len(scores) != len(vectors):
         raise ValueError(f"expected scores [c] and vectors [c, d], got {scores.shape} and {vectors.shape}.")
     if not 1 <= k <= len(scores):
-        raise ValueError(f"k: expected between 1 and the list's {len(scores)} places, got {k}.")
+        raise ValueError(f"k: expected between 1 and the list's {len(scores)} entries, got {k}.")
     if not check.traced(trade_off) and not 0 <= trade_off <= 1:
         raise ValueError(f"trade_off: expected a number in [0, 1], got {trade_off}.")
     return Diversified(*_diversify(scores, vectors, trade_off, k=k))
@@ -127,19 +128,19 @@ def diversify(
 
 @partial(jax.jit, static_argnames="k")
 def _diversify(scores: Array, vectors: Array, trade_off: Array, *, k: int) -> tuple[Array, Array]:
-    known = ~jnp.any(jnp.isnan(vectors), axis=1)
-    vectors = unit(jnp.where(known[:, None], vectors, 0))
-    empty = (orderable(scores) == -jnp.inf) | ~known
+    valid = ~jnp.any(jnp.isnan(vectors), axis=1)
+    vectors = unit(jnp.where(valid[:, None], vectors, 0))
+    empty = (orderable(scores) == -jnp.inf) | ~valid
     relevance = (1 - trade_off) * jnp.where(empty, 0, scores)
 
-    def choose(state: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], Array]:
-        likeness, left = state
-        value = relevance - trade_off * jnp.where(number > 0, likeness, 0)
-        value = jnp.where(left, jnp.where(empty, jnp.finfo(value.dtype).min, value), -jnp.inf)
+    def select(state: tuple[Array, Array], step: Array) -> tuple[tuple[Array, Array], Array]:
+        similarity, remaining = state  # the largest cosine with a selected entry; entries not selected yet
+        value = relevance - trade_off * jnp.where(step > 0, similarity, 0)
+        value = jnp.where(remaining, jnp.where(empty, jnp.finfo(value.dtype).min, value), -jnp.inf)
         position = jnp.argmax(value)
-        likeness = jnp.maximum(likeness, product(vectors, vectors[position]))
-        return (likeness, left & (jnp.arange(len(scores)) != position)), position
+        similarity = jnp.maximum(similarity, product(vectors, vectors[position]))
+        return (similarity, remaining & (jnp.arange(len(scores)) != position)), position
 
-    start = jnp.full(scores.shape, -jnp.inf, scores.dtype), jnp.ones(scores.shape, bool)
-    _, places = jax.lax.scan(choose, start, jnp.arange(k))
-    return gather(scores, places), places
+    init = jnp.full(scores.shape, -jnp.inf, scores.dtype), jnp.ones(scores.shape, bool)
+    _, positions = jax.lax.scan(select, init, jnp.arange(k))
+    return gather(scores, positions), positions

@@ -1,4 +1,4 @@
-"""Exact search of a catalogue by blocks: the k best items of each query, never a users x items table.
+"""Exact top-k search of a catalogue by blocks, without a users x items matrix of scores.
 
 >>> import jax.numpy as jnp
 >>> items = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
@@ -30,25 +30,25 @@ __all__ = ["check_exclude", "cosine", "dot", "negative_squared_distance", "top_k
 
 @runtime_checkable
 class Searchable(Protocol):
-    """An index over `items`, which searches them in its own way."""
+    """An index over `items` with its own search method."""
 
     @property
     def items(self) -> Array:
-        """The catalogue."""
+        """The catalogue's vectors."""
 
     def top_k(self, queries: Array, k: int, *, exclude: Exclude | None, allowed: Array | None) -> TopK:
-        """(scores, ids), as `top_k`."""
+        """(scores, ids) like `retrieval.top_k`."""
 
 
 def cosine(queries: Shaped[ArrayLike, "n d"], items: Shaped[ArrayLike, "m d"]) -> Float[Array, "n m"]:
-    """Query . item / (‖query‖ ‖item‖); 0 where either is 0. Items of length 1 need `dot` only."""
+    """Query . item / (‖query‖ ‖item‖); 0 if either norm is 0. For items of length 1, `dot` gives the same order."""
     return dot(unit(queries), unit(items))
 
 
 def negative_squared_distance(
     queries: Shaped[ArrayLike, "n d"], items: Shaped[ArrayLike, "m d"]
 ) -> Float[Array, "n m"]:
-    """-‖query - item‖^2, from differences: the expanded square loses what near neighbors differ in."""
+    """-‖query - item‖^2, computed from differences: the expanded square loses the differences of near neighbors."""
     queries, items = check.as_floats(queries=queries, items=items)
     return -jnp.sum((queries[:, None, :] - items[None, :, :]) ** 2, axis=-1)
 
@@ -65,32 +65,32 @@ def top_k(
 ) -> TopK:
     """The k items with the largest query . item, best first, ties to the lowest id.
 
-    Equal to a full sort at any block size. Places that cannot be filled, because too little is allowed, have score
-    -inf and id 0. A score that is NaN is never returned, and hides no other. `models.as_vectors` makes queries and
-    items whose product is the whole prediction.
+    Equal to a full sort at any block size. Positions that cannot be filled, because too few items are allowed, have
+    score -inf and id 0. Items whose score is NaN are never returned and do not affect the others. `models.as_vectors`
+    makes queries and items whose product is the full prediction.
 
     Args:
         queries: one query [d], or one per row [n, d].
-        items: the catalogue; or an index over one, such as `approximate.build_index` makes, which may miss some.
-        k: how many, at most the catalogue's size.
-        exclude: (ids [n, e], where [n, e]), or [e] for one query: what each must not get, such as what the user has
-            seen; padding has `where` False.
-        allowed: [m], False for items that nobody gets.
-        score: `dot`, `cosine` or `negative_squared_distance` of this module, or a function like them; the last
-            holds differences [n, block, d]: take a small block.
-        block: items scored at once; memory is 64 * (block + m / 32) numbers: queries go in parts of 64. None: 16,384;
-            on a GPU as many as 1 GiB of products holds.
+        items: the catalogue; or an index over one, such as that of `approximate.build_index`, which may miss items.
+        k: the length of the lists, at most the catalogue's size.
+        exclude: (ids [n, e], where [n, e]), or [e] for one query: the items that each query must not get, such as those
+            that the user has seen; `where` is False at padding.
+        allowed: [m], False for items that no query may get.
+        score: `dot`, `cosine` or `negative_squared_distance` of this module, or a function like them; the last one
+            holds differences [n, block, d]: use a small block.
+        block: items scored at once; memory is 64 * (block + m / 32) numbers, because queries are processed in batches
+            of 64. None: 16,384; on a GPU as many as 1 GiB of products holds.
 
     Raises:
         ValueError: k or block out of range; queries and items of different dimensions; `exclude` or `allowed` of
-            another size; ids to exclude that are no items (under jit they are trusted, and nobody's are passed over); a
-            score for an index, which has its own.
+            another size; ids to exclude that are not items (not checked under jit, where they are ignored); a `score`
+            with an index, which has its own.
     """
     queries = check.as_array("queries", queries)
     if queries.ndim == 1:
-        row: Callable[[Any], Any] = lambda each: each[None] if isinstance(each, jax.Array) else np.asarray(each)[None]
-        rows = None if exclude is None else (row(exclude[0]), row(exclude[1]))
-        scores, ids = top_k(queries[None], items, k, exclude=rows, allowed=allowed, score=score, block=block)
+        as_row: Callable[[Any], Any] = lambda a: a[None] if isinstance(a, jax.Array) else np.asarray(a)[None]
+        exclude_row = None if exclude is None else (as_row(exclude[0]), as_row(exclude[1]))
+        scores, ids = top_k(queries[None], items, k, exclude=exclude_row, allowed=allowed, score=score, block=block)
         return TopK(scores[0], ids[0])
     table = items.items if isinstance(items, Searchable) else check.as_array("items", items)
     allowed = None if allowed is None else jnp.asarray(allowed)
@@ -98,15 +98,18 @@ def top_k(
     exclude = check_exclude(exclude, len(table))
     if isinstance(items, Searchable):
         if score is not dot:
-            raise ValueError("score: an index has its own; build it of vectors whose dot product is the score.")
+            raise ValueError(
+                f"score: expected dot, because an index has its own score, got {score}. Build the index from vectors "
+                "whose dot product is the score."
+            )
         return items.top_k(queries, k, exclude=exclude, allowed=allowed)
-    wide = jnp.float64 in (queries.dtype, table.dtype)
-    queries = queries.astype(jnp.float64 if wide else jnp.float32)  # sums in half precision lose ranks
+    is_float64 = jnp.float64 in (queries.dtype, table.dtype)
+    queries = queries.astype(jnp.float64 if is_float64 else jnp.float32)  # sums in half precision change ranks
     return TopK(*two_pass(queries, table, exclude, allowed, score=score, k=k, block=block))
 
 
 def check_exclude(exclude: Exclude | None, n_items: int) -> Exclude | None:
-    """(ids, where) as arrays, having checked that what is unmasked are items; traced ids are trusted."""
+    """Returns (ids, where) as arrays, after checking that unmasked ids are items; traced ids are not checked."""
     if exclude is None:
         return None
     ids, where = exclude

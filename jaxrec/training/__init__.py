@@ -1,4 +1,4 @@
-"""Training by gradients: any cost, any pytree of parameters, any Optax optimizer; and grids of whole trainings."""
+"""Gradient-based training of any cost over any pytree of parameters with any Optax optimizer, and grid search."""
 
 from jaxrec.training import lazy
 from jaxrec.training.loop import FitResult, TrainHistory, fit

@@ -34,16 +34,16 @@ Batches = Iterable[Any] | Callable[[int], Iterable[Any]]
 
 @dataclass(frozen=True)
 class TrainHistory:
-    """What happened, epoch by epoch, and where to go on.
+    """Record of a training run by epoch, and the state to resume from.
 
     Attributes:
-        loss: [epochs], the cost before each step: summed over the epoch's batches, or for Totals their mean.
-        validation: [epochs], what `validate` said after each epoch; empty without it.
+        loss: [epochs], the cost before each step, summed over the epoch's batches; for Totals, their mean.
+        validation: [epochs], the value of `validate` after each epoch; empty without it.
         best_epoch: the epoch (from 0) whose parameters were returned.
         stopped: 'epochs' (ran them all), 'converged' (`tol`), 'patience' or 'callback'.
-        state: the last state, not the best; `fit(..., resume=history)` goes on from it.
+        state: the last state, not the best; `fit(..., resume=history)` continues from it.
         best: the best parameters so far.
-        fingerprint: of the key, the optimizer and the first batch, by which `resume` knows other ones.
+        fingerprint: of the key, the optimizer and the first batch, by which `resume` detects that they changed.
     """
 
     loss: np.ndarray
@@ -56,11 +56,11 @@ class TrainHistory:
 
 
 class FitResult(NamedTuple):
-    """What `fit` returns.
+    """Result of `fit`.
 
     Attributes:
         params: the best by `validate`, or the last without it.
-        history: what happened, and where to go on.
+        history: the record of the run, and the state to resume from.
     """
 
     params: Any
@@ -84,68 +84,67 @@ def fit(
 ) -> FitResult:
     """Minimizes a cost over batches, epoch by epoch.
 
-    Whatever is not finite is an error, and never returned: it is not worse than other numbers, it is broken.
+    A loss, parameter or validation that is not finite raises an error and is never returned.
 
     Args:
-        cost: cost(params, batch), a scalar or a Total (its mean is minimized); `cost(params, batch, key=)` where it
-            is random. Pass data through the batch: arrays closed over become constants of the compiled program.
+        cost: cost(params, batch), a scalar or a Total (its mean is minimized); `cost(params, batch, key=)` if it is
+            random. Pass data through the batch: arrays closed over become constants of the compiled program.
         params: a pytree of finite arrays.
-        batches: a sequence of batches, [ratings] for full-batch steps; or a function of the epoch that gives them,
+        batches: a sequence of batches, [ratings] for full-batch steps; or a function of the epoch that returns them,
             such as `data.minibatches`.
         optimizer: from Optax; optax.sgd(alpha) is the notes' gradient descent.
-        key: a random key; each step sees fold_in(key, step).
-        epochs: at most, those of a resumed history counted in; 0 returns the initial parameters.
-        validate: validate(params) -> a finite number, lower is better, after every epoch; the best parameters are
-            returned.
-        patience: stop after so many epochs without a better validation, >= 1.
-        callback: callback(step, state, history) after every epoch, steps from 1. Return True to stop.
+        key: a random key; each step uses fold_in(key, step).
+        epochs: the maximum number of epochs, including those of a resumed history; 0 returns the initial parameters.
+        validate: validate(params) -> a finite number, lower is better, called after every epoch; the best parameters
+            are returned.
+        patience: stop after this many epochs without a better validation, >= 1.
+        callback: callback(step, state, history), called after every epoch with steps from 1. Return True to stop.
         progress: show a bar with loss and validation.
-        tol: stop when an epoch changes the loss by less than this share of it: "until converged".
-        resume: the History of an earlier call with the same arguments: goes on as if never interrupted. What can be
-            seen is checked: the parameters' structure, shapes and types, the key, the optimizer (its state's
+        tol: stop when an epoch changes the loss by at most this fraction of it: "until converged".
+        resume: the TrainHistory of an earlier call with the same arguments; training continues as if it had not been
+            interrupted. Checked are the parameters' structure, shapes and types, the key, the optimizer (its state's
             structure, its updates of fixed gradients), the first batch of epoch 0, and whether there is a validation.
-            Another cost, `validate` or callback cannot be seen, nor other batches after the first; `params` are
-            looked at for their shapes alone.
+            Not checked are the cost, `validate`, the callback and later batches; of `params` only the shapes are used.
 
     Returns:
         (params, history): the parameters are the best by `validate`, or the last without it.
 
     Raises:
-        ValueError: an epoch without batches (a spent generator), patience without validate, numbers out of range,
-            parameters that are not finite to begin with; a history to resume that was made with something else.
+        ValueError: an epoch without batches (an exhausted generator), patience without validate, numbers out of range,
+            initial parameters that are not finite; a history to resume that was made with other arguments.
         FloatingPointError: the loss, the parameters after an epoch, or a validation is not finite.
     """
     _check_options(epochs, patience, tol, validate, batches)
     state = init_state(params, optimizer)
-    if broken := _not_finite(state.params):
-        raise ValueError(f"params: expected finite numbers to begin with, got others in {broken}.")
-    made_by, best, best_epoch, losses, scores = fingerprint(state.params, optimizer, key), state.params, -1, [], []
+    if nonfinite := _nonfinite_names(state.params):
+        raise ValueError(f"params: expected finite initial values, got NaN or infinity in {nonfinite}.")
+    identity, best, best_epoch, losses, scores = fingerprint(state.params, optimizer, key), state.params, -1, [], []
     if resume is not None:
-        made_by = _check_resumed(resume, state, made_by, batches, validate is not None, epochs)
+        identity = _check_resumed(resume, state, identity, batches, validate is not None, epochs)
         state, best, best_epoch = resume.state, resume.best, resume.best_epoch
         losses, scores = list(resume.loss), list(resume.validation)
     stopped = "epochs"
 
     def history() -> TrainHistory:
-        return TrainHistory(np.array(losses), np.array(scores), best_epoch, stopped, state, best, made_by)
+        return TrainHistory(np.array(losses), np.array(scores), best_epoch, stopped, state, best, identity)
 
     with tqdm(total=epochs, initial=len(losses), desc="fit", unit="epoch", disable=not progress) as bar:
         for epoch in range(len(losses), epochs):
             infos = []
             for batch in batches(epoch) if callable(batches) else batches:
-                if not made_by.batch:
-                    made_by = made_by._replace(batch=batch_digests(batch))
+                if not identity.batch:
+                    identity = identity._replace(batch=batch_digests(batch))
                 check_ids(state.params, batch)
                 state, info = _step(state, batch, key, cost=cost, optimizer=optimizer)
                 infos.append(info)
             losses.append(_epoch_loss(infos, epoch, state, optimizer))
-            if broken := _not_finite(state.params):
-                at = int(state.step) - 1
-                rate, advice = _rate_and_advice(optimizer, state, at)
+            if nonfinite := _nonfinite_names(state.params):
+                step = int(state.step) - 1
+                rate, advice = _rate_and_advice(optimizer, state, step)
                 raise FloatingPointError(
-                    f"step {at} (epoch {epoch}), {rate}: the parameters after it are not finite: {broken}. {advice}"
-                    " A gradient that is not finite beside a finite loss comes from a square root, a norm or a "
-                    "logarithm at 0, or from the mean of nothing."
+                    f"step {step} (epoch {epoch}), {rate}: the parameters after it are not finite: {nonfinite}. "
+                    f"{advice} If the loss is finite and its gradient is not, look for a square root, a norm or a "
+                    "logarithm at 0, or a mean over no entries."
                 )
             if validate is not None:
                 scores.append(_validation(validate(state.params), epoch))
@@ -166,24 +165,24 @@ def fit(
 
 @partial(jax.jit, static_argnames=("cost", "optimizer"))
 def _step(state: TrainState, batch: Any, key: PRNGKeyArray, *, cost: Cost, optimizer: Any) -> tuple[TrainState, Total]:
-    """One compiled step, cached by (cost, optimizer): a second `fit` of the same pair compiles nothing."""
+    """One compiled step, cached by (cost, optimizer): a second `fit` with the same pair compiles nothing."""
     return make_step(cost, optimizer)(state, batch, key=key)
 
 
 def _epoch_loss(infos: list[Total], epoch: int, state: TrainState, optimizer: optax.GradientTransformation) -> float:
     if not infos:
         raise ValueError(
-            f"batches: epoch {epoch} had none. A generator is spent after one epoch: pass a list, or a function of "
-            "the epoch that makes one."
+            f"batches: expected at least one per epoch, got none in epoch {epoch}. A generator is exhausted after one "
+            "epoch: pass a list, or a function of the epoch that returns one."
         )
     sums, counts = np.array([(float(info.sum), float(info.count)) for info in infos]).T
     wrong = ~np.isfinite(sums) | ~np.isfinite(counts)
     if wrong.any():
         first = int(wrong.argmax())
-        at = int(state.step) - len(infos) + first
-        rate, advice = _rate_and_advice(optimizer, state, at)
-        what = f"'s count is {counts[first]}" if np.isfinite(sums[first]) else f" is {sums[first]}"
-        raise FloatingPointError(f"step {at} (epoch {epoch}), {rate}: the loss{what}. {advice}")
+        step = int(state.step) - len(infos) + first
+        rate, advice = _rate_and_advice(optimizer, state, step)
+        problem = f"'s count is {counts[first]}" if np.isfinite(sums[first]) else f" is {sums[first]}"
+        raise FloatingPointError(f"step {step} (epoch {epoch}), {rate}: the loss{problem}. {advice}")
     count = math.fsum(counts)
     return math.fsum(sums) / count if count else math.fsum(sums)
 
@@ -194,8 +193,8 @@ def _validation(value: Any, epoch: int) -> float:
     score = float(np.asarray(value).reshape(()))
     if not math.isfinite(score):
         raise FloatingPointError(
-            f"epoch {epoch}: validate gave {score}; the parameters and the loss are finite. It is neither better nor "
-            "worse than a number. Look at what it computes: the mean of nothing (a validation set that is empty or "
+            f"epoch {epoch}: validate returned {score}, while the parameters and the loss are finite. Such a value "
+            "cannot be compared. Check what it computes: a mean over no entries (a validation set that is empty or "
             "masked), 0 / 0, the logarithm of 0, NaN among its ratings."
         )
     return score
@@ -206,7 +205,10 @@ def _check_options(epochs: int, patience: int | None, tol: float | None, validat
     if patience is not None:
         whole_number("patience", patience, least=1)
         if validate is None:
-            raise ValueError("patience: counts epochs without a better validation; pass validate=, or use tol=.")
+            raise ValueError(
+                "patience: expected validate= too, because patience counts epochs without a better validation, got "
+                "None. Pass validate=, or use tol=."
+            )
     if tol is not None:
         check.positive("tol", tol, zero=True)
     if not callable(batches) and (isinstance(batches, Mapping | str) or not isinstance(batches, Iterable)):
@@ -217,45 +219,48 @@ def _check_options(epochs: int, patience: int | None, tol: float | None, validat
 
 
 def _check_resumed(
-    history: TrainHistory, start: TrainState, now: Fingerprint, batches: Batches, validated: bool, epochs: int
+    history: TrainHistory, init: TrainState, now: Fingerprint, batches: Batches, validated: bool, epochs: int
 ) -> Fingerprint:
-    """What the history was made by, having checked that it is what is here now."""
+    """Returns the history's fingerprint, after checking that the history was made with this call's arguments."""
     done = len(history.loss)
     if epochs < done:
         raise ValueError(
-            f"epochs: expected at least the {done} that the history has done (they are counted in), got {epochs}."
+            f"epochs: expected at least the {done} that the history has done (they are included), got {epochs}."
         )
-    for name, here, there in (
-        ("parameters", start.params, history.state.params),
-        ("optimizer's state", start.optimizer, history.state.optimizer),
+    for name, new, old in (
+        ("parameters", init.params, history.state.params),
+        ("optimizer's state", init.optimizer, history.state.optimizer),
     ):
-        structures: tuple[Any, Any] = jax.tree.structure(here), jax.tree.structure(there)
-        if structures[0] != structures[1] or shapes(here) != shapes(there):
-            is_, was = dict(shapes(here)), dict(shapes(there))
-            at = next((position for position in was | is_ if was.get(position) != is_.get(position)), None)
-            what = (
+        structures: tuple[Any, Any] = jax.tree.structure(new), jax.tree.structure(old)
+        if structures[0] != structures[1] or shapes(new) != shapes(old):
+            is_, was = dict(shapes(new)), dict(shapes(old))
+            path = next((path for path in was | is_ if was.get(path) != is_.get(path)), None)
+            difference = (
                 f"{structures[0]}, was {structures[1]}"
-                if at is None
-                else f"{at} is {is_.get(at, 'not there')}, was {was.get(at, 'not there')}"
+                if path is None
+                else f"{path} is {is_.get(path, 'missing')}, was {was.get(path, 'missing')}"
             )
             raise ValueError(
-                f"resume: the {name} are others: {what}. Pass parameters of the same structure, shapes and types and "
-                "the same optimizer, or start anew from params=history.best."
+                f"resume: the {name} changed: {difference}. Pass parameters of the same structure, shapes and types "
+                "and the same optimizer, or start again from params=history.best."
             )
-    if broken := _not_finite((history.state.params, history.best)):
-        raise ValueError(f"resume: expected finite parameters in the history, got others in {broken}.")
+    if nonfinite := _nonfinite_names((history.state.params, history.best)):
+        raise ValueError(f"resume: expected finite parameters in the history, got NaN or infinity in {nonfinite}.")
     if done and validated != bool(len(history.validation)):
         raise ValueError(
             f"resume: the history was made {'without' if validated else 'with'} validate=, and this call has "
-            f"{'one' if validated else 'none'}. The best parameters so far are not known by it: pass the same, or "
-            "start anew from params=history.best."
+            f"{'one' if validated else 'none'}. The best parameters so far are then unknown: pass the same argument, "
+            "or start again from params=history.best."
         )
     then = history.fingerprint
-    if then is None:  # a History of other makings: its state is all there is to see
+    if then is None:  # a history made without a fingerprint: only its state can be checked
         return now
     if then.batch:
         if isinstance(batches, Iterator):
-            raise ValueError("batches: to resume, pass a list or a function of the epoch: a generator is spent.")
+            raise ValueError(
+                "batches: expected a list or a function of the epoch to resume with, got a generator. It is exhausted "
+                "after one epoch."
+            )
         for batch in batches(0) if callable(batches) else batches:
             now = now._replace(batch=batch_digests(batch))
             break
@@ -263,15 +268,15 @@ def _check_resumed(
     return then
 
 
-def _not_finite(tree: Any) -> str:
-    """Names of the arrays that hold a number that is not finite; '' where there is none."""
+def _nonfinite_names(tree: Any) -> str:
+    """Paths of the arrays with NaN or infinity, joined by commas; '' if there are none."""
     finite = jax.tree.leaves(_all_finite(tree))
-    return ", ".join(position for (position, _), good in zip(shapes(tree), finite, strict=True) if not good)
+    return ", ".join(path for (path, _), is_finite in zip(shapes(tree), finite, strict=True) if not is_finite)
 
 
 @jax.jit
 def _all_finite(tree: Any) -> Any:
-    """Of each array: one reduction, once an epoch."""
+    """Whether each array is finite: one reduction per array, once per epoch."""
     return jax.tree.map(
         lambda leaf: jnp.isfinite(leaf).all() if jnp.issubdtype(leaf.dtype, jnp.inexact) else jnp.array(True), tree
     )
@@ -279,15 +284,15 @@ def _all_finite(tree: Any) -> Any:
 
 def _rate_and_advice(optimizer: optax.GradientTransformation, state: TrainState, step: int) -> tuple[str, str]:
     rate = _learning_rate(optimizer, state, step)
-    known, smaller = ("unknown", "") if rate is None else (f"{rate:g}", f" ({rate / 10:g})")
-    return f"learning rate {known}", (
+    value, smaller = ("unknown", "") if rate is None else (f"{rate:g}", f" ({rate / 10:g})")
+    return f"learning rate {value}", (
         f"Try a smaller learning rate{smaller}, a smaller initial scale, or optax.clip_by_global_norm before the "
         "optimizer; then look for inf in the data."
     )
 
 
 def _learning_rate(optimizer: optax.GradientTransformation, state: TrainState, step: int) -> float | None:
-    """The learning rate at a step, for a message: Optax keeps it in closures (or, injected, in the state)."""
+    """The learning rate at a step, for error messages. Optax keeps it in closures, or in the state if injected."""
     injected = optax.tree_utils.tree_get(state.optimizer, "learning_rate", None)
     if injected is not None:
         return float(injected)
@@ -300,7 +305,7 @@ def _learning_rate(optimizer: optax.GradientTransformation, state: TrainState, s
         names = inspect.getclosurevars(function).nonlocals
         if "step_size_fn" in names:
             return -float(names["step_size_fn"](step))
-        if "step_size" in names and not isinstance(names["step_size"], int):  # scale(-1) only turns the sign
+        if "step_size" in names and not isinstance(names["step_size"], int):  # scale(-1) only flips the sign
             return -float(names["step_size"])
         for value in names.values():
             functions += value if isinstance(value, list | tuple) else [value]

@@ -1,4 +1,4 @@
-"""A grid of hyper-parameters: whole trainings side by side, compiled once."""
+"""Grid search over hyper-parameters: complete training runs, compiled once."""
 
 import itertools
 import logging
@@ -21,13 +21,13 @@ logger = logging.getLogger("jaxrec")
 
 
 def grid_points(**choices: Iterable[Any]) -> dict[str, Array]:
-    """Every combination of the choices as a grid's members: name -> [n], the last name fastest.
+    """Every combination of the choices, as members of a grid: name -> [n], the last name varying fastest.
 
     >>> grid_points(l2=(1.0, 3.0), seed=(0, 1))
     {'l2': Array([1., 1., 3., 3.], dtype=float32), 'seed': Array([0, 1, 0, 1], dtype=int32)}
 
     Raises:
-        ValueError: no choices, one without values, or values that are no numbers (or do not fit 32 bits).
+        ValueError: no choices, a choice without values, or values that are not numbers (or do not fit 32 bits).
     """
     if not choices:
         raise ValueError("choices: expected at least one name with its values, such as l2=(1.0, 3.0), got none.")
@@ -43,35 +43,35 @@ def _values(name: str, choice: Iterable[Any]) -> list[Any]:
     if any(np.ndim(value) for value in values):
         raise ValueError(f"{name}: expected a list of numbers, got {values!r}.")
     if not values:
-        raise ValueError(f"{name}: expected at least one value: without any there is no combination.")
+        raise ValueError(f"{name}: expected at least one value, got none: there would be no combinations.")
     return values
 
 
 def grid(run: Callable[..., Any], members: Any, *data: Any, batch_size: int = 1, progress: bool = True) -> Any:
-    """run(member, *data) for every member of a grid of hyper-parameters: one compilation, results stacked.
+    """Computes run(member, *data) for every member of a hyper-parameter grid, with one compilation; stacks the results.
 
-    `run` is pure and does the whole training: builds parameters from a seed, trains by `descend` or a scan of
-    `solvers.als.sweep`, and returns what is wanted, a validation error or the parameters. Whatever is traced can
-    differ between members: l2, learning rate, initial scale, seed, and the fold that a mask leaves out.
+    `run` is a pure function of the complete training: it initializes parameters from a seed, trains by `descend` or a
+    scan of `solvers.sweep`, and returns a validation error or the parameters. Anything that can be traced can differ
+    between members: l2, learning rate, initial scale, seed, and the fold that a mask leaves out.
 
-    One after the other (batch_size=1) each result is, bit for bit, what its run alone gives. vmapped (batch_size > 1)
-    it is that up to rounding. Which is faster depends: on 2 CPU cores (experiments.grid_search prints both for its
-    cases) sequential is, except for ALS of small rank; on an accelerator that small problems leave idle, try the whole
-    grid at once.
+    With batch_size=1 the members run sequentially, and each result is bit for bit that of the member run alone. With
+    batch_size > 1 they are vmapped, and results agree up to rounding. Which is faster depends on the problem: on 2 CPU
+    cores (experiments.grid_search prints both for its cases) sequential runs are, except for ALS of small rank; on an
+    accelerator that small problems leave idle, try the full grid as one batch.
 
     Args:
-        run: run(member, *data) -> a pytree of arrays. Hand data over as `data`: what is closed over becomes constants.
+        run: run(member, *data) -> a pytree of arrays. Pass data as `data`: arrays closed over become constants.
         members: a pytree of arrays with one leading axis, such as `grid_points` makes.
-        data: passed on, the same for all.
-        batch_size: how many members are vmapped; the memory is theirs together.
+        data: passed to every run.
+        batch_size: members vmapped at once; all of them must fit in memory together.
         progress: show a bar.
 
     Returns:
-        What `run` returns, with the members' axis in front. A member that diverged has its NaN there: it is named in a
-        warning, and leaves the others as they are; choose by `numpy.nanargmin`.
+        The results of `run`, stacked along a leading axis of members. A member that diverged has NaN in its entry,
+        which a warning names, and does not affect the others; choose by `numpy.nanargmin`.
 
     Raises:
-        ValueError: members of different lengths, or none, or NaN among them; batch_size < 1.
+        ValueError: members of different lengths, no members, or NaN among them; batch_size < 1.
 
     >>> square = lambda member: member["a"] ** 2
     >>> grid(square, grid_points(a=(1.0, 2.0, 3.0)), progress=False)
@@ -83,36 +83,36 @@ def grid(run: Callable[..., Any], members: Any, *data: Any, batch_size: int = 1,
         raise ValueError(f"members: expected arrays of one length > 0, got lengths {sorted(lengths) or [0]}.")
     if whole_number("batch_size", batch_size) < 1:
         raise ValueError(f"batch_size: expected a number of members >= 1, got {batch_size}.")
-    for position, leaf in jax.tree_util.tree_flatten_with_path(members)[0]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(members)[0]:
         if (
             jnp.issubdtype(leaf.dtype, jnp.inexact)
             and (wrong := np.isnan(np.asarray(leaf)).reshape(n, -1).any(1)).any()
         ):
             raise ValueError(
-                f"members{jax.tree_util.keystr(position)}: expected numbers, got NaN in member {wrong.argmax()}."
+                f"members{jax.tree_util.keystr(path)}: expected numbers, got NaN in member {wrong.argmax()}."
             )
     batch_size = min(batch_size, n)
     results = []
     with tqdm(total=n, desc="grid", unit="member", disable=not progress) as bar:
         for first in range(0, n, batch_size):
-            # The last part is filled up with its last member: one shape, one compilation.
-            part = np.minimum(np.arange(first, first + batch_size), n - 1)
+            # The last batch is padded with the last member: one shape, one compilation.
+            batch = np.minimum(np.arange(first, first + batch_size), n - 1)
             if batch_size == 1:
-                one = _run(_pick(members, first), data, run=run)
-                result = jax.tree.map(lambda leaf: leaf[None], one)
+                result = _run(_pick(members, first), data, run=run)
+                result = jax.tree.map(lambda leaf: leaf[None], result)
             else:
-                result = _run_many(_pick(members, part), data, run=run)
-            results.append(jax.tree.map(np.asarray, result))  # waits, so that the bar tells the truth
+                result = _run_many(_pick(members, batch), data, run=run)
+            results.append(jax.tree.map(np.asarray, result))  # blocks until computed, so that the bar is accurate
             bar.update(min(batch_size, n - first))
-    stacked = jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:n]), *results)
+    stacked = jax.tree.map(lambda *batches: jnp.asarray(np.concatenate(batches)[:n]), *results)
     _warn_of_nan(stacked, members, n)
     return stacked
 
 
-def _pick(members: Any, which: Any) -> Any:
-    """On the host (keys apart), for on the device every operation of an index is a small program to compile: .3 s."""
+def _pick(members: Any, index: Any) -> Any:
+    """Indexes members on the host (except random keys): on the device every such operation compiles for 0.3 s."""
     on_host = lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
-    return jax.tree.map(lambda leaf: on_host(jnp.asarray(leaf))[which], members)
+    return jax.tree.map(lambda leaf: on_host(jnp.asarray(leaf))[index], members)
 
 
 @partial(jax.jit, static_argnames="run")
@@ -126,10 +126,10 @@ def _run_many(members: Any, data: Any, *, run: Callable[..., Any]) -> Any:
 
 
 def _warn_of_nan(stacked: Any, members: Any, n: int) -> None:
-    bad = np.zeros(n, bool)
+    nonfinite = np.zeros(n, bool)
     for leaf in jax.tree.leaves(stacked):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            bad |= ~np.isfinite(np.asarray(leaf)).reshape(n, -1).all(axis=1)
-    for k in np.flatnonzero(bad):
+            nonfinite |= ~np.isfinite(np.asarray(leaf)).reshape(n, -1).all(axis=1)
+    for k in np.flatnonzero(nonfinite):
         member = jax.tree.map(lambda leaf, k=k: leaf[k].item() if leaf[k].ndim == 0 else leaf[k], members)
         logger.warning("grid: member %d of %d, %s, has results that are not finite", k, n, member)

@@ -1,4 +1,4 @@
-"""One step of gradient descent by any Optax optimizer, and many of them as one pure function."""
+"""Training steps with any Optax optimizer, and scans of many steps as one pure function."""
 
 import dataclasses
 import inspect
@@ -40,7 +40,7 @@ Cost = Callable[..., Any]
 @register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """What the next step needs: parameters, the optimizer's state, and the number of steps taken."""
+    """Training state: the parameters, the optimizer's state, and the number of steps taken."""
 
     params: Any
     optimizer: Any
@@ -48,11 +48,11 @@ class TrainState:
 
 
 class Epochs(NamedTuple):
-    """What `epochs` returns.
+    """Result of `epochs`.
 
     Attributes:
         state: the state after the last step.
-        cost: [epochs], each epoch's cost, summed over its steps and computed before each of them.
+        cost: [epochs], the cost of each epoch: the sum over its steps of the cost before each step.
     """
 
     state: TrainState
@@ -60,11 +60,11 @@ class Epochs(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """What `descend` returns.
+    """Result of `descend`.
 
     Attributes:
         params: the parameters after the last step.
-        losses: [steps], the cost before each step, the mean where the cost is a Total.
+        losses: [steps], the cost before each step; its mean if the cost is a Total.
     """
 
     params: Any
@@ -72,61 +72,61 @@ class Descent(NamedTuple):
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step; weak types are made strong, or the second step would compile again."""
+    """Initial training state. Converts weakly typed leaves to strong types; otherwise the second step would retrace."""
     params = jax.tree.map(lambda p: jnp.asarray(p, jnp.asarray(p).dtype), params)
     return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
 def make_step(cost: Cost, optimizer: optax.GradientTransformation) -> Callable[..., tuple[TrainState, Total]]:
-    """step(state, batch, *, key) -> (state, cost), pure and bare: to be jitted, scanned or vmapped.
+    """Returns a pure step function, step(state, batch, *, key) -> (state, cost), to be jitted, scanned or vmapped.
 
-    The cost comes as a Total, of count 0 where it was a scalar.
-    The per-step key is fold_in(key, state.step); it is passed on where the cost takes a `key`. All parameters move
-    at once, by gradients taken at the same point, as the notes' simultaneous update demands.
+    The cost is returned as a Total, with count 0 if it was a scalar. The per-step key is fold_in(key, state.step); it
+    is passed on if the cost takes a `key`. All parameters are updated simultaneously, by gradients taken at the same
+    point, as in the notes.
     """
-    total, move = as_total(cost), moved_by(optimizer)
+    total, update = as_total(cost), moved_by(optimizer)
 
     def step(state: TrainState, batch: Any, *, key: PRNGKeyArray) -> tuple[TrainState, Total]:
         key = jax.random.fold_in(key, state.step)
         (value, info), gradient = jax.value_and_grad(total, has_aux=True)(state.params, batch, key=key)
-        # What line searches (optax.lbfgs) and plateau schedules ask for; all others ignore it.
+        # Line searches (optax.lbfgs) and plateau schedules need these; other optimizers ignore them.
         extra = {"value": value, "grad": gradient, "value_fn": lambda params: total(params, batch, key=key)[0]}
-        params, optimizer_state = move(gradient, state.optimizer, state.params, **extra)
+        params, optimizer_state = update(gradient, state.optimizer, state.params, **extra)
         return TrainState(params, optimizer_state, state.step + 1), info
 
     return step
 
 
 def as_total(cost: Cost) -> Callable[..., tuple[Array, Total]]:
-    """What is minimized and what is reported: f(*cost's arguments, key=) -> (a scalar, the cost as a Total)."""
+    """Wraps a cost as f(*args, key=) -> (the scalar to minimize, the cost as a Total)."""
     takes_key = "key" in inspect.signature(cost).parameters
 
-    def total(*given: Any, key: PRNGKeyArray) -> tuple[Array, Total]:
-        value = cost(*given, key=key) if takes_key else cost(*given)
+    def total(*args: Any, key: PRNGKeyArray) -> tuple[Array, Total]:
+        value = cost(*args, key=key) if takes_key else cost(*args)
         if isinstance(value, Total):
             return value.mean(), value
-        return value, Total(value, jnp.zeros_like(value))  # count 0: a part of one cost, which adds up
+        return value, Total(value, jnp.zeros_like(value))  # count 0 marks a term of a sum, not of a mean
 
     return total
 
 
 def moved_by(optimizer: optax.GradientTransformation) -> Callable[..., tuple[Any, Any]]:
-    """f(gradient, optimizer's state, params, **extra) -> (params, state), one step on."""
+    """Returns f(gradient, optimizer's state, params, **extra) -> (params, state), which applies one update."""
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def move(gradient: Any, state: Any, params: Any, **extra: Any) -> tuple[Any, Any]:
-        with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction is float ** int32: not strict
+    def update(gradient: Any, state: Any, params: Any, **extra: Any) -> tuple[Any, Any]:
+        with jax.numpy_dtype_promotion("standard"):  # Adam computes float ** int32
             updates, state = optimizer.update(gradient, state, params, **extra)
             return optax.apply_updates(params, updates), state
 
-    return move
+    return update
 
 
 def check_ids(params: Any, batch: Any) -> None:
-    """Of `Factors` on `Observed`, ids that the tables have: within a step they are traced, and nobody can look.
+    """Checks that the ids of an `Observed` batch are rows of `Factors`; inside a step they are traced and not checked.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: an id out of range.
     """
     if isinstance(params, Factors) and isinstance(batch, Observed):
         check.row_ids("user", batch.user, size=len(params.w))
@@ -142,22 +142,22 @@ def epochs(
     key: PRNGKeyArray,
     epochs: int,
 ) -> Epochs:
-    """Whole epochs on the device: a scan of steps over minibatches, shuffled anew each epoch; pure.
+    """Runs complete epochs on the device: a scan of steps over minibatches, reshuffled each epoch; a pure function.
 
-    Nothing goes to the host between steps, so that small batches are not held up by it. Every row of the data stands in
-    one batch of each epoch; the last batch is filled up with rows whose `where` [n, ...] is False.
+    Nothing is transferred to the host between steps, so small batches do not wait for it. Each epoch uses every row of
+    the data in exactly one batch; the last batch is padded with rows whose `where` [n, ...] is False.
 
     Args:
-        step: `training.make_step`'s or `training.lazy.make_step`'s.
-        state: their first, or that of an earlier call: with `key` folded by you, it goes on.
+        step: a step function of `training.make_step` or `training.lazy.make_step`.
+        state: the initial state, or the state of an earlier call to continue from it (then fold `key` yourself).
         data: columns, a pytree of arrays [n, ...], such as `data.observed(ratings, counts=True)`.
-        batch_size: rows in a step; static.
-        key: for the order, and for the steps.
-        epochs: how many; static.
+        batch_size: rows per step; static.
+        key: random key of the shuffling and of the steps.
+        epochs: the number of epochs; static.
 
     Raises:
-        ValueError: columns of different lengths; epochs < 1; batch_size out of range, or not a divisor of n where the
-            data have no `where` to close the rows that fill up the last batch.
+        ValueError: columns of different lengths; epochs < 1; batch_size out of range, or not a divisor of n if the
+            data have no `where` to mask the padding of the last batch.
     """
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
     if len(lengths) != 1 or () in lengths:
@@ -168,7 +168,10 @@ def epochs(
     if whole_number("batch_size", batch_size) < 1 or batch_size > n:
         raise ValueError(f"batch_size: expected between 1 and the data's {n} rows, got {batch_size}.")
     if n % batch_size and not hasattr(data, "where"):
-        raise ValueError(f"batch_size: {batch_size} does not divide the {n} rows, and the data have no `where`.")
+        raise ValueError(
+            f"batch_size: expected a divisor of n, because the data have no `where` to mask padding, got {batch_size}, "
+            f"which does not divide the {n} rows."
+        )
     run = _epochs if check.traced(state, data, key) else _epochs_jit
     return Epochs(*run(state, data, key, step=step, batch_size=batch_size, epochs=epochs))
 
@@ -183,25 +186,25 @@ def _epochs(
     epochs: int,
 ) -> tuple[TrainState, Total]:
     n = len(jax.tree.leaves(data)[0])
-    fill = -n % batch_size
+    n_padding = -n % batch_size
     key_order, key_step = jax.random.split(key)
 
-    def epoch(state: TrainState, number: Array) -> tuple[TrainState, Total]:
-        order = jax.random.permutation(jax.random.fold_in(key_order, number), n)
-        order = jnp.pad(order, (0, fill)).reshape(-1, batch_size)
-        there = (jnp.arange(n + fill) < n).reshape(-1, batch_size)
+    def run_epoch(state: TrainState, epoch: Array) -> tuple[TrainState, Total]:
+        order = jax.random.permutation(jax.random.fold_in(key_order, epoch), n)
+        order = jnp.pad(order, (0, n_padding)).reshape(-1, batch_size)
+        valid = (jnp.arange(n + n_padding) < n).reshape(-1, batch_size)
 
-        def one(state: TrainState, rows: tuple[Array, Array]) -> tuple[TrainState, Total]:
+        def run_step(state: TrainState, rows: tuple[Array, Array]) -> tuple[TrainState, Total]:
             batch = jax.tree.map(lambda column: gather(column, rows[0]), data)
-            if fill:
-                real = rows[1].reshape(-1, *[1] * (batch.where.ndim - 1))
-                batch = dataclasses.replace(batch, where=batch.where & real)
+            if n_padding:
+                row_valid = rows[1].reshape(-1, *[1] * (batch.where.ndim - 1))
+                batch = dataclasses.replace(batch, where=batch.where & row_valid)
             return step(state, batch, key=key_step)
 
-        state, costs = jax.lax.scan(one, state, (order, there))
-        return state, jax.tree.map(lambda each: jnp.sum(each, axis=0), costs)
+        state, costs = jax.lax.scan(run_step, state, (order, valid))
+        return state, jax.tree.map(lambda cost: jnp.sum(cost, axis=0), costs)
 
-    return jax.lax.scan(epoch, state, jnp.arange(epochs))
+    return jax.lax.scan(run_epoch, state, jnp.arange(epochs))
 
 
 _epochs_jit = jax.jit(_epochs, static_argnames=("step", "batch_size", "epochs"))
@@ -210,18 +213,18 @@ _epochs_jit = jax.jit(_epochs, static_argnames=("step", "batch_size", "epochs"))
 def descend(
     cost: Cost, params: Any, batches: Any, *, optimizer: optax.GradientTransformation, key: PRNGKeyArray, steps: int
 ) -> Descent:
-    """Training as one pure function, a scan of `make_step`: to be vmapped, differentiated, or put in a grid.
+    """Trains as one pure function, a scan of `make_step`, which can be vmapped, differentiated or used in a grid.
 
-    The parameters are those of `fit` with the same list of batches, which it takes in turn; there is no validation and
-    no progress in it, and a loss that is not finite shows in what it returns.
+    The parameters equal those of `fit` with the same list of batches, which are used in turn. There is no validation
+    and no progress bar, and a loss that is not finite is returned instead of raising an error.
 
     Args:
         cost: as in `fit`.
         params: as in `fit`.
-        batches: one pytree, every batch stacked: leading axis [n_batches]; a full batch has length 1.
+        batches: one pytree of all batches, stacked along a leading axis [n_batches]; one full batch has length 1.
         optimizer: from Optax; its learning rate may be traced: optax.adam(member["rate"]).
         key: as in `fit`.
-        steps: how many; static.
+        steps: the number of steps; static.
 
     Raises:
         ValueError: steps < 1; batches without a common leading axis.
@@ -258,7 +261,7 @@ _descend_jit = jax.jit(_descend, static_argnames=("cost", "optimizer", "steps"))
 
 
 def whole_number(name: str, value: Any, *, least: int | None = None) -> int:
-    """Returns a whole number, having checked that it is one, and not less than the least."""
+    """Returns `value` as an int, after checking that it is a whole number and at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or (least is not None and value < least):
         at_least = "" if least is None else f" >= {least}"
         raise ValueError(f"{name}: expected a whole number{at_least}, got {value!r}.")

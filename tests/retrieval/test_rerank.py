@@ -64,5 +64,5 @@ def test_diversify_makes_lists_less_alike():
     ]
     assert lists[0] == list(range(10))
     assert alike(lists[1]) < alike(lists[0]) - 0.05
-    with pytest.raises(ValueError, match="between 1 and the list's 50 places"):
+    with pytest.raises(ValueError, match="between 1 and the list's 50 entries"):
         rerank.diversify(scores, jnp.asarray(vectors, jnp.float32), k=51, trade_off=0.5)

@@ -39,7 +39,7 @@ def test_a_validation_that_is_not_finite_is_an_error_at_any_epoch(epoch, wrong):
     scores = [1.0, 2.0, 3.0]
     scores[epoch] = wrong
     scores = iter(scores)
-    with pytest.raises(FloatingPointError, match=rf"epoch {epoch}: validate gave {wrong}.*Look at what it computes"):
+    with pytest.raises(FloatingPointError, match=rf"epoch {epoch}: validate returned {wrong}.*Check what it computes"):
         fit(validate=lambda w: next(scores))
 
 
@@ -77,7 +77,7 @@ def test_parameters_broken_by_the_last_step_are_an_error(n_steps, epochs):
 
 def test_a_mean_of_nothing_breaks_the_parameters_and_is_named():
     nothing = lambda w, batch: Total(jnp.sum(w * batch), jnp.zeros(()))
-    with pytest.raises(FloatingPointError, match="the mean of nothing"):
+    with pytest.raises(FloatingPointError, match="a mean over no entries"):
         fit(nothing, epochs=1)
 
 
@@ -89,7 +89,7 @@ def test_a_count_that_is_not_finite_is_an_error(count):
 
 @pytest.mark.parametrize("wrong", [NAN, INF])
 def test_parameters_are_finite_to_begin_with(wrong):
-    with pytest.raises(ValueError, match=r"params: expected finite numbers to begin with, got others in \['b'\]"):
+    with pytest.raises(ValueError, match=r"params: expected finite initial values, got NaN or infinity in \['b'\]"):
         fit(lambda p, _: p["w"], {"w": 1.0, "b": wrong}, epochs=0)
 
 
@@ -166,7 +166,7 @@ def test_another_optimizer_is_seen(name):
         now = now.gradient_transformation() if isinstance(now, optax.MultiSteps) else now
         then = then.gradient_transformation() if isinstance(then, optax.MultiSteps) else then
         history = made_by(then)
-        with pytest.raises(ValueError, match=r"resume: the optimizer('s state are others| is another one)"):
+        with pytest.raises(ValueError, match=r"resume: the optimizer('s state)? changed"):
             made_by(now, epochs=4, resume=history)
         made_by(then, epochs=4, resume=history)
 
@@ -186,7 +186,7 @@ def test_the_same_optimizer_made_again_is_the_same():
 
 
 def test_the_message_says_what_was_and_what_is():
-    with pytest.raises(ValueError, match=r"fixed gradient is -0.2, was -0.1 \(step 0\)\. Pass the one"):
+    with pytest.raises(ValueError, match=r"fixed gradient is -0.2, was -0.1 \(step 0\)\. Pass the optimizer"):
         made_by(optax.adam(0.2), epochs=4, resume=made_by(optax.adam(0.1)))
 
 
@@ -195,12 +195,12 @@ def test_the_message_says_what_was_and_what_is():
     [
         (
             START | {"w": jnp.ones((4, 2))},
-            r"the parameters are others: \['w'\] is float32\[4, 2\], was float32\[3, 2\]",
+            r"the parameters changed: \['w'\] is float32\[4, 2\], was float32\[3, 2\]",
         ),
         (START | {"b": jnp.zeros(4, jnp.bfloat16)}, r"\['b'\] is bfloat16\[4\], was float32\[4\]"),
-        ({"w": START["w"]}, r"\['b'\] is not there, was float32\[4\]"),
-        (START | {"c": jnp.ones(1)}, r"\['c'\] is float32\[1\], was not there"),
-        (list(START.values()), "the parameters are others"),
+        ({"w": START["w"]}, r"\['b'\] is missing, was float32\[4\]"),
+        (START | {"c": jnp.ones(1)}, r"\['c'\] is float32\[1\], was missing"),
+        (list(START.values()), "the parameters changed"),
     ],
 )
 def test_other_parameters_are_seen(params, message):
@@ -219,14 +219,14 @@ def test_other_parameters_are_seen(params, message):
 def test_a_tuple_is_no_list():
     cost = lambda p, _: p[0] ** 2
     _, history = fit(cost, [1.0], optimizer=ADAM)
-    with pytest.raises(ValueError, match="the parameters are others"):
+    with pytest.raises(ValueError, match="the parameters changed"):
         fit(cost, (1.0,), optimizer=ADAM, epochs=4, resume=history)
 
 
 @pytest.mark.parametrize("key", [jax.random.key(1), jax.random.PRNGKey(0), jax.random.key(0, impl="rbg")])
 def test_another_key_is_seen(key):
     history = made_by()
-    with pytest.raises(ValueError, match="resume: the key is another one"):
+    with pytest.raises(ValueError, match="resume: the key changed"):
         made_by(epochs=4, key=key, resume=history)
 
 
@@ -242,13 +242,13 @@ def test_what_is_no_key_is_refused(key):
         ({"x": jnp.arange(4.0).at[2].set(2.5)}, r"\['x'\]: float32\[4\] \w+, was \['x'\]: float32\[4\] \w+"),
         ({"x": jnp.arange(4)}, r"\['x'\]: int32\[4\]"),
         ({"x": jnp.arange(4.0)[None]}, r"\['x'\]: float32\[1, 4\]"),
-        ({"x": jnp.arange(4.0), "y": jnp.ones(1)}, r"\['y'\]: float32\[1\] \w+, was nothing"),
+        ({"x": jnp.arange(4.0), "y": jnp.ones(1)}, r"\['y'\]: float32\[1\] \w+, was missing"),
     ],
 )
 def test_other_batches_are_seen(first, message):
     history = made_by()
     for batches in ([first, *BATCHES[1:]], lambda epoch: iter([first]) if epoch == 0 else iter(BATCHES)):
-        with pytest.raises(ValueError, match=f"resume: the first batch of epoch 0 is another one: {message}"):
+        with pytest.raises(ValueError, match=f"resume: the first batch of epoch 0 changed: {message}"):
             fit(lambda p, batch: jnp.sum(p["w"]), START, batches, optimizer=ADAM, epochs=4, resume=history)
 
 
@@ -267,7 +267,7 @@ def test_batches_in_another_order_or_of_another_epoch_are_seen():
 
 def test_to_resume_with_a_generator_would_spend_it():
     history = made_by(batches=(b for b in BATCHES), epochs=1)
-    with pytest.raises(ValueError, match="to resume, pass a list or a function of the epoch"):
+    with pytest.raises(ValueError, match="expected a list or a function of the epoch to resume with"):
         made_by(batches=(b for b in BATCHES), epochs=2, resume=history)
 
 
@@ -293,7 +293,7 @@ def test_a_history_that_is_broken_is_refused():
         dataclasses.replace(history, state=dataclasses.replace(history.state, params=START | {"b": jnp.full(4, INF)})),
     ):
         with pytest.raises(
-            ValueError, match=r"resume: expected finite parameters in the history, got others in .*\['b'\]"
+            ValueError, match=r"resume: expected finite parameters in the history, got NaN or infinity in .*\['b'\]"
         ):
             made_by(epochs=4, resume=broken)
 
@@ -419,9 +419,9 @@ YES = np.ones(2, bool)
         ({"film": (np.array([0, 1]), np.ones(3, bool))}, r"ids \[m\] and where \[m\], got shapes \(2,\) and \(3,\)"),
         ({"film": (np.array([0, 1]), np.ones((2, 1), bool))}, r"got shapes \(2,\) and \(2, 1\)"),
         ({"film": (np.array([[0, 1]]), np.ones((1, 2), bool))}, r"got shapes \(1, 2\) and \(1, 2\)"),
-        ({"film": (np.array([0.0, 1.0]), YES)}, "whole numbers as ids and bools as where, got float"),
-        ({"film": (np.array([0, 1]), np.ones(2))}, "whole numbers as ids and bools as where, got int.* and float"),
-        ({"song": (np.array([0, 1]), YES)}, "rows: no table 'song'; the state has 'film'"),
+        ({"film": (np.array([0.0, 1.0]), YES)}, "integer ids and boolean where, got float"),
+        ({"film": (np.array([0, 1]), np.ones(2))}, "integer ids and boolean where, got int.* and float"),
+        ({"song": (np.array([0, 1]), YES)}, r"rows: expected a table of the state \('film'\), got 'song'"),
     ],
 )
 def test_rows_that_are_not_there(pair, message):
@@ -441,7 +441,7 @@ def test_shapes_of_rows_are_seen_under_jit():
 
 def test_a_state_without_tables_is_refused():
     step = lazy.make_step(of_table, SGD, lambda batch: {})
-    with pytest.raises(ValueError, match="state: expected that of training.lazy.init_state"):
+    with pytest.raises(ValueError, match="state: expected one made by training.lazy.init_state"):
         step(training.init_state(jnp.zeros(2), SGD), 0, key=KEY)
 
 

@@ -68,7 +68,7 @@ def test_batches_may_be_a_function_of_the_epoch():
 
 
 def test_a_spent_generator_is_an_error():
-    with pytest.raises(ValueError, match="epoch 1 had none. A generator is spent"):
+    with pytest.raises(ValueError, match="got none in epoch 1. A generator is exhausted"):
         run(batches=(b for b in [jnp.array([1.0])]), epochs=2)
 
 
@@ -87,7 +87,7 @@ def test_validation_patience_and_best_parameters():
     assert (history.stopped, history.best_epoch) == ("patience", 1)
     assert w == seen[1]
     assert history.state.params == seen[3]
-    with pytest.raises(ValueError, match="pass validate="):
+    with pytest.raises(ValueError, match="Pass validate="):
         run(patience=2)
 
 
