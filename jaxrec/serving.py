@@ -103,10 +103,12 @@ def save(
         platforms: the platforms to run on, at least one.
 
     Raises:
+        ImportError: without flatbuffers (pip install 'jaxrec[serving]').
         ValueError: no platforms; no inputs, an input without a leading axis, or different numbers of requests; a state
             or an input that the device's types cannot hold (2**40 with 32 bits); a state that is not finite, or has
             two leaves of one name; as `storage.write`.
     """
+    _check_flatbuffers()
     if isinstance(platforms, str) or not platforms:
         raise ValueError(f"platforms: expected names such as {PLATFORMS}, got {platforms!r}.")
     examples = [check.as_array(f"inputs[{n}]", each) for n, each in enumerate(inputs)]
@@ -137,6 +139,14 @@ def save(
     storage.write(path, "request", arrays, {"meta": dict(meta or {}), "names": list(named)})
 
 
+def _check_flatbuffers() -> None:
+    """Raises an ImportError that names the extra: jax.export writes and reads functions by flatbuffers."""
+    try:
+        import flatbuffers  # noqa: F401
+    except ImportError as error:
+        raise ImportError("serving needs flatbuffers: pip install 'jaxrec[serving]'.") from error
+
+
 def _plain(tree: Any) -> Any:
     """The tree with NamedTuples replaced by tuples, because exported programs cannot hold their classes."""
     is_named = lambda node: isinstance(node, tuple) and hasattr(node, "_fields")
@@ -147,9 +157,11 @@ def load(path: str | os.PathLike[str]) -> Served:
     """Loads a request function that `save` wrote.
 
     Raises:
+        ImportError: without flatbuffers (pip install 'jaxrec[serving]').
         ValueError: as `storage.read`; no program for the platform of this process.
         FileNotFoundError: no such file.
     """
+    _check_flatbuffers()
     arrays, meta = storage.read(path, "request")
     programs = {name.removeprefix("program/"): data for name, data in arrays.items() if name.startswith("program/")}
     if (platform := export.default_export_platform()) not in programs:

@@ -47,4 +47,4 @@ def test_the_readmes_code_runs(as_users_run, monkeypatch, tmp_path, capsys):
     assert "ndcg@20" in shown
     assert "| ask about:" in shown
     assert len(re.findall(r"^0\.\d+|^1\.\d+", shown, flags=re.MULTILINE)) >= 4, "three errors, one NDCG"
-    assert shown.count("Film ") >= 10 + 5 + 2 + 5, "recommended to two users, to you; to show and to ask; by the request"
+    assert shown.count("Film ") >= 10 + 5 + 2 + 5, "to two users, to you, to ask about, by the request"

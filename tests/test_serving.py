@@ -220,3 +220,11 @@ def test_states_and_examples_that_do_not_fit_are_not_saved(tmp_path, state, inpu
     with pytest.raises(ValueError, match=message):
         serving.save(tmp_path / "x.jaxrec", lambda state, *inputs: inputs, state, *inputs)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("call", ["save", "load"])
+def test_without_flatbuffers_the_extra_is_named(monkeypatch, tmp_path, call):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    path = tmp_path / "request.jaxrec"
+    with pytest.raises(ImportError, match=r"pip install 'jaxrec\[serving\]'"):
+        serving.load(path) if call == "load" else serving.save(path, lambda state, x: x, {}, np.ones(1))
