@@ -1,9 +1,9 @@
-"""What does a minibatch cost on embedding tables of a million rows: lazy rows, or Adam on the whole table?
+"""What does a minibatch cost on embedding tables of a million rows, with lazy updates or with Adam on the full table?
 
-Two tables of d columns, a minibatch of (user, item) pairs, squared error of their dot products, Adam; steps run in one
-scan on the device, the state donated. Lazy steps (`training.lazy`) read and write the rows that the batch names; dense
-steps (`training.make_step`) the whole tables, moments and all. Both are checked on one step from zero moments, where
-they must agree on the named rows, before anything is timed.
+Two tables of d columns, a minibatch of (user, item) pairs, squared error of their dot products, Adam. The steps run in
+one scan on the device with the state donated. Lazy steps (`training.lazy`) read and write only the rows in the batch;
+dense steps (`training.make_step`) read and write the full tables and their moments. Before anything is timed, one step
+of each from zero moments is compared: they must agree on the rows in the batch.
 """
 
 import time
@@ -22,7 +22,7 @@ from experiments import harness as experiment
 from jaxrec import training
 from jaxrec.gather import gather
 
-STEPS = {"lazy": 200, "dense": 10}  # in one timed run: dense ones take a thousand times as long
+STEPS = {"lazy": 200, "dense": 10}  # in one timed run; dense steps take a thousand times as long
 OPTIMIZER = optax.adam(1e-2)
 
 
@@ -48,8 +48,8 @@ def main(settings: Settings) -> dict[str, Any]:
         for batch in settings.batches
         for rows in settings.rows
     ]
-    asked = {"repeats": settings.repeats, "seed": settings.seed}
-    rows = [c | harness.in_fresh_process(__spec__.name, c | asked, timeout=settings.timeout) for c in cells]
+    shared = {"repeats": settings.repeats, "seed": settings.seed}
+    rows = [c | harness.in_fresh_process(__spec__.name, c | shared, timeout=settings.timeout) for c in cells]
     if wrong := [row for row in rows if row.get("wrong")]:
         raise RuntimeError(f"cells that failed for another reason than memory or time: {wrong}")
     experiment.table(table := _table(rows, settings))
@@ -57,25 +57,24 @@ def main(settings: Settings) -> dict[str, Any]:
 
 
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds of a step, in its own process."""
+    """Measures the milliseconds of a step; called in its own process."""
     check(cell)
     init, run = _steps(cell["step"])
     tables, batches = _draw(cell, STEPS[cell["step"]])
-    many = jax.jit(
-        partial(jax.lax.scan, lambda state, batch: run(state, batch, key=jax.random.key(0))), donate_argnums=0
-    )
-    state, _ = many(init(tables), batches)
-    taken = []
+    step = lambda state, batch: run(state, batch, key=jax.random.key(0))
+    scan = jax.jit(partial(jax.lax.scan, step), donate_argnums=0)
+    state, _ = scan(init(tables), batches)
+    milliseconds = []
     for _ in range(cell["repeats"]):
         jax.block_until_ready(state)
         began = time.perf_counter()
-        state, _ = jax.block_until_ready(many(state, batches))
-        taken.append(1e3 * (time.perf_counter() - began) / STEPS[cell["step"]])
-    return {"ms": float(np.median(taken)), "fastest": min(taken), "slowest": max(taken)}
+        state, _ = jax.block_until_ready(scan(state, batches))
+        milliseconds.append(1e3 * (time.perf_counter() - began) / STEPS[cell["step"]])
+    return {"ms": float(np.median(milliseconds)), "fastest": min(milliseconds), "slowest": max(milliseconds)}
 
 
 def check(cell: dict[str, Any]) -> None:
-    """The rows that one step names are the same after a lazy and after a dense one; raises where not."""
+    """Raises unless the rows in a batch are equal after a lazy and after a dense step."""
     tables, batches = _draw(cell, 1)
     batch = jax.tree.map(lambda leaf: leaf[0], batches)
     after = {}
@@ -89,19 +88,19 @@ def check(cell: dict[str, Any]) -> None:
 
 
 def _steps(name: str) -> tuple[Any, Any]:
-    """(tables -> state, step)."""
+    """(function from tables to the initial state, step)."""
     error = lambda user, item: jnp.mean((jnp.sum(user * item, axis=1) - 1) ** 2)
     if name == "lazy":
-        names = lambda batch: {side: (batch[side], jnp.ones(batch[side].shape, bool)) for side in ("user", "item")}
-        cost = lambda params, rows, batch: error(rows["user"], rows["item"])
-        return lambda tables: training.lazy.init_state((), tables, OPTIMIZER), training.lazy.make_step(
-            cost, OPTIMIZER, names
-        )
-    whole = lambda params, batch: error(*(gather(params[side], batch[side]) for side in ("user", "item")))
-    return lambda tables: training.init_state(tables, OPTIMIZER), training.make_step(whole, OPTIMIZER)
+        ids = lambda batch: {side: (batch[side], jnp.ones(batch[side].shape, bool)) for side in ("user", "item")}
+        row_cost = lambda params, rows, batch: error(rows["user"], rows["item"])
+        init = lambda tables: training.lazy.init_state((), tables, OPTIMIZER)
+        return init, training.lazy.make_step(row_cost, OPTIMIZER, ids)
+    cost = lambda params, batch: error(*(gather(params[side], batch[side]) for side in ("user", "item")))
+    return lambda tables: training.init_state(tables, OPTIMIZER), training.make_step(cost, OPTIMIZER)
 
 
 def _draw(cell: dict[str, Any], steps: int) -> tuple[dict[str, Array], dict[str, Array]]:
+    """(tables, batches of ids with a leading axis of steps)."""
     rng = np.random.default_rng(cell["seed"])
     table = lambda: jnp.asarray(0.1 * rng.standard_normal((cell["rows"], cell["dim"]), np.float32))
     ids = lambda: jnp.asarray(rng.integers(0, cell["rows"], (steps, cell["batch"]), np.int32))
@@ -109,15 +108,15 @@ def _draw(cell: dict[str, Any], steps: int) -> tuple[dict[str, Array], dict[str,
 
 
 def _table(rows: list[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
-    """Milliseconds by rows of the tables, and the largest over the smallest."""
+    """Milliseconds by number of rows, and the ratio of the last number to the first."""
     out = []
     for step in STEPS:
         for batch in settings.batches:
-            here = [row for row in rows if (row["step"], row["batch"]) == (step, batch)]
+            cells = [row for row in rows if (row["step"], row["batch"]) == (step, batch)]
             line: dict[str, Any] = {"step": step, "batch": batch}
-            line |= {f"{row['rows']:,} rows, ms": row.get("ms", row.get("failed")) for row in here}
-            both = "ms" in here[0] and "ms" in here[-1]
-            out.append(line | {"last / first": here[-1]["ms"] / here[0]["ms"] if both else "-"})
+            line |= {f"{row['rows']:,} rows, ms": row.get("ms", row.get("failed")) for row in cells}
+            both = "ms" in cells[0] and "ms" in cells[-1]
+            out.append(line | {"last / first": cells[-1]["ms"] / cells[0]["ms"] if both else "-"})
     return out
 
 

@@ -1,19 +1,20 @@
-"""What does the gradient of J cost: by autodiff or in closed form, on the dense table or on the observed ratings?
+"""What does the gradient of J cost, by autodiff or in closed form, on the dense table or on the observed ratings?
 
-Value and gradient of the joint cost J(w, b, x), item biases included, each formulation in a fresh process:
+Value and gradient of the joint cost J(w, b, x), with item biases, each formulation in a fresh process:
 
     dense      Y and R as tables, the notes' form                autodiff | closed form (two matrix products)
     observed   user, item, value in any order                    autodiff | closed form (dots in chunks, scatter-adds)
     linked     sorted by user, linked to the order by item  autodiff | closed form (dots in chunks, sparse products)
 
-Every answer is checked against float64 NumPy, from the definition, before it is timed. The ratio is the fastest
-autodiff over observed ratings over the time of the linked closed form. What does not fit is reported as such.
+Every answer is checked against the definition in float64 NumPy before it is timed. The ratio is the time of the fastest
+autodiff on observed or linked ratings over the time of the linked closed form. Cells that do not fit into memory are
+reported as such.
 """
 
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import harness, inputs
 from experiments import harness as experiment
-from jaxrec import data, losses, models
+from jaxrec import data, losses
 from jaxrec.types import Factors, Ratings
 
 L2 = 0.5
@@ -36,14 +37,14 @@ GRADIENTS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes; the small one is MovieLens 100K's, the others share two tables of fixed size."""
+    """Sizes. 100,000 ratings have MovieLens 100K's tables; all others have n_users and n_items."""
 
     ratings: tuple[int, ...] = (100_000, 2_000_000, 6_000_000, 20_000_000)
     ranks: tuple[int, ...] = (16, 32, 128)
     n_users: int = 138_000
     n_items: int = 27_000
     repeats: int = 5
-    timeout: float = 900.0  # seconds for one cell
+    timeout: float = 900.0  # seconds per cell
     seed: int = 0
     out: str = "results"
 
@@ -59,9 +60,9 @@ def main(settings: Settings) -> dict[str, Any]:
             for rank in settings.ranks:
                 for layout in LAYOUTS:
                     for gradient in GRADIENTS:
-                        where = {"ratings": n, "rank": rank, "layout": layout, "gradient": gradient}
-                        cell = where | {"path": str(path), "repeats": settings.repeats, "seed": settings.seed}
-                        rows.append(where | harness.in_fresh_process(__spec__.name, cell, timeout=settings.timeout))
+                        names = {"ratings": n, "rank": rank, "layout": layout, "gradient": gradient}
+                        cell = names | {"path": str(path), "repeats": settings.repeats, "seed": settings.seed}
+                        rows.append(names | harness.in_fresh_process(__spec__.name, cell, timeout=settings.timeout))
                         print(_line(rows[-1]), flush=True)
             path.unlink()
     ratios = _ratios(rows)
@@ -74,18 +75,17 @@ def main(settings: Settings) -> dict[str, Any]:
 
 
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
-    """One cell, in its own process: weighed, checked, then timed."""
-    with np.load(cell["path"]) as columns:
-        tables = int(columns["n_users"]), int(columns["n_items"])
-        ratings = Ratings(columns["user"], columns["item"], columns["value"], *tables)
-    if why := harness.fits(2 * data.memory(ratings)[cell["layout"]]):  # the host's copy and the device's, while built
-        return {"failed": why}
+    """Measures the memory of one cell, checks its answer, then times it; called in its own process."""
+    ratings = inputs.load_ratings(cell["path"])
+    # while the layout is built, the host and the device each hold a copy
+    if failure := harness.fits(2 * data.memory(ratings)[cell["layout"]]):
+        return {"failed": failure}
     layout = LAYOUTS[cell["layout"]](ratings)
-    factors = _factors(ratings, cell["rank"], cell["seed"])
+    factors = inputs.random_factors(ratings, cell["rank"], seed=cell["seed"])
     before = harness.peak_resident()
     compiled, weights = harness.compile_and_weigh(GRADIENTS[cell["gradient"]], factors, layout)
-    if why := harness.fits(weights["temporary_bytes"] + weights["output_bytes"]):
-        return weights | {"failed": why}
+    if failure := harness.fits(weights["temporary_bytes"] + weights["output_bytes"]):
+        return weights | {"failed": failure}
     check(ratings, factors, compiled(factors, layout))
     timings = harness.seconds(compiled, factors, layout, repeats=cell["repeats"])
     peak = harness.peak_resident()
@@ -93,46 +93,37 @@ def measure(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(ratings: Ratings, factors: Factors, answer: tuple[Any, Any], *, n_rows: int = 20) -> None:
-    """The value and the gradients of some users and items, by the definition in float64; raises where they differ."""
+    """Raises where the value, or the gradient of some users and items, differs from the definition in float64."""
     w, b, x, c, mu = (np.asarray(a, np.float64) for a in (factors.w, factors.b, factors.x, factors.c, factors.mu))
     value, gradient = answer
-    by_hand = L2 / 2 * ((w**2).sum() + (x**2).sum())
-    for k in range(0, len(ratings), 1_000_000):
-        part = ratings.take(slice(k, k + 1_000_000))
+    expected = L2 / 2 * ((w**2).sum() + (x**2).sum())
+    for first in range(0, len(ratings), 1_000_000):
+        part = ratings.take(slice(first, first + 1_000_000))
         j, i = part.user, part.item
-        by_hand += 0.5 * ((np.einsum("nd,nd->n", w[j], x[i]) + b[j] + c[i] + mu - part.value) ** 2).sum()
-    np.testing.assert_allclose(value, by_hand, rtol=1e-4)
+        expected += 0.5 * ((np.einsum("nd,nd->n", w[j], x[i]) + b[j] + c[i] + mu - part.value) ** 2).sum()
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
     rng = np.random.default_rng(0)
     for j in rng.choice(ratings.n_users, n_rows):
-        k = ratings.user == j
-        i = ratings.item[k]
-        e = x[i] @ w[j] + b[j] + c[i] + mu - ratings.value[k]
+        mask = ratings.user == j
+        i = ratings.item[mask]
+        e = x[i] @ w[j] + b[j] + c[i] + mu - ratings.value[mask]
         np.testing.assert_allclose(gradient.w[j], e @ x[i] + L2 * w[j], rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(gradient.b[j], e.sum(), rtol=1e-3, atol=1e-3)
     for i in rng.choice(ratings.n_items, n_rows):
-        k = ratings.item == i
-        j = ratings.user[k]
-        e = w[j] @ x[i] + b[j] + c[i] + mu - ratings.value[k]
-        scale = 1e-6 * np.abs(e).sum()  # float32's sums of as many terms
-        np.testing.assert_allclose(gradient.x[i], e @ w[j] + L2 * x[i], rtol=1e-3, atol=1e-3 + scale)
-        np.testing.assert_allclose(gradient.c[i], e.sum(), rtol=1e-3, atol=1e-3 + scale)
+        mask = ratings.item == i
+        j = ratings.user[mask]
+        e = w[j] @ x[i] + b[j] + c[i] + mu - ratings.value[mask]
+        rounding = 1e-6 * np.abs(e).sum()  # of a float32 sum of these terms
+        np.testing.assert_allclose(gradient.x[i], e @ w[j] + L2 * x[i], rtol=1e-3, atol=1e-3 + rounding)
+        np.testing.assert_allclose(gradient.c[i], e.sum(), rtol=1e-3, atol=1e-3 + rounding)
 
 
 def _draw(n_users: int, n_items: int, n: int, seed: int, folder: Path) -> Path:
     ratings = data.synthetic.low_rank(n_users, n_items, n, rng=seed).ratings
     print(f"\n{ratings}")
     path = folder / f"{n}.npz"
-    columns: dict[str, Any] = {"user": ratings.user, "item": ratings.item, "value": ratings.value}
-    np.savez(path, **columns, n_users=n_users, n_items=n_items)
+    inputs.save_ratings(path, ratings)
     return path
-
-
-def _factors(ratings: Ratings, rank: int, seed: int) -> Factors:
-    keys = jax.random.split(jax.random.key(seed), 3)
-    factors = models.init(ratings.n_users, ratings.n_items, rank, key=keys[0], mu=3.5)
-    b = 0.1 * jax.random.normal(keys[1], (ratings.n_users,))
-    c = 0.1 * jax.random.normal(keys[2], (ratings.n_items,))
-    return replace(factors, b=b, c=c)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -147,12 +138,12 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per size: the fastest autodiff over observed ratings, the linked closed form, and how they compare."""
+    """Per number of ratings and rank: the fastest sparse autodiff, the linked closed form, and their ratios."""
     out = []
     for n, rank in dict.fromkeys((row["ratings"], row["rank"]) for row in rows):
-        here = [row for row in rows if (row["ratings"], row["rank"]) == (n, rank) and "failed" not in row]
-        autodiff = [row for row in here if row["gradient"] == "autodiff" and row["layout"] != "dense"]
-        closed = [row for row in here if row["gradient"] == "closed form" and row["layout"] == "linked"]
+        cells = [row for row in rows if (row["ratings"], row["rank"]) == (n, rank) and "failed" not in row]
+        autodiff = [row for row in cells if row["gradient"] == "autodiff" and row["layout"] != "dense"]
+        closed = [row for row in cells if row["gradient"] == "closed form" and row["layout"] == "linked"]
         line: dict[str, Any] = {"ratings": n, "rank": rank, "autodiff s": "does not fit", "closed form s": "-"}
         line |= {"ratio": "-", "autodiff MB": "-", "closed form MB": "-", "memory ratio": "-"}
         if closed:

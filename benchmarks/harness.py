@@ -1,4 +1,4 @@
-"""What every benchmark shares: a fresh process per measurement, warm timings, compile seconds, memory."""
+"""Shared by all benchmarks: a fresh process per measurement, warm timings, compile seconds, memory."""
 
 import json
 import os
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import psutil
 
-# A process that waits for another leaves it the GPU's memory, of which JAX takes three quarters by default.
+from jaxrec.data.layouts import free_memory
+
+# By default a JAX process takes three quarters of the GPU's memory, and keeps it while it waits for another process.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 __all__ = ["compile_and_weigh", "fits", "in_fresh_process", "peak_resident", "seconds", "serve"]
@@ -28,13 +29,14 @@ def in_fresh_process(
     python: str = sys.executable,
     env: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What `python -m MODULE --cell JSON` prints as its last line, or {'failed': why}: one cell cannot harm the next.
+    """Runs `python -m MODULE --cell JSON` and returns its last line, parsed; or {'failed': why}.
 
-    'wrong' is set beside 'failed' where it was neither time nor memory: an answer that is not right, or a mistake.
+    If the reason is neither time nor memory (a wrong answer or an exception), 'wrong' is set as well.
 
-    A process of its own because a peak resident size never goes down, and because the kernel kills what takes too much.
-    In it every core is a device to JAX: what `data.rows(..., devices=jax.devices())` spreads uses them all, and what is
-    not spread runs on the first, with all cores' threads, as ever.
+    Each cell needs its own process because the peak resident size never decreases, and because the kernel kills a
+    process that takes too much memory. In it every core is a JAX device: rows made by
+    `data.rows(..., devices=jax.devices())` use all of them, and everything else runs on the first device, with the
+    threads of all cores, as usual.
     """
     env = {"JAX_NUM_CPU_DEVICES": str(len(os.sched_getaffinity(0)))} | dict(os.environ if env is None else env)
     command = [python, "-m", module, "--cell", json.dumps(cell)]
@@ -48,12 +50,12 @@ def in_fresh_process(
         return json.loads(done.stdout.strip().splitlines()[-1])
     if done.returncode == -9:
         return {"failed": "killed: out of memory"}
-    said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-    return {"failed": said[-1][:300], "wrong": True}
+    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return {"failed": lines[-1][:300], "wrong": True}
 
 
 def serve(measure: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:
-    """In a process started by `in_fresh_process`: measures its cell, prints the answer, returns True."""
+    """In a process started by `in_fresh_process`, measures its cell, prints the answer and returns True."""
     if "--cell" not in sys.argv:
         return False
     print(json.dumps(measure(json.loads(sys.argv[sys.argv.index("--cell") + 1])), allow_nan=False))
@@ -61,13 +63,13 @@ def serve(measure: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:
 
 
 def compile_and_weigh(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, float]]:
-    """(the compiled function, its compile seconds and its bytes by the compiler's own analysis)."""
+    """(the compiled function, its compile seconds and its bytes by the compiler's analysis)."""
     start = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()
-    took = time.perf_counter() - start
+    compile_seconds = time.perf_counter() - start
     memory: Any = compiled.memory_analysis()
     return compiled, {
-        "compile_seconds": round(took, 3),
+        "compile_seconds": round(compile_seconds, 3),
         "temporary_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,
@@ -75,29 +77,29 @@ def compile_and_weigh(function: Callable[..., Any], *arguments: Any) -> tuple[An
 
 
 def fits(needed: float) -> str | None:
-    """None where so many more bytes are there, else a sentence that says what is missing."""
-    there = psutil.virtual_memory().available
-    return None if needed < 0.95 * there else f"does not fit: {needed / 1e9:.1f} GB needed, {there / 1e9:.1f} GB free"
+    """None if this many bytes are free, else a message with the needed and the free bytes."""
+    free = free_memory()
+    return None if needed < 0.95 * free else f"does not fit: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
 
 
 def seconds(function: Callable[..., Any], *arguments: Any, repeats: int) -> dict[str, float]:
-    """Median, lowest and highest seconds of a function that is compiled, results awaited; the first run is not counted.
+    """Median, lowest and highest seconds of a compiled function, results awaited; the first run is not counted.
 
-    At least `repeats` runs, and as many as half a second takes: milliseconds need more of them.
+    There are at least `repeats` runs, and more until half a second has passed, since short times vary more.
     """
     jax.block_until_ready(function(*arguments))
-    taken: list[float] = []
-    while len(taken) < repeats or (sum(taken) < 0.5 and len(taken) < 1000):
+    times: list[float] = []
+    while len(times) < repeats or (sum(times) < 0.5 and len(times) < 1000):
         start = time.perf_counter()
         jax.block_until_ready(function(*arguments))
-        taken.append(time.perf_counter() - start)
-    return {"seconds": statistics.median(taken), "fastest": min(taken), "slowest": max(taken)}
+        times.append(time.perf_counter() - start)
+    return {"seconds": statistics.median(times), "fastest": min(times), "slowest": max(times)}
 
 
 def peak_resident() -> int:
-    """The most bytes this process has held in memory so far.
+    """Peak resident bytes of this process so far.
 
-    Not `ru_maxrss` on Linux: a process starts with what its parent held when it forked.
+    Not `ru_maxrss` on Linux, which includes the memory of the parent at the fork.
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,8 +1,8 @@
-"""How many kernels a compiled program launches, read off its text: where no device is, what a GPU's time is about.
+"""Counts the kernels that a compiled program launches, from its text: an estimate of a GPU's time without a GPU.
 
-On a GPU a small kernel takes as long as its launch, some microseconds, whatever it computes: a loop of small steps is
-one of launches. Counted are the instructions that become kernels or library calls, those of a loop's body as often as
-it runs; a loop whose trips the compiler does not know counts once, and is named.
+On a GPU a small kernel takes as long as its launch, some microseconds, whatever it computes, so a loop of small steps
+takes the time of its launches. Instructions that become kernels or library calls are counted; those in the body of a
+loop once per trip. A loop whose number of trips the compiler does not know counts as one trip, and is reported.
 
 >>> text = '''
 ... %body (x: f32[]) -> f32[] {
@@ -21,22 +21,22 @@ from typing import NamedTuple
 
 __all__ = ["Launches", "count"]
 
-# What becomes no kernel of its own.
+# Instructions that launch no kernel of their own.
 FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "after-all"),
     *("partition-id", "replica-id", "opt-barrier", "async-start", "async-done", "async-update"),
 }
-# Their other computations are part of the one kernel.
+# Instructions whose called computations are part of their own kernel.
 ONE = {"fusion", "reduce", "reduce-window", "scatter", "select-and-scatter", "sort", "map", "all-reduce"}
 
 
 class Launches(NamedTuple):
-    """Of one run of a program.
+    """Counts for one run of a program.
 
     Attributes:
         kernels: launches of kernels and library calls.
-        trips: of all loops that are counted.
-        unknown: loops whose trips the compiler does not know.
+        trips: trips of all counted loops.
+        unknown: loops whose number of trips the compiler does not know.
     """
 
     kernels: int
@@ -45,7 +45,11 @@ class Launches(NamedTuple):
 
 
 def count(text: str) -> Launches:
-    """Of a compiled module's text: `compiled.as_text()`."""
+    """Counts the launches in a compiled module's text, `compiled.as_text()`.
+
+    A loop of n trips adds n * (kernels of its body) kernels and n * (1 + trips of its body) trips; of the branches of a
+    conditional the largest counts.
+    """
     bodies: dict[str, list[str]] = {}
     entry, lines = "", []
     for line in text.splitlines():
@@ -55,33 +59,33 @@ def count(text: str) -> Launches:
         elif " = " in line:
             lines.append(line)
 
-    def of(name: str) -> Launches:
+    def computation(name: str) -> Launches:
         total = Launches(0, 0, 0)
         for line in bodies.get(name, []):
-            if not (found := re.search(r" = .*? ([a-z][a-z-]*)\(", line)):
+            if not (match := re.search(r" = .*? ([a-z][a-z-]*)\(", line)):
                 continue
-            opcode = found[1]
+            opcode = match[1]
             kernels = int(opcode not in FREE)
             if opcode == "while":
                 known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-                times = int(known[1]) if known else 1
-                body = of(re.search(r"body=%?([\w.-]+)", line)[1])  # type: ignore[index]
+                trips = int(known[1]) if known else 1
+                body = computation(re.search(r"body=%?([\w.-]+)", line)[1])  # type: ignore[index]
                 total = _sum(
-                    total, Launches(times * body.kernels, times * (1 + body.trips), body.unknown + (not known))
+                    total, Launches(trips * body.kernels, trips * (1 + body.trips), body.unknown + (not known))
                 )
             elif opcode == "conditional":
                 branches = re.findall(r"(?:true|false)_computation=%?([\w.-]+)", line)
                 if several := re.search(r"branch_computations=\{(.*?)\}", line):
-                    branches = [each.strip(" %") for each in several[1].split(",")]
-                total = _sum(total, max(map(of, branches)))
+                    branches = [branch.strip(" %") for branch in several[1].split(",")]
+                total = _sum(total, max(map(computation, branches)))
             else:
                 called = re.findall(r"(?:to_apply|calls|called_computation)=%?([\w.-]+)", line)
-                inner = [of(each) for each in called] if opcode in ("call", "async-start") else []
+                inner = [computation(callee) for callee in called] if opcode in ("call", "async-start") else []
                 total = _sum(total, Launches(kernels, 0, 0), *inner)
         return total
 
-    return of(entry)
+    return computation(entry)
 
 
 def _sum(*parts: Launches) -> Launches:
-    return Launches(*(sum(each) for each in zip(*parts, strict=True)))
+    return Launches(*(sum(counts) for counts in zip(*parts, strict=True)))

@@ -1,9 +1,9 @@
-"""What the peers take for the suite's operations, each in its own process, in an environment that has them.
+"""Times of the peers for the suite's operations, each in its own process, in an environment where they are installed.
 
-Imports NumPy and the one peer that is asked for; neither jax nor jaxrec need be there. Every function takes a cell (a
-dict of numbers and paths), checks nothing, and returns seconds with what the suite needs to check the answer. Iterative
-peers are timed by the difference of two fits, so that what they prepare does not count. On a GPU results are awaited,
-and data lie there before the clock starts.
+Imports NumPy and the one peer that is measured; jax and jaxrec need not be installed. Every function takes a cell (a
+dict of numbers and paths), checks nothing, and returns seconds with the numbers that the suite checks. Iterative peers
+are timed by the difference of two fits, so that their preparation does not count. On a GPU the data are on the device
+before the clock starts, and results are awaited.
 """
 
 import json
@@ -32,12 +32,12 @@ __all__ = [
 
 
 def torch_gradient(cell: dict[str, Any]) -> dict[str, Any]:
-    """Value and gradient of J by autograd, all ratings at once or in chunks whose gradients add up: the better one."""
+    """Value and gradient of J by autograd; the faster of all ratings at once and chunks whose gradients add up."""
     import torch
 
     torch.set_num_threads(cell["threads"])
-    given = np.load(cell["path"])
-    tensor = lambda name: torch.from_numpy(given[name]).to(cell["device"])
+    arrays = np.load(cell["path"])
+    tensor = lambda name: torch.from_numpy(arrays[name]).to(cell["device"])
     user, item, y = map(tensor, ("user", "item", "value"))
     user, item = user.long(), item.long()
     leaves = [tensor(name).requires_grad_() for name in ("w", "b", "x", "c")]
@@ -51,27 +51,27 @@ def torch_gradient(cell: dict[str, Any]) -> dict[str, Any]:
         value = float(penalty.detach())
         for first in range(0, len(y), chunk):
             j, i = user[first : first + chunk], item[first : first + chunk]
-            error = (w[j] * x[i]).sum(1) + b[j] + c[i] + float(given["mu"]) - y[first : first + chunk]
-            part = 0.5 * (error**2).sum()
-            part.backward()
-            value += float(part.detach())  # which awaits it
+            error = (w[j] * x[i]).sum(1) + b[j] + c[i] + float(arrays["mu"]) - y[first : first + chunk]
+            cost = 0.5 * (error**2).sum()
+            cost.backward()
+            value += float(cost.detach())  # waits for the device
         return value
 
-    found = {chunk: _seconds(partial(run, chunk), cell["repeats"]) for chunk in (len(y), 2**18)}
-    chunk = min(found, key=lambda chunk: found[chunk])
+    seconds = {chunk: _seconds(partial(run, chunk), cell["repeats"]) for chunk in (len(y), 2**18)}
+    chunk = min(seconds, key=lambda chunk: seconds[chunk])
     value = run(chunk)
     w_grad, x_grad = (table.grad.cpu().numpy() for table in (w, x))
-    return {"seconds": found[chunk], "value": value, "w": _some(w_grad), "x": _some(x_grad)}
+    return {"seconds": seconds[chunk], "value": value, "w": _sampled(w_grad), "x": _sampled(x_grad)}
 
 
 def cmfrec_als(cell: dict[str, Any]) -> dict[str, Any]:
-    """A sweep of explicit ALS with biases; its factors after `sweeps` are written to cell['out']."""
+    """Seconds of a sweep of explicit ALS with biases; writes the factors after cell['sweeps'] to cell['out']."""
     import scipy.sparse as sp
     from cmfrec import CMF
 
-    given = np.load(cell["path"])
-    n_users, n_items = int(given["n_users"]), int(given["n_items"])
-    ratings = sp.coo_matrix((given["value"], (given["user"], given["item"])), shape=(n_users, n_items))
+    arrays = np.load(cell["path"])
+    n_users, n_items = int(arrays["n_users"]), int(arrays["n_items"])
+    ratings = sp.coo_matrix((arrays["value"], (arrays["user"], arrays["item"])), shape=(n_users, n_items))
 
     def fit(sweeps: int) -> Any:
         model = CMF(
@@ -95,7 +95,7 @@ def cmfrec_als(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def implicit_als(cell: dict[str, Any]) -> dict[str, Any]:
-    """A sweep of implicit ALS; its factors after `sweeps` are written to cell['out']."""
+    """Seconds of a sweep of implicit ALS; writes the factors after cell['sweeps'] to cell['out']."""
     from implicit.cpu.als import AlternatingLeastSquares
 
     clicks = _clicks(cell)
@@ -119,7 +119,7 @@ def implicit_als(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def implicit_gpu_als(cell: dict[str, Any]) -> dict[str, Any]:
-    """The same on a GPU, by three steps of conjugate gradients whatever is asked: it has no other form there."""
+    """Like `implicit_als` on a GPU, always with three CG steps: implicit has no other solver there."""
     from implicit.gpu.als import AlternatingLeastSquares
 
     clicks = _clicks(cell)
@@ -137,7 +137,7 @@ def implicit_gpu_als(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def lenskit_als(cell: dict[str, Any]) -> dict[str, Any]:
-    """A sweep of LensKit's BiasedMF, whose ALS solves exactly and takes its biases from damped means beforehand."""
+    """Seconds of a sweep of LensKit's BiasedMF, whose ALS is exact and takes its biases from damped means."""
     import os
 
     os.environ["OMP_NUM_THREADS"] = os.environ["LK_NUM_THREADS"] = str(cell["threads"])
@@ -145,8 +145,8 @@ def lenskit_als(cell: dict[str, Any]) -> dict[str, Any]:
     from lenskit.als import BiasedMFScorer
     from lenskit.data import from_interactions_df
 
-    given = np.load(cell["path"])
-    frame = pd.DataFrame({"user_id": given["user"], "item_id": given["item"], "rating": given["value"]})
+    arrays = np.load(cell["path"])
+    frame = pd.DataFrame({"user_id": arrays["user"], "item_id": arrays["item"], "rating": arrays["value"]})
     ratings = from_interactions_df(frame)
 
     def fit(sweeps: int) -> Any:
@@ -158,26 +158,29 @@ def lenskit_als(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def torch_towers(cell: dict[str, Any]) -> dict[str, Any]:
-    """A step of two towers by Adam on one batch, eager or by torch.compile."""
+    """Seconds of a step of Adam on two towers and one batch, eager or with torch.compile."""
     import torch
 
     torch.set_num_threads(cell["threads"])
     torch.manual_seed(0)
-    tower = lambda wide: torch.nn.Sequential(
-        torch.nn.Linear(wide, 256),
-        torch.nn.ReLU(),
-        torch.nn.Linear(256, 128),
-        torch.nn.ReLU(),
-        torch.nn.Linear(128, 32),
-    )
+
+    def tower(n_features: int) -> Any:
+        return torch.nn.Sequential(
+            torch.nn.Linear(n_features, 256),
+            torch.nn.ReLU(),
+            torch.nn.Linear(256, 128),
+            torch.nn.ReLU(),
+            torch.nn.Linear(128, 32),
+        )
+
     towers = tower(cell["user_features"]), tower(cell["item_features"])
-    optimizer = torch.optim.Adam([each for tower in towers for each in tower.parameters()], lr=1e-3)
+    optimizer = torch.optim.Adam([parameter for tower in towers for parameter in tower.parameters()], lr=1e-3)
     x_user, x_item = (torch.randn(cell["batch"], cell[f"{side}_features"]) for side in ("user", "item"))
     y = torch.rand(cell["batch"]) * 2 - 1
 
     def loss() -> Any:
-        unit = torch.nn.functional.normalize
-        return ((unit(towers[0](x_user)) * unit(towers[1](x_item))).sum(1) - y).square().mean()
+        normalize = torch.nn.functional.normalize
+        return ((normalize(towers[0](x_user)) * normalize(towers[1](x_item))).sum(1) - y).square().mean()
 
     forward = torch.compile(loss) if cell["compiled"] else loss
 
@@ -194,14 +197,14 @@ def torch_towers(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def faiss_approximate(cell: dict[str, Any]) -> dict[str, Any]:
-    """An approximate index: seconds to build, seconds to search, and its share of the exact k best."""
+    """Seconds to build an approximate index, seconds of a search, and its recall of the exact k best."""
     import faiss
 
     faiss.omp_set_num_threads(cell["threads"])
     items, queries = draw_vectors(cell)
     exact = faiss.IndexFlatIP(items.shape[1])
     exact.add(items)
-    _, right = exact.search(queries, cell["k"])
+    _, expected = exact.search(queries, cell["k"])
     del exact
     began = time.perf_counter()
     index = faiss.index_factory(items.shape[1], cell["index"], faiss.METRIC_INNER_PRODUCT)
@@ -209,16 +212,16 @@ def faiss_approximate(cell: dict[str, Any]) -> dict[str, Any]:
         faiss.ParameterSpace().set_index_parameters(index, cell["building"])
     index.train(items[:: max(1, len(items) // 500_000)])
     index.add(items)
-    built = time.perf_counter() - began
+    build_seconds = time.perf_counter() - began
     faiss.ParameterSpace().set_index_parameters(index, cell["effort"])
     _, found = index.search(queries, cell["k"])
-    recall = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), right.tolist(), strict=True)])
+    recall = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), expected.tolist(), strict=True)])
     seconds = _seconds(lambda: index.search(queries, cell["k"]), cell["repeats"])
-    return {"seconds": seconds, "build": built, "recall": float(recall)}
+    return {"seconds": seconds, "build": build_seconds, "recall": float(recall)}
 
 
 def faiss_search(cell: dict[str, Any]) -> dict[str, Any]:
-    """Exact search by inner product (IndexFlatIP)."""
+    """Seconds of an exact search by inner product (IndexFlatIP)."""
     import faiss
 
     faiss.omp_set_num_threads(cell["threads"])
@@ -231,10 +234,10 @@ def faiss_search(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def torch_search(cell: dict[str, Any]) -> dict[str, Any]:
-    """Exact search on a GPU: one product in float32, and topk of it."""
+    """Seconds of an exact search on a GPU: topk of one product in float32."""
     import torch
 
-    items, queries = (torch.from_numpy(each).to("cuda") for each in draw_vectors(cell))
+    items, queries = (torch.from_numpy(vectors).to("cuda") for vectors in draw_vectors(cell))
 
     def run() -> Any:
         found = torch.topk(queries @ items.T, cell["k"], dim=1)
@@ -246,7 +249,7 @@ def torch_search(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def implicit_knn(cell: dict[str, Any]) -> dict[str, Any]:
-    """Exact search on a GPU by implicit's own kernels; its answer is on the host."""
+    """Seconds of an exact search on a GPU by implicit's kernels, which return the answer to the host."""
     from implicit.gpu import KnnQuery, Matrix
 
     items, queries = map(Matrix, draw_vectors(cell))
@@ -257,33 +260,34 @@ def implicit_knn(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def implicit_evaluation(cell: dict[str, Any]) -> dict[str, Any]:
-    """Ranking metrics of given vectors for every user."""
+    """Seconds of ranking metrics for every user with the vectors in cell['path'], and the metrics."""
     import scipy.sparse as sp
     from implicit.cpu.als import AlternatingLeastSquares
     from implicit.evaluation import ranking_metrics_at_k
 
-    given = np.load(cell["path"])
-    shape = len(given["w"]), len(given["x"])
-    matrix = lambda part: sp.csr_matrix(
-        (np.ones(len(given[f"{part}_user"]), np.float32), (given[f"{part}_user"], given[f"{part}_item"])), shape=shape
-    )
-    model = AlternatingLeastSquares(factors=given["w"].shape[1], random_state=0)
-    model.user_factors, model.item_factors = given["w"], given["x"]
+    arrays = np.load(cell["path"])
+    shape = len(arrays["w"]), len(arrays["x"])
+
+    def matrix(part: str) -> Any:
+        user, item = arrays[f"{part}_user"], arrays[f"{part}_item"]
+        return sp.csr_matrix((np.ones(len(user), np.float32), (user, item)), shape=shape)
+
+    model = AlternatingLeastSquares(factors=arrays["w"].shape[1], random_state=0)
+    model.user_factors, model.item_factors = arrays["w"], arrays["x"]
     train, test = matrix("train"), matrix("test")
-    run = lambda: ranking_metrics_at_k(
-        model, train, test, K=cell["k"], show_progress=False, num_threads=cell["threads"]
-    )
+    options = {"K": cell["k"], "show_progress": False, "num_threads": cell["threads"]}
+    run = lambda: ranking_metrics_at_k(model, train, test, **options)
     return {"seconds": _seconds(run, cell["repeats"]), **{name: float(v) for name, v in run().items()}}
 
 
 def surprise_grid(cell: dict[str, Any]) -> dict[str, Any]:
-    """GridSearchCV of SVD: 32 settings on 5 folds, a process per thread."""
+    """Seconds of GridSearchCV over SVD: 32 settings on 5 folds, a process per thread."""
     import pandas as pd
     from surprise import SVD, Dataset, Reader
     from surprise.model_selection import GridSearchCV
 
-    given = np.load(cell["path"])
-    frame = pd.DataFrame({"user": given["user"], "item": given["item"], "rating": given["value"]})
+    arrays = np.load(cell["path"])
+    frame = pd.DataFrame({"user": arrays["user"], "item": arrays["item"], "rating": arrays["value"]})
     data = Dataset.load_from_df(frame, Reader(rating_scale=(1, 5)))
     settings = {
         "n_factors": [50, 100],
@@ -298,53 +302,70 @@ def surprise_grid(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def draw_vectors(cell: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(items, queries) of a search, the same for everybody."""
+    """(items, queries) of a search, the same for the project and all peers."""
     rng = np.random.default_rng(cell["seed"])
     items = rng.standard_normal((cell["items"], cell["dim"]), np.float32)
     return items, rng.standard_normal((cell["queries"], cell["dim"]), np.float32)
 
 
 def _seconds(run: Callable[[], Any], repeats: int) -> float:
-    """Median seconds, the first run not counted."""
+    """Median seconds of a run; the first run is not counted."""
     run()
-    taken = []
+    seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
         run()
-        taken.append(time.perf_counter() - began)
-    return float(np.median(taken))
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds))
 
 
 def _per_sweep(fit: Callable[[int], Any], sweeps: int) -> tuple[float, Any]:
-    """(seconds of a sweep, the model after `sweeps`), by the difference of that fit and one of a single sweep."""
-    taken = []
+    """(seconds of a sweep, model after `sweeps`): the fit's seconds minus those of a fit of one sweep, per sweep."""
+    seconds = []
     for n in (1, sweeps):
         began = time.perf_counter()
         model = fit(n)
-        taken.append(time.perf_counter() - began)
-    return (taken[1] - taken[0]) / (sweeps - 1), model
+        seconds.append(time.perf_counter() - began)
+    return (seconds[1] - seconds[0]) / (sweeps - 1), model
 
 
 def _clicks(cell: dict[str, Any]) -> Any:
-    """Users x items, each rating with the same confidence."""
+    """Sparse matrix of users x items; every rating has the same confidence."""
     import scipy.sparse as sp
 
-    given = np.load(cell["path"])
-    confidence = np.full(len(given["user"]), cell["confidence"], np.float32)
-    shape = int(given["n_users"]), int(given["n_items"])
-    return sp.csr_matrix((confidence, (given["user"], given["item"])), shape=shape)
+    arrays = np.load(cell["path"])
+    confidence = np.full(len(arrays["user"]), cell["confidence"], np.float32)
+    shape = int(arrays["n_users"]), int(arrays["n_items"])
+    return sp.csr_matrix((confidence, (arrays["user"], arrays["item"])), shape=shape)
 
 
-def _some(table: np.ndarray) -> list[float]:
+def _sampled(table: np.ndarray) -> list[float]:
+    """The first column of 20 to 40 rows at equal distances, or of all rows if there are fewer."""
     return table[:: max(1, len(table) // 20), 0].astype(float).tolist()
+
+
+MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {  # cell['what'] -> its function
+    "cmfrec_als": cmfrec_als,
+    "faiss_approximate": faiss_approximate,
+    "faiss_search": faiss_search,
+    "implicit_als": implicit_als,
+    "implicit_evaluation": implicit_evaluation,
+    "implicit_gpu_als": implicit_gpu_als,
+    "implicit_knn": implicit_knn,
+    "lenskit_als": lenskit_als,
+    "surprise_grid": surprise_grid,
+    "torch_gradient": torch_gradient,
+    "torch_search": torch_search,
+    "torch_towers": torch_towers,
+}
 
 
 def _main() -> None:
     cell = json.loads(sys.argv[sys.argv.index("--cell") + 1])
-    found = globals()[cell["what"]](cell)
-    with open("/proc/self/status") as status:  # not ru_maxrss, which begins with what the parent held
+    answer = MEASURES[cell["what"]](cell)
+    with open("/proc/self/status") as status:  # not ru_maxrss, which includes the parent's memory at the fork
         peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
-    print(json.dumps(found | {"peak": peak}))
+    print(json.dumps(answer | {"peak": peak}))
 
 
 if __name__ == "__main__":

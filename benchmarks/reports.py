@@ -1,23 +1,24 @@
-"""What is reported without a target: towers beside PyTorch, approximate search, growth, seconds to a test RMSE, and
-a sweep of the Gibbs sampler.
+"""Measurements without a target: towers against PyTorch, approximate search, growth, seconds to a test RMSE, and a
+sweep of the Gibbs sampler.
 
 Everything runs in fresh processes, as in `benchmarks.suite`, with peers from the same environment. `make bench` runs
 both.
 
 - towers: a step of Adam on two towers (48 and 24 features, 256-128-32) and one batch, against PyTorch, eager and
   compiled.
-- approximate: FAISS's HNSW and IVF, seconds to build and to search, the recall of the exact k best.
-- growth: the gradient and sweeps of ALS where the data are 1, 2, 5 and 10 tenths of the whole, tables fixed. (A
-  search's stands in `benchmarks.suite`: 1M and 10M items.)
-- until: seconds from the ratings in memory to a test RMSE on one random 90/10 split of ml-1m, with an empty compilation
-  cache and a full one. Strengths and rank are those chosen for `experiments.published` on validation parts of train.
-- sampler: a sweep of one chain without features (`solvers.gibbs`), and the memory it takes. The ratings were made with
-  noise of deviation .5: what the chain says of it stands beside, still falling in so few sweeps.
+- approximate: FAISS's HNSW and IVF: seconds to build and to search, and the recall of the exact k best.
+- growth: the gradient and ALS sweeps on 1, 2, 5 and 10 tenths of the ratings, with tables of fixed size. (The growth of
+  a search is in `benchmarks.suite`: 1M and 10M items.)
+- until: seconds from the ratings in memory to a test RMSE on one random 90/10 split of ml-1m, with an empty and with a
+  full compilation cache. Penalties and rank are those that `experiments.published` chose on validation parts of train.
+- sampler: a sweep of one chain without features (`bayes.gibbs`), and its memory. The noise of the ratings has standard
+  deviation 0.5; the chain's estimate is in the table and still decreases after these few sweeps.
 """
 
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import gradients, harness, suite
+from benchmarks import gradients, harness, inputs
 from experiments import harness as experiment
 from jaxrec import bayes, data, models, solvers, training
 from jaxrec.losses.content import two_tower
@@ -36,9 +37,9 @@ from jaxrec.models.two_tower import TwoTower
 
 REPORTS = ("towers", "approximate", "growth", "until", "sampler")
 FEATURES = {"user_features": 48, "item_features": 24}
-# name -> FAISS's words for the index, for the effort of building it and of a search; and the most items it is built of:
-# HNSW16 of 10M was not there after 12 minutes on 2 cores. The second one has half the neighbors, found with less effort
-# (10M: 14 minutes).
+# name -> (FAISS's name of the index, its parameters for building, its parameters for searching, the largest number of
+# items it is built for). HNSW16 of 10M items was not built after 12 minutes on 2 cores; the small one has half the
+# neighbors and builds with less effort (10M: 14 minutes).
 INDEXES = {
     "HNSW": ("HNSW16", "", "efSearch=128", 1_000_000),
     "HNSW, small": ("HNSW8", "efConstruction=16", "efSearch=256", 10_000_000),
@@ -48,7 +49,7 @@ INDEXES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Which reports, how large."""
+    """Which reports, and how large."""
 
     what: tuple[str, ...] = REPORTS
     batches: tuple[int, ...] = (256, 4096)
@@ -71,7 +72,7 @@ class Settings:
 
 
 def main(settings: Settings) -> dict[str, Any]:
-    """Prints a table a report; returns what it wrote to OUT/reports.json."""
+    """Prints a table per report; returns what it wrote to OUT/reports.json."""
     start = time.perf_counter()
     if unknown := set(settings.what) - set(REPORTS):
         raise ValueError(f"what: expected some of {', '.join(REPORTS)}, got {', '.join(sorted(unknown))}.")
@@ -79,9 +80,9 @@ def main(settings: Settings) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             for what in settings.what:
-                tables[what] = globals()[f"_{what}"](settings, Path(folder))
+                tables[what] = TABLES[what](settings, Path(folder))
                 experiment.table(tables[what])
-    finally:  # a report that fails ends the run, and those before it are kept
+    finally:  # a report that fails ends the run, but the reports before it are kept
         result = experiment.report("reports", settings, tables, time.perf_counter() - start)
     return result
 
@@ -104,15 +105,15 @@ def _approximate(settings: Settings, folder: Path) -> list[dict[str, Any]]:
         exact = _ours(settings, shared | {"what": "search"}, module="benchmarks.suite")
         rows.append({"items": n, "index": "exact, jaxrec", "build s": 0.0, "64 queries ms": _ms(exact), "recall": 1.0})
         for name in settings.indexes:
-            index, building, effort, most = INDEXES[name]
-            if n > most:
-                print(f"  {name}: of more than {most:,} items it takes too long to build")
+            index, building, effort, max_items = INDEXES[name]
+            if n > max_items:
+                print(f"  {name}: of more than {max_items:,} items it takes too long to build")
                 continue
             cell = shared | {"what": "faiss_approximate", "index": index, "building": building, "effort": effort}
-            found = _theirs(settings, cell)
-            words = ", ".join(word for word in (index, building, effort) if word)
-            row = {"items": n, "index": f"FAISS {words}", "build s": found.get("build", "-")}
-            rows.append(row | {"64 queries ms": _ms(found), "recall": found.get("recall", "-")})
+            answer = _theirs(settings, cell)
+            description = ", ".join(part for part in (index, building, effort) if part)
+            row = {"items": n, "index": f"FAISS {description}", "build s": answer.get("build", "-")}
+            rows.append(row | {"64 queries ms": _ms(answer), "recall": answer.get("recall", "-")})
     return rows
 
 
@@ -122,8 +123,7 @@ def _growth(settings: Settings, folder: Path) -> list[dict[str, Any]]:
         n = settings.ratings * tenths // 10
         part = folder / str(tenths)
         part.mkdir()
-        sizes = suite.Settings(n_users=settings.n_users, n_items=settings.n_items, ratings=n, seed=settings.seed)
-        path = str(suite._ratings(sizes, part))
+        path = str(inputs.draw_ratings(part, settings.n_users, settings.n_items, n, seed=settings.seed))
         row: dict[str, Any] = {"ratings": n}
         als = {"what": "explicit", "path": path, "rank": 64, "l2": 12.0, "out": str(part / "none"), "sweeps": 3}
         cells = {
@@ -132,8 +132,8 @@ def _growth(settings: Settings, folder: Path) -> list[dict[str, Any]]:
             "sweep, d = 64, exact": als | {"cg_steps": None},
         }
         for name, cell in cells.items():
-            found = _ours(settings, cell, module="benchmarks.suite")
-            row |= {f"{name}: s": found["seconds"], f"{name}: MiB": found["peak"] // 2**20}
+            answer = _ours(settings, cell, module="benchmarks.suite")
+            row |= {f"{name}: s": answer["seconds"], f"{name}: MiB": answer["peak"] // 2**20}
         rows.append(row)
     return rows
 
@@ -152,29 +152,27 @@ def _until(settings: Settings, folder: Path) -> list[dict[str, Any]]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     for cache in ("empty", "full"):
-        found = harness.in_fresh_process(__spec__.name, cell, timeout=settings.timeout, env=env)
-        if "failed" in found:
-            raise RuntimeError(f"until: {found['failed']}")
-        rows.append({"compilation cache": cache} | found)
+        answer = harness.in_fresh_process(__spec__.name, cell, timeout=settings.timeout, env=env)
+        if "failed" in answer:
+            raise RuntimeError(f"until: {answer['failed']}")
+        rows.append({"compilation cache": cache} | answer)
     return rows
 
 
 def _sampler(settings: Settings, folder: Path) -> list[dict[str, Any]]:
-    sizes = suite.Settings(
-        n_users=settings.n_users, n_items=settings.n_items, ratings=settings.ratings, seed=settings.seed
-    )
-    rank = settings.sampler_rank
-    found = _ours(settings, {"what": "sampler", "path": str(suite._ratings(sizes, folder)), "rank": rank})
-    row = {"sampler, ratings": settings.ratings, "rank": rank, "s a sweep": found["seconds"]}
-    return [row | {"noise": found["noise"], "MiB": found["peak"] // 2**20}]
+    sizes = settings.n_users, settings.n_items, settings.ratings
+    path, rank = inputs.draw_ratings(folder, *sizes, seed=settings.seed), settings.sampler_rank
+    answer = _ours(settings, {"what": "sampler", "path": str(path), "rank": rank})
+    row = {"sampler, ratings": settings.ratings, "rank": rank, "s a sweep": answer["seconds"]}
+    return [row | {"noise": answer["noise"], "MiB": answer["peak"] // 2**20}]
 
 
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
-    """The project's part of a report, in its own process."""
-    return {"towers": _of_towers, "until": _of_until, "sampler": _of_sampler}[cell["what"]](cell)
+    """Measures the project's part of a report; called in its own process."""
+    return MEASURES[cell["what"]](cell)
 
 
-def _of_towers(cell: dict[str, Any]) -> dict[str, Any]:
+def _measure_towers(cell: dict[str, Any]) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(0), 4)
     towers = TwoTower()
     x_user = jax.random.normal(keys[0], (cell["batch"], cell["user_features"]))
@@ -188,71 +186,88 @@ def _of_towers(cell: dict[str, Any]) -> dict[str, Any]:
         return two_tower(vectors[0], vectors[1], y)
 
     step = training.make_step(cost, optimizer)
-    once = lambda state, _: (step(state, (x_user, x_item, y), key=keys[0])[0], None)
-    run = jax.jit(lambda state: jax.lax.scan(once, state, length=20)[0])
+    body = lambda state, _: (step(state, (x_user, x_item, y), key=keys[0])[0], None)
+    run = jax.jit(lambda state: jax.lax.scan(body, state, length=20)[0])
     return {"seconds": harness.seconds(run, state, repeats=cell["repeats"])["seconds"] / 20}
 
 
-def _of_until(cell: dict[str, Any]) -> dict[str, Any]:
-    dataset = suite._load(cell["data"], suite.Settings(path=cell["path"], seed=cell["seed"]))
+def _measure_until(cell: dict[str, Any]) -> dict[str, Any]:
+    dataset = inputs.load_dataset(cell["data"], path=cell["path"], seed=cell["seed"])
     train, test = data.splits.random(dataset.ratings, test_fraction=0.1, rng=cell["seed"])
     began = time.perf_counter()
-    by_count = lambda ids, n: np.sqrt(np.maximum(np.bincount(ids, minlength=n), 1) * n / len(ids))
+    # the square root of each row's rating count over the mean count
+    count_scale = lambda ids, n: np.sqrt(np.maximum(np.bincount(ids, minlength=n), 1) * n / len(ids))
     l2 = (
-        jnp.asarray(12.0 * by_count(train.user, train.n_users), jnp.float32),
-        jnp.asarray(12.0 * by_count(train.item, train.n_items), jnp.float32),
+        jnp.asarray(12.0 * count_scale(train.user, train.n_users), jnp.float32),
+        jnp.asarray(12.0 * count_scale(train.item, train.n_items), jnp.float32),
     )
     sides = data.rows(train, "user"), data.rows(train, "item")
     init = models.init(train.n_users, train.n_items, 12, key=jax.random.key(0), mu=float(train.value.mean()))
     reached: dict[str, Any] = {}
 
-    def look(sweep: int, factors: Any, _: Any) -> bool:
+    def stop(sweep: int, factors: Any, _: Any) -> bool:
         rmse = experiment.errors(factors, test, dataset.scale)["rmse"]
         if not reached and rmse <= cell["rmse"]:
             reached.update(seconds=time.perf_counter() - began, sweeps=sweep, rmse=rmse)
         return bool(reached)
 
-    solvers.als(sides, init=init, l2=l2, l2_bias=3.0, sweeps=50, callback=look, progress=False)
+    solvers.als(sides, init=init, l2=l2, l2_bias=3.0, sweeps=50, callback=stop, progress=False)
     return reached or {"seconds": float("inf"), "sweeps": 50, "rmse": "not reached"}
 
 
-def _of_sampler(cell: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of a sweep once compiled, by the clock between two looks of the callback."""
-    ratings, block, clock = suite._from(np.load(cell["path"])), 2, []
-    spread = partial(data.rows, ratings, devices=jax.devices())
-    known = spread("user"), spread("item")
+def _measure_sampler(cell: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of a sweep once compiled: the time between two calls of the callback, over the sweeps between them."""
+    ratings, sweeps_per_call, clock = inputs.load_ratings(cell["path"]), 2, []
+    rows = partial(data.rows, ratings, devices=jax.devices())
+    sides = rows("user"), rows("item")
     state = bayes.init_chains(ratings.n_users, ratings.n_items, cell["rank"], key=jax.random.key(0))
-    few = ratings.take(np.arange(min(1000, len(ratings))))
+    test = ratings.take(np.arange(min(1000, len(ratings))))
     _, _, trace = bayes.gibbs(
-        known, few, init=state, key=jax.random.key(1), mu=float(ratings.value.mean()), burn_in=0,
-        sweeps=block * (cell["repeats"] + 1), sweeps_per_call=block, progress=False,
+        sides, test, init=state, key=jax.random.key(1), mu=float(ratings.value.mean()), burn_in=0,
+        sweeps=sweeps_per_call * (cell["repeats"] + 1), sweeps_per_call=sweeps_per_call, progress=False,
         callback=lambda *_: clock.append(time.perf_counter()),
     )  # fmt: skip
     return {
-        "seconds": float(np.median(np.diff(clock))) / block,
+        "seconds": float(np.median(np.diff(clock))) / sweeps_per_call,
         "noise": float(trace[-1, 0]),
         "peak": harness.peak_resident(),
     }
 
 
+TABLES: dict[str, Callable[[Settings, Path], list[dict[str, Any]]]] = {  # report -> its table
+    "towers": _towers,
+    "approximate": _approximate,
+    "growth": _growth,
+    "until": _until,
+    "sampler": _sampler,
+}
+MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {  # cell['what'] -> the project's own part
+    "towers": _measure_towers,
+    "until": _measure_until,
+    "sampler": _measure_sampler,
+}
+
+
 def _ours(settings: Settings, cell: dict[str, Any], module: str = "") -> dict[str, Any]:
+    """The answer of the project's cell; raises where it failed."""
     cell = {"repeats": settings.repeats} | cell
-    found = harness.in_fresh_process(module or __spec__.name, cell, timeout=settings.timeout)
-    if "failed" in found:
-        raise RuntimeError(f"{cell['what']}: {found['failed']}")
-    return found
+    answer = harness.in_fresh_process(module or __spec__.name, cell, timeout=settings.timeout)
+    if "failed" in answer:
+        raise RuntimeError(f"{cell['what']}: {answer['failed']}")
+    return answer
 
 
 def _theirs(settings: Settings, cell: dict[str, Any]) -> dict[str, Any]:
+    """The answer of a peer's cell; a failure is printed."""
     cell = {"repeats": settings.repeats, "threads": settings.threads or len(os.sched_getaffinity(0))} | cell
-    found = harness.in_fresh_process("benchmarks.peers", cell, python=settings.peers, timeout=settings.timeout)
-    if "failed" in found:
-        print(f"  {cell['what']}: {found['failed']}")
-    return found
+    answer = harness.in_fresh_process("benchmarks.peers", cell, python=settings.peers, timeout=settings.timeout)
+    if "failed" in answer:
+        print(f"  {cell['what']}: {answer['failed']}")
+    return answer
 
 
-def _ms(found: dict[str, Any]) -> Any:
-    return 1e3 * found["seconds"] if "seconds" in found else "failed"
+def _ms(answer: dict[str, Any]) -> Any:
+    return 1e3 * answer["seconds"] if "seconds" in answer else "failed"
 
 
 if __name__ == "__main__":

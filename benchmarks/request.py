@@ -1,10 +1,11 @@
 """What does a request over a catalogue of a million items cost, with its vectors and tables computed in advance?
 
-A request, for one user, in one compiled function: the lists of her last ten items' nearest, of three groups, of her
-region, the most popular, her own; merged without doubles or what she has seen; scored by their vectors; the ten best.
-It reads some hundreds of rows, so a larger catalogue costs nothing but cache misses. Beside it the exact search of
-the whole catalogue (`top_k`) for one query and for many, and the memory that it takes over the catalogue itself. Each
-cell in a fresh process; answers are checked against NumPy before they are timed.
+A request for one user is one compiled function: the lists of the nearest items to the user's last ten, of three groups,
+of the user's region, of the most popular items and the user's own list are merged without duplicates and seen items,
+scored by their vectors, and the ten best are returned. It reads some hundreds of rows, so a larger catalogue only costs
+cache misses. It is compared with the exact search of the full catalogue (`top_k`) for one query and for many, and with
+the memory that the search takes beyond the catalogue. Each cell runs in a fresh process; answers are checked against
+NumPy before they are timed.
 """
 
 import time
@@ -33,7 +34,7 @@ class Settings:
     searched: tuple[int, ...] = (1_000_000, 10_000_000)
     queries: tuple[int, ...] = (1, 64)
     dim: int = 32
-    k: int = 100  # of a search; a request's list has 10
+    k: int = 100  # results of a search; a request returns 10
     repeats: int = 20
     timeout: float = 600.0
     seed: int = 0
@@ -57,14 +58,14 @@ def main(settings: Settings) -> dict[str, Any]:
 
 
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
-    """One cell, in its own process: checked, weighed, timed."""
+    """Checks one cell, then measures its time and memory; called in its own process."""
     rng = np.random.default_rng(cell["seed"])
     items = rng.standard_normal((cell["items"], cell["dim"]), np.float32)
-    return (of_request if cell["what"] == "request" else of_search)(cell, rng, items)
+    return (measure_request if cell["what"] == "request" else measure_search)(cell, rng, items)
 
 
-def of_request(cell: dict[str, Any], rng: np.random.Generator, items: np.ndarray) -> dict[str, Any]:
-    """Milliseconds of a request on drawn lists."""
+def measure_request(cell: dict[str, Any], rng: np.random.Generator, items: np.ndarray) -> dict[str, Any]:
+    """Milliseconds of a request on random lists."""
     n = len(items)
     draw = lambda *shape: jnp.asarray(rng.integers(0, n, shape, np.int32))
     lists = lambda rows, k: Table(draw(rows, k), jnp.ones((rows, k), bool))
@@ -75,7 +76,7 @@ def of_request(cell: dict[str, Any], rng: np.random.Generator, items: np.ndarray
         "region": lists(10, 20),
         "popular": lists(1, 20),
     }
-    asked = {
+    request = {
         "query": jnp.asarray(rng.standard_normal(cell["dim"], np.float32)),
         "seen": draw(200),
         "groups": jnp.asarray(rng.choice(GROUPS, 3, replace=False), jnp.int32),
@@ -83,28 +84,28 @@ def of_request(cell: dict[str, Any], rng: np.random.Generator, items: np.ndarray
         "own": draw(30),
     }
     run = jax.jit(respond)
-    _check_request(catalogue, asked, run(catalogue, asked))
-    timings = harness.seconds(run, catalogue, asked, repeats=cell["repeats"])
+    _check_request(catalogue, request, run(catalogue, request))
+    timings = harness.seconds(run, catalogue, request, repeats=cell["repeats"])
     return {"ms": 1e3 * timings["seconds"], "slowest ms": 1e3 * timings["slowest"]}
 
 
-def respond(catalogue: dict[str, Any], asked: dict[str, Array]) -> tuple[Array, Array]:
+def respond(catalogue: dict[str, Any], request: dict[str, Array]) -> tuple[Array, Array]:
     """(scores, ids) of the ten best candidates."""
-    everywhere = lambda ids: jnp.ones(ids.shape, bool)
+    all_valid = lambda ids: jnp.ones(ids.shape, bool)
     sources = [
-        candidates.look_up(catalogue["similar"], asked["seen"][:10]),
-        candidates.look_up(catalogue["group"], asked["groups"]),
-        candidates.look_up(catalogue["region"], asked["region"]),
+        candidates.look_up(catalogue["similar"], request["seen"][:10]),
+        candidates.look_up(catalogue["group"], request["groups"]),
+        candidates.look_up(catalogue["region"], request["region"]),
         candidates.look_up(catalogue["popular"], jnp.zeros(1, jnp.int32)),
-        (asked["own"], everywhere(asked["own"])),
+        (request["own"], all_valid(request["own"])),
     ]
-    found = candidates.merge(sources, size=256, exclude=(asked["seen"], everywhere(asked["seen"])))
-    return rerank.rank(asked["query"], catalogue["items"], found.ids, found.where, k=10)
+    found = candidates.merge(sources, size=256, exclude=(request["seen"], all_valid(request["seen"])))
+    return rerank.rank(request["query"], catalogue["items"], found.ids, found.where, k=10)
 
 
-def _check_request(catalogue: dict[str, Any], asked: dict[str, Array], answer: tuple[Array, Array]) -> None:
-    """The ten best of the lists' union less what was seen, by NumPy."""
-    host = {name: np.asarray(value) for name, value in asked.items()}
+def _check_request(catalogue: dict[str, Any], request: dict[str, Array], answer: tuple[Array, Array]) -> None:
+    """Raises unless the answer is the ten best unseen items of the union of the lists, by NumPy."""
+    host = {name: np.asarray(value) for name, value in request.items()}
     rows = lambda name, keys: np.asarray(catalogue[name].ids)[keys].ravel()
     union = [
         rows("similar", host["seen"][:10]),
@@ -112,27 +113,27 @@ def _check_request(catalogue: dict[str, Any], asked: dict[str, Array], answer: t
         rows("region", [1]),
         rows("popular", [0]),
     ]
-    left = np.setdiff1d(np.concatenate([*union, host["own"]]), host["seen"])
-    score = np.asarray(gather(catalogue["items"], jnp.asarray(left))).astype(np.float64) @ host["query"]
+    unseen = np.setdiff1d(np.concatenate([*union, host["own"]]), host["seen"])
+    score = np.asarray(gather(catalogue["items"], jnp.asarray(unseen))).astype(np.float64) @ host["query"]
     np.testing.assert_allclose(answer[0], np.sort(score)[::-1][:10], rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(answer[1], left[np.argsort(-score, kind="stable")[:10]])
+    np.testing.assert_array_equal(answer[1], unseen[np.argsort(-score, kind="stable")[:10]])
 
 
-def of_search(cell: dict[str, Any], rng: np.random.Generator, items: np.ndarray) -> dict[str, Any]:
-    """Milliseconds of an exact search, and its memory over the catalogue's own."""
+def measure_search(cell: dict[str, Any], rng: np.random.Generator, items: np.ndarray) -> dict[str, Any]:
+    """Milliseconds of an exact search, and its memory as a multiple of the catalogue's."""
     queries = rng.standard_normal((cell["queries"], cell["dim"]), np.float32)
-    best = []  # by parts, in float64, from the definition
-    for k in range(0, len(items), 500_000):
-        score = queries.astype(np.float64) @ items[k : k + 500_000].T.astype(np.float64)
+    best = []  # of each chunk of items, by the definition in float64
+    for first in range(0, len(items), 500_000):
+        score = queries.astype(np.float64) @ items[first : first + 500_000].T.astype(np.float64)
         best.append(np.partition(score, -min(cell["k"], score.shape[1]), axis=1)[:, -cell["k"] :])
-    right = -np.sort(-np.concatenate(best, axis=1), axis=1)[:, : cell["k"]]
+    expected = -np.sort(-np.concatenate(best, axis=1), axis=1)[:, : cell["k"]]
     size = items.nbytes
-    given = jnp.asarray(queries), jnp.asarray(items)
+    arguments = jnp.asarray(queries), jnp.asarray(items)
     del items
     search = lambda queries, items: top_k(queries, items, cell["k"])
-    compiled, weights = harness.compile_and_weigh(search, *given)
-    np.testing.assert_allclose(compiled(*given)[0], right, rtol=1e-4, atol=1e-4)
-    timings = harness.seconds(compiled, *given, repeats=min(cell["repeats"], 5))
+    compiled, weights = harness.compile_and_weigh(search, *arguments)
+    np.testing.assert_allclose(compiled(*arguments)[0], expected, rtol=1e-4, atol=1e-4)
+    timings = harness.seconds(compiled, *arguments, repeats=min(cell["repeats"], 5))
     extra = weights["temporary_bytes"] + weights["output_bytes"]
     return {
         "ms": 1e3 * timings["seconds"],

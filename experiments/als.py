@@ -1,7 +1,7 @@
 """How good is matrix factorization with biases, honestly tuned?
 
-Rank and l2 are chosen on a validation part cut from train (a tenth, by seed), by the lowest RMSE; the choice is then
-trained on all of train, and test is read once. Predictions are clipped to the scale.
+Rank, l2 and l2_bias are chosen by the lowest RMSE on a validation part of train (a tenth, drawn with the seed). The
+chosen model is then trained on all of train, and test is read once. Predictions are clipped to the scale.
 """
 
 import time
@@ -17,7 +17,7 @@ from jaxrec.types import Factors, Ratings
 
 @dataclass(frozen=True)
 class Settings(harness.Settings):
-    """The grid."""
+    """The grid to choose from."""
 
     ranks: tuple[int, ...] = (4, 8, 12, 16)
     l2s: tuple[float, ...] = (8.0, 10.0, 12.0, 14.0, 17.0)
@@ -39,14 +39,14 @@ def main(settings: Settings) -> dict[str, Any]:
             for l2_bias in settings.l2_biases:
                 factors, _ = _fit(part, layouts, rank, l2, l2_bias, settings, progress=False)
                 grid[rank, l2, l2_bias] = harness.errors(factors, validation, dataset.scale)["rmse"]
-        best = min((k for k in grid if k[0] == rank), key=grid.__getitem__)
+        best = min((point for point in grid if point[0] == rank), key=grid.__getitem__)
         print(f"rank {rank:3}: validation RMSE {grid[best]:.4f} at l2 {best[1]:g}, l2_bias {best[2]:g}")
     rank, l2, l2_bias = min(grid, key=grid.__getitem__)
 
     layouts = data.rows(train, "user"), data.rows(train, "item")
     _fit(train, layouts, rank, l2, l2_bias, settings, progress=False)  # compiles; the next call is timed
     fit_start = time.perf_counter()
-    factors, solution = _fit(train, layouts, rank, l2, l2_bias, settings, progress=True)
+    factors, info = _fit(train, layouts, rank, l2, l2_bias, settings, progress=True)
     fit_seconds = time.perf_counter() - fit_start
     result = harness.errors(factors, test, dataset.scale)
     biases = harness.errors(models.baselines.damped_biases(train), test, dataset.scale)
@@ -65,8 +65,8 @@ def main(settings: Settings) -> dict[str, Any]:
         "rank": rank,
         "l2": l2,
         "l2_bias": l2_bias,
-        "sweeps": solution.steps,
-        "converged": solution.converged,
+        "sweeps": info.steps,
+        "converged": info.converged,
         "fit_seconds": round(fit_seconds, 3),
     }
     return harness.report("als", settings, values, time.perf_counter() - start)

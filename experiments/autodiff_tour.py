@@ -18,7 +18,7 @@ Thirty steps of gradient descent with alpha = 0.01, as in the notes. Each step m
 >>> round(float(w), 4), round(1 + 2 * 0.98**30, 4)
 (2.091, 2.091)
 
-The same with an Optax optimizer, where the step is compiled and the loop is `training.fit`:
+The same with an Optax optimizer. `training.fit` runs the loop and compiles the step:
 
 >>> import optax
 >>> from jaxrec.training import fit
@@ -27,7 +27,8 @@ The same with an Optax optimizer, where the step is compiled and the loop is `tr
 >>> round(float(w), 4), float(history.loss[0])  # the cost before the first step, (3 - 1)^2
 (2.091, 4.0)
 
-J is no different. The notes' table, items first; 0 is a rating, and ? is written as anything with `where` False:
+J works the same way. The notes' table has items as rows. 0 is a rating; an unknown rating (?) may have any value, since
+its `where` is False:
 
 >>> from jaxrec import losses, models
 >>> from jaxrec.types import Dense
@@ -39,13 +40,13 @@ J is no different. The notes' table, items first; 0 is a rating, and ? is writte
 >>> gradient.w.shape, gradient.b.shape, gradient.x.shape
 ((4, 2), (4,), (5, 2))
 
-dJ/db(j) is the sum of her residuals; for Alice, who rated four films:
+dJ/db(j) is minus the sum of user j's residuals. For Alice, who rated four films:
 
 >>> residual = films.value[:, 0] - (factors.x @ factors.w[0] + factors.b[0])
 >>> bool(jnp.allclose(gradient.b[0], -jnp.sum(residual, where=films.where[:, 0]), atol=1e-5))
 True
 
-The same gradient without autodiff, in closed form:
+The same gradient in closed form, without autodiff:
 
 >>> by_hand = losses.closed_form.gradient(factors, films, l2=0.1)
 >>> bool(jnp.allclose(by_hand.w, gradient.w, atol=1e-5)), bool(jnp.allclose(by_hand.x, gradient.x, atol=1e-5))
@@ -56,6 +57,6 @@ The notes' full implementation: Adam, learning rate 0.1, 200 iterations:
 >>> fitted, history = fit(lambda f, ratings: losses.cost(f, ratings, l2=0.1), factors, [films],
 ...                       optimizer=optax.adam(0.1), key=jax.random.key(0), epochs=200, progress=False)
 >>> stars = models.predict_all(fitted)
->>> [round(float(s)) for s in stars[0]]  # Alice: romance, and no car chases; the third film she has not rated
+>>> [round(float(s)) for s in stars[0]]  # Alice: romance, and no car chases; the third film is unrated
 [5, 5, 4, 0, 0]
 """

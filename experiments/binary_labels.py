@@ -1,10 +1,10 @@
 """Likes and clicks: collaborative filtering on binary labels, by cross-entropy instead of squared error.
 
-Two readings of MovieLens ratings. Liked: a film rated 4 or 5 is a 1, one rated lower is a 0, and what was not rated was
-not shown. Clicked: a film rated at all is a 1, and films drawn from those that she has not rated stand in for what was
-shown and passed over; those zeros are assumed, not observed. P(y = 1) = g(w . x + b + c + mu), fitted by Adam on the
-closed-form gradient of the cross-entropy; l2 and the number of steps are chosen on a validation part of train. Beside
-it the base rate, and biases alone.
+Two readings of MovieLens ratings. Liked: a film rated 4 or 5 is a 1, a film rated lower is a 0, and an unrated film was
+not shown. Clicked: every rated film is a 1, and films sampled from those that the user has not rated take the place of
+films that were shown and ignored; these zeros are assumed, not observed. The model is
+P(y = 1) = g(w . x + b + c + mu), fitted by Adam with the closed-form gradient of the cross-entropy; l2 and the number
+of steps are chosen on a validation part of train. It is compared with the base rate and with biases alone.
 """
 
 import time
@@ -25,7 +25,7 @@ from jaxrec.types import Factors, Ratings
 
 @dataclass(frozen=True)
 class Settings(harness.Settings):
-    """Labels, and the grid."""
+    """The labels, and the grid to choose from."""
 
     liked: float = 4.0
     zeros_per_click: int = 1
@@ -38,7 +38,7 @@ class Settings(harness.Settings):
 
 
 def main(settings: Settings) -> dict[str, Any]:
-    """Both readings; chooses on validation, reports on test; returns what it wrote to OUT/binary_labels.json."""
+    """For both readings chooses on validation and reports on test; returns what it wrote to OUT/binary_labels.json."""
     start = time.perf_counter()
     dataset = harness.load(settings)
     ratings = harness.split(dataset, settings)
@@ -55,21 +55,21 @@ def main(settings: Settings) -> dict[str, Any]:
 
 
 def _report(train: Ratings, test: Ratings, settings: Settings) -> dict[str, Any]:
-    """Chooses by the validation log-loss, fits all of train for as many steps, reads test once."""
+    """Chooses by the validation log-loss, fits all of train for the chosen number of steps, reads test once."""
     part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
     grid = {}
     for rank in (0, settings.rank):
-        for l2 in settings.l2s[: 1 if rank == 0 else None]:  # without features l2 means nothing
+        for l2 in settings.l2s[: 1 if rank == 0 else None]:  # without features l2 has no effect
             for l2_bias in settings.l2_biases:
                 factors, history = _fit(part, rank, l2, l2_bias, settings, validation)
                 grid[rank, l2, l2_bias] = score(factors, validation)["log_loss"], history.best_epoch + 1
     on_test = {}
     base = float(train.value.mean())
-    always = models.baselines.global_mean(train)
-    on_test["base rate"] = score(_with_mu(always, np.log(base / (1 - base))), test)
+    constant = models.baselines.global_mean(train)
+    on_test["base rate"] = score(_with_mu(constant, np.log(base / (1 - base))), test)
     chosen = {}
     for name, rank in (("biases", 0), ("factors", settings.rank)):
-        chosen[name] = min((k for k in grid if k[0] == rank), key=lambda k: grid[k][0])
+        chosen[name] = min((point for point in grid if point[0] == rank), key=lambda point: grid[point][0])
         factors, _ = _fit(train, *chosen[name], settings, iterations=grid[chosen[name]][1])
         on_test[name] = score(factors, test)
     harness.table(
@@ -88,14 +88,14 @@ def score(factors: Factors, labels: Ratings) -> dict[str, float]:
     return {"log_loss": float(metrics.log_loss(logit, y)), "auc": float(metrics.auc(logit, y))}
 
 
-def _clicked(whole: Ratings, train: Ratings, test: Ratings, settings: Settings) -> tuple[Ratings, Ratings]:
-    """Zeros are drawn once, from what is in neither part, and divided as the ones are."""
+def _clicked(ratings: Ratings, train: Ratings, test: Ratings, settings: Settings) -> tuple[Ratings, Ratings]:
+    """Clicks of (train, test). Zeros are sampled once, from pairs in neither part, and split in the same proportion."""
     rng = np.random.default_rng(settings.seed)
-    drawn = data.labels.with_sampled_negatives(whole, per_positive=settings.zeros_per_click, rng=rng)
-    zeros = drawn.take(drawn.value == 0)
-    zeros_train, zeros_test = data.splits.random(zeros, test_fraction=len(test) / len(whole), rng=rng)
-    one = lambda part: Ratings(part.user, part.item, np.ones(len(part), np.float32), part.n_users, part.n_items)
-    return harness.together(one(train), zeros_train), harness.together(one(test), zeros_test)
+    sampled = data.labels.with_sampled_negatives(ratings, per_positive=settings.zeros_per_click, rng=rng)
+    zeros = sampled.take(sampled.value == 0)
+    zeros_train, zeros_test = data.splits.random(zeros, test_fraction=len(test) / len(ratings), rng=rng)
+    ones = lambda part: Ratings(part.user, part.item, np.ones(len(part), np.float32), part.n_users, part.n_items)
+    return harness.together(ones(train), zeros_train), harness.together(ones(test), zeros_test)
 
 
 def _fit(

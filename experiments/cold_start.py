@@ -1,12 +1,12 @@
-"""New users and new films: what does each model know after 0, 1, 2, 5, 10 ratings?
+"""New users and new films: how well does each model predict after 0, 1, 2, 5, 10 ratings?
 
-A share of the users is kept out of training altogether; then, in a second part, a share of the films. Of each some
-ratings are given, the rest is predicted. Nothing is trained again: matrix factorization folds the newcomer in by its
-closed form, the towers see the given ratings in her history (ids unknown), biases and popularity count them.
+A share of the users is left out of training; in a second part, a share of the films. For each new user or film, some
+ratings are given and the rest are predicted. Nothing is trained again: matrix factorization folds the new row in by its
+closed form, the towers see the given ratings as history (with unknown ids), and biases and popularity count them.
 
-Error: RMSE over the newcomers' other ratings, clipped to the scale. Ranking: for users NDCG at 10 of what they liked
-(4 and above) in the whole catalogue less what they gave; for films the area under the curve of who liked them among
-those who rated them.
+Error: RMSE over the other ratings of the new users or films, clipped to the scale. Ranking: for users NDCG at 10 of the
+films they liked (4 and above), ranked in the full catalogue without the given ones; for films the AUC of who liked them
+among those who rated them.
 """
 
 import time
@@ -28,10 +28,10 @@ from jaxrec.types import Factors, Ratings
 
 @dataclass(frozen=True)
 class Settings(harness.Settings):
-    """As experiments.als and experiments.hybrid chose them on u1's validation part; the newcomers."""
+    """As experiments.als and experiments.hybrid chose them on u1's validation part; the new users and films."""
 
-    newcomers: float = 0.2  # the share of the users, then of the films
-    kept_for_test: float = 0.5  # of each newcomer's ratings
+    newcomers: float = 0.2  # the share of the users, then of the films, that are new
+    kept_for_test: float = 0.5  # of the ratings of each new user or film
     given: tuple[int, ...] = (0, 1, 2, 5, 10)
     liked: float = 4.0
     als_rank: int = 8
@@ -53,7 +53,7 @@ class Settings(harness.Settings):
 
 
 def main(settings: Settings) -> dict[str, Any]:
-    """Both parts; returns what it wrote to OUT/cold_start.json."""
+    """Measures new users, then new films; returns what it wrote to OUT/cold_start.json."""
     start = time.perf_counter()
     dataset = harness.load(settings)
     scale = dataset.scale or (1.0, 5.0)
@@ -77,15 +77,15 @@ def main(settings: Settings) -> dict[str, Any]:
         for n in settings.given:
             part = given.take(order < n)
             part = part if side == "user" else _flip(part)
-            for name, factors_after in trained.items():
-                curve[name][n] = _measure(factors_after(part), part, test, side, scale, settings)
+            for name, factors_given in trained.items():
+                curve[name][n] = _measure(factors_given(part), part, test, side, scale, settings)
         curves[side] = curve
         for measure in curve["hybrid"][settings.given[0]]:
             shown = {name: row for name, row in curve.items() if measure in row[settings.given[0]]}
             print(f"\n{side}s, {measure}:")
             harness.table(
                 [
-                    {"given_fraction": n, **{name: row[n][measure] for name, row in shown.items()}}
+                    {"given": n, **{name: row[n][measure] for name, row in shown.items()}}
                     for n in settings.given
                 ]
             )
@@ -101,12 +101,12 @@ def main(settings: Settings) -> dict[str, Any]:
 def _train(
     train: Ratings, content: Content, known: np.ndarray, side: str, scale: tuple[float, float], settings: Settings
 ) -> dict[str, Any]:
-    """Name -> (ratings given -> Factors), each trained once, without the newcomers."""
+    """Name -> (given ratings -> Factors). Each model is trained once, without the new users or films."""
     mu = float(train.value.mean())
     init = models.init(train.n_users, train.n_items, settings.als_rank, key=jax.random.key(settings.seed), mu=mu)
-    rows = [data.rows(train, each) for each in ("user", "item")]
-    strengths: dict[str, Any] = {"l2": settings.als_l2, "l2_bias": settings.als_l2_bias}
-    als, _ = solvers.als((rows[0], rows[1]), init=init, **strengths, sweeps=settings.sweeps, progress=False)
+    rows = [data.rows(train, name) for name in ("user", "item")]
+    penalties: dict[str, Any] = {"l2": settings.als_l2, "l2_bias": settings.als_l2_bias}
+    als, _ = solvers.als((rows[0], rows[1]), init=init, **penalties, sweeps=settings.sweeps, progress=False)
     linked, seed = data.linked(train), {"seed": settings.seed + jnp.arange(1)}
     declared = training.grid(
         partial(hybrid.run_declared, settings=settings, dropout=0.0, scale=scale, learned=True),
@@ -115,52 +115,54 @@ def _train(
         linked,
         progress=False,
     )
-    everybody = {"user": jnp.ones(train.n_users, bool), "item": jnp.ones(train.n_items, bool)}
-    some = everybody | {side: jnp.asarray(known)}
-    nobody = tuple(jnp.zeros_like(each) for each in everybody.values())
+    all_known = {"user": jnp.ones(train.n_users, bool), "item": jnp.ones(train.n_items, bool)}
+    trained_known = all_known | {side: jnp.asarray(known)}
+    none_known = tuple(jnp.zeros_like(mask) for mask in all_known.values())
     towers = TwoTower(layers=tuple(settings.layers), dropout=settings.dropout)
-    fit = lambda ids: training.grid(
-        lambda member, content, linked: hybrid.train_hybrid(
-            content, linked, settings, seed=member["seed"], dropout=settings.dropout, ids=ids
-        )[1],
-        seed,
-        content,
-        linked,
-        progress=False,
-    )
-    one = lambda stacked: jax.tree.map(lambda leaf: leaf[0], stacked)
-    with_ids, without = one(fit(True)), one(fit(False))
-    run = jax.jit(partial(as_factors, towers))
-    after = lambda params, known: (
-        lambda given: run(params, content, data.linked(harness.together(train, given)), known=known)
-    )
-    fold = lambda given: _fold(als, given, side, strengths)
+
+    def fit(ids: bool) -> Any:
+        def run(member: dict[str, Any], content: Content, linked: Any) -> Any:
+            options: dict[str, Any] = {"seed": member["seed"], "dropout": settings.dropout, "ids": ids}
+            return hybrid.train_hybrid(content, linked, settings, **options)[1]
+
+        return training.grid(run, seed, content, linked, progress=False)
+
+    first = lambda stacked: jax.tree.map(lambda leaf: leaf[0], stacked)
+    with_ids, without_ids = first(fit(True)), first(fit(False))
+    factors = jax.jit(partial(as_factors, towers))
+
+    def with_history(params: Any, known: Any) -> Any:
+        return lambda given: factors(params, content, data.linked(harness.together(train, given)), known=known)
+
     return {
         "popularity": lambda given: baselines.popularity(harness.together(train, given)),
         "damped biases": lambda given: baselines.damped_biases(harness.together(train, given)),
-        "ALS, folded in": fold,
-        "declared features": lambda given: one(declared),
-        "features and histories": after(without, nobody),
-        "hybrid": after(with_ids, (some["user"], some["item"])),
+        "ALS, folded in": lambda given: _fold_in(als, given, side, penalties),
+        "declared features": lambda given: first(declared),
+        "features and histories": with_history(without_ids, none_known),
+        "hybrid": with_history(with_ids, (trained_known["user"], trained_known["item"])),
     }
 
 
-def _fold(als: Factors, given: Ratings, side: str, strengths: dict[str, Any]) -> Factors:
-    """The newcomers' rows by the closed form; everybody else's stay as they were trained."""
-    folded = solvers.fold_in(als, data.rows(given, side), **strengths)
+def _fold_in(als: Factors, given: Ratings, side: str, penalties: dict[str, Any]) -> Factors:
+    """Factors with the rows in `given` solved in closed form; all other rows stay as they were trained."""
+    folded = solvers.fold_in(als, data.rows(given, side), **penalties)
     new = np.isin(np.arange(given.n_users if side == "user" else given.n_items), getattr(given, side))
-    kept = {"user": ("w", "b"), "item": ("x", "c")}[side]
-    pick = lambda name: jnp.where(
-        jnp.asarray(new)[(...,) + (None,) * (getattr(als, name).ndim - 1)], getattr(folded, name), getattr(als, name)
-    )
-    return Factors(**{**vars(als), **{name: pick(name) for name in kept}})
+
+    def merged(name: str) -> jax.Array:
+        mask = jnp.asarray(new)[(...,) + (None,) * (getattr(als, name).ndim - 1)]
+        return jnp.where(mask, getattr(folded, name), getattr(als, name))
+
+    names = {"user": ("w", "b"), "item": ("x", "c")}[side]
+    return Factors(**{**vars(als), **{name: merged(name) for name in names}})
 
 
 def _measure(
     factors: Factors, given: Ratings, test: Ratings, side: str, scale: tuple[float, float], settings: Settings
 ) -> dict[str, float]:
+    """RMSE and the side's ranking metric; popularity has no RMSE, since its predictions are counts, not ratings."""
     out = {}
-    if not bool(jnp.all(factors.c == jnp.round(factors.c))) if factors.c is not None else True:  # counts are no ratings
+    if not bool(jnp.all(factors.c == jnp.round(factors.c))) if factors.c is not None else True:
         out["RMSE"] = harness.errors(factors, test, scale)["rmse"]
     if side == "user":
         liked = test.take(np.flatnonzero(test.value >= settings.liked))
@@ -172,16 +174,17 @@ def _measure(
 
 
 def _flip(ratings: Ratings) -> Ratings:
+    """The same ratings with users as items and items as users."""
     return Ratings(ratings.item, ratings.user, ratings.value, ratings.n_items, ratings.n_users)
 
 
 def _draw(axes: Any, curve: dict[str, dict[int, dict[str, float]]], settings: Settings) -> None:
     for name, row in curve.items():
         if "RMSE" in row[settings.given[0]]:
-            axes.plot(list(row), [each["RMSE"] for each in row.values()], marker="o", label=name)
+            axes.plot(list(row), [measures["RMSE"] for measures in row.values()], marker="o", label=name)
     axes.set_xscale("symlog", linthresh=1)
     axes.set(
-        xlabel="ratings given_fraction by a new user",
+        xlabel="ratings given by a new user",
         ylabel="RMSE of the others",
         title=f"New users of {settings.data}",
     )

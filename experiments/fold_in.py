@@ -1,8 +1,8 @@
-"""New users: how good are recommendations after 1, 2, 5, ... of a newcomer's ratings, without training again?
+"""New users: how good are recommendations after 1, 2, 5, ... of a user's ratings, without training again?
 
-A share of the users is kept out of training altogether. For each of them some ratings are given, (w, b) come in closed
-form (`solvers.fold_in`), and the rest of her ratings is predicted. Beside it: the same ratings given, but the model
-trained again with them from the start, which is what fold-in saves.
+A share of the users is left out of training. For each of these new users (w, b) are solved in closed form from some of
+their ratings (`solvers.fold_in`), and the rest of their ratings are predicted. The comparison trains the whole model
+again with those ratings, which is what fold-in saves.
 """
 
 import time
@@ -19,19 +19,19 @@ from jaxrec.types import Factors, Ratings
 
 @dataclass(frozen=True)
 class Settings(harness.Settings):
-    """Rank and strengths as experiments.als chose them; the newcomers, and how many ratings they give."""
+    """Rank and penalties as experiments.als chose them; the new users, and how many ratings they give."""
 
     rank: int = 8
     l2: float = 12.0
     l2_bias: float = 3.0
     sweeps: int = 30
     newcomers: float = 0.2  # the share of the users
-    kept_for_test: float = 0.5  # of each newcomer's ratings
+    kept_for_test: float = 0.5  # of each new user's ratings
     given: tuple[int, ...] = (0, 1, 2, 5, 10, 20, 50)
 
 
 def main(settings: Settings) -> dict[str, Any]:
-    """Trains without the newcomers, folds them in; returns what it wrote to OUT/fold_in.json."""
+    """Trains without the new users, folds them in; returns what it wrote to OUT/fold_in.json."""
     start = time.perf_counter()
     dataset = harness.load(settings)
     rng = np.random.default_rng(settings.seed)
@@ -42,10 +42,10 @@ def main(settings: Settings) -> dict[str, Any]:
     factors = _train(train, settings)
 
     given = given.take(rng.permutation(len(given)))
-    place = harness.occurrence(given.user)
+    order = harness.occurrence(given.user)
     curve = {}
     for n in settings.given:
-        part = given.take(place < n)
+        part = given.take(order < n)
         folded = solvers.fold_in(factors, data.rows(part, "user"), l2=settings.l2, l2_bias=settings.l2_bias)
         together = harness.together(train, part)
         curve[n] = {
@@ -55,7 +55,7 @@ def main(settings: Settings) -> dict[str, Any]:
         }
     harness.table([{"ratings given": n, **row} for n, row in curve.items()])
 
-    # Compiled by now: what one more fold-in of all newcomers costs.
+    # The time of one fold-in of all new users, once compiled.
     rows = data.rows(given, "user")
     fold = lambda: jax.block_until_ready(solvers.fold_in(factors, rows, l2=settings.l2, l2_bias=settings.l2_bias))
     fold()

@@ -1,17 +1,17 @@
 """How good is Bayesian factorization, what do features add to it, and what are its error bars worth?
 
-Gibbs sampling with links to features: side information (users' age band, sex, occupation, region; films' year and
-genres), the sets of what a user rated and of who rated an item (rows of length 1, from the training part alone), or
-both; with a noise precision for each user and item, or (`one noise`) the same for all ratings. Noise is normal, or
-(`ordinal`) ratings are levels, a latent's that is cut.
+Gibbs sampling whose prior means are linked to features: side information (users' age band, sex, occupation, region;
+films' year and genres), the sets of items that a user rated and of users who rated an item (rows of length 1, from the
+training part alone), or both. The noise has a precision per user and item, or (`one noise`) the same for all ratings.
+It is normal, or (`ordinal`) a rating is the interval between two cut points in which a latent value lies.
 
-Rank and number of sweeps are chosen for each model on a validation part cut from train (a tenth, by seed), by the
-lowest RMSE of one chain; the choice is run on all of train with several chains, and test is read once: the mean of
-single chains with its standard deviation, and all chains together. Predictions are means of clipped ones.
+Rank and number of sweeps are chosen for each model by the lowest RMSE of one chain on a validation part of train (a
+tenth, drawn with the seed). The chosen model runs several chains on all of train, and test is read once: the mean of
+single chains with its standard deviation, and all chains pooled. Predictions are means of clipped predictions.
 
-The intervals are normal ones about all chains' mean, of the variance over sweeps and chains with the noise's; beside
-them those of the same predictions with one error for all, the RMSE on validation. `log density` is the mean of what
-each says of the test ratings: the higher, the better.
+The intervals are normal, with the mean over all chains and the variance over sweeps and chains plus that of the noise.
+They are compared with intervals of the same predictions with one error for all, the RMSE on validation. `log density`
+is the mean log density of the test ratings under each: higher is better.
 """
 
 import time
@@ -31,7 +31,7 @@ from jaxrec.bayes.side_information import Basis, Priors, basis
 from jaxrec.data import features
 from jaxrec.types import Dataset, Ratings
 
-MODELS = {  # name -> (groups of features, whether every user and item has a noise of its own, whether ordinal)
+MODELS = {  # name -> (groups of features, whether the noise is heteroscedastic, whether ratings are ordinal)
     "none, one noise": ((), False, False),
     "side, one noise": (("side",), False, False),
     "rated, one noise": (("rated",), False, False),
@@ -44,12 +44,12 @@ MODELS = {  # name -> (groups of features, whether every user and item has a noi
     "all, ordinal": (("side", "rated"), True, True),
 }
 SHARES = (0.5, 0.8, 0.95)
-AGES = (18, 25, 35, 45, 50, 56)  # ml-1m's bands
+AGES = (18, 25, 35, 45, 50, 56)  # lower limits of ml-1m's age bands
 
 
 @dataclass(frozen=True)
 class Settings(harness.Settings):
-    """The grid, and the chains."""
+    """The grid to choose from, and the chains."""
 
     models: tuple[str, ...] = tuple(MODELS)
     ranks: tuple[int, ...] = (8, 15, 23)
@@ -57,11 +57,11 @@ class Settings(harness.Settings):
     burn_in: int = 40
     scale_matrix: float = 1.0
     chains: int = 3
-    held: float = 0.2  # test's share where split is 'random'
+    held: float = 0.2  # the share of test where split is 'random'
 
 
 def side(dataset: Dataset) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """(users', items') features that a dataset declares; an empty list where it has none. No rating is looked at."""
+    """(users', items') features from a dataset's metadata; an empty list where it has none. No rating is used."""
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     if dataset.users is not None and "zip_code" in dataset.users.columns:
         column = {name: dataset.users[name].to_list() for name in ("age", "sex", "occupation", "zip_code")}
@@ -71,7 +71,7 @@ def side(dataset: Dataset) -> tuple[list[np.ndarray], list[np.ndarray]]:
         found[0].append(features.fit_encoder(table, {name: features.Category() for name in table})(table))
     if dataset.items is not None and "genres" in dataset.items.columns:
         year = dataset.items["year"].to_list()
-        # by decades, and the nineties by years, for most films are theirs
+        # by decade, but by year from 1990 on, since most films are from the nineties
         since = [None if y is None else str(y if y >= 1990 else max(1930, y // 10 * 10)) for y in year]
         films = {"year": year, "since": since, "genres": dataset.items["genres"].to_list()}
         declared: dict[str, features.Column] = {
@@ -84,23 +84,26 @@ def side(dataset: Dataset) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 def rated(train: Ratings) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """(which items a user rated, which users rated an item), each row of length 1: 1 / sqrt(count) where rated."""
-    there = np.zeros((train.n_users, train.n_items))
-    there[train.user, train.item] = 1
-    of_length_1 = lambda rows: rows / np.sqrt(np.maximum(rows.sum(axis=1, keepdims=True), 1))
-    return [of_length_1(there)], [of_length_1(there.T)]
+    """(the items that each user rated, the users who rated each item), as rows of length 1.
+
+    An entry is 1 / sqrt(the row's rating count) where rated, and 0 elsewhere.
+    """
+    mask = np.zeros((train.n_users, train.n_items))
+    mask[train.user, train.item] = 1
+    unit_rows = lambda rows: rows / np.sqrt(np.maximum(rows.sum(axis=1, keepdims=True), 1))
+    return [unit_rows(mask)], [unit_rows(mask.T)]
 
 
 def groups(kinds: tuple[str, ...], dataset: Dataset, train: Ratings) -> bayes.Features:
-    """The groups of features of a model, as `gibbs` takes them."""
-    found: tuple[list[Basis], list[Basis]] = ([], [])
+    """(users', items') groups of features of a model, as `bayes.gibbs` takes them."""
+    bases: tuple[list[Basis], list[Basis]] = ([], [])
     for kind in kinds:
         tables = side(dataset) if kind == "side" else rated(train)
         if not any(tables):
             raise ValueError(f"{dataset.name} has no side information: leave the models 'side' and 'all' out.")
-        for mine, theirs in zip(found, tables, strict=True):
-            mine.extend(basis(each) for each in theirs)
-    return tuple(found[0]), tuple(found[1])
+        for side_bases, side_tables in zip(bases, tables, strict=True):
+            side_bases.extend(basis(table) for table in side_tables)
+    return tuple(bases[0]), tuple(bases[1])
 
 
 def sample(
@@ -115,12 +118,12 @@ def sample(
     chains: int,
     callback: Any = None,
 ) -> tuple[bayes.Posterior, np.ndarray]:
-    """The posterior of test's pairs, and the trace of the noise's deviation after burn-in [sweeps, chains]."""
+    """(posterior of test's pairs, trace of the noise's standard deviation after burn-in [sweeps, chains])."""
     kinds, heteroscedastic, levels = MODELS[name]
     bases = groups(kinds, dataset, known)
     keys = jax.random.split(jax.random.key(settings.seed))
-    begin = partial(bayes.init_chains, known.n_users, known.n_items, rank, key=keys[0], chains=chains, features=bases)
-    state = begin(levels=known.value if levels else None)
+    init = partial(bayes.init_chains, known.n_users, known.n_items, rank, key=keys[0], chains=chains, features=bases)
+    state = init(levels=known.value if levels else None)
     _, posterior, trace = bayes.gibbs(
         known,
         test,
@@ -139,26 +142,26 @@ def sample(
 
 
 def choose(train: Ratings, dataset: Dataset, name: str, settings: Any) -> tuple[dict[tuple[int, int], float], Any]:
-    """(validation RMSE of every rank and number of sweeps, the best of these); test is not an argument."""
+    """(validation RMSE by rank and number of sweeps, the best pair); test is not an argument."""
     part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
     tried: dict[tuple[int, int], float] = {}
     for rank in settings.ranks:
 
-        def look(step: int, _: bayes.ChainState, posterior: bayes.Posterior, rank: int = rank) -> None:
+        def validate(step: int, _: bayes.ChainState, posterior: bayes.Posterior, rank: int = rank) -> None:
             if step in settings.sweeps:
                 tried[rank, step] = rmse(bayes.pool_chains(posterior).mean, validation)
 
-        sample(part, validation, dataset, name, rank, max(settings.sweeps), settings, chains=1, callback=look)
+        sample(part, validation, dataset, name, rank, max(settings.sweeps), settings, chains=1, callback=validate)
     return tried, min(tried, key=tried.__getitem__)
 
 
 def rmse(predicted: Any, test: Ratings) -> float:
-    """Of predictions of test's ratings."""
+    """RMSE of predictions of test's ratings."""
     return float(np.sqrt(np.mean((np.asarray(predicted, np.float64) - test.value) ** 2)))
 
 
 def intervals(mean: np.ndarray, deviation: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Coverage and mean width of central normal intervals, and the mean log density of the ratings."""
+    """Coverage and mean width of central normal intervals, and the mean log density of the ratings y."""
     out: dict[str, float] = {}
     for share in SHARES:
         half = norm.ppf(0.5 + share / 2) * deviation
@@ -184,47 +187,48 @@ def main(settings: Settings) -> dict[str, Any]:
         tried, (rank, sweeps) = choose(train, dataset, name, settings)
         began = time.perf_counter()
         posterior, trace = sample(train, test, dataset, name, rank, sweeps, settings, chains=settings.chains)
-        each, together = [rmse(mean, test) for mean in posterior.mean], bayes.pool_chains(posterior)
+        chain_rmses, pooled = [rmse(mean, test) for mean in posterior.mean], bayes.pool_chains(posterior)
         row = {"model": name, "rank": rank, "sweeps": sweeps, "validation": tried[rank, sweeps]}
-        row |= {"one chain": float(np.mean(each)), "deviation": float(np.std(each))}
-        row |= {"together": rmse(together.mean, test), "seconds a chain": _seconds(began, settings.chains)}
+        row |= {"one chain": float(np.mean(chain_rmses)), "deviation": float(np.std(chain_rmses))}
+        row |= {"together": rmse(pooled.mean, test), "seconds a chain": _seconds(began, settings.chains)}
         rows.append(row)
-        mean, y = np.asarray(together.mean, np.float64), np.asarray(test.value, np.float64)
-        deviation = np.sqrt(np.asarray(together.variance + together.noise_variance, np.float64))
+        mean, y = np.asarray(pooled.mean, np.float64), np.asarray(test.value, np.float64)
+        deviation = np.sqrt(np.asarray(pooled.variance + pooled.noise_variance, np.float64))
         one_error = np.full(len(y), tried[rank, sweeps])
         both = {"": intervals(mean, deviation, y), ", one error": intervals(mean, one_error, y)}
-        bars += [{"intervals": f"{name}{which}"} | found for which, found in both.items()]
-        by_spread = _by_spread(deviation, mean - y)
+        bars += [{"intervals": f"{name}{suffix}"} | measures for suffix, measures in both.items()]
+        tenths = _tenths(deviation, mean - y)
         flat = row | both[""] | {f"one error, {k}": v for k, v in both[", one error"].items()}
         axes = {"chain_axis": 1, "draw_axis": 0}
         flat |= {"noise ess": float(array_stats.ess(trace, **axes))}
         flat |= {"noise r hat": float(array_stats.rhat(trace, **axes))} if settings.chains > 1 else {}
-        flat |= {"surest tenth": by_spread[0][1], "least sure tenth": by_spread[-1][1]}
+        flat |= {"surest tenth": tenths[0][1], "least sure tenth": tenths[-1][1]}
         label = lambda text: text.replace(",", "").replace(" ", "_").replace("%", "")
         values |= {f"{label(name)}_{label(k)}": v for k, v in flat.items() if k != "model"}
-        chosen = ", ".join(f"{r}/{s}: {error:.4f}" for (r, s), error in tried.items())
-        print(f"{name}: validation RMSE by rank/sweeps {chosen}", flush=True)
+        listed = ", ".join(f"{r}/{s}: {error:.4f}" for (r, s), error in tried.items())
+        print(f"{name}: validation RMSE by rank/sweeps {listed}", flush=True)
         harness.report("gibbs", settings, values, time.perf_counter() - start)
     print(f"damped biases: test RMSE {biases:.4f}")
     harness.table(rows)
     harness.table(bars)
-    harness.plot("gibbs", settings, lambda axes: _draw(axes, by_spread, settings))
+    harness.plot("gibbs", settings, lambda axes: _draw(axes, tenths, settings))
     return harness.report("gibbs", settings, values, time.perf_counter() - start)
 
 
 def _seconds(began: float, chains: int) -> float:
+    """Seconds per chain since `began`."""
     return round((time.perf_counter() - began) / chains, 1)
 
 
-def _by_spread(deviation: np.ndarray, error: np.ndarray) -> list[tuple[float, float]]:
-    """(mean predicted deviation, RMSE) of each tenth of the predictions, surest first."""
-    tenths = np.array_split(np.argsort(deviation, kind="stable"), 10)
-    return [(float(deviation[t].mean()), float(np.sqrt(np.mean(error[t] ** 2)))) for t in tenths]
+def _tenths(deviation: np.ndarray, error: np.ndarray) -> list[tuple[float, float]]:
+    """(mean predicted deviation, RMSE) of each tenth of the predictions, smallest deviations first."""
+    positions = np.array_split(np.argsort(deviation, kind="stable"), 10)
+    return [(float(deviation[p].mean()), float(np.sqrt(np.mean(error[p] ** 2)))) for p in positions]
 
 
-def _draw(axes: Any, by_spread: list[tuple[float, float]], settings: Settings) -> None:
-    predicted, found = zip(*by_spread, strict=True)
-    axes.plot(predicted, found, marker="o", label=f"tenths of test, {settings.models[-1]}")
+def _draw(axes: Any, tenths: list[tuple[float, float]], settings: Settings) -> None:
+    predicted, measured = zip(*tenths, strict=True)
+    axes.plot(predicted, measured, marker="o", label=f"tenths of test, {settings.models[-1]}")
     axes.plot(predicted, predicted, color="gray", linewidth=1, label="as predicted")
     axes.set(xlabel="predicted standard deviation", ylabel="test RMSE")
     axes.set_title(f"Which predictions to trust: {settings.data} {settings.split}")

@@ -1,8 +1,8 @@
 """The notes' algorithm: gradient descent on J(w, b, x), and Adam at their settings (learning rate 0.1, 200 iterations).
 
-The model is the notes': w(j) . x(i) + b(j) + mu(i), mu the items' means of train (mean normalization). The penalty is
-chosen on a validation part of train, for Adam; gradient descent, which moves all parameters at once, minimizes the
-same J until it is converged. Both use the closed-form gradient on ratings that are sorted once.
+The model is the notes': w(j) . x(i) + b(j) + mu(i), with mu(i) the mean of item i in train (mean normalization). The
+penalty is chosen for Adam on a validation part of train; gradient descent, which moves all parameters at once,
+minimizes the same J until it converges. Both use the closed-form gradient on ratings that are sorted once.
 """
 
 import time
@@ -22,7 +22,7 @@ from jaxrec.types import Factors, Ratings
 
 @dataclass(frozen=True)
 class Settings(harness.Settings):
-    """The notes', and a grid for l2."""
+    """The notes' settings, and a grid for l2."""
 
     rank: int = 8
     l2s: tuple[float, ...] = (5.0, 10.0, 15.0, 20.0)
@@ -41,12 +41,12 @@ def main(settings: Settings) -> dict[str, Any]:
     part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
 
     adam = optax.adam(settings.adam_rate)
-    chosen = {}
+    validation_rmse = {}
     for l2 in settings.l2s:
         factors, _ = _fit(part, adam, l2, settings.adam_iterations, settings, progress=False)
-        chosen[l2] = harness.errors(factors, validation, dataset.scale)["rmse"]
-        print(f"l2 {l2:5g}: validation RMSE {chosen[l2]:.4f}")
-    l2 = min(chosen, key=chosen.__getitem__)
+        validation_rmse[l2] = harness.errors(factors, validation, dataset.scale)["rmse"]
+        print(f"l2 {l2:5g}: validation RMSE {validation_rmse[l2]:.4f}")
+    l2 = min(validation_rmse, key=validation_rmse.__getitem__)
 
     runs: dict[str, tuple[Factors, TrainHistory]] = {
         "Adam": _fit(train, adam, l2, settings.adam_iterations, settings),
@@ -63,7 +63,7 @@ def main(settings: Settings) -> dict[str, Any]:
         ]
     )
     harness.plot("gradient_descent", settings, lambda axes: _draw(axes, {n: h.loss for n, (_, h) in runs.items()}))
-    values: dict[str, Any] = {"l2": l2, "validation_rmse": chosen[l2], "test_rmse": fitted["Adam"]["rmse"]}
+    values: dict[str, Any] = {"l2": l2, "validation_rmse": validation_rmse[l2], "test_rmse": fitted["Adam"]["rmse"]}
     for name, (_, history) in runs.items():
         prefix = name.lower().replace(" ", "_")
         values |= {f"{prefix}_test_{k}": v for k, v in fitted[name].items()}

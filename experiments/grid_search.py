@@ -1,9 +1,9 @@
-"""A grid of hyper-parameters as one compiled program: what is best, and is it faster side by side or in turn?
+"""A grid of hyper-parameters as one compiled program: which point is best, and is vmapping faster than a loop?
 
-Two trainings, each a pure function of a member (a dict of numbers) and the data: ALS as a scan of sweeps, Adam as
-`training.descend`. Folds are masks: every rating carries the number of its fold, and a member leaves one fold out. All
-l2, learning rates, initial scales, seeds and folds share one compilation. The choice is the lowest validation RMSE,
-averaged over folds and seeds; then each is fitted on all of train, and test is read once.
+Two trainings, each a pure function of a member (a dict of numbers) and the data: ALS as a scan of sweeps, and Adam as
+`training.descend`. Folds are masks: every rating carries its fold's number, and a member leaves one fold out. All l2,
+learning rates, initial scales, seeds and folds share one compilation. The values with the lowest validation RMSE,
+averaged over folds and seeds, are chosen; each training then runs with them on all of train, and test is read once.
 """
 
 import time
@@ -38,17 +38,17 @@ class Settings(harness.Settings):
     rates: tuple[float, ...] = (0.03, 0.1)
     scales: tuple[float, ...] = (0.1, 0.3)
     steps: int = 100
-    batch_size: int = 8  # members vmapped, in the comparison with one after the other
+    batch_size: int = 8  # members vmapped together, compared with one at a time
 
 
 def main(settings: Settings) -> dict[str, Any]:
-    """Runs both grids both ways; returns what it wrote to OUT/grid_search.json."""
+    """Runs both grids, vmapped and one member at a time; returns what it wrote to OUT/grid_search.json."""
     start = time.perf_counter()
     dataset = harness.load(settings)
     train, test = harness.split(dataset, settings)
     fold = np.arange(len(train)) % settings.folds
     np.random.default_rng(settings.seed).shuffle(fold)
-    tagged = replace(train, weights=fold)  # the fold's number rides where weights would
+    tagged = replace(train, weights=fold)  # the fold's number is carried in place of a weight
     mu = jnp.asarray(train.value.mean())
     sides = data.rows(tagged, "user"), data.rows(tagged, "item")
     linked = data.linked(tagged)
@@ -75,23 +75,23 @@ def main(settings: Settings) -> dict[str, Any]:
         error = lambda member, *arrays, run=run: run(member, *arrays)[1]
         timed = {n: _timed(error, members, arrays, batch_size=n) for n in (1, settings.batch_size)}
         errors = np.asarray(timed[1][0])
-        apart = float(np.abs(errors - np.asarray(timed[settings.batch_size][0])).max())
+        deviation = float(np.abs(errors - np.asarray(timed[settings.batch_size][0])).max())
         best, validation = choose(members, errors, chosen_by)
-        # All of train: no fold has this number.
+        # Fold -1 does not exist, so this member is fitted on all of train.
         member = {k: jnp.asarray(v, members[k].dtype) for k, v in best.items()}
         member |= {"seed": jnp.asarray(settings.seed), "fold": jnp.asarray(-1.0)}
         factors = jax.jit(lambda m, *a, run=run: run(m, *a)[0])(member, *arrays)
         on_test = harness.errors(factors, test, dataset.scale)["rmse"]
-        in_turn, side_by_side = timed[1][1:], timed[settings.batch_size][1:]
+        (compile_seconds, loop_seconds), (_, vmap_seconds) = timed[1][1:], timed[settings.batch_size][1:]
         rows.append(
-            {"grid": name, "members": len(errors), "compile s": in_turn[0], "in turn s": in_turn[1]}
-            | {f"{settings.batch_size} at once s": side_by_side[1], "best": str(best)}
+            {"grid": name, "members": len(errors), "compile s": compile_seconds, "in turn s": loop_seconds}
+            | {f"{settings.batch_size} at once s": vmap_seconds, "best": str(best)}
             | {"validation RMSE": validation, "test RMSE": on_test}
         )
         values |= {f"{name}_{k}": v for k, v in best.items()}
         values |= {f"{name}_members": len(errors), f"{name}_validation_rmse": validation, f"{name}_test_rmse": on_test}
-        values |= {f"{name}_compile_seconds": in_turn[0], f"{name}_in_turn_seconds": in_turn[1]}
-        values |= {f"{name}_at_once_seconds": side_by_side[1], f"{name}_at_once_differs_by": apart}
+        values |= {f"{name}_compile_seconds": compile_seconds, f"{name}_in_turn_seconds": loop_seconds}
+        values |= {f"{name}_at_once_seconds": vmap_seconds, f"{name}_at_once_differs_by": deviation}
         curves[name] = np.sort(errors)
     harness.table(rows)
     harness.plot("grid_search", settings, lambda axes: _draw(axes, curves, settings))
@@ -101,9 +101,9 @@ def main(settings: Settings) -> dict[str, Any]:
 def als(
     member: dict[str, Array], by_user: Rows, by_item: Rows, mu: Array, scale: Any, *, settings: Settings
 ) -> tuple[Factors, Array]:
-    """(the factors, the validation RMSE) of one member: a scan of sweeps over what its fold leaves."""
-    leave = lambda rows: replace(rows, buckets=tuple(_leave_out(bucket, member["fold"]) for bucket in rows.buckets))
-    sides = leave(by_user), leave(by_item)
+    """(factors, validation RMSE) of one member: a scan of sweeps over the ratings outside its fold."""
+    training_rows = lambda rows: replace(rows, buckets=tuple(_leave_out(b, member["fold"]) for b in rows.buckets))
+    sides = training_rows(by_user), training_rows(by_item)
     init = models.init(
         len(by_user.position), len(by_item.position), settings.rank, key=jax.random.key(member["seed"]), mu=mu
     )
@@ -116,7 +116,7 @@ def als(
 def adam(
     member: dict[str, Array], linked: Linked, mu: Array, scale: Any, *, settings: Settings
 ) -> tuple[Factors, Array]:
-    """(the factors, the validation RMSE) of one member: full-batch Adam on the closed-form gradient."""
+    """(factors, validation RMSE) of one member: full-batch Adam on the closed-form gradient."""
     n_users, n_items = len(linked.user_start) - 1, len(linked.item_start) - 1
     key = jax.random.key(member["seed"])
     init = models.init(n_users, n_items, settings.rank, key=key, scale=member["scale"], mu=mu)
@@ -142,7 +142,7 @@ def _rmse(factors: Factors, ratings: Any, scale: Any) -> Array:
 
 
 def choose(members: dict[str, Array], errors: np.ndarray, names: tuple[str, ...]) -> tuple[dict[str, float], float]:
-    """The values of `names` with the lowest error averaged over all else (folds and seeds); a NaN never wins."""
+    """(values of `names`, their error): the lowest error, averaged over folds and seeds; NaN is never chosen."""
     columns = np.stack([np.asarray(members[name]) for name in names], axis=1)
     combinations, which = np.unique(columns, axis=0, return_inverse=True)
     means = np.array([errors[which.reshape(-1) == k].mean() for k in range(len(combinations))])
@@ -151,7 +151,7 @@ def choose(members: dict[str, Array], errors: np.ndarray, names: tuple[str, ...]
 
 
 def _timed(run: Callable[..., Any], members: Any, arrays: Any, *, batch_size: int) -> tuple[Array, float, float]:
-    """(errors, what the first call took longer, seconds of the second)."""
+    """(errors, compile seconds: the first call's minus the second's, seconds of the second call)."""
     first = time.perf_counter()
     grid(run, members, *arrays, batch_size=batch_size, progress=False)
     second = time.perf_counter()

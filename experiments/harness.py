@@ -1,4 +1,4 @@
-"""What every experiment shares: settings from the command line, a split, errors, a table, a JSON file, a plot."""
+"""Shared by all experiments: settings from the command line, a split, errors, a table, a JSON file, a plot."""
 
 import argparse
 import dataclasses
@@ -25,17 +25,17 @@ from jaxrec.types import Dataset, Factors, Ratings
 
 @dataclass(frozen=True)
 class Settings:
-    """What every experiment can be told; each adds its own below these."""
+    """Settings of every experiment; each experiment adds its own."""
 
     data: str = "ml-100k"  # a name that data.load knows, or 'synthetic'
-    path: str = ""  # where its files are; '' looks in the usual places
-    split: str = "u1"  # u1 .. u5 (ml-100k's own), or 'random' (a fifth, by seed)
+    path: str = ""  # the folder of its files; '' searches the usual places
+    split: str = "u1"  # u1 .. u5 (ml-100k's own), or 'random' (a fifth, drawn with the seed)
     seed: int = 0
-    out: str = "results"  # a folder for NAME.json and the plot
+    out: str = "results"  # the folder for NAME.json and the plot
 
 
 def run(main: Callable[[Any], dict[str, Any]], settings_type: type[Any]) -> None:
-    """Runs main(settings) on the command line's settings; an unknown or mistyped one is an error (exit status 2)."""
+    """Runs main with settings from the command line; an unknown or mistyped option is an error (exit status 2)."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {sys.modules[main.__module__].__spec__.name}",  # type: ignore[union-attr]
         description=sys.modules[main.__module__].__doc__,
@@ -48,12 +48,12 @@ def run(main: Callable[[Any], dict[str, Any]], settings_type: type[Any]) -> None
             parser.add_argument(f"--{f.name}", type=kind, nargs="+", default=f.default, help=f"default: {f.default}")
         else:
             parser.add_argument(f"--{f.name}", type=type(f.default), default=f.default, help=f"default: {f.default!r}")
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(parser.parse_args()).items()}
-    main(settings_type(**given))
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(parser.parse_args()).items()}
+    main(settings_type(**options))
 
 
 def load(settings: Settings) -> Dataset:
-    """The dataset that the settings name; prints where it came from."""
+    """Loads the dataset that the settings name; prints its source."""
     if settings.data == "synthetic":
         dataset = data.synthetic.low_rank(943, 1682, 100_000, rng=settings.seed)
     else:
@@ -70,7 +70,7 @@ def split(dataset: Dataset, settings: Settings) -> tuple[Ratings, Ratings]:
 
 
 def errors(factors: Factors, ratings: Ratings, scale: tuple[float, float] | None) -> dict[str, float]:
-    """RMSE and MAE of a model on ratings; predictions are clipped to the scale, where there is one."""
+    """RMSE and MAE of a model on ratings; predictions are clipped to the scale, unless it is None."""
     prediction = models.predict(factors, jnp.asarray(ratings.user), jnp.asarray(ratings.item))
     prediction = prediction if scale is None else jnp.clip(prediction, *scale)
     y = jnp.asarray(ratings.value)
@@ -80,15 +80,18 @@ def errors(factors: Factors, ratings: Ratings, scale: tuple[float, float] | None
 def ranking_metrics(
     factors: Factors, seen: Ratings, liked: Ratings, *, k: int = 10, allowed: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Means over the users with something liked: of the k best of the whole catalogue less what they have seen."""
-    among = None if allowed is None else jnp.asarray(allowed)
-    measure = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
-    found = evaluation.evaluate(factors, seen, liked, k=k, metrics=measure, allowed=among)
-    return {name: float(np.nanmean(each)) for name, each in found.items()}
+    """Precision, recall and NDCG of the k best unseen items of the catalogue, means over users who liked any item."""
+    mask = None if allowed is None else jnp.asarray(allowed)
+    measures = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
+    by_user = evaluation.evaluate(factors, seen, liked, k=k, metrics=measures, allowed=mask)
+    return {name: float(np.nanmean(values)) for name, values in by_user.items()}
 
 
 def occurrence(ids: np.ndarray) -> np.ndarray:
-    """How many earlier rows have the same id, for every row: `occurrence(ids) < n` takes the first n of each."""
+    """Number of earlier entries with the same id, per entry: `occurrence(ids) < n` selects the first n of each id.
+
+    For example, the ids 3, 1, 3, 3, 1 have the occurrences 0, 0, 1, 2, 1.
+    """
     start, order = group_by(ids, int(ids.max(initial=0)) + 1)
     out = np.empty(len(ids), np.int64)
     out[order] = np.arange(len(ids)) - np.repeat(start[:-1], np.diff(start))
@@ -96,24 +99,27 @@ def occurrence(ids: np.ndarray) -> np.ndarray:
 
 
 def together(a: Ratings, b: Ratings) -> Ratings:
-    """The ratings of both, over the same users and items."""
+    """The ratings of a and b, which have the same users and items, in one."""
     join = lambda name: np.concatenate([getattr(a, name), getattr(b, name)])
     return Ratings(join("user"), join("item"), join("value"), a.n_users, a.n_items)
 
 
 def table(rows: list[dict[str, Any]]) -> None:
-    """Prints rows under the first one's keys; numbers to four places."""
+    """Prints rows under the keys of the first row; floats with four decimals."""
     cells = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
     header = list(rows[0])
     width = [max(len(r[c]) for r in [header, *cells]) for c in range(len(header))]
-    line = lambda r: (
-        "  " + "  ".join(f"{v:<{w}}" if c == 0 else f"{v:>{w}}" for c, (v, w) in enumerate(zip(r, width, strict=True)))
-    )
+
+    def line(row: list[str]) -> str:
+        """The first column is aligned left, the others right."""
+        columns = enumerate(zip(row, width, strict=True))
+        return "  " + "  ".join(f"{v:<{w}}" if c == 0 else f"{v:>{w}}" for c, (v, w) in columns)
+
     print("\n".join(["", line(header), line(["-" * w for w in width]), *map(line, cells), ""]))
 
 
 def report(name: str, settings: Any, values: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Writes OUT/NAME.json, whole or not at all: settings, flat metrics, seconds, environment; returns it."""
+    """Writes OUT/NAME.json atomically (settings, flat metrics, seconds, environment) and returns its content."""
     result = {
         "experiment": name,
         "settings": dataclasses.asdict(settings),
@@ -136,7 +142,7 @@ def report(name: str, settings: Any, values: dict[str, Any], seconds: float) -> 
 
 
 def plot(name: str, settings: Any, draw: Callable[[Any], None]) -> None:
-    """Writes OUT/NAME.png, drawn by draw(axes); without matplotlib says how to get it."""
+    """Writes OUT/NAME.png, drawn by draw(axes); without matplotlib prints how to install it."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -151,7 +157,7 @@ def plot(name: str, settings: Any, draw: Callable[[Any], None]) -> None:
 
 
 def write(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Writes under a temporary name in the same folder, then renames: never half a file."""
+    """Writes a file atomically: `write` gets a temporary path in the same folder, which is then renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)

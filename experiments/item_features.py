@@ -1,8 +1,8 @@
-"""Items given users: how many ratings does a film need until its features can be learned, the users' being known?
+"""Items given users: how many ratings does a new film need to learn its features, with the users' factors fixed?
 
-The notes' second algorithm. The users' (w, b) are learned on one part of the films; of the others, which training has
-never seen, x(i) and c(i) come in closed form from a few ratings each, and the rest of their ratings is the test. The
-same solution is reached by gradient descent on x alone, which takes the steps printed.
+The notes' second algorithm. The users' (w, b) are learned on one part of the films. The others are not in training:
+their x(i) and c(i) are solved in closed form from a few ratings each, and the rest of their ratings are the test.
+Gradient descent on x and c alone reaches the same solution; the number of steps that it takes is printed.
 """
 
 import time
@@ -23,20 +23,20 @@ from jaxrec.types import Factors, Ratings
 
 @dataclass(frozen=True)
 class Settings(harness.Settings):
-    """Rank and strengths as experiments.als chose them; how many ratings new films may have."""
+    """Rank and penalties as experiments.als chose them; how many ratings new films may have."""
 
     rank: int = 8
     l2: float = 12.0
     l2_bias: float = 3.0
     sweeps: int = 30
-    new_films: float = 0.2
+    new_films: float = 0.2  # the share of the films with enough ratings that are new
     given: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
-    at_least: int = 60  # ratings of a film that is tested: enough to give 50 and to predict some
+    at_least: int = 60  # ratings of a tested film: enough to give 50 and to predict some
     iterations: int = 500
 
 
 def main(settings: Settings) -> dict[str, Any]:
-    """Learns users on some films, then the other films' features; returns what it wrote to OUT."""
+    """Learns users on one part of the films, then the other films' features; returns what it wrote to OUT."""
     start = time.perf_counter()
     dataset = harness.load(settings)
     ratings = dataset.ratings
@@ -46,16 +46,18 @@ def main(settings: Settings) -> dict[str, Any]:
         raise ValueError(f"at_least: no two films have {settings.at_least} ratings.")
     new = np.zeros(ratings.n_items, bool)
     new[rng.permutation(tested)[: max(1, round(settings.new_films * len(tested)))]] = True
-    old, theirs = ratings.take(~new[ratings.item]), ratings.take(new[ratings.item])
+    old, new_ratings = ratings.take(~new[ratings.item]), ratings.take(new[ratings.item])
     users = _learn_users(old, settings)
-    print(f"users learned on {len(old)} ratings; {int(new.sum())} films with {len(theirs)} ratings are new to them")
+    print(
+        f"users learned on {len(old)} ratings; {int(new.sum())} films with {len(new_ratings)} ratings are new to them"
+    )
 
-    theirs = theirs.take(rng.permutation(len(theirs)))
-    place = harness.occurrence(theirs.item)
-    test = theirs.take(place >= max(settings.given))  # the same test for every number that is given
+    new_ratings = new_ratings.take(rng.permutation(len(new_ratings)))
+    order = harness.occurrence(new_ratings.item)
+    test = new_ratings.take(order >= max(settings.given))  # the same test for every number of given ratings
     curve = {}
     for n in settings.given:
-        part = theirs.take(place < n)
+        part = new_ratings.take(order < n)
         biases = models.baselines.damped_biases(harness.together(old, part))
         curve[n] = {
             "closed form": harness.errors(_solve_items(part, users, settings), test, dataset.scale)["rmse"],
@@ -63,13 +65,13 @@ def main(settings: Settings) -> dict[str, Any]:
         }
     harness.table([{"ratings given": n, **{f"{k}, RMSE": v for k, v in row.items()}} for n, row in curve.items()])
 
-    most = theirs.take(place < max(settings.given))
-    steps, apart = _by_descent(most, users, settings)
-    print(f"Adam on x and c alone comes within {apart:.1g} of the closed form's cost in {steps} steps.")
+    given = new_ratings.take(order < max(settings.given))
+    steps, excess = _by_descent(given, users, settings)
+    print(f"Adam on x and c alone comes within {excess:.1g} of the closed form's cost in {steps} steps.")
     harness.plot("item_features", settings, lambda axes: _draw(axes, curve, settings))
     values = {f"rmse_given_{n}": row["closed form"] for n, row in curve.items()}
     values |= {f"damped_biases_rmse_given_{n}": row["damped biases"] for n, row in curve.items()}
-    values |= {"new_films": int(new.sum()), "test_ratings": len(test), "descent_steps": steps, "descent_apart": apart}
+    values |= {"new_films": int(new.sum()), "test_ratings": len(test), "descent_steps": steps, "descent_apart": excess}
     return harness.report("item_features", settings, values, time.perf_counter() - start)
 
 
@@ -87,23 +89,23 @@ def _solve_items(ratings: Ratings, users: Factors, settings: Settings) -> Factor
 
 
 def _by_descent(ratings: Ratings, users: Factors, settings: Settings) -> tuple[int, float]:
-    """(steps, relative distance): gradient descent on the items' cost, the users held, against its closed form."""
-    observed = data.linked(ratings)
+    """(steps, relative excess over the closed form's cost) of gradient descent on the items, users held fixed."""
+    linked = data.linked(ratings)
     cost = partial(losses.closed_form.cost, l2=settings.l2, l2_bias=settings.l2_bias)
     items_only = lambda items, batch: cost(replace(users, x=items[0], c=items[1]), batch)
-    best = float(cost(_solve_items(ratings, users, settings), observed))
+    best = float(cost(_solve_items(ratings, users, settings), linked))
     zero = jnp.zeros_like(users.x), jnp.zeros_like(users.x[:, 0])
     _, history = fit(
         items_only,
         zero,
-        [observed],
+        [linked],
         optimizer=optax.adam(0.05),
         key=jax.random.key(settings.seed),
         epochs=settings.iterations,
         progress=False,
-        callback=lambda _, state, __: float(items_only(state.params, observed)) <= best * (1 + 1e-4),
+        callback=lambda _, state, __: float(items_only(state.params, linked)) <= best * (1 + 1e-4),
     )
-    return len(history.loss), float(items_only(history.state.params, observed)) / best - 1
+    return len(history.loss), float(items_only(history.state.params, linked)) / best - 1
 
 
 def _draw(axes: Any, curve: dict[int, dict[str, float]], settings: Settings) -> None:

@@ -1,8 +1,8 @@
-"""Does mean normalization do what the notes say of it: a sensible first guess for a new user, and fewer steps?
+"""Does mean normalization do what the notes say: a sensible first guess for a new user, and fewer steps?
 
-The notes' model w . x + b, fitted by Adam and by gradient descent to the raw ratings, to the ratings less each film's
-mean, and less the film's and then the user's mean. For each, l2 is chosen on a validation part of train. One user is
-added who has no ratings at all: the penalty leaves her (w, b) = 0, so that she is predicted mu(i), or 0 without mu.
+The notes' model w . x + b, fitted by Adam and by gradient descent to the raw ratings, to the ratings minus each film's
+mean, and to these minus each user's mean residual. For each, l2 is chosen on a validation part of train. One user
+without ratings is added: the penalty keeps that user's (w, b) at 0, so the predictions are mu(i), or 0 without mu.
 """
 
 import time
@@ -32,7 +32,7 @@ class Settings(harness.Settings):
     adam_iterations: int = 200
     descent_rate: float = 0.002
     descent_iterations: int = 1000
-    goals: tuple[float, ...] = (1.0, 0.97, 0.95, 0.94, 0.93)  # validation RMSEs to count the steps to
+    goals: tuple[float, ...] = (1.0, 0.97, 0.95, 0.94, 0.93)  # validation RMSEs; the steps to reach each are counted
 
 
 NORMALIZATIONS = {
@@ -43,19 +43,19 @@ NORMALIZATIONS = {
 
 
 def main(settings: Settings) -> dict[str, Any]:
-    """Counts the steps to the same validation errors; returns what it wrote to OUT."""
+    """Counts the steps to each validation RMSE; returns what it wrote to OUT."""
     start = time.perf_counter()
     dataset = harness.load(settings)
     train, test = harness.split(dataset, settings)
     part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
-    ways = {
+    optimizers = {
         "Adam": (optax.adam(settings.adam_rate), settings.adam_iterations),
         "descent": (optax.sgd(settings.descent_rate), settings.descent_iterations),
     }
     rows: list[dict[str, Any]] = []
     values: dict[str, Any] = {}
     curves: dict[tuple[str, str], np.ndarray] = {}
-    for way, (optimizer, iterations) in ways.items():
+    for optimizer_name, (optimizer, iterations) in optimizers.items():
         best: dict[str, tuple[float, np.ndarray]] = {}
         for name in NORMALIZATIONS:
             traces = {
@@ -69,17 +69,17 @@ def main(settings: Settings) -> dict[str, Any]:
             factors = _fit(train, name, l2, optimizer, int(trace.argmin()) + 1, settings)[0]
             on_test = harness.errors(factors, test, dataset.scale)["rmse"]
             rows.append(
-                {"optimizer": way, "mean of": name, "l2": l2}
+                {"optimizer": optimizer_name, "mean of": name, "l2": l2}
                 | {f"steps to {goal:g}": n or "never" for goal, n in steps.items()}
                 | {"best validation RMSE": float(trace.min()), "test RMSE": on_test}
             )
-            key = f"{way}_{name.replace(', then ', '_')}".lower()
+            key = f"{optimizer_name}_{name.replace(', then ', '_')}".lower()
             values |= {f"{key}_steps_to_{goal:g}": n for goal, n in steps.items()}  # 0: never
             values |= {f"{key}_validation_rmse": float(trace.min())}
             values |= {f"{key}_test_rmse": on_test, f"{key}_l2": l2}
-            curves[way, name] = trace
+            curves[optimizer_name, name] = trace
     harness.table(rows)
-    values |= _newcomer(train, settings)
+    values |= _user_without_ratings(train, settings)
     harness.plot("mean_normalization", settings, lambda axes: _draw(axes, curves, settings))
     return harness.report("mean_normalization", settings, values, time.perf_counter() - start)
 
@@ -93,24 +93,24 @@ def _fit(
     settings: Settings,
     callback: Any = None,
 ) -> tuple[Factors, Means | None]:
-    """Factors fitted to what the means leave, with the means put where prediction adds them."""
+    """(factors, means): fitted to the ratings minus the means, which are then added to the factors."""
     normalization = NORMALIZATIONS[name]
     means = None if normalization is None else normalization(train)
-    left = train if means is None else data.normalize.subtract(train, means)
+    residual = train if means is None else data.normalize.subtract(train, means)
     key = jax.random.key(settings.seed)
     init = models.init(train.n_users, train.n_items, settings.rank, key=key, item_bias=False)
-    whole = (lambda f: f) if means is None else (lambda f: data.normalize.add_means(f, means))
+    with_means = (lambda f: f) if means is None else (lambda f: data.normalize.add_means(f, means))
     factors, _ = fit(
         partial(losses.closed_form.cost, l2=l2),
         init,
-        [data.linked(left)],
+        [data.linked(residual)],
         optimizer=optimizer,
         key=key,
         epochs=iterations,
         progress=False,
-        callback=None if callback is None else lambda _, state, __: callback(whole(state.params)),
+        callback=None if callback is None else lambda _, state, __: callback(with_means(state.params)),
     )
-    return whole(factors), means
+    return with_means(factors), means
 
 
 def _trace(
@@ -136,28 +136,28 @@ def _trace(
     return np.array([float(error) for error in errors])
 
 
-def _newcomer(train: Ratings, settings: Settings) -> dict[str, float]:
-    """What a user without ratings is predicted, and how far that is from the films' means."""
-    wider = Ratings(train.user, train.item, train.value, train.n_users + 1, train.n_items)
+def _user_without_ratings(train: Ratings, settings: Settings) -> dict[str, float]:
+    """The largest distance of the predictions for a user without ratings from the films' means, by normalization."""
+    with_new_user = Ratings(train.user, train.item, train.value, train.n_users + 1, train.n_items)
     mu = data.normalize.means_by_item(train).item
     values = {}
     for name in ("none", "film"):
         factors, _ = _fit(
-            wider, name, settings.l2s[0], optax.adam(settings.adam_rate), settings.adam_iterations, settings
+            with_new_user, name, settings.l2s[0], optax.adam(settings.adam_rate), settings.adam_iterations, settings
         )
-        hers = np.asarray(models.predict_all(factors))[-1]
-        away = float(np.abs(hers - mu).max())
-        print(f"A user without ratings, mean of {name}: predicted {hers.min():.2f} to {hers.max():.2f}; ", end="")
-        print(f"at most {away:.2g} from the films' means")
-        values[f"newcomer_{name}_away_from_mu"] = away
+        predicted = np.asarray(models.predict_all(factors))[-1]
+        distance = float(np.abs(predicted - mu).max())
+        print(f"A user without ratings, mean of {name}: predicted ", end="")
+        print(f"{predicted.min():.2f} to {predicted.max():.2f}; at most {distance:.2g} from the films' means")
+        values[f"newcomer_{name}_away_from_mu"] = distance
     return values
 
 
 def _draw(axes: Any, curves: dict[tuple[str, str], np.ndarray], settings: Settings) -> None:
-    for (way, name), trace in curves.items():
-        style = "-" if way == "Adam" else "--"
+    for (optimizer, name), trace in curves.items():
+        style = "-" if optimizer == "Adam" else "--"
         color = dict(zip(NORMALIZATIONS, ("tab:gray", "tab:blue", "tab:orange"), strict=True))[name]
-        axes.semilogx(np.arange(1, len(trace) + 1), trace, style, color=color, label=f"{way}, mean of {name}")
+        axes.semilogx(np.arange(1, len(trace) + 1), trace, style, color=color, label=f"{optimizer}, mean of {name}")
     axes.set(xlabel="step", ylabel="validation RMSE", title=f"Mean normalization on {settings.data} {settings.split}")
     axes.set_ylim(top=min(2.0, max(trace.max() for trace in curves.values())))
     axes.legend(frameon=False)

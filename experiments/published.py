@@ -1,18 +1,18 @@
-"""jaxrec beside published figures: the same ratings, the same splits, the same metric.
+"""jaxrec compared with published figures: the same ratings, the same splits, the same metric.
 
-Damped biases; matrix factorization with biases by ALS, l2 scaled by a power of each row's rating count; and Bayesian
-factorization by Gibbs sampling with features (`experiments.gibbs`). Predictions are clipped to the scale. In two
-stages, so that test cannot choose:
+The methods: damped biases; matrix factorization with biases by ALS, with l2 scaled by a power of each row's rating
+count; and Bayesian factorization by Gibbs sampling with features (`experiments.gibbs`). Predictions are clipped to the
+scale. There are two stages, so that test cannot choose:
 
     python -m experiments.published --stage choose     picks each fold's settings on a validation part of its train
     python -m experiments.published                    fits those settings on train and reads test, once
 
-The first writes experiments/published_choices.json, which is committed before the second is run; the second refuses a
-fold that has no choice there. Both go on where they stopped: every fold is written as soon as it is done. One row of
-the table is one command: `--tables "ml-1m 90/10" --methods Gibbs`.
+The first stage writes experiments/published_choices.json, which is committed before the second stage is run; the second
+stage raises for a fold without a choice there. Both resume where they stopped: every fold is written as soon as it is
+done. One row of the table is one command: `--tables "ml-1m 90/10" --methods Gibbs`.
 
-ALS chose on ml-1m's 90/10 among what its five folds had preferred (`--ranks 12 16 --l2s 10 12 14 --exponents 0.5`), and
-on jester5k, whose scale is not of stars, by `--ranks 4 8 16 --l2s 56 112 224 --exponents 0.5 1`.
+For ml-1m 90/10, ALS chose among the settings that its five folds had preferred (`--ranks 12 16 --l2s 10 12 14
+--exponents 0.5`); for jester5k, whose scale is not stars, among `--ranks 4 8 16 --l2s 56 112 224 --exponents 0.5 1`.
 """
 
 import json
@@ -32,9 +32,9 @@ from jaxrec.types import Dataset, Factors, Ratings
 
 CHOICES = Path(__file__).with_name("published_choices.json")
 
-# RMSE, MAE; the sources' own figures on that protocol (90/10: on other random splits). Surprise: its README, default
-# settings; its SVD tuned over 32 settings, and myFM with the features of the sampler here, were measured with them, see
-# the project's notes. GC-MC, IMC-GAE, GLocal-K: their papers.
+# (RMSE, MAE): the sources' own figures on the same protocol (90/10: on other random splits). Surprise: its README, with
+# default settings. GC-MC, IMC-GAE, GLocal-K: their papers. Two were measured for this project with the published
+# packages, see its notes: Surprise's SVD tuned over 32 settings, and myFM with the features of the sampler here.
 PUBLISHED: dict[str, dict[str, tuple[float, float | None]]] = {
     "ml-100k u1": {
         "GC-MC": (0.910, None),
@@ -64,7 +64,10 @@ PUBLISHED: dict[str, dict[str, tuple[float, float | None]]] = {
 
 @dataclass(frozen=True)
 class Chains:
-    """What the sampler chooses from on a table's validation parts (models of `experiments.gibbs`), chains on test."""
+    """What the sampler chooses from on a table's validation parts, and its number of chains on test.
+
+    Models are those of `experiments.gibbs`.
+    """
 
     models: tuple[str, ...]
     ranks: tuple[int, ...]
@@ -72,7 +75,7 @@ class Chains:
     sweeps: tuple[int, ...] = (100, 200, 400)
 
 
-# One chain where it takes minutes. On ml-1m both sides' noises are taken from what ml-100k chose: half the choosing.
+# One chain where a chain takes minutes. ml-1m only tries heteroscedastic noise, which ml-100k chose: half the runs.
 SAMPLERS: dict[str, Chains] = {
     "ml-100k u1-u5": Chains(("all", "all, one noise"), (15, 23), 3),
     "ml-100k 5-fold": Chains(("all", "all, one noise"), (15, 23), 3),
@@ -83,7 +86,7 @@ SAMPLERS: dict[str, Chains] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The stage, and what ALS may choose from."""
+    """The stage, and what ALS chooses from."""
 
     stage: str = "test"  # or 'choose'
     tables: tuple[str, ...] = ("ml-100k u1-u5", "ml-100k 5-fold", "ml-1m 90/10", "ml-1m 5-fold", "jester5k 5-fold")
@@ -98,7 +101,7 @@ class Settings:
 
 
 def main(settings: Settings) -> dict[str, Any]:
-    """One stage; returns the choices, or what it wrote to OUT/published.json."""
+    """Runs one stage; returns the choices, or what it wrote to OUT/published.json."""
     check.choice("stage", settings.stage, ("choose", "test"))
     for name in settings.tables:
         check.choice("tables", name, tuple(PUBLISHED)[1:])
@@ -126,23 +129,23 @@ def folds(table: str, seed: int) -> Iterator[tuple[str, Dataset, Ratings, Rating
 
 
 def fit(train: Ratings, choice: dict[str, Any], settings: Settings, layouts: Any = None) -> Factors:
-    """ALS; l2 of a row is l2 * (its rating count / the mean count) ** exponent."""
+    """Factors fitted by ALS. The l2 of a row is l2 * (its rating count / the mean count) ** exponent."""
     by_user, by_item = layouts or _layouts(train)
 
-    def strengths(ids: np.ndarray, size: int) -> jax.Array:
+    def row_l2(ids: np.ndarray, size: int) -> jax.Array:
         count = np.bincount(ids, minlength=size)
         scale = (np.maximum(count, 1) / count.mean()) ** choice["exponent"]
         return jnp.asarray(choice["l2"] * scale, jnp.float32)
 
-    l2 = strengths(train.user, train.n_users), strengths(train.item, train.n_items)
+    l2 = row_l2(train.user, train.n_users), row_l2(train.item, train.n_items)
     key, mu = jax.random.key(settings.seed), float(train.value.mean())
     init = models.init(train.n_users, train.n_items, choice["rank"], key=key, mu=mu)
-    strength = {"l2": l2, "l2_bias": choice["l2_bias"]}
-    return solvers.als((by_user, by_item), init=init, **strength, sweeps=settings.sweeps, progress=False)[0]
+    penalties = {"l2": l2, "l2_bias": choice["l2_bias"]}
+    return solvers.als((by_user, by_item), init=init, **penalties, sweeps=settings.sweeps, progress=False)[0]
 
 
 def choose(train: Ratings, dataset: Dataset, table: str, settings: Settings) -> dict[str, Any]:
-    """ALS' settings with the lowest RMSE on a tenth of train, fitted on the rest; test is not an argument."""
+    """Settings of ALS with the lowest RMSE on a tenth of train, fitted on the rest; test is not an argument."""
     part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
     layouts = _layouts(part)
     best: dict[str, Any] = {}
@@ -159,12 +162,12 @@ def choose(train: Ratings, dataset: Dataset, table: str, settings: Settings) -> 
 
 
 def choose_chain(train: Ratings, dataset: Dataset, table: str, settings: Settings) -> dict[str, Any]:
-    """The sampler's model, rank and number of sweeps with the lowest RMSE of one chain on that same tenth."""
-    offered = SAMPLERS[table]
-    given = gibbs.Settings(ranks=offered.ranks, sweeps=offered.sweeps, seed=settings.seed)
+    """The sampler's model, rank and number of sweeps with the lowest RMSE of one chain on the same tenth of train."""
+    candidates = SAMPLERS[table]
+    chain_settings = gibbs.Settings(ranks=candidates.ranks, sweeps=candidates.sweeps, seed=settings.seed)
     best: dict[str, Any] = {}
-    for name in offered.models:
-        tried, (rank, sweeps) = gibbs.choose(train, dataset, name, given)
+    for name in candidates.models:
+        tried, (rank, sweeps) = gibbs.choose(train, dataset, name, chain_settings)
         if not best or tried[rank, sweeps] < best["validation_rmse"]:
             best = {"model": name, "rank": rank, "sweeps": sweeps, "validation_rmse": tried[rank, sweeps]}
     return best
@@ -182,26 +185,28 @@ def _als(train: Ratings, test: Ratings, dataset: Dataset, table: str, choice: An
 
 
 def _gibbs(train: Ratings, test: Ratings, dataset: Dataset, table: str, choice: Any, settings: Settings) -> Errors:
-    """Of one chain, the mean over chains and their standard deviation; and of all chains together."""
-    given, chains = gibbs.Settings(seed=settings.seed), SAMPLERS[table].chains
+    """Errors of single chains (mean and standard deviation over chains), and of all chains pooled."""
+    chain_settings, chains = gibbs.Settings(seed=settings.seed), SAMPLERS[table].chains
     chosen = choice["model"], choice["rank"], choice["sweeps"]
-    posterior, _ = gibbs.sample(train, test, dataset, *chosen, given, chains=chains)
-    together = bayes.pool_chains(posterior).mean
+    posterior, _ = gibbs.sample(train, test, dataset, *chosen, chain_settings, chains=chains)
+    pooled = bayes.pool_chains(posterior).mean
     mae = lambda mean: float(np.mean(np.abs(np.asarray(mean, np.float64) - test.value)))
-    each = [gibbs.rmse(mean, test) for mean in posterior.mean]
-    errors = {"rmse": float(np.mean(each)), "mae": float(np.mean([mae(mean) for mean in posterior.mean]))}
-    errors |= {"rmse_deviation": float(np.std(each, ddof=1)) if chains > 1 else 0.0, "chains": chains}
-    return errors | {"rmse_together": gibbs.rmse(together, test), "mae_together": mae(together)}
+    rmses = [gibbs.rmse(mean, test) for mean in posterior.mean]
+    errors = {"rmse": float(np.mean(rmses)), "mae": float(np.mean([mae(mean) for mean in posterior.mean]))}
+    errors |= {"rmse_deviation": float(np.std(rmses, ddof=1)) if chains > 1 else 0.0, "chains": chains}
+    return errors | {"rmse_together": gibbs.rmse(pooled, test), "mae_together": mae(pooled)}
 
 
-METHODS: dict[str, tuple[Callable[..., Any] | None, Callable[..., Errors]]] = {  # name -> (what chooses, what fits)
+# name -> (function that chooses settings, None without any; function that fits and returns the errors on test)
+METHODS: dict[str, tuple[Callable[..., Any] | None, Callable[..., Errors]]] = {
     "biases": (None, _biases),
     "ALS": (choose, _als),
     "Gibbs": (choose_chain, _gibbs),
 }
 
 
-def _has(method: str, table: str) -> bool:
+def _applies(method: str, table: str) -> bool:
+    """Whether a table has this method: the sampler is not run on every table."""
     return method != "Gibbs" or table in SAMPLERS
 
 
@@ -217,18 +222,18 @@ def _choose_all(settings: Settings) -> dict[str, Any]:
     for table in settings.tables:
         for name, dataset, train, _ in folds(table, settings.seed):
             for method in settings.methods:
-                chooses = METHODS[method][0]
-                if chooses is None or not _has(method, table):
+                choose_settings = METHODS[method][0]
+                if choose_settings is None or not _applies(method, table):
                     continue
                 if method not in choices.setdefault(name, {}):
-                    choices[name][method] = chooses(train, dataset, table, settings)
-                    _keep(choices)
+                    choices[name][method] = choose_settings(train, dataset, table, settings)
+                    _save_choices(choices)
                 print(f"{name}, {method}: {choices[name][method]}", flush=True)
     print(f"\n{CHOICES}: commit it, then run without --stage.")
     return choices
 
 
-def _keep(choices: dict[str, Any]) -> None:
+def _save_choices(choices: dict[str, Any]) -> None:
     text = json.dumps(choices, indent=1) + "\n"
     harness.write(CHOICES, lambda temporary: temporary.write_text(text))
 
@@ -237,65 +242,71 @@ def _test_all(settings: Settings) -> dict[str, Any]:
     start = time.perf_counter()
     choices = json.loads(CHOICES.read_text()) if CHOICES.exists() else {}
     done: dict[str, Any] = {}
-    earlier = Path(settings.out) / "published.json"
-    if earlier.exists():
-        done = json.loads(earlier.read_text())["metrics"]["rows"]
+    previous = Path(settings.out) / "published.json"
+    if previous.exists():
+        done = json.loads(previous.read_text())["metrics"]["rows"]
     result: dict[str, Any] = {}
     for table in settings.tables:
         for name, dataset, train, test in folds(table, settings.seed):
-            for method in (method for method in settings.methods if _has(method, table)):
-                chooses, fits = METHODS[method]
+            for method in (method for method in settings.methods if _applies(method, table)):
+                choose_settings, test_errors = METHODS[method]
                 choice, row = choices.get(name, {}).get(method, {}), f"{name}, {method}"
-                if chooses is not None and not choice:
+                if choose_settings is not None and not choice:
                     raise ValueError(
                         f"{row}: no settings chosen in {CHOICES.name}. Run with --stage choose; commit it."
                     )
                 if done.get(row, {}).get("choice") != choice:
                     began = time.perf_counter()
-                    errors = fits(train, test, dataset, table, choice, settings)
+                    errors = test_errors(train, test, dataset, table, choice, settings)
                     seconds = round((time.perf_counter() - began) / errors.get("chains", 1), 3)
                     done[row] = errors | {"choice": choice, "seconds": seconds, "table": table, "method": method}
                 result = harness.report("published", settings, {"rows": done}, time.perf_counter() - start)
                 print(f"{row}: RMSE {done[row]['rmse']:.4f}, MAE {done[row]['mae']:.4f}", flush=True)
-    lines = [line for table in settings.tables for line in _beside(table, done)]
+    lines = [line for table in settings.tables for line in _compared(table, done)]
     harness.table(lines)
     harness.plot("published", settings, lambda axes: _draw(axes, lines))
     return result
 
 
-def _beside(table: str, done: dict[str, Any]) -> list[dict[str, Any]]:
-    """Our means over a table's folds, with the standard deviation over them, and what others published for it."""
-    mine = [(row, found) for row, found in done.items() if found["table"] == table]
-    parts = {table: [found for _, found in mine]}
+def _compared(table: str, done: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a table: jaxrec's mean over the folds with its standard deviation, and the published figures."""
+    ours = [(name, result) for name, result in done.items() if result["table"] == table]
+    parts = {table: [result for _, result in ours]}
     if table == "ml-100k u1-u5":
-        parts = {"ml-100k u1": [found for row, found in mine if row.startswith("ml-100k u1,")]} | parts
+        parts = {"ml-100k u1": [result for name, result in ours if name.startswith("ml-100k u1,")]} | parts
     lines = []
-    for part, rows in parts.items():
+    for part, results in parts.items():
         for method in METHODS:
-            if found := [row for row in rows if row["method"] == method]:
-                lines.append({"data": part, "model": f"jaxrec: {method}"} | _mean(found, ""))
-                if (chains := found[0].get("chains", 1)) > 1:
-                    together = _mean(found, "_together", chains)
-                    lines.append({"data": part, "model": f"jaxrec: {method}, {chains} chains together"} | together)
-        for model, (error, absolute) in PUBLISHED[part].items():
-            nothing = {"±": "-", "over": "-", "seconds": "-"}
-            lines.append({"data": part, "model": model, "RMSE": error, "MAE": absolute or "-"} | nothing)
+            if by_fold := [result for result in results if result["method"] == method]:
+                lines.append({"data": part, "model": f"jaxrec: {method}"} | _mean(by_fold, ""))
+                if (chains := by_fold[0].get("chains", 1)) > 1:
+                    pooled = _mean(by_fold, "_together", chains)
+                    lines.append({"data": part, "model": f"jaxrec: {method}, {chains} chains together"} | pooled)
+        for model, (rmse, mae) in PUBLISHED[part].items():
+            unknown = {"±": "-", "over": "-", "seconds": "-"}
+            lines.append({"data": part, "model": model, "RMSE": rmse, "MAE": mae or "-"} | unknown)
     return lines
 
 
-def _mean(found: list[dict[str, Any]], which: str, chains: int = 1) -> dict[str, Any]:
-    """Errors over folds, or one fold's over its chains; seconds of a fit."""
-    error = [row[f"rmse{which}"] for row in found]
-    spread, over = (float(np.std(error, ddof=1)), f"{len(found)} folds") if len(found) > 1 else ("-", "-")
-    if len(found) == 1 and found[0].get("chains", 1) > 1 and not which:
-        spread, over = found[0]["rmse_deviation"], f"{found[0]['chains']} chains"
-    seconds = round(chains * float(np.mean([row["seconds"] for row in found])), 1)
-    mae = float(np.mean([row[f"mae{which}"] for row in found]))
-    return {"RMSE": float(np.mean(error)), "MAE": mae, "±": spread, "over": over, "seconds": str(seconds)}
+def _mean(by_fold: list[dict[str, Any]], suffix: str, chains: int = 1) -> dict[str, Any]:
+    """Mean errors over folds, with the standard deviation over folds, or over the chains of a single fold.
+
+    Args:
+        by_fold: results of one method, one per fold.
+        suffix: '' for single chains, '_together' for all chains pooled.
+        chains: how many chains a fit is; its seconds are this multiple of one chain's.
+    """
+    rmses = [result[f"rmse{suffix}"] for result in by_fold]
+    deviation, over = (float(np.std(rmses, ddof=1)), f"{len(by_fold)} folds") if len(by_fold) > 1 else ("-", "-")
+    if len(by_fold) == 1 and by_fold[0].get("chains", 1) > 1 and not suffix:
+        deviation, over = by_fold[0]["rmse_deviation"], f"{by_fold[0]['chains']} chains"
+    seconds = round(chains * float(np.mean([result["seconds"] for result in by_fold])), 1)
+    mae = float(np.mean([result[f"mae{suffix}"] for result in by_fold]))
+    return {"RMSE": float(np.mean(rmses)), "MAE": mae, "±": deviation, "over": over, "seconds": str(seconds)}
 
 
 def _draw(axes: Any, lines: list[dict[str, Any]]) -> None:
-    lines = [line for line in lines if line["RMSE"] < 2][::-1]  # jester's scale is another
+    lines = [line for line in lines if line["RMSE"] < 2][::-1]  # jester's scale is wider and does not fit the axis
     names = [f"{line['data']}: {line['model']}" for line in lines]
     colors = ["tab:blue" if "jaxrec" in name else "tab:gray" for name in names]
     axes.barh(names, [line["RMSE"] for line in lines], color=colors)

@@ -1,8 +1,8 @@
 """Real ratings in, recommendations out: the demo.
 
-Loads MovieLens 100K, trains matrix factorization by alternating least squares, shows its test error beside the
-baselines', the films related to one, and what a user should see next. Where no ratings can be had, it says so and
-runs on synthetic ones whose noise is known.
+Loads MovieLens 100K, trains matrix factorization by alternating least squares, and prints its test error with those of
+the baselines, the films related to a given film, and recommendations for a user. If no ratings can be loaded, it says
+so and runs on synthetic ratings whose noise is known.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jaxrec.types import Dataset, Factors, Ratings, SolverInfo
 
 @dataclass(frozen=True)
 class Settings(harness.Settings):
-    """Rank and strengths are those that experiments.als chose on a validation part of train."""
+    """Rank and penalties as experiments.als chose them on a validation part of train."""
 
     rank: int = 8
     l2: float = 12.0
@@ -39,7 +39,7 @@ def main(settings: Settings) -> dict[str, Any]:
         print(f"\nNo real ratings could be had, so what follows is SYNTHETIC.\n{error}\n")
         settings = dataclasses.replace(settings, data="synthetic", split="random", film="Film 1")
         dataset = harness.load(settings)
-    film, user = _find(dataset, settings)  # before the training: a misspelled title should not cost it
+    film, user = _find(dataset, settings)  # before training, so that a misspelled title fails at once
     train, test = harness.split(dataset, settings)
 
     on_test = lambda factors: harness.errors(factors, test, dataset.scale)
@@ -64,26 +64,26 @@ def main(settings: Settings) -> dict[str, Any]:
 
 
 def _train(train: Ratings, test: Ratings, dataset: Dataset, settings: Settings) -> tuple[Factors, list[Any]]:
-    """ALS, with the errors after each sweep for the plot; nothing is chosen by them."""
+    """(factors by ALS, [(sweep, train RMSE, test RMSE), ...]); the errors are for the plot and choose nothing."""
     trace: list[Any] = []
 
     def watch(step: int, factors: Factors, _: SolverInfo) -> None:
-        parts = [harness.errors(factors, part, dataset.scale)["rmse"] for part in (train, test)]
-        trace.append((step, *parts))
+        rmses = [harness.errors(factors, part, dataset.scale)["rmse"] for part in (train, test)]
+        trace.append((step, *rmses))
 
     init = models.init(
         train.n_users, train.n_items, settings.rank, key=jax.random.key(settings.seed), mu=float(train.value.mean())
     )
     by_user, by_item = data.rows(train, "user"), data.rows(train, "item")
-    factors, solution = solvers.als(
+    factors, info = solvers.als(
         (by_user, by_item), init=init, l2=settings.l2, l2_bias=settings.l2_bias, sweeps=settings.sweeps, callback=watch
     )
-    print(f"{'converged' if solution.converged else 'stopped'} after {solution.steps} sweeps")
+    print(f"{'converged' if info.converged else 'stopped'} after {info.steps} sweeps")
     return factors, trace
 
 
 def _find(dataset: Dataset, settings: Settings) -> tuple[int, int]:
-    """The contiguous ids of the settings' film and user."""
+    """(film, user): the positions of those that the settings name."""
     titles = np.char.lower(np.asarray(dataset.titles))
     films = np.flatnonzero(np.char.find(titles, settings.film.lower()) >= 0)
     if len(films) == 0:
@@ -95,20 +95,20 @@ def _find(dataset: Dataset, settings: Settings) -> tuple[int, int]:
 
 
 def _show(factors: Factors, train: Ratings, dataset: Dataset, film: int, user: int) -> None:
-    """Films related to one, what a user liked, and what she should see next."""
+    """Prints the films related to a film, a user's highest ratings, and recommendations for the user."""
     titles, user_ids, item_ids = (np.asarray(a) for a in (dataset.titles, train.user_ids, train.item_ids))
     print(f"Related to {titles[film]}:")
-    # Films with few ratings have features near 0, and so near one another: show those that many rated.
-    rated = dict(zip(item_ids.tolist(), np.bincount(train.item, minlength=train.n_items), strict=True))
+    # Films with few ratings have features near 0 and so are close to one another: show only films with 50 ratings.
+    count = dict(zip(item_ids.tolist(), np.bincount(train.item, minlength=train.n_items), strict=True))
     near = related(factors, train, item_ids[film], k=train.n_items - 1, titles=titles)
-    often = [k for k, item in enumerate(near.item.tolist()) if rated[item] >= 50]
-    for k in often[:8]:
+    popular = [k for k, item in enumerate(near.item.tolist()) if count[item] >= 50]
+    for k in popular[:8]:
         print(f"  {near.distance[k]:6.3f}  {near.title[k]}")
 
-    hers = train.take(train.user == user)
-    print(f"\nUser {user_ids[user]} rated {len(hers)} films; the best of them:")
-    for i in np.argsort(-hers.value, kind="stable")[:5]:
-        print(f"  {hers.value[i]:6.1f}  {titles[hers.item[i]]}")
+    rated = train.take(train.user == user)
+    print(f"\nUser {user_ids[user]} rated {len(rated)} films; the best of them:")
+    for k in np.argsort(-rated.value, kind="stable")[:5]:
+        print(f"  {rated.value[k]:6.1f}  {titles[rated.item[k]]}")
     print("and would rate highest, of those she has not rated:")
     best = recommend(factors, train, user_ids[user], k=10, titles=titles)
     for score, title in zip(best.score, best.title, strict=True):

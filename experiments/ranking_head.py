@@ -1,10 +1,11 @@
 """Do ranking heads, trained on candidates, order them better than the product of the vectors?
 
-The setting of experiments.retrieve_and_rank, and its candidates. A fifth of train is laid aside; towers learn from the
-rest, and requests made of that rest get candidates, liked or not by the fifth: on these heads are trained, with the
-sources that named a candidate and its popularity beside the vectors, and each user twice, once as one of whom nothing
-is known. A part of the users chooses their epochs by NDCG at 10. Then requests are made of all of train, with the
-same towers, and measured on what users liked later, against the product, and popularity, on the same candidates.
+Setting and candidates are those of experiments.retrieve_and_rank. A fifth of train is held out; the towers learn from
+the rest, and requests built from the rest get candidates, whose labels are whether the user liked them in the held-out
+fifth. The heads are trained on these. Besides the vectors they see the sources that named a candidate and its
+popularity, and each user appears twice, the second time without any history. The number of epochs is chosen by NDCG at
+10 on a part of the users. Then requests are built from all of train with the same towers, and the heads are measured on
+what users liked later, against the product and popularity on the same candidates.
 """
 
 import time
@@ -29,7 +30,7 @@ from jaxrec.types import Ratings
 
 @dataclass(frozen=True)
 class Settings(retrieve_and_rank.Settings):
-    """Those of the retrieval, with its temperature as it was chosen there, and the head's."""
+    """Settings of the retrieval, with the temperature that it chose, and of the heads."""
 
     temperature: float = 0.4
     hidden: tuple[int, ...] = (64, 32)
@@ -44,22 +45,22 @@ class Settings(retrieve_and_rank.Settings):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Lists:
-    """Candidates of several requests, all that the head sees of them, and which were liked."""
+    """c candidates of each of n requests, the head's inputs for them, and which were liked."""
 
     v_user: Array  # [n, d]
     v_item: Array  # [n, c, d]
-    more: Array  # [n, c, sources + 1], who named it, and its popularity
+    more: Array  # [n, c, sources + 1], which sources named it, and its popularity
     ids: Array  # [n, c]
-    where: Array  # [n, c]
+    where: Array  # [n, c], False at padding
     liked: Array  # [n, c]
 
 
 def main(settings: Settings) -> dict[str, Any]:
-    """Trains towers and head, measures; returns what it wrote to OUT/ranking_head.json."""
+    """Trains the towers and the heads, measures them; returns what it wrote to OUT/ranking_head.json."""
     start = time.perf_counter()
     dataset = harness.load(settings)
     train, later = data.splits.by_time(dataset.ratings, test_fraction=settings.later)
-    base, aside = data.splits.random(train, test_fraction=0.2, rng=settings.seed)
+    base, held_out = data.splits.random(train, test_fraction=0.2, rng=settings.seed)
     content, *_ = films.content(dataset)
     regions = retrieve_and_rank.regions_of(dataset)
     towers = TwoTower(layers=tuple(settings.layers), dropout=settings.dropout)
@@ -69,26 +70,27 @@ def main(settings: Settings) -> dict[str, Any]:
     liked = lambda ratings: ratings.take(np.flatnonzero(ratings.value >= settings.liked))
 
     def lists(known: Ratings, users: np.ndarray, after: Ratings, *, forget: bool = False) -> Lists:
+        """Lists of requests built from `known`, labeled by `after`; with `forget` the users have no history."""
         catalogue = build(towers, params, content, known, regions, settings)
         requests = retrieve_and_rank.requests_of(content, known, users, regions, settings)
         if forget:
-            none = jnp.zeros_like
-            requests = requests._replace(where=none(requests.where), last_where=none(requests.last_where))
+            where, last_where = jnp.zeros_like(requests.where), jnp.zeros_like(requests.last_where)
+            requests = requests._replace(where=where, last_where=last_where)
         return _lists(towers, catalogue, requests, liked(known), _pairs(users, liked(after)), settings)
 
-    def both(users: np.ndarray) -> Lists:
-        twice = lists(base, users, aside), lists(base, users, aside, forget=True)
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *twice)
+    def with_and_without_history(users: np.ndarray) -> Lists:
+        both = lists(base, users, held_out), lists(base, users, held_out, forget=True)
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *both)
 
-    users = np.random.default_rng(settings.seed).permutation(np.unique(liked(aside).user))
-    fit_on, choose_on = np.sort(users[len(users) // 5 :]), np.sort(users[: len(users) // 5])
-    to_choose, measured = both(choose_on), partial(_measure, settings=settings)
-    answer = data.padded_items(liked(aside), np.tile(choose_on, 2))
+    users = np.random.default_rng(settings.seed).permutation(np.unique(liked(held_out).user))
+    fit_users, choice_users = np.sort(users[len(users) // 5 :]), np.sort(users[: len(users) // 5])
+    validation, measured = with_and_without_history(choice_users), partial(_measure, settings=settings)
+    relevant = data.padded_items(liked(held_out), np.tile(choice_users, 2))
     by_heads = jax.jit(partial(_by_heads, head))
-    trained = _train(head, both(fit_on), settings)
-    tried = {epochs: measured(by_heads(each, to_choose), to_choose, answer)["ndcg"] for epochs, each in trained.items()}
+    trained = _train(head, with_and_without_history(fit_users), settings)
+    tried = {n: measured(by_heads(heads, validation), validation, relevant)["ndcg"] for n, heads in trained.items()}
     best = max(tried, key=tried.__getitem__)
-    tried[0] = measured(_by_product(to_choose), to_choose, answer)["ndcg"]
+    tried[0] = measured(_by_product(validation), validation, relevant)["ndcg"]
     print("validation NDCG at 10 by epochs: " + ", ".join(f"{e}: {tried[e]:.4f}" for e in sorted(tried)))
 
     asking = np.unique(liked(later).user)
@@ -103,12 +105,12 @@ def main(settings: Settings) -> dict[str, Any]:
     values: dict[str, Any] = {"epochs": best, "users": len(asking), "known_users": int(known.sum())}
     for name, score in scores.items():
         row: dict[str, Any] = {"candidates ranked": name}
-        for who, among in (("known", known), ("new", ~known)):
-            if among.any():
-                of = jax.tree.map(lambda leaf, among=among: leaf[among], test)
-                found = measured(score[among], of, data.padded_items(liked(later), asking[among]))
-                row |= {f"{metric}, {who}": value for metric, value in found.items()}
-                values |= {f"{m}_{who}_{name.replace(' ', '_')}": value for m, value in found.items()}
+        for who, mask in (("known", known), ("new", ~known)):
+            if mask.any():
+                part = jax.tree.map(lambda leaf, mask=mask: leaf[mask], test)
+                measures = measured(score[mask], part, data.padded_items(liked(later), asking[mask]))
+                row |= {f"{metric}, {who}": value for metric, value in measures.items()}
+                values |= {f"{m}_{who}_{name.replace(' ', '_')}": value for m, value in measures.items()}
         rows.append(row)
     harness.table(rows)
     harness.plot("ranking_head", settings, lambda axes: _draw(axes, rows))
@@ -118,6 +120,7 @@ def main(settings: Settings) -> dict[str, Any]:
 def _lists(
     towers: TwoTower, catalogue: Any, requests: Request, liked: Ratings, after: np.ndarray, settings: Settings
 ) -> Lists:
+    """Lists of the requests' candidates; popularity is that of `liked`, and `after` [n, n_items] are the labels."""
     _, _, found = jax.jit(jax.vmap(partial(respond, towers, catalogue, settings=settings)))(requests)
     popularity = jnp.log1p(jnp.bincount(jnp.asarray(liked.item), length=liked.n_items))
     more = [found.named.astype(jnp.float32), (popularity - popularity.mean())[found.ids][..., None]]
@@ -134,40 +137,40 @@ def _lists(
 
 
 def _pairs(users: np.ndarray, ratings: Ratings) -> np.ndarray:
-    """[users, n_items], True where there is a rating."""
-    there = np.zeros((ratings.n_users, ratings.n_items), bool)
-    there[ratings.user, ratings.item] = True
-    return there[users]
+    """Mask [users, n_items], True where there is a rating."""
+    mask = np.zeros((ratings.n_users, ratings.n_items), bool)
+    mask[ratings.user, ratings.item] = True
+    return mask[users]
 
 
 def _train(head: Head, lists: Lists, settings: Settings) -> dict[int, Any]:
-    """Epochs -> the parameters of one head per seed, [seeds, ...], after as many, along one path."""
+    """Number of epochs -> parameters [seeds, ...] of one head per seed after that many epochs of one training run."""
 
     def cost(params: Any, lists: Lists, *, key: Array) -> Any:
-        given = lists.v_user, lists.v_item, lists.more
-        score: Any = head.apply(params, *given, train=True, rngs={"dropout": key})
+        score: Any = head.apply(params, lists.v_user, lists.v_item, lists.more, train=True, rngs={"dropout": key})
         return losses.softmax.listwise(score, lists.liked, where=lists.where)
 
     optimizer = optax.adamw(settings.head_rate, weight_decay=settings.head_decay)
-    first = lambda key: training.init_state(
-        head.init(key, lists.v_user[:1], lists.v_item[:1], lists.more[:1]), optimizer
-    )
+
+    def init(key: Array) -> Any:
+        params = head.init(key, lists.v_user[:1], lists.v_item[:1], lists.more[:1])
+        return training.init_state(params, optimizer)
 
     def run(states: Any, keys: Array, epochs: int) -> Any:
-        whole = partial(training.epochs, training.make_step(cost, optimizer), batch_size=settings.head_batch)
-        return jax.lax.map(lambda of: whole(of[0], lists, key=of[1], epochs=epochs)[0], (states, keys))
+        train = partial(training.epochs, training.make_step(cost, optimizer), batch_size=settings.head_batch)
+        return jax.lax.map(lambda args: train(args[0], lists, key=args[1], epochs=epochs)[0], (states, keys))
 
     keys = jax.random.split(jax.random.key(settings.seed), settings.seeds)
-    states, done, out = jax.vmap(first)(keys), 0, {}
+    states, done, out = jax.vmap(init)(keys), 0, {}
     for total in sorted(settings.head_epochs):
-        of = jax.vmap(partial(jax.random.fold_in, data=total))(keys)
-        states = jax.jit(run, static_argnums=2)(states, of, total - done)
+        run_keys = jax.vmap(partial(jax.random.fold_in, data=total))(keys)
+        states = jax.jit(run, static_argnums=2)(states, run_keys, total - done)
         done, out[total] = total, states.params
     return out
 
 
 def _by_heads(head: Head, params: Any, lists: Lists) -> Array:
-    """The mean of the heads' scores."""
+    """The mean of the heads' scores [n, c]."""
     score = lambda params: head.apply(params, lists.v_user, lists.v_item, lists.more)
     return jnp.mean(jax.lax.map(score, params), axis=0)
 
@@ -177,11 +180,12 @@ def _by_product(lists: Lists) -> Array:
 
 
 def _measure(scores: Array, lists: Lists, liked: tuple[np.ndarray, np.ndarray], settings: Settings) -> dict[str, float]:
+    """Mean metrics over users of the k candidates with the highest scores, against padded lists of liked items."""
     best, ids = jax.vmap(partial(rerank.order, k=settings.k))(scores, lists.ids, lists.where)
     relevant, where = map(jnp.asarray, liked)
-    measure = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
-    given = {"where": where, "filled": best > -jnp.inf}
-    return {name: float(jnp.mean(metric(ids, relevant, **given))) for name, metric in measure.items()}
+    measures = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
+    masks = {"where": where, "filled": best > -jnp.inf}
+    return {name: float(jnp.mean(metric(ids, relevant, **masks))) for name, metric in measures.items()}
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:

@@ -1,11 +1,11 @@
-"""From a catalogue to a ranked list: what does each source of candidates find, and what does ranking make of them?
+"""From a catalogue to a ranked list: how good are the sources of candidates, and how good is their ranking?
 
-The split is by time: everything after a moment is what users later liked (4 and above), and nothing of it is known. Two
-towers on features and histories, with a bias per film, are trained by the in-batch softmax with log-q correction on
-liked films that stand in no history of their step; its temperature is chosen by NDCG at 10 on the newest tenth of
-train. Each source's recall, the union's, and precision, recall and NDCG at 10 of the ranked candidates stand beside
-ranking the whole catalogue; then three users, what they watched, what they get and which sources named it. A request is
-one compiled function: one pass of the users' tower, look-ups, merging, ranking.
+The split is by time: ratings after a moment are unknown in training, and those of 4 and above are what users liked
+later. Two towers on features and histories, with a bias per film, are trained by the in-batch softmax with log-q
+correction on liked films that are in no history of their step; its temperature is chosen by NDCG at 10 on the newest
+tenth of train. Printed are the recall of each source and of their union; precision, recall and NDCG at 10 of the ranked
+candidates, compared with ranking the full catalogue; and for three users what they watched, what they are recommended
+and which sources named it. A request is one compiled function: one pass of the user tower, look-ups, merging, ranking.
 """
 
 import time
@@ -35,16 +35,16 @@ SOURCES = ("similar to the last watched", "best of her genres", "best of her reg
 class Settings(harness.Settings):
     """The split, the sources' sizes, the networks and their training."""
 
-    later: float = 0.2  # the share of the ratings that is after the moment
+    later: float = 0.2  # the share of the ratings that is after the split
     liked: float = 4.0
-    last: int = 10  # watched films whose similar ones are candidates
-    similar: int = 10  # of each
+    last: int = 10  # the last watched films, whose similar films are candidates
+    similar: int = 10  # films per watched film
     genres: int = 3
     of_genre: int = 10
     of_region: int = 20
     near: int = 50
     popular: int = 20
-    size: int = 256  # places of the merged list
+    size: int = 256  # the length of the merged list
     k: int = 10
     layers: tuple[int, ...] = (256, 128, 32)
     dropout: float = 0.1
@@ -59,7 +59,7 @@ class Settings(harness.Settings):
 
 
 class Catalogue(NamedTuple):
-    """All that requests read, computed once."""
+    """Vectors and tables that every request reads, computed once."""
 
     params: hybrid.Hybrid
     items: Array
@@ -72,7 +72,7 @@ class Catalogue(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What is known of one user when she asks; lists are padded."""
+    """Features and history of the user of one request; lists are padded."""
 
     features: Array
     item: Array
@@ -97,7 +97,8 @@ def main(settings: Settings) -> dict[str, Any]:
     liked = lambda ratings: ratings.take(np.flatnonzero(ratings.value >= settings.liked))
 
     tried = {
-        t: _whole(towers, trained(part, t), content, part, liked(validation))["ndcg"] for t in settings.temperatures
+        t: _full_ranking(towers, trained(part, t), content, part, liked(validation))["ndcg"]
+        for t in settings.temperatures
     }
     temperature = max(tried, key=tried.__getitem__)
     print("validation NDCG at 10 by temperature: " + ", ".join(f"{t:g}: {v:.4f}" for t, v in tried.items()))
@@ -114,12 +115,12 @@ def main(settings: Settings) -> dict[str, Any]:
     rows = []
     for source, name in enumerate((*SOURCES, "all together")):
         named = found.named[:, :, source] if source < len(SOURCES) else found.where
-        share = np.asarray(metrics.recall(found.ids, relevant, where=where, filled=found.where & named))
+        recall = np.asarray(metrics.recall(found.ids, relevant, where=where, filled=found.where & named))
         row: dict[str, Any] = {
             "source": name,
             "candidates": float(jnp.mean(jnp.sum(named, axis=1, dtype=jnp.float32))),
-            "recall, known users": float(share[known].mean()),
-            "recall, new users": float(share[~known].mean()) if (~known).any() else 0.0,
+            "recall, known users": float(recall[known].mean()),
+            "recall, new users": float(recall[~known].mean()) if (~known).any() else 0.0,
         }
         rows.append(row)
         values |= {f"recall_known_{name.replace(' ', '_')}": row["recall, known users"]}
@@ -127,35 +128,38 @@ def main(settings: Settings) -> dict[str, Any]:
     print(f"\n{len(asking)} users liked something later; {known.sum()} of them had rated before:")
     harness.table(rows)
 
-    measure = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
-    of_lists = lambda ids, filled: {
-        name: np.asarray(metric(ids, relevant, where=where, filled=filled)) for name, metric in measure.items()
-    }
+    measures = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
+
+    def list_metrics(ids: Array, filled: Array) -> dict[str, np.ndarray]:
+        return {
+            name: np.asarray(metric(ids, relevant, where=where, filled=filled)) for name, metric in measures.items()
+        }
+
     profile = baselines.content_profile(train, _words(dataset))
-    whole = {
-        "candidates, ranked": of_lists(ids, scores > -jnp.inf),
-        "the whole catalogue": of_lists(
+    rankings = {
+        "candidates, ranked": list_metrics(ids, scores > -jnp.inf),
+        "the whole catalogue": list_metrics(
             *_top(catalogue.items, request_vectors(towers, catalogue, requests), train, asking)
         ),
-        "content profile": of_lists(*_top_of(profile, train, asking)),
-        "most popular": of_lists(*_top_of(baselines.popularity(liked(train)), train, asking)),
+        "content profile": list_metrics(*_factors_top(profile, train, asking)),
+        "most popular": list_metrics(*_factors_top(baselines.popularity(liked(train)), train, asking)),
     }
     lists = []
-    for name, each in whole.items():
+    for name, by_metric in rankings.items():
         row = {"ranked at 10": name}
-        for who, among in (("known", known), ("new", ~known)):
-            if among.any():
-                row |= {f"{metric}, {who}": float(v[among].mean()) for metric, v in each.items()}
-                values |= {f"{m}_{who}_{name.replace(' ', '_')}": float(v[among].mean()) for m, v in each.items()}
+        for who, mask in (("known", known), ("new", ~known)):
+            if mask.any():
+                row |= {f"{metric}, {who}": float(v[mask].mean()) for metric, v in by_metric.items()}
+                values |= {f"{m}_{who}_{name.replace(' ', '_')}": float(v[mask].mean()) for m, v in by_metric.items()}
         lists.append(row)
     harness.table(lists)
 
-    one = jax.tree.map(lambda leaf: leaf[0], requests)
-    jax.block_until_ready(answer(catalogue, one))
+    request = jax.tree.map(lambda leaf: leaf[0], requests)
+    jax.block_until_ready(answer(catalogue, request))
     seconds = []
     for _ in range(50):
         began = time.perf_counter()
-        jax.block_until_ready(answer(catalogue, one))
+        jax.block_until_ready(answer(catalogue, request))
         seconds.append(time.perf_counter() - began)
     values["request_ms"] = round(1e3 * float(np.median(seconds)), 3)
     print(f"A request takes {values['request_ms']:.2f} ms (median of 50).")
@@ -169,14 +173,14 @@ def main(settings: Settings) -> dict[str, Any]:
 def build(
     towers: TwoTower, params: hybrid.Hybrid, content: Any, train: Ratings, regions: np.ndarray, settings: Settings
 ) -> Catalogue:
-    """Vectors and tables, from train alone."""
+    """The catalogue, computed from train only."""
     linked = data.linked(train)
-    no_user = jnp.zeros(train.n_users, bool), jnp.ones(train.n_items, bool)
-    _, items = models.as_vectors(hybrid.as_factors(towers, params, content, linked, known=no_user))
-    good = train.take(np.flatnonzero(train.value >= settings.liked))
-    count = np.bincount(good.item, minlength=train.n_items)
+    items_known = jnp.zeros(train.n_users, bool), jnp.ones(train.n_items, bool)
+    _, items = models.as_vectors(hybrid.as_factors(towers, params, content, linked, known=items_known))
+    liked = train.take(np.flatnonzero(train.value >= settings.liked))
+    count = np.bincount(liked.item, minlength=train.n_items)
     by_region = np.zeros((int(regions.max()) + 1, train.n_items))
-    np.add.at(by_region, (regions[good.user], good.item), 1)
+    np.add.at(by_region, (regions[liked.user], liked.item), 1)
     at_most = lambda k: min(k, train.n_items)
     return Catalogue(
         params=params,
@@ -199,15 +203,15 @@ def build(
 def respond(
     towers: TwoTower, catalogue: Catalogue, request: Request, *, settings: Settings
 ) -> tuple[Array, Array, Candidates]:
-    """(scores, ids, candidates) of one request; pure."""
+    """(scores, ids, candidates) of one request; a pure function."""
     vector = _vector(towers, catalogue, request)
     seen = request.item, request.where
     viewed = request.where.astype(jnp.float32) @ catalogue.tags[request.item]
-    genres, some = candidates.favorites(viewed, min(settings.genres, catalogue.tags.shape[1]))
+    genres, genres_where = candidates.favorites(viewed, min(settings.genres, catalogue.tags.shape[1]))
     near, nearest = top_k(vector, catalogue.items, min(settings.near, len(catalogue.items)), exclude=seen)
     sources = [
         candidates.look_up(catalogue.similar, request.last, where=request.last_where),
-        candidates.look_up(catalogue.by_tag, genres, where=some),
+        candidates.look_up(catalogue.by_tag, genres, where=genres_where),
         candidates.look_up(catalogue.by_region, request.region[None]),
         (nearest, near > -jnp.inf),
         candidates.look_up(catalogue.popular, jnp.zeros(1, jnp.int32)),
@@ -218,32 +222,33 @@ def respond(
 
 
 def _vector(towers: TwoTower, catalogue: Catalogue, request: Request) -> Array:
-    given = request.features, request.item, request.value, request.where
-    return hybrid.user_vector(towers, catalogue.params, *given, c=catalogue.c, tags=catalogue.tags)
+    args = request.features, request.item, request.value, request.where
+    return hybrid.user_vector(towers, catalogue.params, *args, c=catalogue.c, tags=catalogue.tags)
 
 
 def request_vectors(towers: TwoTower, catalogue: Catalogue, requests: Request) -> Array:
+    """The user vectors of several requests."""
     return jax.jit(jax.vmap(partial(_vector, towers, catalogue)))(requests)
 
 
 def train_towers(
     towers: TwoTower, content: Any, train: Ratings, temperature: float, *, settings: Settings
 ) -> hybrid.Hybrid:
-    """The towers, by the in-batch softmax on liked films that are in no history of the step."""
+    """Parameters trained by the in-batch softmax on liked films that are in no history of the step."""
     liked = train.take(np.flatnonzero(train.value >= settings.liked))
     count = jnp.asarray(np.bincount(liked.item, minlength=train.n_items), jnp.float32)
 
     def run(member: dict[str, Array], content: Any, ratings: Linked, count: Array) -> hybrid.Hybrid:
         log_q = losses.softmax.log_popularity(count)
-        no_user = jnp.zeros(len(content.users), bool), jnp.ones(len(content.items), bool)
+        items_known = jnp.zeros(len(content.users), bool), jnp.ones(len(content.items), bool)
 
         def cost(params: hybrid.Hybrid, batch: Any, *, key: Array) -> Any:
-            del batch  # content and ratings are traced already
+            del batch  # content and ratings are traced arguments of the enclosing function
             key_part, key_drop, key_batch = jax.random.split(key, 3)
             keep = history.sample_mask(ratings, key=key_part, held=settings.held, cold=settings.cold)
-            factors = hybrid.as_factors(towers, params, content, ratings, keep, known=no_user, key=key_drop)
+            factors = hybrid.as_factors(towers, params, content, ratings, keep, known=items_known, key=key_drop)
             users, items = models.as_vectors(factors)
-            # a random batch of what is held out and liked: the largest random numbers among those
+            # a random batch of the held-out liked ratings: those with the largest random numbers
             target = ratings.where & ~keep & (ratings.value >= settings.liked)
             draw = jnp.where(target, jax.random.uniform(key_batch, target.shape), -1.0)
             _, rows = jax.lax.top_k(draw, min(settings.batch, len(draw)))
@@ -270,33 +275,38 @@ def train_towers(
     return jax.tree.map(lambda leaf: leaf[0], stacked)
 
 
-def _whole(towers: TwoTower, params: hybrid.Hybrid, content: Any, train: Ratings, liked: Ratings) -> dict[str, float]:
-    no_user = jnp.zeros(train.n_users, bool), jnp.ones(train.n_items, bool)
-    factors = hybrid.as_factors(towers, params, content, data.linked(train), known=no_user)
+def _full_ranking(
+    towers: TwoTower, params: hybrid.Hybrid, content: Any, train: Ratings, liked: Ratings
+) -> dict[str, float]:
+    """Metrics at 10 of ranking the full catalogue."""
+    items_known = jnp.zeros(train.n_users, bool), jnp.ones(train.n_items, bool)
+    factors = hybrid.as_factors(towers, params, content, data.linked(train), known=items_known)
     return harness.ranking_metrics(factors, train, liked)
 
 
 def _top(items: Array, users: Array, seen: Ratings, asking: np.ndarray) -> tuple[Array, Array]:
-    exclude, among = map(jnp.asarray, data.padded_items(seen, asking))
-    scores, ids = top_k(users, items, 10, exclude=(exclude, among))
+    """(ids, filled): the 10 best unseen items of each asking user."""
+    exclude, exclude_where = map(jnp.asarray, data.padded_items(seen, asking))
+    scores, ids = top_k(users, items, 10, exclude=(exclude, exclude_where))
     return ids, scores > -jnp.inf
 
 
-def _top_of(factors: Any, seen: Ratings, asking: np.ndarray) -> tuple[Array, Array]:
+def _factors_top(factors: Any, seen: Ratings, asking: np.ndarray) -> tuple[Array, Array]:
     users, items = models.as_vectors(factors)
     return _top(items, users[asking], seen, asking)
 
 
 def requests_of(content: Any, train: Ratings, users: np.ndarray, regions: np.ndarray, settings: Settings) -> Request:
-    """One request per user, from train: her ratings, the last first."""
+    """One request per user, from their ratings in train, newest first."""
     newest = train.take(np.argsort(-train.time, kind="stable"))  # type: ignore[operator]
     item, where = data.padded_items(newest, users)
-    row = {(u, i): y for u, i, y in zip(newest.user.tolist(), newest.item.tolist(), newest.value.tolist(), strict=True)}
+    pairs = zip(newest.user.tolist(), newest.item.tolist(), newest.value.tolist(), strict=True)
+    rating = {(j, i): y for j, i, y in pairs}
     value = np.array(
-        [[row.get((u, i), 0.0) for i in mine] for u, mine in zip(users.tolist(), item.tolist(), strict=True)]
+        [[rating.get((j, i), 0.0) for i in items] for j, items in zip(users.tolist(), item.tolist(), strict=True)]
     )
     last = min(settings.last, item.shape[1])
-    on_device = (
+    columns = (
         content.users[users],
         item,
         value.astype(np.float32),
@@ -305,18 +315,18 @@ def requests_of(content: Any, train: Ratings, users: np.ndarray, regions: np.nda
         where[:, :last],
         regions[users].astype(np.int32),
     )
-    return Request(*map(jnp.asarray, on_device))
+    return Request(*map(jnp.asarray, columns))
 
 
 def regions_of(dataset: Dataset) -> np.ndarray:
-    """[n_users], the number of each user's region; 0 for all where nothing is known."""
+    """[n_users], the number of each user's region; 0 for all users of a dataset without zip codes."""
     if dataset.users is None or "zip_code" not in dataset.users.columns:
         return np.zeros(dataset.ratings.n_users, np.int64)
     return np.unique([films.region(code) for code in dataset.users["zip_code"].to_list()], return_inverse=True)[1]
 
 
 def _words(dataset: Dataset) -> np.ndarray:
-    """TF-IDF of titles and genres; one column for all where there are no titles."""
+    """[n_items, words], TF-IDF of titles and genres; one constant column for a dataset without titles."""
     if dataset.titles is None:
         return np.ones((dataset.ratings.n_items, 1))
     genres = dataset.items["genres"].to_list() if dataset.items is not None else [[]] * len(dataset.titles)
@@ -330,13 +340,14 @@ def _words(dataset: Dataset) -> np.ndarray:
 def _show(
     user: int, ids: Array, found: Candidates, requests: Request, n: int, train: Ratings, titles: np.ndarray
 ) -> None:
+    """Prints what the user of request n last watched, and the recommendations with the sources that named them."""
     raw = user if train.user_ids is None else train.user_ids[user]
     last = requests.last[n][requests.last_where[n]].tolist()
     print(f"\nUser {raw} last watched: " + "; ".join(str(titles[i]) for i in last[:4]))
-    for place, item in enumerate(ids.tolist()[:5], start=1):
-        at = int(jnp.argmax((found.ids == item) & found.where))
-        why = [SOURCES[s] for s in np.flatnonzero(np.asarray(found.named[at]))]
-        print(f"  {place}. {titles[item]}  ({', '.join(why)})")
+    for rank, item in enumerate(ids.tolist()[:5], start=1):
+        position = int(jnp.argmax((found.ids == item) & found.where))
+        sources = [SOURCES[s] for s in np.flatnonzero(np.asarray(found.named[position]))]
+        print(f"  {rank}. {titles[item]}  ({', '.join(sources)})")
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:

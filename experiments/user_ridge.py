@@ -1,9 +1,9 @@
-"""Users given items: with the films' features known, how well does each user's own ridge regression predict her?
+"""Users given items: with the films' features known, how well does a ridge regression per user predict ratings?
 
-The notes' first algorithm. x(i) are the film's genres (and the decade), the offset its mean rating, and every user's
-(w, b) has a closed form. Its l2 is found without a validation part: the exact leave-one-out error of all users'
-regressions is a differentiable function of l2, so gradient descent on log l2 finds the best. A validation part, cut
-from train, then says whether it found what a search would have found.
+The notes' first algorithm. x(i) is the film's genres (and decade), the offset its mean rating, and each user's (w, b)
+has a closed form. l2 is found without a validation part: the exact leave-one-out error of all users' regressions is a
+differentiable function of l2, so gradient descent on log l2 finds the minimum. A search on a validation part of train
+then checks the result.
 """
 
 import time
@@ -23,7 +23,7 @@ from jaxrec.types import Dataset, Factors, Ratings, Rows
 
 @dataclass(frozen=True)
 class Settings(harness.Settings):
-    """Where the descent on log l2 starts, and what the search tries."""
+    """Where the descent on log l2 starts, and the values that the search tries."""
 
     start: float = 100.0
     steps: int = 60
@@ -33,16 +33,16 @@ class Settings(harness.Settings):
 
 
 def main(settings: Settings) -> dict[str, Any]:
-    """Finds l2 by leave-one-out on train, and by validation; reports on test; returns what it wrote to OUT."""
+    """Finds l2 by leave-one-out on train and by validation, reports on test; returns what it wrote to OUT."""
     start = time.perf_counter()
     dataset = harness.load(settings)
     train, test = harness.split(dataset, settings)
     x = features(dataset)
     print(f"{x.shape[1]} features of {x.shape[0]} films")
 
-    given, rows = model(train, x), data.rows(train, "user")
-    l2, trace = descend_leave_one_out(rows, given, settings)
-    curve = {s: _left_out(rows, given, s, settings) for s in settings.l2s}
+    factors, rows = model(train, x), data.rows(train, "user")
+    l2, trace = descend_leave_one_out(rows, factors, settings)
+    curve = {s: _leave_one_out_rmse(rows, factors, s, settings) for s in settings.l2s}
 
     part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
     searched = {s: harness.errors(_fit(part, x, s, settings), validation, dataset.scale)["rmse"] for s in settings.l2s}
@@ -75,14 +75,14 @@ def main(settings: Settings) -> dict[str, Any]:
 
 
 def features(dataset: Dataset) -> np.ndarray:
-    """x(i): genres and decade as 0 and 1, centered; for synthetic ratings the features they were drawn from."""
+    """Features x [films, features]: genres and decade as 0 and 1, centered; for synthetic ratings the true features."""
     if dataset.truth is not None:
         return np.asarray(dataset.truth.x)
     if dataset.items is None or "genres" not in dataset.items.columns:
         raise ValueError(f"data: expected a dataset whose films have genres, got {dataset.name!r}. Try ml-100k.")
-    of_film = dataset.items["genres"].to_list()
-    genres = sorted({genre for one in of_film for genre in one})
-    table = np.array([[genre in one for genre in genres] for one in of_film], np.float32)
+    film_genres = dataset.items["genres"].to_list()
+    genres = sorted({genre for tags in film_genres for genre in tags})
+    table = np.array([[genre in tags for genre in genres] for tags in film_genres], np.float32)
     if "year" in dataset.items.columns:
         decade = dataset.items["year"].fill_null(0).to_numpy() // 10
         table = np.concatenate([table, (decade[:, None] == np.unique(decade)).astype(np.float32)], axis=1)
@@ -90,31 +90,31 @@ def features(dataset: Dataset) -> np.ndarray:
 
 
 def model(train: Ratings, x: np.ndarray) -> Factors:
-    """Factors whose items are given: the features, and the items' means as offset; the users are still to be solved."""
+    """Factors with x as the items' features and the items' means as offset; the users' (w, b) are 0."""
     means = data.normalize.means_by_item(train)
-    nobody = jnp.zeros((train.n_users, x.shape[1])), jnp.zeros(train.n_users)
-    return Factors(*nobody, x=jnp.asarray(x), c=None, mu=jnp.asarray(means.item))
+    w, b = jnp.zeros((train.n_users, x.shape[1])), jnp.zeros(train.n_users)
+    return Factors(w, b, x=jnp.asarray(x), c=None, mu=jnp.asarray(means.item))
 
 
-def descend_leave_one_out(rows: Rows, given: Factors, settings: Settings) -> tuple[float, np.ndarray]:
-    """(the l2 of the lowest leave-one-out error, the RMSEs on the way): Adam on log l2, through the ridge."""
+def descend_leave_one_out(rows: Rows, factors: Factors, settings: Settings) -> tuple[float, np.ndarray]:
+    """(l2 with the lowest leave-one-out error, RMSE of each step): Adam on log l2, through the ridge solution."""
 
     def cost(log_l2: jax.Array, batch: tuple[Rows, Factors]) -> jax.Array:
-        rows, given = batch
-        return solvers.leave_one_out(given, rows, l2=jnp.exp(log_l2), l2_bias=settings.l2_bias).mean()
+        rows, factors = batch
+        return solvers.leave_one_out(factors, rows, l2=jnp.exp(log_l2), l2_bias=settings.l2_bias).mean()
 
-    one_batch = jax.tree.map(lambda leaf: leaf[None], (rows, given))
-    run = jax.jit(
-        lambda log_l2, batches: descend(
-            cost, log_l2, batches, optimizer=optax.adam(settings.rate), key=jax.random.key(0), steps=settings.steps
-        )
-    )
+    @jax.jit
+    def run(log_l2: jax.Array, batches: tuple[Rows, Factors]) -> tuple[jax.Array, jax.Array]:
+        optimizer = optax.adam(settings.rate)
+        return descend(cost, log_l2, batches, optimizer=optimizer, key=jax.random.key(0), steps=settings.steps)
+
+    one_batch = jax.tree.map(lambda leaf: leaf[None], (rows, factors))
     log_l2, losses = run(jnp.log(jnp.asarray(settings.start)), one_batch)
     return float(jnp.exp(log_l2)), np.sqrt(np.asarray(losses))
 
 
-def _left_out(rows: Rows, given: Factors, l2: float, settings: Settings) -> float:
-    return float(jnp.sqrt(solvers.leave_one_out(given, rows, l2=l2, l2_bias=settings.l2_bias).mean()))
+def _leave_one_out_rmse(rows: Rows, factors: Factors, l2: float, settings: Settings) -> float:
+    return float(jnp.sqrt(solvers.leave_one_out(factors, rows, l2=l2, l2_bias=settings.l2_bias).mean()))
 
 
 def _fit(train: Ratings, x: np.ndarray, l2: float, settings: Settings) -> Factors:

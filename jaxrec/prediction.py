@@ -1,6 +1,6 @@
 """Predictions of matrix factorization: prediction(i, j) = w(j) . x(i) + b(j) + c(i) + mu(i).
 
-What losses, solvers and models stand on: predictions of pairs, of all pairs, and of the entries of every layout.
+For given pairs, for all pairs, and for the entries of every layout. Losses, solvers and models build on these.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class Vectors(NamedTuple):
-    """User and item vectors whose product is the score.
+    """User and item vectors whose products are the scores.
 
     Attributes:
         users: [n_users, d].
@@ -52,27 +52,28 @@ def predict(
     *,
     train: Ratings | None = None,
 ) -> Float[Array, "*n"]:
-    """w(j) . x(i) + b(j) + c(i) + mu(i) for pairs (user[k], item[k]), summed in float32 at least.
+    """Predictions w(j) . x(i) + b(j) + c(i) + mu(i) for pairs (user[k], item[k]), summed in float32 or wider.
 
     Args:
         factors: the model.
-        user: positions in the users' table, of any shape; or Ratings, and it is their pairs that are predicted.
-        item: positions in the items' table, of the same shape; nothing beside Ratings.
-        train: what the model was trained on, where `user` is Ratings with other positions: raw ids find their rows in
-            it. Without it the Ratings' ids are positions in the model's tables, and their sizes must be the tables'.
+        user: positions in the users' table, of any shape; or Ratings, whose pairs are predicted.
+        item: positions in the items' table, of the same shape; None if `user` is Ratings.
+        train: the ratings that the model was trained on, if `user` is Ratings with other positions: their raw ids are
+            looked up in it. Without it the positions of the Ratings are used, and their table sizes must be the
+            model's.
 
     Raises:
-        ValueError: ids that are not in the tables (under jit they are trusted); shapes that differ; factors whose parts
-            do not fit; Ratings of other tables; raw ids that `train` does not know.
+        ValueError: ids that are not in the tables (not checked under jit); shapes that differ; factors whose parts do
+            not fit; Ratings of other tables; raw ids that are not in `train`.
     """
     check_factors(factors)
     n_users, n_items = len(factors.w), len(factors.x)
     if isinstance(user, Ratings):
         if item is not None:
-            raise ValueError("item: expected nothing beside Ratings, which have both ids.")
+            raise ValueError("item: expected None, because the Ratings in `user` have both ids.")
         user, item = _positions(factors, user, train)
     elif item is None or train is not None:
-        raise ValueError("expected user and item ids of one shape, or Ratings (and train=, to find raw ids in).")
+        raise ValueError("expected user and item ids of one shape, or Ratings (and train=, to look up raw ids).")
     check.same_shape(user=user, item=item)
     user, item = check.row_ids("user", user, size=n_users), check.row_ids("item", item, size=n_items)
     return _predict(factors, user, item).astype(factors.w.dtype)
@@ -84,30 +85,30 @@ def _predict(factors: Factors, user: Array, item: Array) -> Array:
 
 
 def _positions(factors: Factors, ratings: Ratings, train: Ratings | None) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of the model's tables that the ratings' pairs name."""
-    known = ratings if train is None else train
-    got, expected = (known.n_users, known.n_items), (len(factors.w), len(factors.x))
+    """Returns the positions of the ratings' users and items in the model's tables."""
+    reference = ratings if train is None else train
+    got, expected = (reference.n_users, reference.n_items), (len(factors.w), len(factors.x))
     if got != expected:
         raise ValueError(
             f"{'ratings' if train is None else 'train'}: expected {expected} users and items, as the factors have, got "
-            f"{got}." + (" Give train=, what the model was trained on, to find raw ids in it." if train is None else "")
+            f"{got}." + (" Pass train=, the ratings it was trained on, to look up raw ids." if train is None else "")
         )
     if train is not None and train.user_ids is not None and ratings.user_ids is not None:
         ratings = ratings.reindexed(user_ids=train.user_ids)
     if train is not None and train.item_ids is not None and ratings.item_ids is not None:
         ratings = ratings.reindexed(item_ids=train.item_ids)
-    check_same_ids(known, ratings)
+    check_same_ids(reference, ratings)
     return ratings.user, ratings.item
 
 
 def biases(factors: Factors, user: Int[Array, "*n"], item: Int[Array, "*n"]) -> Float[Array, "*n"]:
-    """b(j) + c(i) + mu(i) for pairs (user[k], item[k]): the prediction without its product. Ids are trusted."""
+    """b(j) + c(i) + mu(i) for pairs (user[k], item[k]): the prediction without w(j) . x(i). Ids are not checked."""
     b, term = check.as_floats(b=gather(factors.b, user), term=gather(item_term(factors), item))
     return b + term
 
 
 def predict_all(factors: Factors) -> Float[Array, "n_users n_items"]:
-    """Every user's prediction for every item: small data only. Large catalogues go through `retrieval.top_k`.
+    """Predictions for all users and items. For small data only; use `retrieval.top_k` for large catalogues.
 
     Raises:
         ValueError: factors whose parts do not fit.
@@ -122,7 +123,7 @@ def _predict_all(factors: Factors) -> Array:
 
 
 def predict_layout(factors: Factors, ratings: Dense | Observed | Linked | Rows) -> Any:
-    """The predictions for a layout's entries, in the shape of its `value` (Rows: one array per bucket)."""
+    """Predictions for a layout's entries, in the shape of its `value` (Rows: one array per bucket)."""
     check_tables(factors, ratings)
     match ratings:
         case Dense():
@@ -139,17 +140,17 @@ def predict_layout(factors: Factors, ratings: Dense | Observed | Linked | Rows) 
 
 
 def in_float32(factors: Factors) -> Factors:
-    """The factors in float32, or float64 where one of them is: what sums are made in."""
+    """Returns the factors in float32, or in float64 if any of them is: the type that sums are computed in."""
     return Factors(*check.as_floats(w=factors.w, b=factors.b, x=factors.x, c=factors.c, mu=factors.mu))
 
 
 def check_factors(factors: Factors) -> None:
-    """Parts that fit: w [n_users, d], b [n_users], x [n_items, d], c [n_items] or None, mu [], [n_items] or None.
+    """Checks the shapes: w [n_users, d], b [n_users], x [n_items, d], c [n_items] or None, mu [], [n_items] or None.
 
-    Only shapes, which are static, so that it costs nothing under jit.
+    Shapes are static, so this costs nothing under jit.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: if they do not fit.
     """
     shape = lambda part: None if part is None else jnp.shape(part)
     w, b, x = jnp.shape(factors.w), jnp.shape(factors.b), jnp.shape(factors.x)
@@ -163,13 +164,13 @@ def check_factors(factors: Factors) -> None:
 
 
 def check_tables(factors: Factors, ratings: Any) -> None:
-    """The factors' parts fit one another, and the ratings' tables.
+    """Checks that the factors' parts fit one another and the ratings' tables.
 
-    Sizes are static, and cost nothing under jit. The ids of `Observed`, whose columns may be anybody's, are looked at
-    where they are concrete.
+    Sizes are static, so checking them costs nothing under jit. `Observed` has no table sizes: its ids are checked
+    instead, except under jit.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: if they do not fit.
     """
     check_factors(factors)
     got = len(factors.w), len(factors.x)
@@ -183,7 +184,7 @@ def check_tables(factors: Factors, ratings: Any) -> None:
             expected = len(ratings.position), ratings.n_others
             expected = expected if ratings.side == "user" else expected[::-1]
         case Observed():
-            expected = got  # whose columns do not know
+            expected = got  # Observed has no table sizes
         case _:
             return
     if got != expected:
@@ -197,9 +198,9 @@ def check_tables(factors: Factors, ratings: Any) -> None:
 
 
 def as_vectors(factors: Factors) -> Vectors:
-    """User and item vectors [., d + 2] whose product is the whole prediction, so that no ranking forgets c or mu.
+    """User and item vectors [., d + 2] whose product is the full prediction, so that rankings include c and mu.
 
-    user (w(j), b(j), 1) . item (x(i), 1, c(i) + mu(i)).
+    prediction(i, j) = (w(j), b(j), 1) . (x(i), 1, c(i) + mu(i)).
 
     Raises:
         ValueError: factors whose parts do not fit.
@@ -211,14 +212,14 @@ def as_vectors(factors: Factors) -> Vectors:
     True
     """
     check_factors(factors)
-    one = lambda table: jnp.ones((len(table), 1), table.dtype)
-    users = jnp.concatenate([factors.w, factors.b[:, None], one(factors.w)], axis=1)
-    items = jnp.concatenate([factors.x, one(factors.x), item_term(factors)[:, None].astype(factors.x.dtype)], axis=1)
+    ones = lambda table: jnp.ones((len(table), 1), table.dtype)
+    users = jnp.concatenate([factors.w, factors.b[:, None], ones(factors.w)], axis=1)
+    items = jnp.concatenate([factors.x, ones(factors.x), item_term(factors)[:, None].astype(factors.x.dtype)], axis=1)
     return Vectors(users, items)
 
 
 def item_term(factors: Factors) -> Float[Array, " n_items"]:
-    """c(i) + mu(i); mu is data, so no gradient reaches it."""
+    """c(i) + mu(i). mu is data, so its gradient is stopped."""
     c, mu = factors.c, factors.mu
     if mu is None:
         return jnp.zeros(factors.x.shape[:1], factors.x.dtype) if c is None else c

@@ -119,11 +119,11 @@ def test_one_item_of_log_q_minus_infinity_costs_nobody_anything():
     by_rest = jax.grad(lambda v: softmax.in_batch(*v[:, rest], item[rest], log_q=log_q[rest]).sum)(v)
     np.testing.assert_allclose(gradient, by_rest, atol=1e-6)
     for wrong in (np.inf, np.nan):
-        with pytest.raises(ValueError, match="log_q: expected logarithms of chances"):
+        with pytest.raises(ValueError, match="log_q: expected logarithms of probabilities"):
             softmax.in_batch(*v, item, log_q=log_q.at[0].set(wrong))
 
 
 @pytest.mark.parametrize("count", [[0, 0], [-1, 2], [np.nan, 1.0], [np.inf, 1.0]])
 def test_popularity_of_what_cannot_be_counted(count):
-    with pytest.raises(ValueError, match="count: expected numbers >= 0"):
+    with pytest.raises(ValueError, match="count: expected finite numbers >= 0"):
         softmax.log_popularity(np.array(count))

@@ -27,7 +27,18 @@ from jaxrec import check
 from jaxrec.counting_sort import group_by, partition, row_counts
 from jaxrec.types import Bucket, Dense, Linked, Observed, Padded, Ratings, Rows
 
-__all__ = ["dense", "free_memory", "linked", "memory", "observed", "pad_rows", "padded_items", "rows"]
+__all__ = [
+    "BucketPlan",
+    "dense",
+    "free_memory",
+    "linked",
+    "memory",
+    "observed",
+    "pad_rows",
+    "padded_items",
+    "plan_buckets",
+    "rows",
+]
 
 ID, VALUE, WHERE = 4, 4, 1  # bytes
 # The cost of one more bucket, in padded entries: 100,000, because compiling it takes 0.4 s on 2 cores and 15 exact
@@ -173,7 +184,7 @@ def rows(
     # Each array is put on its devices as soon as it is made: through one device it took half a gigabyte more.
     put = jnp.asarray if mesh is None else partial(jax.device_put, device=NamedSharding(mesh, P(mesh.axis_names)))
     buckets, position, offset = [], np.zeros(n_rows, np.int32), 0
-    for members, n_lines, longest in _plan(
+    for members, n_lines, longest in plan_buckets(
         length, bucket_growth=bucket_growth, min_length=min_length, pad_to_multiple=pad_to_multiple
     ):
         position[members] = offset + np.arange(len(members))
@@ -255,12 +266,12 @@ def memory(
     }
     for side, ids, size in (("user", ratings.user, ratings.n_users), ("item", ratings.item, ratings.n_items)):
         length = np.bincount(ids, minlength=size)
-        plan = _plan(length, bucket_growth=bucket_growth, min_length=min_length, pad_to_multiple=pad_to_multiple)
+        plan = plan_buckets(length, bucket_growth=bucket_growth, min_length=min_length, pad_to_multiple=pad_to_multiple)
         sizes[f"rows_{side}"] = size * ID + sum(n_lines * (ID + longest * entry) for _, n_lines, longest in plan)
     return sizes
 
 
-class _BucketPlan(NamedTuple):
+class BucketPlan(NamedTuple):
     """The shape of a bucket, [n_lines, longest], and the rows that it holds."""
 
     members: np.ndarray
@@ -268,9 +279,9 @@ class _BucketPlan(NamedTuple):
     longest: int
 
 
-def _plan(
+def plan_buckets(
     length: np.ndarray, *, bucket_growth: float | None, min_length: int, pad_to_multiple: int
-) -> list[_BucketPlan]:
+) -> list[BucketPlan]:
     """Returns the buckets for rows of these lengths, shortest first."""
     if bucket_growth is not None and not 1 < bucket_growth < np.inf:
         raise ValueError(f"bucket_growth: expected a number > 1, or None, got {bucket_growth}.")
@@ -288,7 +299,7 @@ def _plan(
     for number in np.unique(bucket):
         members = np.flatnonzero(bucket == number)
         n_lines = len(members) + _extra(len(members), pad_to_multiple)
-        plan.append(_BucketPlan(members, n_lines, max(1, int(length[members].max()))))
+        plan.append(BucketPlan(members, n_lines, max(1, int(length[members].max()))))
     return plan
 
 

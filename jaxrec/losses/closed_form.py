@@ -1,11 +1,12 @@
-"""The costs' gradients, written out; and `cost`, the joint cost that uses them when it is differentiated.
+"""Closed-form gradients of the costs, and `cost`, the joint cost that is differentiated by them.
 
 With e(i,j) = weight * slope(prediction(i,j), y(i,j)) where r(i,j)=1, and 0 elsewhere::
 
     dJ/dw(j) = sum over i of e(i,j) x(i) + l2 w(j)        dJ/db(j) = sum over i of e(i,j) (+ l2_bias b(j))
     dJ/dx(i) = sum over j of e(i,j) w(j) + l2 x(i)        dJ/dc(i) = sum over j of e(i,j) (+ l2_bias c(i))
 
-The slope is all that these need to know of a loss, and it belongs to the loss (`pointwise.slope_of`).
+In matrices, with E [n_items, n_users]: dJ/dW = E'X + l2 W and dJ/dX = E W + l2 X. The loss enters only through its
+slope, its derivative with respect to the prediction (`pointwise.slope_of`).
 
 >>> import jax, jax.numpy as jnp
 >>> from jaxrec import losses
@@ -13,8 +14,8 @@ The slope is all that these need to know of a loss, and it belongs to the loss (
 >>> from jaxrec.types import Dense
 >>> ratings = Dense(value=jnp.array([[5.0, 0.0], [4.0, 3.0]]), where=jnp.array([[True, False], [True, True]]))
 >>> factors = init(2, 2, 3, key=jax.random.key(0))
->>> by_hand, by_jax = gradient(factors, ratings, l2=0.1), jax.grad(losses.cost)(factors, ratings, l2=0.1)
->>> bool(jnp.allclose(by_hand.w, by_jax.w, atol=1e-6)), bool(jnp.allclose(by_hand.x, by_jax.x, atol=1e-6))
+>>> closed, autodiff = gradient(factors, ratings, l2=0.1), jax.grad(losses.cost)(factors, ratings, l2=0.1)
+>>> bool(jnp.allclose(closed.w, autodiff.w, atol=1e-6)), bool(jnp.allclose(closed.x, autodiff.x, atol=1e-6))
 (True, True)
 """
 
@@ -54,7 +55,7 @@ __all__ = [
 
 
 class UserGradient(NamedTuple):
-    """Of a user's cost.
+    """Gradient of a user's cost.
 
     Attributes:
         w: [d].
@@ -66,7 +67,7 @@ class UserGradient(NamedTuple):
 
 
 class ItemGradient(NamedTuple):
-    """Of an item's cost.
+    """Gradient of an item's cost.
 
     Attributes:
         x: [d].
@@ -78,11 +79,11 @@ class ItemGradient(NamedTuple):
 
 
 class ValueAndGradient(NamedTuple):
-    """Of the joint cost.
+    """The joint cost and its gradient.
 
     Attributes:
         value: [], the cost.
-        gradient: Factors, as the parameters.
+        gradient: Factors, with the shapes and types of the parameters.
     """
 
     value: Array
@@ -102,7 +103,7 @@ def user_gradient(
     offset: float | Shaped[ArrayLike, ""] | Shaped[ArrayLike, " n_items"] = 0.0,
     l2_bias: Strength = 0.0,
 ) -> UserGradient:
-    """Gradient of `losses.user_cost` with respect to (w, b). Same arguments, and the same errors."""
+    """Gradient of `losses.user_cost` with respect to (w, b). Same arguments and errors."""
     collaborative.check_row(x, y, where, row={"b": b}, l2=l2, l2_bias=l2_bias, offset=offset)
     w, b, x, offset = check.as_floats(w=w, b=b, x=x, offset=offset)
     where = jnp.asarray(where)
@@ -125,7 +126,7 @@ def item_gradient(
     offset: float | Shaped[ArrayLike, ""] = 0.0,
     l2_bias: Strength = 0.0,
 ) -> ItemGradient:
-    """Gradient of `losses.item_cost` with respect to x, and to c where the item has a bias. Same arguments."""
+    """Gradient of `losses.item_cost` with respect to x, and to c if the item has a bias. Same arguments."""
     collaborative.check_row(w, y, where, row={} if c is None else {"c": c}, l2=l2, l2_bias=l2_bias, offset=offset)
     check.same_shape(y=y, b=b)
     x, w, b, c, offset = check.as_floats(x=x, w=w, b=b, c=c, offset=offset)
@@ -144,25 +145,27 @@ def gradient(
     loss: PointwiseLoss = half_squared_error,
     l2_bias: L2 = 0.0,
 ) -> Factors:
-    """The gradient of `losses.cost` as Factors; mu's is 0, for mu is data.
+    """Gradient of `losses.cost`, as Factors. The gradient of mu is 0, since mu is data.
 
-    Dense: two matrix products. Linked: two sparse products and no scatter. Observed: scatter-adds. Computed in float32
-    at least, and returned in the parameters' own types.
+    Dense takes two matrix products, Linked sparse products (scatter-adds on devices where they are fast), Observed
+    scatter-adds. Computed in float32 or wider and returned in the parameters' types.
 
     Raises:
-        ValueError: as `losses.cost`.
+        ValueError: as for `losses.cost`.
     """
     _check(factors, ratings, l2, l2_bias)
-    return _gradient_of(factors, ratings, l2, l2_bias, loss=loss)
+    return _jitted_gradient(factors, ratings, l2, l2_bias, loss=loss)
 
 
 @partial(jax.jit, static_argnames="loss")
-def _gradient_of(
+def _jitted_gradient(
     factors: Factors, ratings: Dense | Observed | Linked, l2: L2, l2_bias: L2, *, loss: PointwiseLoss
 ) -> Factors:
-    wide = in_float32(factors)
-    e = _errors(_predict(wide, ratings), ratings.value, ratings.where, ratings.weights, slope_of(loss))
-    return _like(factors, _gradient(wide, ratings, _sums(wide, ratings, e), l2, l2_bias))
+    promoted = in_float32(factors)
+    e = _errors(_predict(promoted, ratings), ratings.value, ratings.where, ratings.weights, slope_of(loss))
+    return _cast_like(
+        factors, _add_penalty_gradient(promoted, ratings, _data_gradient(promoted, ratings, e), l2, l2_bias)
+    )
 
 
 def value_and_gradient(
@@ -175,17 +178,17 @@ def value_and_gradient(
 ) -> ValueAndGradient:
     """`losses.cost` and its gradient, from one evaluation of the predictions.
 
-    On a TPU the squared and the logistic loss of Dense have a kernel that keeps the errors out of memory.
+    On a TPU, the half squared and the logistic loss of Dense ratings use a kernel that does not store the errors.
 
     Raises:
-        ValueError: as `losses.cost`.
+        ValueError: as for `losses.cost`.
     """
     _check(factors, ratings, l2, l2_bias)
-    return ValueAndGradient(*_value_and_gradient_of(factors, ratings, l2, l2_bias, loss=loss))
+    return ValueAndGradient(*_jitted_value_and_gradient(factors, ratings, l2, l2_bias, loss=loss))
 
 
 @partial(jax.jit, static_argnames="loss")
-def _value_and_gradient_of(
+def _jitted_value_and_gradient(
     factors: Factors,
     ratings: Dense | Observed | Linked,
     l2: L2,
@@ -193,22 +196,24 @@ def _value_and_gradient_of(
     *,
     loss: PointwiseLoss,
 ) -> tuple[Array, Factors]:
-    wide = in_float32(factors)
-    kernel, slope = _kernel(wide, ratings, loss), slope_of(loss)
+    promoted = in_float32(factors)
+    kernel, slope = _tpu_kernel(promoted, ratings, loss), slope_of(loss)
 
-    def by_xla(factors: Factors, ratings: Any) -> tuple[Array, _Sums]:
+    def by_xla(factors: Factors, ratings: Any) -> tuple[Array, _DataGradient]:
         prediction = _predict(factors, ratings)
         value = loss(prediction, ratings.value, where=ratings.where, weights=ratings.weights).sum
         e = _errors(prediction, ratings.value, ratings.where, ratings.weights, slope)
-        return value, _sums(factors, ratings, e)
+        return value, _data_gradient(factors, ratings, e)
 
     if kernel is None:
-        value, sums = by_xla(wide, ratings)
+        value, data_gradient = by_xla(promoted, ratings)
     else:
-        value, sums = jax.lax.platform_dependent(wide, ratings, tpu=derived_as(by_xla, kernel), default=by_xla)
+        value, data_gradient = jax.lax.platform_dependent(
+            promoted, ratings, tpu=derived_as(by_xla, kernel), default=by_xla
+        )
     batch = ratings if isinstance(ratings, Observed) else None
-    penalty = l2_penalty(wide, l2=l2, l2_bias=l2_bias, batch=batch)
-    return value + penalty, _like(factors, _gradient(wide, ratings, sums, l2, l2_bias))
+    penalty = l2_penalty(promoted, l2=l2, l2_bias=l2_bias, batch=batch)
+    return value + penalty, _cast_like(factors, _add_penalty_gradient(promoted, ratings, data_gradient, l2, l2_bias))
 
 
 def cost(
@@ -219,46 +224,50 @@ def cost(
     loss: PointwiseLoss = half_squared_error,
     l2_bias: L2 = 0.0,
 ) -> Float[Array, ""]:
-    """`losses.cost`, whose reverse-mode derivative is the closed form: the same number, a cheaper `jax.grad`.
+    """`losses.cost` with the closed form as its reverse-mode derivative: the same number, a cheaper `jax.grad`.
 
-    Cotangents also flow to the ratings' values and weights and to l2 and l2_bias.
-    Forward mode (jvp, Hessian-vector products) is not defined here: plain `losses.cost` has it.
+    The ratings' values and weights, l2 and l2_bias are differentiable too.
+    Forward mode (jvp, Hessian-vector products) is not supported here; use `losses.cost`.
     """
     _check(factors, ratings, l2, l2_bias)
-    as_float = lambda strength: jnp.asarray(strength, jnp.result_type(strength, 0.0))  # an int has no derivative
+    as_float = lambda strength: jnp.asarray(strength, jnp.result_type(strength, 0.0))  # integers have no derivative
     l2, l2_bias = jax.tree.map(as_float, (l2, l2_bias))
-    return _twin(loss, factors, ratings, l2, l2_bias)
+    return _cost(loss, factors, ratings, l2, l2_bias)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _twin(loss: PointwiseLoss, factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> Array:
+def _cost(loss: PointwiseLoss, factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> Array:
     return collaborative.cost(factors, ratings, l2=l2, loss=loss, l2_bias=l2_bias)
 
 
-def _twin_forward(loss: PointwiseLoss, factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> Any:
-    value, by_factors = value_and_gradient(factors, ratings, l2=l2, loss=loss, l2_bias=l2_bias)
-    return value, (by_factors, factors, ratings, l2, l2_bias)
+def _cost_forward(loss: PointwiseLoss, factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> Any:
+    value, factors_gradient = value_and_gradient(factors, ratings, l2=l2, loss=loss, l2_bias=l2_bias)
+    return value, (factors_gradient, factors, ratings, l2, l2_bias)
 
 
-def _twin_backward(loss: PointwiseLoss, saved: Any, cotangent: Array) -> Any:
-    by_factors, factors, ratings, l2, l2_bias = saved
+def _cost_backward(loss: PointwiseLoss, saved: Any, cotangent: Array) -> Any:
+    factors_gradient, factors, ratings, l2, l2_bias = saved
     scale = lambda tree: jax.tree.map(lambda leaf: (cotangent * leaf.astype(cotangent.dtype)).astype(leaf.dtype), tree)
     batch = ratings if isinstance(ratings, Observed) else None
-    # In values, weights and strengths the cost is element-wise: autodiff of these costs no scatter.
+    # The cost is element-wise in values, weights and strengths, so autodiff needs no scatter for these.
     prediction = predict_layout(factors, ratings)
     data_term = lambda value, weights: loss(prediction, value, where=ratings.where, weights=weights).sum
     data = ratings.value, ratings.weights
-    floating = tuple(n for n, each in enumerate(data) if each is not None and jnp.issubdtype(each.dtype, jnp.inexact))
-    by_data = dict(zip(floating, jax.grad(data_term, floating)(*data) if floating else (), strict=True))
-    by_l2, by_l2_bias = jax.grad(
+    floating = tuple(
+        n for n, array in enumerate(data) if array is not None and jnp.issubdtype(array.dtype, jnp.inexact)
+    )
+    data_gradients = dict(zip(floating, jax.grad(data_term, floating)(*data) if floating else (), strict=True))
+    l2_gradient, l2_bias_gradient = jax.grad(
         lambda l2, l2_bias: l2_penalty(factors, l2=l2, l2_bias=l2_bias, batch=batch), argnums=(0, 1)
     )(l2, l2_bias)
-    none = jax.tree.map(lambda _: None, ratings)  # ids and masks have no derivative
-    by_ratings = dataclasses.replace(none, value=scale(by_data.get(0)), weights=scale(by_data.get(1)))
-    return scale(by_factors), by_ratings, scale(by_l2), scale(by_l2_bias)
+    no_gradient = jax.tree.map(lambda _: None, ratings)  # ids and masks have no derivative
+    ratings_gradient = dataclasses.replace(
+        no_gradient, value=scale(data_gradients.get(0)), weights=scale(data_gradients.get(1))
+    )
+    return scale(factors_gradient), ratings_gradient, scale(l2_gradient), scale(l2_bias_gradient)
 
 
-_twin.defvjp(_twin_forward, _twin_backward)
+_cost.defvjp(_cost_forward, _cost_backward)
 
 
 def _check(factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> None:
@@ -269,13 +278,13 @@ def _check(factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> None:
     check.strength("l2_bias", l2_bias, zero=True)
 
 
-def _like(factors: Factors, gradient: Factors) -> Factors:
-    """The gradient in the parameters' own types."""
-    return jax.tree.map(lambda parameter, by: by.astype(parameter.dtype), factors, gradient)
+def _cast_like(factors: Factors, gradient: Factors) -> Factors:
+    """Casts the gradient to the parameters' types."""
+    return jax.tree.map(lambda parameter, derivative: derivative.astype(parameter.dtype), factors, gradient)
 
 
 def _predict(factors: Factors, ratings: Dense | Observed | Linked) -> Array:
-    """`predict_layout` without its gathers in memory; autodiff goes the other way (its transpose would be slow)."""
+    """`predict_layout` without storing the gathered rows. Not for autodiff, whose transpose of it would be slow."""
     if isinstance(ratings, Dense):
         return predict_layout(factors, ratings)
     dot = sampled_dot(factors.w, factors.x, ratings.user, ratings.item)
@@ -283,16 +292,16 @@ def _predict(factors: Factors, ratings: Dense | Observed | Linked) -> Array:
 
 
 def _errors(prediction: Array, target: ArrayLike, where: Array, weights: ArrayLike | None, slope: Slope) -> Array:
-    """e(i,j): weighted slopes where rated, 0 elsewhere; what is masked is replaced before the arithmetic."""
+    """e(i,j): weighted slopes where rated, 0 elsewhere. Masked entries are set to 0 before the arithmetic."""
     check.same_shape(prediction=prediction, target=target, where=where, weights=weights)
     prediction, target, weights = check.as_floats(prediction=prediction, target=target, weights=weights)
-    zero = lambda array: jnp.where(where, array, 0)
-    e = slope(zero(prediction), zero(target))
-    return zero(e) if weights is None else zero(e) * zero(weights)
+    zero_masked = lambda array: jnp.where(where, array, 0)
+    e = slope(zero_masked(prediction), zero_masked(target))
+    return zero_masked(e) if weights is None else zero_masked(e) * zero_masked(weights)
 
 
-class _Sums(NamedTuple):
-    """The data term's derivatives in w, b, x and c."""
+class _DataGradient(NamedTuple):
+    """Gradient of the data term with respect to w, b, x and c."""
 
     w: Array
     b: Array
@@ -300,71 +309,73 @@ class _Sums(NamedTuple):
     c: Array
 
 
-def _sums(factors: Factors, ratings: Dense | Observed | Linked, e: Array) -> _Sums:
-    """The four sums of the module's docstring."""
+def _data_gradient(factors: Factors, ratings: Dense | Observed | Linked, e: Array) -> _DataGradient:
+    """The four sums over e of the module's docstring, without the penalty."""
     match ratings:
         case Dense():
-            return _Sums(product(e.T, factors.x), jnp.sum(e, axis=0), product(e, factors.w), jnp.sum(e, axis=1))
+            return _DataGradient(product(e.T, factors.x), jnp.sum(e, axis=0), product(e, factors.w), jnp.sum(e, axis=1))
         case Linked():
-            return by_platform(_linked_sums, factors, ratings, e)
+            return by_platform(_linked_gradient, factors, ratings, e)
         case Observed():
-            return _scattered_sums(factors, ratings, e, by_user=False)
+            return _scatter_gradient(factors, ratings, e, by_user=False)
         case _:
             raise TypeError(f"expected ratings as Dense, Observed or Linked, got {type(ratings).__name__}.")
 
 
-def _linked_sums(factors: Factors, ratings: Linked, e: Array, *, on: On) -> _Sums:
-    """Two sparse products and no scatter, but where scatters are fast.
+def _linked_gradient(factors: Factors, ratings: Linked, e: Array, *, on: On) -> _DataGradient:
+    """Sparse products without a scatter; scatter-adds where these are fast.
 
-    20M ratings, d = 32 on an H100, value and gradient: 4.2 ms by scatters, 4.8 by autodiff of the plain cost, 22.7 by
-    the products that a CPU is given.
+    20M ratings, d = 32 on an H100, value and gradient: 4.2 ms by scatter-adds, 4.8 ms by autodiff of `losses.cost`,
+    22.7 ms by the sparse products that a CPU uses.
     """
     if fast_scatters(on):
-        return _scattered_sums(factors, ratings, e, by_user=True)
+        return _scatter_gradient(factors, ratings, e, by_user=True)
     e_by_item = gather(e, ratings.by_item)
-    one = lambda table: jnp.ones((len(table), 1), table.dtype)  # a row's sum of e is its product with ones
-    of_users = lambda table: csr_matmul(ratings.user_start, ratings.item, e, table, on=on)
-    of_items = lambda table: csr_matmul(ratings.item_start, ratings.user_by_item, e_by_item, table, on=on)
-    w, b = of_users(factors.x), of_users(one(factors.x))[:, 0]
-    x, c = of_items(factors.w), of_items(one(factors.w))[:, 0]
-    return _Sums(w, b, x, c)
+    ones = lambda table: jnp.ones((len(table), 1), table.dtype)  # the sum of e over a row is its product with ones
+    sum_per_user = lambda table: csr_matmul(ratings.user_start, ratings.item, e, table, on=on)
+    sum_per_item = lambda table: csr_matmul(ratings.item_start, ratings.user_by_item, e_by_item, table, on=on)
+    w, b = sum_per_user(factors.x), sum_per_user(ones(factors.x))[:, 0]
+    x, c = sum_per_item(factors.w), sum_per_item(ones(factors.w))[:, 0]
+    return _DataGradient(w, b, x, c)
 
 
-def _scattered_sums(factors: Factors, ratings: Observed | Linked, e: Array, *, by_user: bool) -> _Sums:
-    """By scatter-adds; `by_user` where the entries are sorted by user."""
-    of_users = partial(jax.ops.segment_sum, segment_ids=ratings.user, num_segments=len(factors.w))
-    of_users = partial(of_users, indices_are_sorted=by_user)
-    of_items = partial(jax.ops.segment_sum, segment_ids=ratings.item, num_segments=len(factors.x))
-    w = of_users(e[:, None] * gather(factors.x, ratings.item))
-    x = of_items(e[:, None] * gather(factors.w, ratings.user))
-    return _Sums(w, of_users(e), x, of_items(e))
+def _scatter_gradient(factors: Factors, ratings: Observed | Linked, e: Array, *, by_user: bool) -> _DataGradient:
+    """The data gradient by scatter-adds. `by_user` says that the entries are sorted by user."""
+    sum_per_user = partial(jax.ops.segment_sum, segment_ids=ratings.user, num_segments=len(factors.w))
+    sum_per_user = partial(sum_per_user, indices_are_sorted=by_user)
+    sum_per_item = partial(jax.ops.segment_sum, segment_ids=ratings.item, num_segments=len(factors.x))
+    w = sum_per_user(e[:, None] * gather(factors.x, ratings.item))
+    x = sum_per_item(e[:, None] * gather(factors.w, ratings.user))
+    return _DataGradient(w, sum_per_user(e), x, sum_per_item(e))
 
 
-def _kernel(
+def _tpu_kernel(
     factors: Factors, ratings: Any, loss: PointwiseLoss
-) -> Callable[[Factors, Any], tuple[Array, _Sums]] | None:
-    """The same on a TPU, where there is a kernel for it."""
-    known = loss in (half_squared_error, logistic)
-    fits = factors.w.dtype == jnp.float32 and factors.w.shape[1] <= 510  # more does not in VMEM
-    if not (isinstance(ratings, Dense) and ratings.weights is None and known and fits):
+) -> Callable[[Factors, Any], tuple[Array, _DataGradient]] | None:
+    """Returns the TPU form of the data term's value and gradient, or None if no kernel covers this case."""
+    has_kernel = loss in (half_squared_error, logistic)
+    fits = factors.w.dtype == jnp.float32 and factors.w.shape[1] <= 510  # a larger d does not fit into VMEM
+    if not (isinstance(ratings, Dense) and ratings.weights is None and has_kernel and fits):
         return None
 
-    def on_tpu(factors: Factors, ratings: Dense) -> tuple[Array, _Sums]:
-        from jaxrec.kernels import tpu_cost  # Pallas, where a program is lowered for a TPU only
+    def on_tpu(factors: Factors, ratings: Dense) -> tuple[Array, _DataGradient]:
+        from jaxrec.kernels import tpu_cost  # imports Pallas, needed only when a program is lowered for a TPU
 
         tables = factors.w, factors.b, factors.x, item_term(factors)
         pointwise = tpu_cost.logistic if loss is logistic else tpu_cost.half_squared_error
-        value, *sums = tpu_cost.cost_and_sums(*tables, ratings.value, ratings.where, loss=pointwise)
-        return value, _Sums(*sums)
+        value, *data_gradient = tpu_cost.cost_and_sums(*tables, ratings.value, ratings.where, loss=pointwise)
+        return value, _DataGradient(*data_gradient)
 
     return on_tpu
 
 
-def _gradient(factors: Factors, ratings: Dense | Observed | Linked, sums: _Sums, l2: L2, l2_bias: L2) -> Factors:
-    """The sums, plus the penalty's gradient."""
+def _add_penalty_gradient(
+    factors: Factors, ratings: Dense | Observed | Linked, data: _DataGradient, l2: L2, l2_bias: L2
+) -> Factors:
+    """The data gradient plus the gradient of the penalty, as Factors."""
     batch = ratings if isinstance(ratings, Observed) else None
-    # The penalty is element-wise in the tables (a minibatch's touches only its rows), so its gradient is autodiff's.
-    by_penalty = jax.grad(l2_penalty)(factors, l2=l2, l2_bias=l2_bias, batch=batch)
-    data = dataclasses.replace(factors, w=sums.w, b=sums.b, x=sums.x, c=None if factors.c is None else sums.c)
-    data = dataclasses.replace(data, mu=None if factors.mu is None else jnp.zeros_like(factors.mu))
-    return jax.tree.map(jnp.add, data, by_penalty)
+    # The penalty is element-wise in the tables (a minibatch's in its own rows only), so autodiff is as cheap.
+    penalty_gradient = jax.grad(l2_penalty)(factors, l2=l2, l2_bias=l2_bias, batch=batch)
+    gradient = dataclasses.replace(factors, w=data.w, b=data.b, x=data.x, c=None if factors.c is None else data.c)
+    gradient = dataclasses.replace(gradient, mu=None if factors.mu is None else jnp.zeros_like(factors.mu))
+    return jax.tree.map(jnp.add, gradient, penalty_gradient)

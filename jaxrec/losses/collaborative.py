@@ -1,19 +1,19 @@
-"""The costs of collaborative filtering: loss over the observed ratings + l2/2 squared norms.
+"""Costs of collaborative filtering: the loss over the observed ratings plus l2/2 times squared norms.
 
-Written for one user and one item, as the notes print them; the sums over all users or items are a vmap. `cost` is
-the joint cost J(w, b, x) on any layout. A cost is loss.sum + penalty; it is a number, to be minimized.
+`user_cost` and `item_cost` are for one user or item; `users_cost` and `items_cost` sum them by vmap. `cost` is the
+joint cost J(w, b, x) of any layout. Each returns one number, loss.sum + penalty, to be minimized.
 
-The notes' table of films (Alice rated "Love at last" 5; 0 is a rating and ? is none), with x known:
+Alice's row of the lecture notes' table of five films (the third is not rated; 0 is a rating), with x held fixed:
 
 >>> import jax, jax.numpy as jnp
 >>> x = jnp.array([[0.9, 0.0], [1.0, 0.01], [0.99, 0.0], [0.1, 1.0], [0.0, 0.9]])  # romance, action
 >>> y, rated = jnp.array([5.0, 5.0, 0.0, 0.0, 0.0]), jnp.array([True, True, False, True, True])
 >>> w, b = jnp.array([5.0, 0.0]), jnp.array(0.0)
->>> round(float(user_cost(w, b, x, y, rated, l2=0.0)), 4)  # ((4.5-5)^2 + (5-5)^2 + .5^2 + 0^2) / 2
+>>> round(float(user_cost(w, b, x, y, rated, l2=0.0)), 4)  # ((4.5-5)^2 + (5-5)^2 + 0.5^2 + 0^2) / 2
 0.25
->>> round(float(user_cost(w, b, x, y, rated, l2=0.1)), 4)  # + .1/2 * 25
+>>> round(float(user_cost(w, b, x, y, rated, l2=0.1)), 4)  # + 0.1/2 * 25
 1.5
->>> jax.grad(user_cost)(w, b, x, y, rated, l2=0.0).tolist()  # sum of residual * x = -.5 * (.9, 0) + .5 * (.1, 1)
+>>> jax.grad(user_cost)(w, b, x, y, rated, l2=0.0).tolist()  # sum of residual * x = -0.5 (0.9, 0) + 0.5 (0.1, 1)
 [-0.399..., 0.5]
 """
 
@@ -48,21 +48,23 @@ def user_cost(
     offset: float | Shaped[ArrayLike, ""] | Shaped[ArrayLike, " n_items"] = 0.0,
     l2_bias: Strength = 0.0,
 ) -> Float[Array, ""]:
-    """One user's cost: loss over their ratings of w . x(i) + b against y(i), + l2/2 ‖w‖^2. Given x, ridge regression.
+    """One user's cost: the loss of w . x(i) + b over their ratings y(i), plus l2/2 ‖w‖^2.
+
+    With x held fixed and the default loss, this is ridge regression.
 
     Args:
         w: the user's parameters.
-        b: the user's bias; not penalized unless `l2_bias` says so.
+        b: the user's bias, penalized only through `l2_bias`.
         x: the items' features.
         y: the user's ratings.
         where: True where the user rated the item.
         l2: the strength of the penalty.
-        loss: a pointwise loss; the default is the notes'.
+        loss: a pointwise loss.
         weights: one per rating.
         offset: added to the prediction: c(i) + mu(i), where the model has them.
         l2_bias: the strength of b's penalty.
 
-    Source: the notes' J(w(j), b(j)).
+    Source: the lecture notes' J(w(j), b(j)).
     """
     check_row(x, y, where, row={"b": b}, l2=l2, l2_bias=l2_bias, offset=offset)
     w, b, x, offset = check.as_floats(w=w, b=b, x=x, offset=offset)
@@ -86,7 +88,7 @@ def item_cost(
     offset: float | Shaped[ArrayLike, ""] = 0.0,
     l2_bias: Strength = 0.0,
 ) -> Float[Array, ""]:
-    """One item's cost: loss over its ratings of w(j) . x + b(j) against y(j), + l2/2 ‖x‖^2, given w and b.
+    """One item's cost: the loss of w(j) . x + b(j) over its ratings y(j), plus l2/2 ‖x‖^2; w and b are fixed.
 
     Args:
         x: the item's features.
@@ -97,11 +99,11 @@ def item_cost(
         l2: the strength of the penalty.
         loss: a pointwise loss.
         weights: one per rating.
-        c: the item's own bias, or None for the notes' model.
+        c: the item's bias, or None for a model without item biases.
         offset: added to the prediction: mu(i), where the model has it.
         l2_bias: the strength of c's penalty.
 
-    Source: the notes' J(x(i)).
+    Source: the lecture notes' J(x(i)).
     """
     check_row(w, y, where, row={} if c is None else {"c": c}, l2=l2, l2_bias=l2_bias, offset=offset)
     check.same_shape(y=y, b=b)
@@ -125,22 +127,21 @@ def check_row(
     l2_bias: Strength,
     offset: ArrayLike,
 ) -> None:
-    """One user's or item's arrays fit: a feature vector, a target and a mask per entry, numbers that are numbers.
+    """Checks one user's or item's arrays: a feature vector, a target and a mask entry per rating, and scalars.
 
     Raises:
-        ValueError: otherwise; strengths that are negative or not finite.
+        ValueError: the shapes differ; `row`, l2 or l2_bias is not a scalar; a strength is negative or not finite.
     """
     if jnp.ndim(features) != 2:
         raise ValueError(f"expected features [n, d], got shape {jnp.shape(features)}.")
     rows_of_features = jax.ShapeDtypeStruct(jnp.shape(features)[:1], jnp.bool_)
     check.same_shape(rows_of_features=rows_of_features, y=y, where=where)
     for name, number in {**row, "l2": l2, "l2_bias": l2_bias}.items():
-        if jnp.ndim(number):  # it would be broadcast over the entries
+        if jnp.ndim(number):  # an array would be broadcast over the entries
             raise ValueError(f"{name}: expected a number, got shape {jnp.shape(number)}.")
     if jnp.shape(offset) not in ((), jnp.shape(y)):
         raise ValueError(
-            f"offset: makes predictions of shape {jnp.broadcast_shapes(jnp.shape(offset), jnp.shape(y))} of entries "
-            f"{jnp.shape(y)}; expected a number or one per entry, got shape {jnp.shape(offset)}."
+            f"offset: expected a number or one per entry, shape {jnp.shape(y)}, got shape {jnp.shape(offset)}."
         )
     check.strength("l2", l2, zero=True)
     check.strength("l2_bias", l2_bias, zero=True)
@@ -156,11 +157,11 @@ def users_cost(
     l2: Strength,
     loss: PointwiseLoss = half_squared_error,
 ) -> Float[Array, ""]:
-    """All users' cost: the sum of `user_cost` over users; `l2` is a number or one per user."""
-    w, b, y, where = (jnp.asarray(each) for each in (w, b, y, where))
+    """Sum of `user_cost` over all users. `l2` is a number or one per user."""
+    w, b, y, where = (jnp.asarray(array) for array in (w, b, y, where))
     check_per_row(l2, len(b))
-    one = lambda w, b, y, where, l2: user_cost(w, b, x, y, where, l2=l2, loss=loss)
-    return jnp.sum(jax.vmap(one, in_axes=(0, 0, 1, 1, 0))(w, b, y, where, jnp.broadcast_to(l2, b.shape)))
+    one_user_cost = lambda w, b, y, where, l2: user_cost(w, b, x, y, where, l2=l2, loss=loss)
+    return jnp.sum(jax.vmap(one_user_cost, in_axes=(0, 0, 1, 1, 0))(w, b, y, where, jnp.broadcast_to(l2, b.shape)))
 
 
 def items_cost(
@@ -173,23 +174,23 @@ def items_cost(
     l2: Strength,
     loss: PointwiseLoss = half_squared_error,
 ) -> Float[Array, ""]:
-    """All items' cost: the sum of `item_cost` over items; `l2` is a number or one per item."""
-    x, y, where = (jnp.asarray(each) for each in (x, y, where))
+    """Sum of `item_cost` over all items. `l2` is a number or one per item."""
+    x, y, where = (jnp.asarray(array) for array in (x, y, where))
     check_per_row(l2, len(x))
-    one = lambda x, y, where, l2: item_cost(x, w, b, y, where, l2=l2, loss=loss)
-    return jnp.sum(jax.vmap(one)(x, y, where, jnp.broadcast_to(l2, x.shape[:1])))
+    one_item_cost = lambda x, y, where, l2: item_cost(x, w, b, y, where, l2=l2, loss=loss)
+    return jnp.sum(jax.vmap(one_item_cost)(x, y, where, jnp.broadcast_to(l2, x.shape[:1])))
 
 
 def data_term(
     factors: Factors, ratings: Dense | Observed | Linked | Rows, *, loss: PointwiseLoss = half_squared_error
 ) -> Total:
-    """The loss over the observed ratings, without penalty; `squared_error` here gives RMSE^2 as its mean."""
+    """The loss over the observed ratings, without the penalty. With `squared_error` its mean is RMSE^2."""
     if isinstance(ratings, Rows):
-        parts = [
+        totals = [
             loss(prediction, bucket.value, where=bucket.where, weights=bucket.weights)
             for prediction, bucket in zip(predict_layout(factors, ratings), ratings.buckets, strict=True)
         ]
-        return sum(parts[1:], start=parts[0])
+        return sum(totals[1:], start=totals[0])
     return loss(predict_layout(factors, ratings), ratings.value, where=ratings.where, weights=ratings.weights)
 
 
@@ -201,23 +202,22 @@ def cost(
     loss: PointwiseLoss = half_squared_error,
     l2_bias: L2 = 0.0,
 ) -> Float[Array, ""]:
-    """The joint cost J(w, b, x): loss over observed (i, j) + l2/2 ‖W‖^2 + l2/2 ‖X‖^2 (+ l2_bias/2 ‖b‖^2, ‖c‖^2).
+    """The joint cost J(w, b, x): loss over observed (i, j) + l2/2 (‖W‖^2 + ‖X‖^2) + l2_bias/2 (‖b‖^2 + ‖c‖^2).
 
-    The same number on every layout. Plain autodiff in both modes; `closed_form.cost` is its twin with the
-    gradient written out.
+    The same number for every layout. Differentiated by JAX, in both modes; `closed_form.cost` has a cheaper gradient.
 
     Args:
         factors: the parameters; c and mu may be None.
         ratings: Dense, Observed, Linked or Rows; a minibatch (Observed with counts) takes its share of the penalty.
         l2: a number, or a pair (users', items') of numbers or of one number per row.
         loss: a pointwise loss; `logistic` for binary labels.
-        l2_bias: as `l2`, for b and c.
+        l2_bias: the same for b and c.
 
     Raises:
-        ValueError: `l2` is an array that is no pair, negative or not finite; factors whose parts do not fit one another
-            or the ratings; ids of Observed that are not in the tables (under jit they are trusted).
+        ValueError: `l2` is an array and not a pair, negative or not finite; parts of the factors do not fit one another
+            or the ratings; ids of Observed are not in the tables (not checked under jit).
 
-    Source: the notes' J(w, b, x).
+    Source: the lecture notes' J(w, b, x).
     """
     batch = ratings if isinstance(ratings, Observed) else None
     return data_term(factors, ratings, loss=loss).sum + l2_penalty(factors, l2=l2, l2_bias=l2_bias, batch=batch)

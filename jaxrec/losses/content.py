@@ -1,7 +1,7 @@
-"""Costs of content-based models: two towers on observed pairs, and their networks' penalty.
+"""Costs of content-based models: the loss of two towers over observed pairs, and the penalty of their networks.
 
-Pure functions of the towers' outputs; what the towers are is the caller's (`models.two_tower`). For retrieval they are
-trained by `losses.softmax.in_batch`.
+Pure functions of the towers' outputs, whatever the towers are (see `models.two_tower`). For retrieval, towers are
+trained by `losses.softmax.in_batch` instead.
 
 >>> import jax.numpy as jnp
 >>> v_user, v_item = jnp.array([[1.0, 0.0], [0.6, 0.8]]), jnp.array([[1.0, 0.0], [1.0, 0.0]])
@@ -36,25 +36,25 @@ def two_tower(
     scale: float | Shaped[ArrayLike, ""] = 1.0,
     offset: float | Shaped[ArrayLike, ""] = 0.0,
 ) -> Total:
-    """Sum over observed pairs of loss(scale v_u . v_m + offset, target): the notes' cost, without its regularizer.
+    """Sum over observed pairs of loss(scale v_u . v_m + offset, target). `kernel_l2` is the regularizer.
 
-    A product of unit vectors lies in [-1, 1]. Either the targets are brought there (`models.two_tower.to_unit`),
-    or scale and offset are learned with the rest; for `losses.logistic` targets are labels and the product a logit.
+    A product of unit vectors lies in [-1, 1]. Either the targets are scaled to it (`models.two_tower.to_unit`), or
+    scale and offset are learned. With `losses.logistic` the targets are labels and the scaled product is the logit.
 
     Args:
         v_user: f_u of each pair's user.
-        v_item: f_m of its item.
-        target: its rating, or label.
-        where: which pairs are observed; all by default. What is masked may be NaN.
+        v_item: f_m of each pair's item.
+        target: each pair's rating or label.
+        where: which pairs are observed; all by default. Masked pairs may be NaN.
         weights: one per pair.
-        loss: pointwise.
+        loss: a pointwise loss.
         scale: multiplies the product.
-        offset: is added.
+        offset: added to the scaled product.
 
     Raises:
         ValueError: arrays that do not fit one another.
 
-    Source: the notes, J = sum over r(i,j)=1 of (v_u . v_m - y)^2 + regularizer.
+    Source: the lecture notes, J = sum over r(i,j)=1 of (v_u . v_m - y)^2 + regularizer.
     """
     check.vector_pairs(v_user, v_item, target=target, where=where, weights=weights)
     v_user, v_item, scale, offset = check.as_floats(v_user=v_user, v_item=v_item, scale=scale, offset=offset)
@@ -66,11 +66,11 @@ def two_tower(
 
 
 def kernel_l2(params: Any, *, l2: float | Shaped[ArrayLike, ""]) -> Float[Array, ""]:
-    """The networks' regularizer: l2/2 times the sum of squares of every leaf named 'kernel'; biases are left free."""
-    with_path = jax.tree_util.tree_leaves_with_path(params)
-    found = [leaf for path, leaf in with_path if jax.tree_util.keystr(path[-1:], simple=True) == "kernel"]
-    if not found:
-        raise ValueError("params: no leaf is named 'kernel'; expected the parameters of Flax Dense layers.")
+    """The networks' regularizer: l2/2 times the sum of squares of all leaves named 'kernel', so biases have none."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    kernels = [leaf for path, leaf in leaves if jax.tree_util.keystr(path[-1:], simple=True) == "kernel"]
+    if not kernels:
+        raise ValueError("params: expected the parameters of Flax Dense layers, but no leaf is named 'kernel'.")
     check.strength("l2", l2, zero=True)
-    squares = [jnp.sum(leaf**2) for each in found for leaf in check.as_floats(kernel=each)]
+    squares = [jnp.sum(leaf**2) for kernel in kernels for leaf in check.as_floats(kernel=kernel)]
     return jnp.asarray(l2, squares[0].dtype) / 2 * sum(squares[1:], start=squares[0])

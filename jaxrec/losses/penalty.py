@@ -1,4 +1,4 @@
-"""The regularizer: l2/2 times squared norms of rows, whole or the share of a minibatch."""
+"""The L2 penalty: l2/2 times squared norms of rows, of the full tables or the share of a minibatch."""
 
 from typing import Any, NamedTuple
 
@@ -19,11 +19,11 @@ L2 = Strength | tuple[Strength, Strength]
 
 
 class PerSide(NamedTuple):
-    """A strength for each side: numbers, or one number per row.
+    """A strength for each side: a number, or one number per row.
 
     Attributes:
-        users: of the users' rows, [] or [n_users].
-        items: of the items' rows, [] or [n_items].
+        users: strength of the users' rows, [] or [n_users].
+        items: strength of the items' rows, [] or [n_items].
     """
 
     users: Any
@@ -31,19 +31,19 @@ class PerSide(NamedTuple):
 
 
 def per_side(l2: L2) -> PerSide:
-    """The users' and the items' strength of an `l2` that may be one number for both."""
+    """Splits `l2`, one number for both sides or a pair, into the users' and the items' strength."""
     if isinstance(l2, tuple):
         return PerSide(*l2)
     if jnp.ndim(l2) != 0:
         raise ValueError(
             f"l2: expected a number or a pair (users', items'), got an array of shape {jnp.shape(l2)}. "
-            "One number per row is given as a pair, since users and items differ in number: l2=(l2_users, l2_items)."
+            "Pass one number per row as a pair: l2=(l2_users, l2_items)."
         )
     return PerSide(l2, l2)
 
 
 def half_squared_norm(rows: ArrayLike, l2: Strength) -> Array:
-    """l2/2 ‖row‖^2, summed over rows [n, d] (or [n], for biases); l2 is a number or one per row."""
+    """Sum of l2/2 ‖row‖^2 over rows [n, d] (or [n], for biases). l2 is a number or one per row."""
     (table,) = check.as_floats(rows=rows)
     check_per_row(l2, len(table))
     squares = table**2 if table.ndim == 1 else jnp.sum(table**2, axis=-1)
@@ -53,13 +53,18 @@ def half_squared_norm(rows: ArrayLike, l2: Strength) -> Array:
 def l2_penalty(factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, batch: Observed | None = None) -> Array:
     """l2/2 (‖W‖^2 + ‖X‖^2) + l2_bias/2 (‖b‖^2 + ‖c‖^2); mu is data and is not penalized.
 
+    For a minibatch, each row is penalized once per rating it has in the batch, divided by all its ratings::
+
+        sum over the batch's ratings (i, j) of  l2/2 (‖w(j)‖^2 / user_count(j) + ‖x(i)‖^2 / item_count(i)),  b, c alike
+
+    so that the batches of an epoch add up to the full penalty, less that of rows without ratings, which no batch has.
+
     Args:
         factors: the parameters.
         l2: a number, or a pair (users', items') of numbers or of one number per row.
-        l2_bias: the same for b and c; 0, as in the notes, leaves them free.
-        batch: ratings that carry `user_count` and `item_count`: then every row is penalized once for each of its
-            ratings in the batch and divided by all of them, so that the batches' penalties add up to the whole one.
-            (Rows without any rating stand in no batch: their penalty is nobody's share.)
+        l2_bias: the same for b and c; at 0 these are not penalized.
+        batch: ratings with `user_count` and `item_count`, for the minibatch's share; without counts, or None: the full
+            penalty.
 
     Raises:
         ValueError: a strength that is negative, not finite, or not one per row; ids of the batch that are not in the
@@ -73,9 +78,9 @@ def l2_penalty(factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, batch: Observed |
     if factors.c is not None:
         tables.append((factors.c, bias_items, "item"))
     if batch is None or batch.user_count is None or batch.item_count is None:
-        parts = [half_squared_norm(table, strength) for table, strength, _ in tables]
+        terms = [half_squared_norm(table, strength) for table, strength, _ in tables]
     else:
-        share = {  # a masked row's count may be anything, 0 too
+        share = {  # the counts of masked entries may be 0
             "user": jnp.where(batch.where, 1 / jnp.where(batch.where, batch.user_count, 1), 0),
             "item": jnp.where(batch.where, 1 / jnp.where(batch.where, batch.item_count, 1), 0),
         }
@@ -83,14 +88,14 @@ def l2_penalty(factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, batch: Observed |
             "user": check.row_ids("user", batch.user, size=len(factors.w)),
             "item": check.row_ids("item", batch.item, size=len(factors.x)),
         }
-        parts = [
-            half_squared_norm(gather(table, ids[side]), share[side] * _at(strength, ids[side], len(table)))
+        terms = [
+            half_squared_norm(gather(table, ids[side]), share[side] * _strength_at(strength, ids[side], len(table)))
             for table, strength, side in tables
         ]
-    return sum(parts[1:], start=parts[0])
+    return sum(terms[1:], start=terms[0])
 
 
-def _at(strength: Strength, ids: Array, size: int) -> Strength:
+def _strength_at(strength: Strength, ids: Array, size: int) -> Strength:
     if jnp.ndim(strength) == 0:
         return strength
     check_per_row(strength, size)
@@ -98,6 +103,6 @@ def _at(strength: Strength, ids: Array, size: int) -> Strength:
 
 
 def check_per_row(strength: Strength, size: int) -> None:
-    """A number or one per row: an array of length 1 would be broadcast, and mean something else."""
+    """Checks that `strength` is a number or one per row. An array of length 1 would be broadcast silently."""
     if jnp.shape(strength) not in ((), (size,)):
         raise ValueError(f"l2: expected a number or one per row, shape ({size},), got shape {jnp.shape(strength)}.")

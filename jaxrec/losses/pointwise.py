@@ -1,18 +1,18 @@
-"""Pointwise losses: (prediction, target) -> Total, and their derivatives in the prediction.
+"""Pointwise losses, (prediction, target) -> Total, and their derivatives with respect to the prediction.
 
-One contract for all of them::
+All have one signature::
 
     loss(prediction, target, *, where=None, weights=None) -> Total(sum, count)
 
-`prediction`, `target`, `where` (bool) and `weights` have one shape, any shape, and any type of numbers: all is computed
-in float32, or in float64 where one of them is. The sum runs over the entries where `where` is True, each times its
-weight; the count is the sum of those weights. What is masked is replaced before the arithmetic, so that NaN or inf
-under the mask reaches neither the value nor a gradient. Means are the caller's: Totals of batches, of padded parts and
-of devices add up exactly. Arrays of different shapes are a ValueError.
+`prediction`, `target`, `where` (bool) and `weights` have the same shape, which may be any, and any numeric type: the
+computation is in float32, or in float64 if one of them is. The sum is over the entries where `where` is True, each
+times its weight; the count is the sum of these weights. Masked entries are set to 0 before the arithmetic, so that NaN
+or inf there reaches neither the value nor a gradient. The caller takes the mean, at the end: Totals of batches, padded
+chunks and devices add up exactly. Arrays of different shapes raise a ValueError.
 
-A loss may carry its `slope`, the derivative of one entry's loss in its prediction, which is all that a closed form
-needs to know of it; `slope_of` takes it by autodiff where it does not. An element-wise function becomes a loss by
-`from_elementwise`.
+A loss may have an attribute `slope`, the derivative of one entry's loss with respect to its prediction; closed forms
+need nothing else of a loss. `slope_of` returns it, or derives it by autodiff. `from_elementwise` makes a loss of an
+element-wise function.
 
 >>> import jax, jax.numpy as jnp
 >>> prediction, target = jnp.array([4.0, 3.0, 1.0]), jnp.array([5.0, 3.0, jnp.nan])
@@ -63,7 +63,7 @@ def squared_error(
     where: Bool[ArrayLike, "*n"] | None = None,
     weights: Shaped[ArrayLike, "*n"] | None = None,
 ) -> Total:
-    """Sum of (prediction - target)^2: for RMSE, and for the towers' cost."""
+    """Sum of (prediction - target)^2, for RMSE and for the two-tower cost."""
     prediction, target, where, weights = _clean(prediction, target, where, weights)
     return _total((prediction - target) ** 2, where, weights)
 
@@ -75,7 +75,7 @@ def half_squared_error(
     where: Bool[ArrayLike, "*n"] | None = None,
     weights: Shaped[ArrayLike, "*n"] | None = None,
 ) -> Total:
-    """1/2 sum of (prediction - target)^2: the notes' costs. The 1/2 makes the slope prediction - target."""
+    """1/2 sum of (prediction - target)^2, the default of `cost`. The 1/2 makes the slope prediction - target."""
     prediction, target, where, weights = _clean(prediction, target, where, weights)
     return _total(0.5 * (prediction - target) ** 2, where, weights)
 
@@ -87,9 +87,9 @@ def absolute_error(
     where: Bool[ArrayLike, "*n"] | None = None,
     weights: Shaped[ArrayLike, "*n"] | None = None,
 ) -> Total:
-    """Sum of |prediction - target|: for MAE. Its gradient where they are equal is 0."""
+    """Sum of |prediction - target|, for MAE. The gradient is 0 where they are equal."""
     prediction, target, where, weights = _clean(prediction, target, where, weights)
-    error = prediction - target  # jnp.abs has slope 1 at 0, sign has 0
+    error = prediction - target  # the slope of jnp.abs at 0 is 1; sign gives 0
     return _total(error * jax.lax.stop_gradient(jnp.sign(error)), where, weights)
 
 
@@ -102,12 +102,12 @@ def logistic(
 ) -> Total:
     """Binary cross-entropy from logits: sum of -y log g(z) - (1 - y) log(1 - g(z)), g(z) = 1 / (1 + e^-z).
 
-    Computed as y softplus(-z) + (1 - y) softplus(z), so that g is never formed: only an infinite logit on the wrong
-    side costs infinity, and no logit makes a NaN, in value or gradient.
+    Computed as y softplus(-z) + (1 - y) softplus(z), without g: the loss is infinite only for an infinite logit of the
+    wrong sign, and no logit gives NaN, in value or gradient.
 
     Args:
         prediction: z, the logits.
-        target: y, 1 engaged and 0 shown and not engaged (or a probability between).
+        target: y: 1 for engaged, 0 for shown but not engaged, or a probability.
         where: True where the item was shown.
         weights: one per entry.
     """
@@ -116,14 +116,14 @@ def logistic(
 
 
 def from_elementwise(function: Callable[[Array, Array], Array], *, slope: Slope | None = None) -> PointwiseLoss:
-    """A pointwise loss from function(prediction, target) -> the loss of each entry, such as `optax.huber_loss`.
+    """Makes a pointwise loss of function(prediction, target) -> loss of each entry, such as `optax.huber_loss`.
 
     Args:
         function: element-wise, for arrays of any shape.
-        slope: its derivative in the prediction, where that is cheaper than autodiff; None: by autodiff.
+        slope: its derivative with respect to the prediction, if that is cheaper than autodiff; None uses autodiff.
 
     Returns:
-        The same loss for the same arguments, so that what is compiled for it is found again.
+        The loss. The same arguments return the same object, so that functions compiled for it are reused.
 
     >>> import optax
     >>> huber = from_elementwise(optax.huber_loss)
@@ -142,14 +142,14 @@ def _from_elementwise(function: Callable[[Array, Array], Array], slope: Slope | 
         return _total(function(y_hat, y), mask, weight)
 
     loss.__name__ = loss.__qualname__ = getattr(function, "__name__", "loss")
-    loss.__doc__ = f"The pointwise loss of {loss.__name__}."
+    loss.__doc__ = f"Pointwise loss of {loss.__name__}."
     if slope is not None:
         loss.slope = slope  # type: ignore[attr-defined]
     return loss
 
 
 def slope_of(loss: PointwiseLoss) -> Slope:
-    """The derivative of an entry's loss in its prediction: `loss.slope` where there is one, otherwise by autodiff."""
+    """Derivative of an entry's loss with respect to its prediction: `loss.slope` if it exists, else by autodiff."""
     return getattr(loss, "slope", None) or partial(_slope_by_autodiff, loss)
 
 
@@ -177,17 +177,18 @@ logistic.slope = _logistic_slope  # type: ignore[attr-defined]
 def _clean(
     prediction: ArrayLike, target: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None
 ) -> tuple[Array, Array, Array | None, Array | None]:
-    """All in one floating type, and 0 where masked."""
+    """Returns all arrays in one floating type, with 0 in masked entries."""
     check.same_shape(prediction=prediction, target=target, where=where, weights=weights)
     prediction, target, weights = check.as_floats(prediction=prediction, target=target, weights=weights)
     if where is None:
         return prediction, target, None, weights
-    zero = lambda array: jnp.where(where, array, 0)
-    return zero(prediction), zero(target), jnp.asarray(where), None if weights is None else zero(weights)
+    zero_masked = lambda array: jnp.where(where, array, 0)
+    prediction, target = zero_masked(prediction), zero_masked(target)
+    return prediction, target, jnp.asarray(where), None if weights is None else zero_masked(weights)
 
 
 def _total(unreduced: Array, where: Array | None, weights: Array | None) -> Total:
-    if weights is not None:  # already 0 under the mask; and what has weight 0 may be infinite
+    if weights is not None:  # masked weights are already 0; an entry of weight 0 may have an infinite loss
         unreduced = jnp.where((weights == 0) & jnp.isinf(unreduced), 0, unreduced)
         return Total(jnp.sum(unreduced * weights), jnp.sum(weights))
     if where is None:

@@ -1,4 +1,4 @@
-"""Softmax losses: of a pair against its batch, and of a list of candidates.
+"""Softmax losses: of a pair against the items of its batch, and of lists of candidates.
 
 >>> import jax.numpy as jnp
 >>> total = listwise(jnp.array([[0.0, 0.0, 0.0]]), jnp.array([[1.0, 0.0, 0.0]]))
@@ -19,9 +19,9 @@ __all__ = ["in_batch", "listwise", "log_popularity"]
 
 
 def log_popularity(count: Shaped[ArrayLike, " n_items"]) -> Float[Array, " n_items"]:
-    """Log q(i), the log-chance that a random training pair has item i: log count(i) - log of all. -inf for none.
+    """Log q(i) = log count(i) - log sum of counts, the log-probability of item i in a random training pair.
 
-    As a logarithm from the start: a chance of 1e-9 is no 0, and nothing is clipped.
+    Items without pairs get -inf. Small probabilities are neither rounded to 0 nor clipped.
 
     Raises:
         ValueError: counts that are negative, not finite or all 0 (under jit: NaN).
@@ -29,7 +29,7 @@ def log_popularity(count: Shaped[ArrayLike, " n_items"]) -> Float[Array, " n_ite
     (count,) = check.as_floats(count=count)
     total = jnp.sum(count)
     if not check.traced(count) and not bool(jnp.all(count >= 0) & (total > 0) & jnp.isfinite(total)):
-        raise ValueError("count: expected numbers >= 0, one at least > 0. Is the train part empty?")
+        raise ValueError("count: expected finite numbers >= 0, at least one of them > 0. Is the train part empty?")
     return jnp.log(count) - jnp.log(total)
 
 
@@ -44,26 +44,32 @@ def in_batch(
     where: Bool[ArrayLike, " n"] | None = None,
     weights: Shaped[ArrayLike, " n"] | None = None,
 ) -> Total:
-    """Each pair's item against the other items of the batch: sum over pairs n of -log softmax_m(s(n, m)) at m = n.
+    """In-batch softmax: sum over pairs n of -log softmax_m(s(n, m)) at m = n, with the other pairs' items as negatives.
 
-    s(n, m) = v_user(n) . v_item(m) / temperature - log q(m): an item's chance to stand in the batch as a negative is
-    its popularity q, which the correction takes out (without it the popular are pushed down). Accidental hits, other
-    columns with the same item, and with `user` also those of the same user, are no negatives: they leave the sum.
+    s(n, m) = v_user(n) . v_item(m) / temperature - log q(m). An item is a negative as often as its popularity q says;
+    subtracting log q corrects for this (without it popular items are scored too low). Accidental hits, the other
+    columns with the pair's item or (if `user` is given) its user, are left out of the softmax. For item = [7, 9, 7]::
+
+        pair | item    7  9  7
+              0        +  -  .      + the pair's item
+              1        -  +  -      - a negative
+              2        .  -  +      . an accidental hit, left out
 
     Args:
         v_user: f_u of each pair's user.
-        v_item: f_m of its item.
-        item: its id, by which accidental hits are known.
-        log_q: log q of its item, `log_popularity(count)[item]`; None: no correction. An item of log q = -inf, of which
-            training has none, is no negative of other pairs, and its own pair costs what q -> 0 makes of it: 0.
+        v_item: f_m of each pair's item.
+        item: each pair's item id, to find accidental hits.
+        log_q: log q of each pair's item, `log_popularity(count)[item]`; None for no correction. An item with
+            log q = -inf, which is not in the training data, is never a negative, and its own pair has the loss of the
+            limit q -> 0, which is 0.
         temperature: > 0.
-        user: the pair's user id; None looks at items only.
+        user: each pair's user id; None finds accidental hits by item only.
         where: False for padding, which is neither a pair nor a negative.
         weights: one per pair.
 
     Raises:
-        ValueError: arrays that do not fit one another; ids that are no integers; a log q of +inf or NaN, or a
-            temperature that is not positive (under jit they are trusted).
+        ValueError: arrays that do not fit one another; ids that are not integers; a log q of +inf or NaN, or a
+            temperature that is not positive (not checked under jit).
 
     Source: Yi et al. 2019, Sampling-bias-corrected neural modeling for large corpus item recommendations.
     """
@@ -75,19 +81,19 @@ def in_batch(
     where = jnp.ones(n, bool) if where is None else jnp.asarray(where)
     v_user, v_item = (jnp.where(where[:, None], v, 0) for v in (v_user, v_item))
     score = product(v_user, v_item.T) / temperature
-    itself = jnp.eye(n, dtype=bool)
-    hit = item[:, None] == item[None, :]
+    diagonal = jnp.eye(n, dtype=bool)
+    excluded = item[:, None] == item[None, :]
     if user is not None:
         (user,) = check.comparable_ids(user=user)
-        hit |= user[:, None] == user[None, :]
+        excluded |= user[:, None] == user[None, :]
     if log_q is not None:
         log_q = jnp.where(where, log_q, 0)
         if not check.traced(log_q) and not bool(jnp.all(log_q < jnp.inf)):
-            raise ValueError("log_q: expected logarithms of chances, got +inf or NaN. See log_popularity.")
-        never = log_q == -jnp.inf
-        hit |= never[None, :]
-        score = jnp.where(itself & never[:, None], jnp.inf, score - jnp.where(never, 0, log_q)[None, :])
-    log_probability = log_softmax(score, (where[None, :] & ~hit) | itself)
+            raise ValueError("log_q: expected logarithms of probabilities, got +inf or NaN. See log_popularity.")
+        unseen = log_q == -jnp.inf
+        excluded |= unseen[None, :]
+        score = jnp.where(diagonal & unseen[:, None], jnp.inf, score - jnp.where(unseen, 0, log_q)[None, :])
+    log_probability = log_softmax(score, (where[None, :] & ~excluded) | diagonal)
     weight = jnp.where(where, 1.0 if weights is None else weights, 0.0).astype(score.dtype)
     loss = jnp.where(where, -jnp.diagonal(log_probability), 0)
     loss = jnp.where((weight == 0) & jnp.isinf(loss), 0, loss)
@@ -101,19 +107,17 @@ def listwise(
     where: Bool[ArrayLike, "n c"] | None = None,
     weights: Shaped[ArrayLike, " n"] | None = None,
 ) -> Total:
-    """Cross-entropy of what was relevant in each list.
+    """Cross-entropy between each list's relevance and the softmax of its scores.
 
     sum over n of - sum_i p(n, i) log softmax(score(n, .))_i, where p(n, .) is relevance(n, .) over its sum.
 
-    A list's level does not matter, its order does: adding a number to all scores of a list changes nothing. Lists
-    without anything relevant are left out, of the count too.
-
-    An infinite score costs 0 where it is right and infinity where it is wrong, and never makes a NaN.
+    Adding a constant to all scores of a list does not change its loss. Lists without relevant candidates are left out,
+    also of the count. An infinite score gives a loss of 0 where it is right, infinity where it is wrong, and never NaN.
 
     Args:
-        score: of each request's candidates.
-        relevance: >= 0, such as 1 where the user liked it.
-        where: False at places that are empty, which may hold anything, NaN too.
+        score: [n, c], one list of candidates per request.
+        relevance: >= 0, such as 1 where the user liked the candidate.
+        where: False at padding, where the arrays may hold anything, including NaN.
         weights: one per list.
 
     Raises:
@@ -128,12 +132,12 @@ def listwise(
     where = jnp.ones(score.shape, bool) if where is None else jnp.asarray(where)
     relevance = jnp.where(where, relevance, 0)
     total = jnp.sum(relevance, axis=1)
-    some = total > 0
-    share = relevance / jnp.where(some, total, 1)[:, None]
-    # a list that is left out counts as one of zeros, so that it has a gradient, of zeros
-    score = jnp.where(where & some[:, None], score, 0)
-    log_probability = log_softmax(score, where | ~some[:, None])
-    loss = -jnp.sum(jnp.where(share > 0, share * jnp.where(share > 0, log_probability, 0), 0), axis=1)
-    weight = jnp.where(some, 1.0 if weights is None else weights, 0.0).astype(loss.dtype)
+    has_relevant = total > 0
+    p = relevance / jnp.where(has_relevant, total, 1)[:, None]
+    # the scores of a list that is left out become zeros, so that its gradient is 0 and not NaN
+    score = jnp.where(where & has_relevant[:, None], score, 0)
+    log_probability = log_softmax(score, where | ~has_relevant[:, None])
+    loss = -jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, log_probability, 0), 0), axis=1)
+    weight = jnp.where(has_relevant, 1.0 if weights is None else weights, 0.0).astype(loss.dtype)
     loss = jnp.where((weight == 0) & jnp.isinf(loss), 0, loss)
     return Total(jnp.sum(loss * weight), jnp.sum(weight))

@@ -1,4 +1,4 @@
-"""Metrics: what a paper's table reports, with its denominators stated."""
+"""Metrics of ratings, labels and ranked lists, with their denominators stated."""
 
 from jaxrec.metrics import ranking
 from jaxrec.metrics.binary import auc, log_loss

@@ -1,11 +1,11 @@
-"""How well binary labels are predicted: 1 engaged, 0 shown and not engaged.
+"""Metrics of predicted binary labels: 1 for engaged, 0 for shown but not engaged.
 
 >>> import jax.numpy as jnp
 >>> logit, y = jnp.array([2.0, -1.0, 0.5, 9.0]), jnp.array([1.0, 0.0, 0.0, jnp.nan])
 >>> shown = jnp.array([True, True, True, False])
 >>> float(log_loss(logit, y, where=shown))  # (log(1 + e^-2) + log(1 + e^-1) + log(1 + e^0.5)) / 3
 0.471422...
->>> float(auc(logit, y, where=shown))  # 2.0 is above both -1.0 and 0.5
+>>> float(auc(logit, y, where=shown))  # 2.0 is larger than both -1.0 and 0.5
 1.0
 """
 
@@ -31,29 +31,29 @@ def log_loss(
 ) -> Float[Array, ""]:
     """The (weighted) mean binary cross-entropy, from logits z: -y log g(z) - (1 - y) log(1 - g(z)).
 
-    In nats; log 2 is a coin's. The same mean as `losses.logistic(...).mean()`, which is what training minimizes.
+    In nats: always predicting 1/2 gives log 2. Equals `losses.logistic(...).mean()`, which training minimizes.
 
     Args:
         logit: w . x + b, not the probability.
         target: labels or probabilities, in [0, 1]; numbers or bools.
-        where: what to count; all by default.
+        where: which entries count; all by default.
         weights: >= 0, all ones by default.
 
     Raises:
-        ValueError: arrays of different shapes; a target outside [0, 1]; nothing to average (under jit: NaN for that,
-            and targets are trusted).
+        ValueError: arrays of different shapes; a target outside [0, 1] (not checked under jit); nothing to average
+            (under jit: NaN).
     """
     logit, target, weights = _clean(logit, target, where, weights, name="logit")
     if not check.traced(target) and not bool(jnp.all((target >= 0) & (target <= 1))):
         raise ValueError(
             f"target: expected labels in [0, 1], got from {float(jnp.min(target))} to {float(jnp.max(target))}. "
-            "Ratings become labels in data.labels."
+            "Make labels of ratings with data.labels."
         )
     count = jnp.sum(weights)
     if not check.traced(count) and not count > 0:
         raise ValueError("nothing to average: every entry is masked or has weight 0. Is the test part empty?")
-    each = binary_cross_entropy(logit, target)
-    return jnp.sum(weights * jnp.where((weights == 0) & jnp.isinf(each), 0, each)) / count
+    loss = binary_cross_entropy(logit, target)
+    return jnp.sum(weights * jnp.where((weights == 0) & jnp.isinf(loss), 0, loss)) / count
 
 
 def auc(
@@ -63,55 +63,66 @@ def auc(
     where: Bool[ArrayLike, "*n"] | None = None,
     weights: Shaped[ArrayLike, "*n"] | None = None,
 ) -> Float[Array, ""]:
-    """The area under the ROC curve: the chance that a random 1 is scored above a random 0; ties count half.
+    """The area under the ROC curve: the probability that a random 1 has a higher score than a random 0; ties count 1/2.
 
-    AUC = mean over the ones of (weight of the zeros scored below + 1/2 of those scored the same) / weight of all zeros,
-    the mean weighted as the ones are. One sort; every entry counts alike, so this is no mean of users' AUCs: for those,
-    `vmap` over padded lists with `where`, and leave out the users of one class only (NaN).
+    AUC = weighted mean over the ones of (weight of zeros with a lower score + 1/2 weight of zeros with the same score)
+    / weight of all zeros. For scores in order, all weights 1::
+
+        score                     0.1  0.5  0.5  0.8
+        target                      0    1    0    1
+        zeros below                      1         2
+        zeros with the same score        1         0
+        fraction                      0.75         1     (1 + 1/2) / 2 and 2 / 2: AUC = 0.875
+
+    All entries are pooled, so this is not a mean of per-user AUCs: for that, `vmap` over padded lists with `where` and
+    leave out users with one class only (NaN).
 
     Args:
         score: anything that ranks: logits, probabilities, ratings; infinities too.
         target: labels, each 0 or 1; numbers or bools.
-        where: what to count; all by default.
+        where: which entries count; all by default.
         weights: >= 0, all ones by default.
 
     Raises:
-        ValueError: arrays of different shapes; a target that is neither 0 nor 1; a NaN among the scores; no ones or no
-            zeros of positive weight (under jit: NaN for the last two, and targets are trusted).
+        ValueError: arrays of different shapes; a target that is neither 0 nor 1 (not checked under jit); a NaN among
+            the scores; no ones or no zeros of positive weight (under jit: NaN for the last two).
     """
     check.same_shape(score=score, target=target, where=where, weights=weights)
-    score = _in_order(score, where)
+    score = _as_scores(score, where)
     _, target, weights = _clean(target, target, where, weights, name="label")
     score, target, weights = score.reshape(-1), target.reshape(-1), weights.reshape(-1)
     if not check.traced(target) and not bool(jnp.all((target == 0) | (target == 1))):
-        raise ValueError("target: expected labels that are 0 or 1, got others. Ratings become labels in data.labels.")
-    undefined = jnp.any(jnp.isnan(score))
-    if not check.traced(undefined) and undefined:
+        raise ValueError(
+            "target: expected labels that are 0 or 1, got others. Make labels of ratings with data.labels."
+        )
+    has_nan = jnp.any(jnp.isnan(score))
+    if not check.traced(has_nan) and has_nan:
         raise ValueError(f"score: expected numbers, got {int(jnp.isnan(score).sum())} NaN. Has training diverged?")
     for label in (0, 1):
         if not check.traced(weights, target) and not jnp.sum(jnp.where(target == label, weights, 0)) > 0:
             raise ValueError(
-                f"no {'ones' if label else 'zeros'}: expected labels of both classes, unmasked and of positive weight: "
-                "AUC compares ones with zeros."
+                f"no {'ones' if label else 'zeros'}: expected labels of both classes, unmasked and with positive "
+                "weight, since AUC compares ones with zeros."
             )
     order = jnp.argsort(score)
-    score, one, weights = score[order], target[order] == 1, weights[order]
-    zeros = jnp.where(one, 0, weights)
-    up_to = jnp.cumsum(zeros)
-    new = jnp.concatenate([jnp.ones(1, bool), score[1:] != score[:-1]])[: len(score)]  # a group of equal scores begins
+    score, is_one, weights = score[order], target[order] == 1, weights[order]
+    zeros = jnp.where(is_one, 0, weights)
+    cumulative = jnp.cumsum(zeros)
+    # the first and last entry of each group of equal scores
+    first = jnp.concatenate([jnp.ones(1, bool), score[1:] != score[:-1]])[: len(score)]
     last = jnp.concatenate([score[1:] != score[:-1], jnp.ones(1, bool)])[: len(score)]
-    # `up_to` never falls, so a group's ends are carried over it by a running maximum and minimum
-    below = jax.lax.cummax(jnp.where(new, up_to - zeros, 0))
-    not_above = jax.lax.cummin(jnp.where(last, up_to, jnp.inf), reverse=True)
-    share = (below + not_above) / 2 / jnp.sum(zeros)
-    ones = jnp.where(one, weights, 0)
-    return jnp.where(undefined, jnp.nan, jnp.sum(ones * share) / jnp.sum(ones))
+    # `cumulative` never decreases, so a running maximum and minimum copy a group's end values to all its entries
+    below = jax.lax.cummax(jnp.where(first, cumulative - zeros, 0))
+    not_above = jax.lax.cummin(jnp.where(last, cumulative, jnp.inf), reverse=True)
+    fraction = (below + not_above) / 2 / jnp.sum(zeros)
+    ones = jnp.where(is_one, weights, 0)
+    return jnp.where(has_nan, jnp.nan, jnp.sum(ones * fraction) / jnp.sum(ones))
 
 
 def _clean(
     prediction: ArrayLike, target: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None, *, name: str
 ) -> tuple[Array, Array, Array]:
-    """All in one floating type, with 0 in place of whatever stands under the mask, and as its weight."""
+    """Returns all arrays in one floating type; masked entries are 0 and have weight 0."""
     check.same_shape(**{name: prediction}, target=target, where=where, weights=weights)
     prediction, target, weights = check.as_floats(**{name: prediction}, target=target, weights=weights)
     weights = jnp.ones_like(prediction) if weights is None else weights
@@ -120,8 +131,8 @@ def _clean(
     return jnp.where(where, prediction, 0), jnp.where(where, target, 0), jnp.where(where, weights, 0)
 
 
-def _in_order(score: ArrayLike, where: ArrayLike | None) -> Array:
-    """The scores, 0 where masked. Those of 64 bits become their numbers in order: float32 would make some the same."""
+def _as_scores(score: ArrayLike, where: ArrayLike | None) -> Array:
+    """Returns the scores, 0 where masked. 64-bit scores become their ranks, since float32 could make some equal."""
     if not isinstance(score, jax.Array) and not check.traced(where):
         array = np.where(True if where is None else np.asarray(where), np.asarray(score), 0)
         if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype and not np.isnan(array).any():

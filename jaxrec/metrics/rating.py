@@ -28,9 +28,9 @@ def rmse(
 ) -> Float[Array, ""]:
     """Root of the (weighted) mean of (prediction - target)^2 over the entries where `where` is True.
 
-    Computed in float32, or in float64 where an array is of it. All entries count alike: this is no mean of users' or
-    batches' RMSEs. To pool parts, add up their `losses.squared_error` Totals and take the root of the mean. Clip
-    predictions to the scale before, if you report so.
+    Computed in float32, or in float64 if an array has that type. All entries are pooled: this is not a mean of users'
+    or batches' RMSEs. To pool batches, add up their `losses.squared_error` Totals and take the root of the mean.
+    Predictions are not clipped to the rating scale; clip them first to report clipped errors.
 
     Raises:
         ValueError: arrays of different shapes; nothing to average (under jit: NaN).
@@ -45,7 +45,7 @@ def mae(
     where: Bool[ArrayLike, "*n"] | None = None,
     weights: Shaped[ArrayLike, "*n"] | None = None,
 ) -> Float[Array, ""]:
-    """The (weighted) mean of |prediction - target| over the entries where `where` is True; raises as `rmse`."""
+    """The (weighted) mean of |prediction - target| over the entries where `where` is True. Raises as `rmse`."""
     return _mean(jnp.abs, prediction, target, where, weights)
 
 

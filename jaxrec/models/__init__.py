@@ -1,4 +1,4 @@
-"""Models: parameters in, predictions out."""
+"""Models: parameters, and the predictions computed from them."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ __all__ = [
     "two_tower",
 ]
 
-# Imported when they are first read, for Flax takes a second.
+# Imported on first access, because importing Flax takes a second.
 NETWORKS = ("head", "history", "hybrid", "two_tower")
 
 

@@ -1,10 +1,10 @@
-"""What any model must beat: means, damped biases, popularity.
+"""Baselines that any model should beat: means, damped biases, popularity.
 
-Each is Factors (of rank 0, but for the content profile), so that `predict`, `as_vectors` and `top_k` serve it as they
-serve any other model. Fitted on the host, on the train part, in float64. A pair that is there twice is two ratings, in
-means as in counts; weights are read by `popularity` alone.
+Each is Factors (of rank 0, except the content profile), so `predict`, `as_vectors` and `top_k` work as for any other
+model. Baselines are fitted on the host, to the train part, in float64. A pair that occurs twice counts as two ratings.
+Weights are used only by `popularity`.
 
-All raise a ValueError where there is nothing to take a mean of, and where a number is beyond float32.
+All raise a ValueError if there are no ratings, or if a result does not fit float32.
 """
 
 import dataclasses
@@ -20,60 +20,60 @@ __all__ = ["content_profile", "damped_biases", "global_mean", "item_mean", "popu
 
 
 def global_mean(ratings: Ratings) -> Factors:
-    """Everybody gives everything the mean rating."""
+    """Predicts the mean of all ratings for every pair."""
     return _rank_zero(ratings)
 
 
 def user_mean(ratings: Ratings) -> Factors:
-    """Every user gives everything her mean rating; a user without ratings, the global mean."""
+    """Predicts each user's mean rating for every item; the global mean for users without ratings."""
     return _rank_zero(ratings, b=_damped_mean(ratings.user, _centered(ratings), ratings.n_users, 0.0))
 
 
 def item_mean(ratings: Ratings) -> Factors:
-    """Everybody gives an item its mean rating; an item without ratings gets the global mean."""
+    """Predicts each item's mean rating for every user; the global mean for items without ratings."""
     return _rank_zero(ratings, c=_damped_mean(ratings.item, _centered(ratings), ratings.n_items, 0.0))
 
 
 def damped_biases(ratings: Ratings, *, damping: float | tuple[float, float] = (4.0, 2.0), sweeps: int = 10) -> Factors:
-    """Mu + b(j) + c(i), each bias a mean of what the other leaves over, pulled to 0 as by `damping` more ratings of 0.
+    """Fits mu + b(j) + c(i), each bias a damped mean of residuals: a mean with `damping` more residuals of 0.
 
-    c(i) = sum over its ratings of (y - mu - b(j)) / (count + damping), then b(j) likewise, in turns: the minimum of the
-    squared error + damping/2 (‖b‖^2 + ‖c‖^2), which is ALS of rank 0.
+    c(i) = sum over the item's ratings of (y - mu - b(j)) / (count + damping), then b(j) likewise, alternately. This
+    converges to the minimum of 1/2 squared error + damping/2 (‖b‖^2 + ‖c‖^2), and is ALS of rank 0.
 
     Args:
         ratings: the train part.
-        damping: in ratings, a number or a pair (users', items'). The default had the lowest RMSE of eleven on a
-            validation part of ml-100k's u1 train; a baseline should be given its best too.
-        sweeps: turns; 1 is the one-pass form of many papers.
+        damping: a number of ratings, or a pair (users', items'). The default had the lowest RMSE of eleven on a
+            validation part of ml-100k's u1 train; baselines should be tuned too.
+        sweeps: number of alternations; 1 is the one-pass form of many papers.
 
     Source: Koren 2010, Factor in the neighbors, section 2.1.
     """
-    users, items = damping if isinstance(damping, tuple) else (damping, damping)
-    check.positive("damping", users, zero=True)
-    check.positive("damping", items, zero=True)
+    user_damping, item_damping = damping if isinstance(damping, tuple) else (damping, damping)
+    check.positive("damping", user_damping, zero=True)
+    check.positive("damping", item_damping, zero=True)
     y = _centered(ratings)
     b, c = np.zeros(ratings.n_users), np.zeros(ratings.n_items)
     for _ in range(sweeps):
-        c = _damped_mean(ratings.item, y - b[ratings.user], ratings.n_items, items)
-        b = _damped_mean(ratings.user, y - c[ratings.item], ratings.n_users, users)
+        c = _damped_mean(ratings.item, y - b[ratings.user], ratings.n_items, item_damping)
+        b = _damped_mean(ratings.user, y - c[ratings.item], ratings.n_users, user_damping)
     return _rank_zero(ratings, b=b, c=c)
 
 
 def popularity(ratings: Ratings) -> Factors:
-    """An item's score is how many ratings it has (their weights' sum): for rankings, not for ratings.
+    """Scores each item by its number of ratings (the sum of their weights), for ranking, not for predicting ratings.
 
-    As float32 has them: from 2**24 ratings on, counts that differ by little may be equal.
+    Scores are float32: above 2**24 ratings, counts that differ by little may become equal.
     """
     count = np.bincount(ratings.item, weights=ratings.weights, minlength=ratings.n_items)
     return _rank_zero(ratings, c=count, mu=0.0)
 
 
 def content_profile(ratings: Ratings, items: np.ndarray) -> Factors:
-    """A user's profile: the features of what she rated, summed, each times how much more than the mean she gave it.
+    """Scores items by their similarity to the user's profile, a weighted sum of the features of the items they rated.
 
-    prediction = cosine(profile(j), features(i)), profile(j) = sum over her i of (y(i,j) - mean + 1/2) features(i): for
-    rankings, not for ratings. The 1/2 says that having chosen a film counts for it. A user without ratings, or an
-    item without features, gets 0. With features by TF-IDF this is the classic of content-based filtering.
+    prediction = cosine(profile(j), features(i)), profile(j) = sum_i (y(i,j) - mean + 1/2) features(i): for
+    ranking, not for predicting ratings. The 1/2 gives weight to having chosen the item at all. Users without ratings
+    and items without features score 0. With TF-IDF features this is classical content-based filtering.
 
     Args:
         ratings: the train part.
@@ -84,34 +84,35 @@ def content_profile(ratings: Ratings, items: np.ndarray) -> Factors:
 
     Source: Pazzani and Billsus 2007, Content-based recommendation systems (Rocchio's method).
     """
-    from scipy import sparse  # 0.1 s to import, and only this needs it
+    from scipy import sparse  # takes 0.1 s to import and is needed only here
 
     items = np.asarray(items, np.float64)
     if items.ndim != 2 or len(items) != ratings.n_items or not np.isfinite(items).all():
         raise ValueError(f"items: expected finite features [{ratings.n_items}, d], got shape {items.shape}.")
-    # of features up to 1, so that their sums are numbers, too; a profile's length does not matter
+    # scaled to at most 1, so that sums do not overflow; the profile's norm does not matter
     scaled = items / (np.abs(items).max(initial=0.0) or 1.0)
 
-    def summed(share: np.ndarray, features: np.ndarray) -> np.ndarray:
+    def sum_per_user(weight: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """[n_users, d]: the sum of weight times the item's features over each user's ratings."""
         pairs = (ratings.user, ratings.item)
-        return sparse.csr_array((share, pairs), shape=(ratings.n_users, ratings.n_items)) @ features
+        return sparse.csr_array((weight, pairs), shape=(ratings.n_users, ratings.n_items)) @ features
 
-    profile = summed(_centered(ratings) + 0.5, scaled)
-    # where likes and dislikes cancel, what is left is the rounding of numbers so large, and no profile
-    size = summed(np.abs(ratings.value) + (abs(_mean(ratings)) + 0.5), np.abs(scaled))
+    profile = sum_per_user(_centered(ratings) + 0.5, scaled)
+    # where terms cancel, only the rounding error of their magnitudes remains, which is set to 0
+    magnitude = sum_per_user(np.abs(ratings.value) + (abs(_mean(ratings)) + 0.5), np.abs(scaled))
     return dataclasses.replace(
         _rank_zero(ratings, mu=0.0),
-        w=jnp.asarray(_unit(np.where(np.abs(profile) > 1e-14 * size, profile, 0)), jnp.float32),
+        w=jnp.asarray(_unit(np.where(np.abs(profile) > 1e-14 * magnitude, profile, 0)), jnp.float32),
         x=jnp.asarray(_unit(items), jnp.float32),
     )
 
 
 def _unit(table: np.ndarray) -> np.ndarray:
-    """Rows of length 1, those of zeros as they are; divided by the largest first, whose square may be infinite or 0."""
+    """Divides rows by their norms; zero rows stay 0. Divides by the largest entry first, whose square may overflow."""
     largest = np.abs(table).max(axis=1, keepdims=True, initial=0.0)
     table = table / np.where(largest > 0, largest, 1)
-    length = np.linalg.norm(table, axis=1, keepdims=True)
-    return table / np.where(length > 0, length, 1)
+    norm = np.linalg.norm(table, axis=1, keepdims=True)
+    return table / np.where(norm > 0, norm, 1)
 
 
 def _centered(ratings: Ratings) -> np.ndarray:
@@ -132,16 +133,16 @@ def _damped_mean(ids: np.ndarray, y: np.ndarray, size: int, damping: float) -> n
 def _rank_zero(
     ratings: Ratings, *, b: np.ndarray | None = None, c: np.ndarray | None = None, mu: float | None = None
 ) -> Factors:
-    def column(name: str, values: np.ndarray | float) -> Array:
+    def as_float32(name: str, values: np.ndarray | float) -> Array:
         with np.errstate(over="ignore"):
-            narrow = np.asarray(values, np.float32)
-        check.all_finite(name, narrow)
-        return jnp.asarray(narrow)
+            array = np.asarray(values, np.float32)
+        check.all_finite(name, array)
+        return jnp.asarray(array)
 
     return Factors(
         w=jnp.zeros((ratings.n_users, 0), jnp.float32),
-        b=column("b", np.zeros(ratings.n_users) if b is None else b),
+        b=as_float32("b", np.zeros(ratings.n_users) if b is None else b),
         x=jnp.zeros((ratings.n_items, 0), jnp.float32),
-        c=column("c", np.zeros(ratings.n_items) if c is None else c),
-        mu=column("mu", _mean(ratings) if mu is None else mu),
+        c=as_float32("c", np.zeros(ratings.n_items) if c is None else c),
+        mu=as_float32("mu", _mean(ratings) if mu is None else mu),
     )

@@ -1,4 +1,4 @@
-"""Matrix factorization: its parameters, as `prediction` reads them."""
+"""Parameters of matrix factorization; `prediction` computes predictions from them."""
 
 import dataclasses
 
@@ -25,15 +25,16 @@ def init(
     mu: ArrayLike | None = None,
     dtype: jnp.dtype | type = jnp.float32,
 ) -> Factors:
-    """Random features, zero biases.
+    """Initial parameters: normally distributed w and x, zero biases.
 
     Args:
         n_users: rows of w and b.
         n_items: rows of x and c.
         rank: d.
-        key: a random key; users and items draw from different parts of it.
-        scale: the standard deviation of the entries of w and x. At 0 the gradient of J is 0 in both: no start.
-        item_bias: False leaves c out, as in the notes.
+        key: a random key, split into one for users and one for items.
+        scale: the standard deviation of the entries of w and x. At 0 they are a stationary point of the cost, which
+            gradient descent cannot leave.
+        item_bias: False leaves c out.
         mu: the offset, a number or one per item, or None.
         dtype: of every array.
 
@@ -64,9 +65,9 @@ def init(
 
 
 def trainable_mask(factors: Factors) -> Factors:
-    """Which arrays are learned, as a tree of bools: all but mu, which is data.
+    """Which arrays are trained, as a tree of bools: all but mu, which is data.
 
-    No gradient reaches mu, but decoupled weight decay asks for none: optax.adamw(rate, mask=models.learned).
+    The gradient of mu is 0, but decoupled weight decay would change it: optax.adamw(rate, mask=models.trainable_mask).
     """
     mask = jax.tree.map(lambda _: True, factors)
     return dataclasses.replace(mask, mu=None if factors.mu is None else False)

@@ -1,7 +1,7 @@
-"""A ranking head: a small network that scores candidates from the vectors of user and item, beyond their product.
+"""A ranking head: a small network that rescores candidates from the user's and the item's vectors.
 
-score = a v_u . v_m + network([v_u, v_m, v_u * v_m, more]); a starts at 1 and the network's last layer at 0, so that
-the head begins as the order it is to better. It is trained on candidates, by `losses.softmax.listwise`.
+score = a v_u . v_m + network([v_u, v_m, v_u * v_m, more]). Initially a is 1 and the network's last layer 0, so an
+untrained head keeps the order by v_u . v_m. It is trained on candidates, by `losses.softmax.listwise`.
 
 >>> import jax, jax.numpy as jnp
 >>> head = Head(layers=(16,))
@@ -24,12 +24,12 @@ __all__ = ["Head"]
 
 
 class Head(nn.Module):
-    """Scores of candidates, for `retrieval.ranking.order`.
+    """Scores of candidates, for `retrieval.rerank.order`.
 
     Attributes:
         layers: widths of the hidden layers.
-        activation: after each of them.
-        dropout: the share of hidden units dropped in training (then `apply` needs rngs={'dropout': key}).
+        activation: applied after each hidden layer.
+        dropout: the fraction of hidden units dropped in training (then `apply` needs rngs={'dropout': key}).
     """
 
     layers: tuple[int, ...] = (64, 32)
@@ -40,24 +40,24 @@ class Head(nn.Module):
     def __call__(
         self, v_user: ArrayLike, v_item: ArrayLike, more: ArrayLike | None = None, *, train: bool = False
     ) -> Array:
-        """Scores [..., c] of users' vectors [..., d] and candidates' [..., c, d], and what else there is [..., c, e].
+        """Scores [..., c] of candidates' vectors [..., c, d] for users' vectors [..., d].
 
-        Computed in float32 at least.
+        `more` are other features of the candidates, [..., c, e]. Computed in float32 or wider.
 
         Raises:
             ValueError: vectors of different dimensions, not one user for each list of candidates, or `more` of other
-                candidates; NaN or infinity in what is not traced.
+                candidates; NaN or infinity (not checked under jit).
         """
-        user, item, rest = check.as_floats(v_user=v_user, v_item=v_item, more=more)
-        for name, given in (("v_user", user), ("v_item", item), ("more", rest)):
-            check.all_finite(name, given)
+        user, item, extra = check.as_floats(v_user=v_user, v_item=v_item, more=more)
+        for name, array in (("v_user", user), ("v_item", item), ("more", extra)):
+            check.all_finite(name, array)
         if user.shape != (*item.shape[:-2], item.shape[-1]):
             raise ValueError(f"expected v_user [..., d] and v_item [..., c, d], got {user.shape}, {item.shape}.")
-        if rest is not None and (rest.ndim != item.ndim or rest.shape[:-1] != item.shape[:-1]):
-            raise ValueError(f"more: expected [..., c, e] of the {item.shape[:-1]} candidates, got {rest.shape}.")
+        if extra is not None and (extra.ndim != item.ndim or extra.shape[:-1] != item.shape[:-1]):
+            raise ValueError(f"more: expected [..., c, e] of the {item.shape[:-1]} candidates, got {extra.shape}.")
         user = jnp.broadcast_to(user[..., None, :], item.shape)
         product = user * item
-        x = jnp.concatenate([user, item, product, *([] if rest is None else [rest])], axis=-1)
+        x = jnp.concatenate([user, item, product, *([] if extra is None else [extra])], axis=-1)
         for width in self.layers:
             x = self.activation(nn.Dense(width, kernel_init=nn.initializers.he_normal())(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)

@@ -1,15 +1,19 @@
-"""Content and collaboration in one model: two towers over features and histories, beside learned ids, as `Factors`.
+"""A hybrid of content and collaborative filtering: two towers over features and histories, plus learned id parameters.
 
 prediction(i, j) = scale v_u . v_m  +  w(j) . x(i)  +  b(j) + t_b b_h(j)  +  c(i) + t_c c_h(i)  +  mu
 
-v_u and v_m are unit vectors of the towers, whose input is the declared features, the history's features and its sums of
-learned rows (`models.history`); w, x, b, c belong to ids; b_h, c_h are the history's damped biases and t_b, t_c how far
-they are trusted. The ids' part of a user or item that is not known (new, or dropped in training, so that the towers do
-not lean on it) is 0: there the features speak alone.
+v_u and v_m are the towers' unit vectors, computed from the content features, the history features and the pooled
+embeddings (`models.history`). w, x, b, c are learned per id. b_h, c_h are the damped biases of the history, with
+learned weights t_b, t_c. The id parameters of users and items that are not known count as 0: new ones, and those
+dropped in training so that the towers do not rely on them.
 
-The whole is computed into `Factors`, [scale v_u, w] . [v_m, x] and the biases, once for all users and items. So
-`predict`, `losses.cost`, `losses.closed_form.cost` (with its cheap gradient), `as_vectors` and `retrieval.top_k`,
-`recommend` and `storage.save` serve a hybrid as they serve any factorization.
+The model is evaluated to `Factors`, once for all users and items::
+
+    w of Factors = [scale v_u, w]      b of Factors = b + t_b b_h
+    x of Factors = [v_m, x]            c of Factors = c + t_c c_h
+
+so `predict`, `losses.cost`, `losses.closed_form.cost` (with its cheap gradient), `as_vectors`, `retrieval.top_k`,
+`recommend` and `storage.save` work as for any factorization.
 
 >>> import jax, jax.numpy as jnp, jaxrec
 >>> from jaxrec.models.two_tower import TwoTower
@@ -40,7 +44,7 @@ from jaxrec.models import history
 from jaxrec.models.two_tower import TwoTower
 from jaxrec.types import Factors, Linked
 
-# Fields of pytrees are annotated Any: JAX rebuilds them with placeholders, and under test annotations are checked.
+# Fields of pytrees are annotated Any: JAX rebuilds pytrees with placeholders, and the tests check annotations.
 __all__ = ["Content", "Hybrid", "as_factors", "init_params", "user_vector", "weight_decay_mask"]
 
 
@@ -51,8 +55,8 @@ class Content:
 
     Attributes:
         users: [n_users, f].
-        items: [n_items, g]; another number of features.
-        tags: [n_items, t], 1 where an item has a tag: users get their mean residual per tag. None for none.
+        items: [n_items, g]; g may differ from f.
+        tags: [n_items, t], 1 where an item has a tag, to compute users' mean residuals per tag. None for no tags.
     """
 
     users: Any
@@ -63,17 +67,17 @@ class Content:
 @register_dataclass
 @dataclass(frozen=True)
 class Hybrid:
-    """The parameters.
+    """The parameters of the hybrid model.
 
     Attributes:
-        towers: the networks' (Flax).
-        ids: Factors w, b, x, c of the ids, and mu.
-        watched: [n_items, 2 e], a row that goes into the sum of every user who rated the item.
-        raters: [n_users, 2 e], a row that goes into the sum of every item the user rated.
-        scale: [], what a product of the towers' unit vectors is worth, in ratings.
+        towers: parameters of the networks (Flax).
+        ids: Factors with the id parameters w, b, x, c, and mu.
+        watched: [n_items, 2 e], a row per item, summed over the items that each user rated.
+        raters: [n_users, 2 e], a row per user, summed over the users who rated each item.
+        scale: [], multiplies the products of the towers' unit vectors, in units of ratings.
         trust: [2], t_b and t_c.
-        user_moments: [2, f], mean and standard deviation of the users' history features, in the whole history; data.
-        item_moments: [2, 2], the items'.
+        user_moments: [2, f], mean and standard deviation of users' history features over the full history; data.
+        item_moments: [2, 2], the same of items' history features.
     """
 
     towers: Any
@@ -96,36 +100,38 @@ def init_params(
     width: int = 32,
     mu: float | Shaped[ArrayLike, ""] = 0.0,
 ) -> Hybrid:
-    """Random parameters.
+    """Random initial parameters.
 
     Args:
         towers: the networks.
         content: the features.
-        ratings: the train part, for the mean and standard deviation of what history features there will be.
+        ratings: the train part, for the mean and standard deviation of the history features.
         key: a random key.
-        rank: of the ids' part; 0 leaves only their biases.
-        width: e, of each half of the histories' rows.
-        mu: the ratings' mean.
+        rank: dimension of the id parameters w and x; 0 leaves only the biases.
+        width: e, half the width of the rows `watched` and `raters`.
+        mu: the mean of the ratings.
 
     Raises:
-        ValueError: features that are no tables, not finite, or of other users and items than the ratings.
+        ValueError: features that are not tables, not finite, or of other users and items than the ratings.
     """
     content = _as_floats(content)
     check_content(content, ratings)
     n_users, n_items = len(content.users), len(content.items)
-    tags = 0 if content.tags is None else content.tags.shape[1]
+    n_tags = 0 if content.tags is None else content.tags.shape[1]
     key_towers, key_ids, key_watched, key_raters = jax.random.split(key, 4)
     dtype = content.users.dtype
-    wide = lambda features, more: jnp.zeros((1, features.shape[1] + more), dtype)
+    dummy_input = lambda features, n_more: jnp.zeros((1, features.shape[1] + n_more), dtype)
     summary = history.history_features(ratings, mu=mu, tags=content.tags)
     largest = jnp.max(jnp.where(ratings.where, jnp.abs(ratings.value), 0), initial=0) + jnp.abs(mu)
-    params = towers.init(key_towers, wide(content.users, 2 + tags + 2 * width), wide(content.items, 2 + 2 * width))
-    row = lambda key, n: 0.1 * jax.random.normal(key, (n, 2 * width), dtype)
+    params = towers.init(
+        key_towers, dummy_input(content.users, 2 + n_tags + 2 * width), dummy_input(content.items, 2 + 2 * width)
+    )
+    random_rows = lambda key, n: 0.1 * jax.random.normal(key, (n, 2 * width), dtype)
     return Hybrid(
         towers=params,
         ids=factorization.init(n_users, n_items, rank, key=key_ids, mu=mu, dtype=dtype),
-        watched=row(key_watched, n_items),
-        raters=row(key_raters, n_users),
+        watched=random_rows(key_watched, n_items),
+        raters=random_rows(key_raters, n_users),
         scale=jnp.ones((), dtype),
         trust=jnp.ones(2, dtype),
         user_moments=_moments(summary.user, largest),
@@ -144,30 +150,31 @@ def as_factors(
     key: PRNGKeyArray | None = None,
     drop: float = 0.1,
 ) -> Factors:
-    """The model as Factors [n_users, layers[-1] + rank], [n_items, ...], for these histories.
+    """Evaluates the model to Factors, of dimension layers[-1] + rank, for the history in `ratings`.
 
-    In training: `keep` from `history.sample_mask`, a `key`, and the cost on the ratings not kept. To predict: neither,
-    so that all of `ratings` is history, which may hold ratings that were not there in training, such as a new user's.
+    In training, pass `keep` from `history.sample_mask` and a `key`, and compute the cost on the ratings not kept. For
+    prediction, pass neither: all of `ratings` is history, including ratings that were not in the training data, such as
+    a new user's.
 
     Args:
         towers: the networks.
-        params: theirs and the rest.
+        params: the parameters.
         content: the features.
-        ratings: whose history is looked at.
-        keep: which of them; None: all.
-        known: whose ids were trained; None: everyone's.
-        key: makes this a training step: the towers' dropout, and ids dropped.
-        drop: the chance that an id is not known in a training step, in [0, 1].
+        ratings: the history.
+        keep: which ratings are kept as history; None keeps all.
+        known: masks (users', items') of the ids whose parameters were trained; None for all.
+        key: a random key for a training step, for dropout in the towers and of ids; None for prediction.
+        drop: the probability that an id is dropped in a training step, in [0, 1].
 
     Raises:
         ValueError: content, parameters, `keep` or `known` of other users, items or ratings than these; content that is
-            not finite, where that can be seen; a chance out of range.
+            not finite (not checked under jit); `drop` out of range.
     """
     content = _as_floats(content)
     check_content(content, ratings)
     _check_params(params, len(content.users), len(content.items))
     if not check.traced(drop) and not 0 <= drop <= 1:
-        raise ValueError(f"drop: expected a chance in [0, 1], got {drop}.")
+        raise ValueError(f"drop: expected a probability in [0, 1], got {drop}.")
     user_known, item_known = (
         jnp.ones(len(table), bool) if known is None else check.mask(f"known[{k}]", known[k], (len(table),))
         for k, table in enumerate((content.users, content.items))
@@ -191,13 +198,13 @@ def as_factors(
         rngs=rngs,
     )
     v_user, v_item = vectors
-    of_known = lambda table, known: jnp.where(known if table.ndim == 1 else known[:, None], table, 0)
+    zero_unknown = lambda table, known: jnp.where(known if table.ndim == 1 else known[:, None], table, 0)
     ids = params.ids
     return Factors(
-        w=jnp.concatenate([params.scale * v_user, of_known(ids.w, user_known)], axis=1),
-        b=of_known(ids.b, user_known) + params.trust[0] * summary.b,
-        x=jnp.concatenate([v_item, of_known(ids.x, item_known)], axis=1),
-        c=of_known(ids.c, item_known) + params.trust[1] * summary.c,
+        w=jnp.concatenate([params.scale * v_user, zero_unknown(ids.w, user_known)], axis=1),
+        b=zero_unknown(ids.b, user_known) + params.trust[0] * summary.b,
+        x=jnp.concatenate([v_item, zero_unknown(ids.x, item_known)], axis=1),
+        c=zero_unknown(ids.c, item_known) + params.trust[1] * summary.c,
         mu=ids.mu,
     )
 
@@ -213,72 +220,77 @@ def user_vector(
     c: Shaped[ArrayLike, " n_items"],
     tags: Shaped[ArrayLike, "n_items t"] | None = None,
 ) -> Float[Array, " k"]:
-    """One user's vector from what a request brings: her features and a padded list of her ratings; no id.
+    """Vector of one user from a request: their content features and a padded list of their ratings, without an id.
 
-    Her row of `as_vectors(as_factors(...))` where her id is not known, so that its product with a row of the items'
-    vectors is the whole prediction. One pass through the users' tower; `vmap` for several.
+    Equals the user's row of `as_vectors(as_factors(...))` if their id is not known, so that its product with an item's
+    row is the full prediction. One pass through the users' tower; `vmap` for several users.
 
     Args:
         towers: the networks.
-        params: theirs and the rest.
-        features: declared ones, a row of `Content.users`.
-        item: what the user rated.
-        value: how.
-        where: False at padding; nothing rated is fine.
+        params: the parameters.
+        features: content features, as a row of `Content.users`.
+        item: ids of the items that the user rated.
+        value: the ratings.
+        where: False at padding; may be False everywhere.
         c: the items' damped biases, `history.history_features(...).c`, computed in advance.
-        tags: as in Content.
+        tags: as in `Content`.
 
     Raises:
-        ValueError: as `history.user_history`; features of another number than the towers were made for, or not finite,
-            where that can be seen; tags where `init_params` had none, or others.
+        ValueError: as `history.user_history`; another number of features than in training, or features that are not
+            finite (not checked under jit); other tags than for `init_params`.
     """
     mu = 0.0 if params.ids.mu is None else params.ids.mu
-    summary, bag = history.user_history(item, value, where, c=c, mu=mu, watched=params.watched, tags=tags)
+    summary, embedding = history.user_history(item, value, where, c=c, mu=mu, watched=params.watched, tags=tags)
     (declared,) = check.as_floats(features=features)
     check.all_finite("features", declared)
     if declared.ndim != 1:
-        raise ValueError(f"features: expected one user's, of shape [f], got {declared.shape}. vmap for several.")
-    x = jnp.concatenate([declared, standard(summary, params.user_moments), bag])
-    if (wide := _inputs(params.towers, "user")) not in (None, len(x)):
-        raise ValueError(f"features: expected {len(declared) + wide - len(x)}, as in training, got {len(declared)}.")
+        raise ValueError(
+            f"features: expected one user's, of shape [f], got {declared.shape}. Use vmap for several users."
+        )
+    x = jnp.concatenate([declared, standard(summary, params.user_moments), embedding])
+    if (n_inputs := _n_inputs(params.towers, "user")) not in (None, len(x)):
+        raise ValueError(
+            f"features: expected {len(declared) + n_inputs - len(x)}, as in training, got {len(declared)}."
+        )
     v: Any = towers.apply(params.towers, x[None], method="users")
-    nobody = jnp.zeros(params.ids.w.shape[1:], x.dtype)
-    return jnp.concatenate([params.scale * v[0], nobody, params.trust[:1] * summary[:1], jnp.ones(1, x.dtype)])
+    no_id = jnp.zeros(params.ids.w.shape[1:], x.dtype)
+    return jnp.concatenate([params.scale * v[0], no_id, params.trust[:1] * summary[:1], jnp.ones(1, x.dtype)])
 
 
 def weight_decay_mask(params: Hybrid) -> Hybrid:
-    """Which parameters decoupled weight decay is for, as a tree of bools: the networks' kernels alone.
+    """Which parameters get decoupled weight decay, as a tree of bools: only the networks' kernels.
 
-    optax.adamw(rate, weight_decay=1e-2, mask=hybrid.decayed). The ids have their own l2, in `losses.penalty`.
+    optax.adamw(rate, weight_decay=1e-2, mask=hybrid.weight_decay_mask). Ids have their own l2, in `losses.penalty`.
     """
     mask = jax.tree.map(lambda _: False, params)
     return dataclasses.replace(mask, towers=jax.tree.map(lambda leaf: leaf.ndim > 1, params.towers))
 
 
 def standard(features: Shaped[ArrayLike, "*n f"], moments: Float[Array, "2 f"]) -> Float[Array, "*n f"]:
-    """(features - mean) / std; moments are data, so that no gradient reaches them.
+    """Standardizes features: (features - mean) / std. Moments are data, so their gradient is stopped.
 
     Raises:
-        ValueError: another number of features than of moments.
+        ValueError: the numbers of features and of moments differ.
     """
     (x,) = check.as_floats(features=features)
     if x.shape[-1:] != moments.shape[1:]:
         raise ValueError(
-            f"expected the {moments.shape[1]} features from histories that there were in training (two, and one for "
-            f"every tag), got {x.shape[-1]}. Are tags given as they were to init?"
+            f"expected the {moments.shape[1]} history features of training (two, and one per tag), got "
+            f"{x.shape[-1]}. Pass the same tags as to init_params."
         )
     mean, std = jnp.expand_dims(jax.lax.stop_gradient(moments), tuple(range(1, x.ndim)))
     return (x - mean) / std
 
 
 def _moments(features: Array, largest: Array) -> Array:
-    """Mean and standard deviation, 1 where all are equal up to rounding, which must not be made a feature.
+    """Mean and standard deviation per feature; 1 instead of a standard deviation that is only rounding error.
 
-    All but the second feature, log(1 + count), are means of differences between numbers up to `largest`.
+    All features but the second, log(1 + count), are means of differences of numbers up to `largest`, which sets the
+    magnitude of their rounding error.
     """
     low, high = jnp.min(features, axis=0), jnp.max(features, axis=0)
-    size = jnp.maximum(jnp.maximum(jnp.abs(low), jnp.abs(high)), jnp.where(jnp.arange(len(low)) == 1, 0, largest))
-    varies = high - low > 16 * jnp.finfo(features.dtype).eps * size
+    magnitude = jnp.maximum(jnp.maximum(jnp.abs(low), jnp.abs(high)), jnp.where(jnp.arange(len(low)) == 1, 0, largest))
+    varies = high - low > 16 * jnp.finfo(features.dtype).eps * magnitude
     return jnp.stack([jnp.mean(features, axis=0), jnp.where(varies, jnp.std(features, axis=0), 1)])
 
 
@@ -287,8 +299,8 @@ def _as_floats(content: Content) -> Content:
     return Content(users, items, tags)
 
 
-def _inputs(towers: Any, side: str) -> int | None:
-    """How many numbers a tower takes, where it is one of `two_tower`'s."""
+def _n_inputs(towers: Any, side: str) -> int | None:
+    """The number of inputs of a tower, or None if it is not a tower of `two_tower`."""
     try:
         return towers["params"][side]["Dense_0"]["kernel"].shape[0]
     except (KeyError, TypeError):
@@ -306,15 +318,15 @@ def _check_params(params: Hybrid, n_users: int, n_items: int) -> None:
         if np.shape(table) != expected:
             raise ValueError(
                 f"params.{name}: expected shape {expected}, for the {n_users} users and {n_items} items of the "
-                f"ratings, got {np.shape(table)}. Parameters are of the tables they were trained on."
+                f"ratings, got {np.shape(table)}. Use ratings with the users and items of training."
             )
 
 
 def check_content(content: Content, ratings: Linked) -> None:
-    """Tables of finite numbers, one row per user and per item of the ratings; under jit only the shapes.
+    """Checks that content has finite tables with one row per user and per item of the ratings; under jit only shapes.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: if it does not.
     """
     for name, table in (("users", content.users), ("items", content.items), ("tags", content.tags)):
         if table is None:

@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxrec.gather import gather
 from jaxrec.kernels.chunks import by_chunks
-from jaxrec.kernels.least_squares import Lists, rows_at_once
+from jaxrec.kernels.least_squares import Lists, rows_per_chunk
 from jaxrec.kernels.platform import On, by_platform
 from jaxrec.losses.penalty import L2, per_side
 from jaxrec.losses.pointwise import PointwiseLoss, squared_error
@@ -211,6 +211,6 @@ def _leave_one_out_errors(bucket: Bucket, problem: RowProblem) -> Array:
     rows = batched_ridge.padded_lists(bucket, problem), gather(problem.precision, bucket.row)
 
     def errors(rows: tuple[Lists, Array], *, on: On) -> Array:
-        return by_chunks(lambda chunk: jax.vmap(row_errors)(*chunk), rows, rows_at_once(max(length, k) * k, on))
+        return by_chunks(lambda chunk: jax.vmap(row_errors)(*chunk), rows, rows_per_chunk(max(length, k) * k, on))
 
     return by_platform(errors, rows)

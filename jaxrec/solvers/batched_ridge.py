@@ -3,9 +3,10 @@
 Explicit and implicit feedback, fold-in, leave-one-out and alternating least squares all use these.
 
 Accuracy in float32: a coefficient from normal equations is off by about 1e-6 of the row's largest, and by up to 2e-3 of
-it for the worst equations that are still accepted (`orthogonal.lost`). Rows with worse equations, such as with weights
-of 1 and 1e7 in one row or a penalty of 1e-5 of the features' squares, are refitted from their features by Householder
-reflections, and are off by about 1e-6 again. That takes about a millisecond per such row, and nothing without any.
+it for the worst equations that are still accepted (`orthogonal.ill_conditioned`). Rows with worse equations, such as
+with weights of 1 and 1e7 in one row or a penalty of 1e-5 of the features' squares, are refitted from their features by
+Householder reflections, and are off by about 1e-6 again. That takes about a millisecond per such row, and nothing where
+there is none.
 """
 
 from collections.abc import Callable
@@ -29,8 +30,8 @@ from jaxrec.kernels.least_squares import (
     conjugate_gradient,
     dual_least_squares,
     list_normal_equations,
-    rows_at_once,
-    scaled,
+    rows_per_chunk,
+    weighted_entries,
 )
 from jaxrec.kernels.platform import On, by_platform
 from jaxrec.types import Bucket, Dense, Rows
@@ -223,31 +224,31 @@ def _solve_exactly(mend: bool, buckets: tuple[Bucket, ...], problem: RowProblem,
         square, total, count = sums.T  # y'D y, t, sum of D
         gram = gram if problem.shared_gram is None else gram + problem.shared_gram[None]
         gram = gram + jnp.eye(gram.shape[1], dtype=gram.dtype)[None] * precision[:, : gram.shape[1], None]
-        (v, *z), share = cholesky.solve(gram, rhs, watch=mend, on=on)  # A^-1 r and, with an intercept, A^-1 g
+        (v, *z), ratio = cholesky.solve(gram, rhs, check_pivots=mend, on=on)  # A^-1 r and, with an intercept, A^-1 g
         fit = jnp.sum(v * rhs[0], axis=1)
         if problem.intercept:
             n = count + precision[:, -1]
             n = jnp.where(n > 0, n, 1)  # no ratings and no penalty: the system is singular, so the row is 0
             pivot = jnp.maximum(n - jnp.sum(rhs[1] * z[0], axis=1), jnp.finfo(gram.dtype).eps * n)
-            share = share * pivot / n  # the error of z is proportional to 1 / share, and the pivot has it too
+            ratio = ratio * pivot / n  # the error of z is proportional to 1 / ratio, and the pivot has it too
             bias = (total - jnp.sum(rhs[1] * v, axis=1)) / pivot
             v = v - bias[:, None] * z[0]
             fit = jnp.sum(v * rhs[0], axis=1) + bias * total
             v = jnp.concatenate([v, bias[:, None]], axis=1)
-        return Solved(v, (square - fit) / 2, share)
+        return Solved(v, (square - fit) / 2, ratio)
 
     def dual(bucket: Bucket) -> Solved:
         args = problem.features, padded_lists(bucket, problem), gather(problem.precision, bucket.row)
         return dual_least_squares(*args, intercept=problem.intercept, on=on)
 
     def primal(bucket: Bucket) -> Solved:
-        size = rows_at_once(max(bucket.other.shape[1], k) * k, on)
+        size = rows_per_chunk(max(bucket.other.shape[1], k) * k, on)
         return by_chunks(lambda chunk: solve(equations(chunk)), bucket, size)
 
     short = [bucket for bucket in buckets if problem.shared_gram is None and 2 * bucket.other.shape[1] <= k]
     long = buckets[len(short) :]  # buckets are sorted by length
     if on == "cpu":
-        solved = each_by_chunks(equations, solve, long, max(1, cholesky.CHUNK // k**2))
+        solved = each_by_chunks(equations, solve, long, max(1, cholesky.MATRIX_FLOATS // k**2))
     else:
         solved = [primal(bucket) for bucket in long]
     return _concatenate([*map(dual, short), *solved])
@@ -263,7 +264,7 @@ def _mend_rows(buckets: tuple[Bucket, ...], solved: Solved, problem: RowProblem)
         return solved
     buckets, problem = jax.lax.stop_gradient((tuple(buckets[number] for number in nonempty), problem))
     lengths = [bucket.other.shape[1] for bucket in buckets]
-    size = orthogonal.block_of(problem.precision.shape[1], max(lengths))
+    size = orthogonal.block_size(problem.precision.shape[1], max(lengths))
     starts = np.cumsum([0, *(len(bucket.row) for bucket in buckets)])
 
     def bucket_index(position: Array) -> Array:
@@ -325,7 +326,7 @@ def _mend(
 
 def _scaled_entries(problem: RowProblem, lists: Lists) -> Array:
     """sqrt(weight) (x, y) of every entry of the rows, with 1 after x if there is an intercept: [r, l, k + 1]."""
-    root, x, y = scaled(problem.features, lists, on="gpu")  # for a block of one row no form is faster
+    root, x, y = weighted_entries(problem.features, lists, on="gpu")  # for a block of one row no form is faster
     return jnp.concatenate([x, *([root[..., None]] if problem.intercept else []), y[..., None]], axis=2)
 
 

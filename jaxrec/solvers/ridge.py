@@ -190,8 +190,8 @@ def _factorize_matrix(equations: NormalEquations, precision: Array) -> Factor:
 def solve(factor: Factor, prior_mean: Number | Shaped[ArrayLike, "*batch d"] = 0.0) -> Float[Array, "*batch d"]:
     """The ridge solution, which is the posterior mean; for a row without ratings it is `prior_mean`.
 
-    Its relative error is that of normal equations: about 10 eps divided by `kernels.cholesky.shares`. For badly scaled
-    rows use `solve_user`, `solve_item` or `fold_in`, which refit from the features; a factor no longer has these.
+    Its relative error is that of normal equations: about 10 eps divided by `kernels.cholesky.pivot_ratio`. For badly
+    scaled rows use `solve_user`, `solve_item` or `fold_in`, which refit from the features; a factor has none.
 
     Raises:
         ValueError: the equations are singular up to rounding, or so badly scaled that the solution would be off by 1 %;
@@ -291,13 +291,15 @@ def _leave_one_out_predictions(
     product = partial(jnp.einsum, "nd,nd->n", precision=jax.lax.Precision.HIGHEST)
     by_formula = (product(x, jnp.broadcast_to(v, x.shape)) - leverage * y) / remaining
 
-    # n + 1 fits: fit k < n is without entry k, fit n has all entries; only those with a small share are computed
-    share = jnp.where(in_row & ~single, remaining, 1) * cholesky.shares(factor.cholesky)
-    share = jnp.append(jnp.where(single, 1, share), cholesky.shares(factor.cholesky))
+    # n + 1 fits: fit k < n is without entry k, fit n has all entries; only those with a small ratio are computed
+    ratio = jnp.where(in_row & ~single, remaining, 1) * cholesky.pivot_ratio(factor.cholesky)
+    ratio = jnp.append(jnp.where(single, 1, ratio), cholesky.pivot_ratio(factor.cholesky))
     args = x, y, weight, factor.precision, mean
-    fits, _ = orthogonal.mend_fits(jnp.broadcast_to(v, (n + 1, d)), share, *args, without=jnp.arange(n + 1), at_once=4)
+    fits, _ = orthogonal.mend_fits(
+        jnp.broadcast_to(v, (n + 1, d)), ratio, *args, without=jnp.arange(n + 1), batch_size=4
+    )
     by_refit = product(x, jnp.where(in_row[:, None], fits[:-1], fits[-1:]))
-    refitted = orthogonal.lost(jnp.where(in_row, share[:-1], share[-1]))
+    refitted = orthogonal.ill_conditioned(jnp.where(in_row, ratio[:-1], ratio[-1]))
     zero = by_formula - jax.lax.stop_gradient(by_formula)  # with the derivative of the formula
     predicted = jax.lax.stop_gradient(by_refit) + jnp.where(jnp.isfinite(zero), zero, 0)
     predicted = jnp.where(refitted, predicted, by_formula)
@@ -374,15 +376,15 @@ def _solve_and_check(
 ) -> Array:
     if np.shape(prior) not in ((), x.shape[1:]):
         raise ValueError(f"prior: expected a number or shape {x.shape[1:]}, got {np.shape(prior)}.")
-    v, share = _solve_row(x, y, jnp.asarray(where, bool), weights, precision, jnp.asarray(prior, x.dtype))
-    if check.traced(v, share, precision):
+    v, ratio = _solve_row(x, y, jnp.asarray(where, bool), weights, precision, jnp.asarray(prior, x.dtype))
+    if check.traced(v, ratio, precision):
         return v
     d, eps = x.shape[1], float(jnp.finfo(x.dtype).eps)
     unpenalized = np.all(np.asarray(precision)[: d - 1] == 0)  # else l2 > 0: not singular
-    if not np.isfinite(np.asarray(v)).all() or (unpenalized and float(share) < (8 * d * eps) ** 2):
+    if not np.isfinite(np.asarray(v)).all() or (unpenalized and float(ratio) < (8 * d * eps) ** 2):
         raise ValueError(
             f"the equations of {np.count_nonzero(where)} ratings for {d} coefficients have no solution in {x.dtype}: "
-            f"eliminating the other coefficients leaves {float(share):.1e} of a diagonal entry, with "
+            f"eliminating the other coefficients leaves {float(ratio):.1e} of a diagonal entry, with "
             f"penalties {np.unique(np.asarray(precision)).tolist()}. Raise l2 above 0, or scale numbers that overflow."
         )
     return v
@@ -392,15 +394,15 @@ def _solve_and_check(
 def _solve_row(
     x: Array, y: Array, where: Array, weights: Array | None, precision: Array, prior: Array
 ) -> tuple[Array, Array]:
-    """(v, the share of its equations, as in `cholesky.shares`)."""
+    """(v, the `cholesky.pivot_ratio` of its equations)."""
     equations = _normal_equations(x, y, where, weights)
     precision, prior = _regularize_empty_rows(precision, equations.count), jnp.broadcast_to(prior, precision.shape)
     matrix = equations.gram + jnp.diag(precision)
-    (v,), share = cholesky.solve(matrix[None], ((equations.rhs + precision * prior)[None],))
+    (v,), ratio = cholesky.solve(matrix[None], ((equations.rhs + precision * prior)[None],))
     weight = jnp.where(where, 1 if weights is None else weights, 0).astype(x.dtype)
     x, y = jnp.where(where[:, None], x, 0), jnp.where(where, y, 0)
-    v, share = orthogonal.mend_fits(v, share, x, y, weight, jnp.diag(precision), prior, without=jnp.array([len(x)]))
-    return v[0], share[0]
+    v, ratio = orthogonal.mend_fits(v, ratio, x, y, weight, jnp.diag(precision), prior, without=jnp.array([len(x)]))
+    return v[0], ratio[0]
 
 
 def _columns(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import gradients, harness
+from benchmarks import gradients, harness, inputs
 from jaxrec import data
 
 
@@ -51,7 +51,7 @@ def test_what_does_not_fit_is_reported_and_the_rest_goes_on(here, tmp_path, monk
 @pytest.mark.parametrize("part", ["w", "b", "x", "c", "value"])
 def test_a_wrong_answer_is_not_timed(part):
     ratings = data.synthetic.low_rank(40, 30, 400, rng=0).ratings
-    factors = gradients._factors(ratings, 3, 0)
+    factors = inputs.random_factors(ratings, 3)
     value, gradient = gradients.GRADIENTS["closed form"](factors, data.linked(ratings))
     gradients.check(ratings, factors, (value, gradient))
     if part == "value":

@@ -104,7 +104,7 @@ def test_every_peer_on_either_kind_of_device_is_there_to_be_asked(monkeypatch, b
     monkeypatch.setattr(suite.jax, "default_backend", lambda: backend)
     for what in ("gradient", "explicit", "implicit", "search"):
         found = suite._peers(what)
-        assert all(callable(getattr(peers, peer["what"])) for peer in found.values())
+        assert all(callable(peers.MEASURES[peer["what"]]) for peer in found.values())
         assert {peer["what"] for peer in found.values()} <= set(peers.__all__)
         assert bool(found) != ((backend, what) == ("gpu", "explicit"))  # nobody has explicit ALS on a GPU
 

@@ -47,11 +47,11 @@ def test_new_users_are_in_no_part_of_train_and_asked_about_nothing_that_is_teste
     folds = ask.split(ratings, ask.Settings(folds=5, pool=1000), np.random.default_rng(0))
     for train, new in folds:
         assert train.n_users == len(np.unique(train.user)) == 60 - len(new.item)
-        assert len(train) + new.where.sum() + new.there.sum() == 1200
+        assert len(train) + new.where.sum() + new.test_where.sum() == 1200
         for user in range(len(new.item)):
-            asked, test = new.item[user][new.where[user]], new.test[user][new.there[user]]
+            asked, test = new.item[user][new.where[user]], new.test_item[user][new.test_where[user]]
             assert not set(asked) & set(test)
-    assert sum(new.there.sum() + new.where.sum() for _, new in folds) == 1200
+    assert sum(new.test_where.sum() + new.where.sum() for _, new in folds) == 1200
     (_, new), *_ = ask.split(ratings, ask.Settings(folds=1, pool=3), np.random.default_rng(0))
     assert new.where.sum(axis=1).max() == 3
 

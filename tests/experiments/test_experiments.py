@@ -30,6 +30,7 @@ from experiments import (
     user_ridge,
 )
 from jaxrec import data
+from jaxrec.bayes import _gibbs
 from jaxrec.models import baselines
 
 TINY = {"data": "synthetic", "split": "random"}
@@ -120,8 +121,8 @@ def test_user_ridge_finds_the_l2_of_the_lowest_leave_one_out_error(tmp_path):
     metrics = read(tmp_path, "user_ridge")["metrics"]
     dataset = data.synthetic.low_rank(rng=0)
     train, _ = data.splits.random(dataset.ratings, test_fraction=0.2, rng=0)
-    given, rows = user_ridge.model(train, user_ridge.features(dataset)), data.rows(train, "user", bucket_growth=2.0)
-    curve = [user_ridge._left_out(rows, given, l2, settings) for l2 in np.geomspace(0.05, 50, 25)]
+    factors, rows = user_ridge.model(train, user_ridge.features(dataset)), data.rows(train, "user", bucket_growth=2.0)
+    curve = [user_ridge._leave_one_out_rmse(rows, factors, l2, settings) for l2 in np.geomspace(0.05, 50, 25)]
     assert metrics["leave_one_out_rmse"] <= min(curve) + 1e-3
     assert metrics["test_rmse"] < metrics["item_mean_test_rmse"]
 
@@ -528,7 +529,7 @@ def test_gibbs_chooses_on_validation_and_reads_test_once(tmp_path, monkeypatch, 
     asked = []
     rmse = gibbs.rmse
     monkeypatch.setattr(gibbs, "rmse", lambda mean, ratings: asked.append(len(ratings)) or rmse(mean, ratings))
-    monkeypatch.setattr(gibbs, "DENSE", 60 * 50 - 1)  # the lists of large data
+    monkeypatch.setattr(_gibbs, "DENSE_CELLS", 60 * 50 - 1)  # the lists of large data
     settings = gibbs.Settings(
         **TINY, out=str(tmp_path), models=("rated, one noise",), ranks=(1, 2), sweeps=(20, 40), burn_in=10, chains=2
     )

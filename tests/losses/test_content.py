@@ -130,5 +130,5 @@ def test_the_regularizer_is_of_kernels_alone():
     params = jax.tree.map(lambda leaf: leaf + 1, params)  # biases are 1 now
     squares = [np.sum(np.square(leaf)) for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
     assert float(content.kernel_l2(params, l2=0.5)) == pytest.approx(0.25 * sum(squares), rel=1e-5)
-    with pytest.raises(ValueError, match="no leaf is named 'kernel'"):
+    with pytest.raises(ValueError, match="params: expected .* no leaf is named 'kernel'"):
         content.kernel_l2({"bias": jnp.ones(2)}, l2=0.5)

@@ -211,7 +211,7 @@ def test_what_is_masked_may_be_anything(one_user, item, value, jit):
         ({"value": np.float32([5])}, "expected arrays of one shape"),
         ({"where": np.array([1, 1, 0])}, "where: expected a mask of bools"),
         ({"watched": np.ones((I - 1, 4))}, rf"watched: expected shape \[{I}, 2 e\], got \[{I - 1}, 4\]"),
-        ({"watched": np.ones((I, 3))}, "watched: expected rows of two halves of one width, got rows of 3"),
+        ({"watched": np.ones((I, 3))}, "watched: expected rows of an even width .two halves., got width 3"),
         ({"tags": np.ones((I + 1, 3))}, rf"tags: expected shape \[{I}, g\]"),
         ({"c": np.ones(I + 2)}, "watched: expected shape"),
         ({"mu": np.ones(I)}, r"mu: expected shape \[\], got"),

@@ -131,11 +131,11 @@ def test_content_that_does_not_fit_is_refused(world, change, message):
         ({"ids": {"mu": jnp.ones(40)}}, r"mu: expected shape \[\]"),
         ({"params": {"watched": jnp.ones((41, 6))}}, r"watched: expected shape \[40, 2 e\]"),
         ({"params": {"raters": jnp.ones((59, 6))}}, r"raters: expected shape \[60, 2 e\]"),
-        ({"content": {"tags": None}}, "expected the 6 features from histories .* got 2. Are tags given as they were"),
+        ({"content": {"tags": None}}, "expected the 6 history features .* got 2. Pass the same tags"),
         ({"options": {"known": (np.ones(59, bool), np.ones(40, bool))}}, r"known\[0\]: expected a mask of bools"),
         ({"options": {"known": (np.ones(60, bool), np.arange(40))}}, r"known\[1\]: expected a mask of bools"),
         ({"options": {"keep": np.ones(7, bool)}}, "keep: expected a mask of bools"),
-        ({"options": {"drop": 1.5, "key": jax.random.key(0)}}, r"drop: expected a chance in \[0, 1\], got 1.5"),
+        ({"options": {"drop": 1.5, "key": jax.random.key(0)}}, r"drop: expected a probability in \[0, 1\], got 1.5"),
     ],
 )
 @pytest.mark.usefixtures("as_users_run")
@@ -159,7 +159,7 @@ def test_what_does_not_fit_the_model_is_refused(world, change, message):
         ({"item": np.array([2**40, 0])}, "item: expected ids"),
         ({"value": np.array([np.nan, 1])}, "value: expected finite numbers, got nan at position 0"),
         ({"c": np.ones(39)}, "watched: expected shape"),
-        ({"tags": None}, "Are tags given as they were to init"),
+        ({"tags": None}, "Pass the same tags as to init_params"),
     ],
 )
 @pytest.mark.usefixtures("as_users_run")

@@ -37,7 +37,7 @@ def test_narrow_ratings_are_computed_in_float32(dtype):
 )
 def test_scales_without_anything_between_are_refused(scale):
     for call in (to_unit, from_unit):
-        with pytest.raises(ValueError, match=r"scale: expected \(lowest, highest\), finite and apart, got"):
+        with pytest.raises(ValueError, match=r"scale: expected \(lowest, highest\), finite and lowest < highest, got"):
             call(jnp.ones(2), scale)
     assert jax.jit(lambda low: to_unit(jnp.ones(2), (low, 2.0)))(0.0).tolist() == [0, 0]
 
