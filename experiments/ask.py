@@ -203,7 +203,7 @@ def sample(train: Ratings, settings: Settings, key: Array) -> new_user.Draws:
         callback=lambda step, state, _: kept.append(state) if step > settings.burn_in else None,
         progress=False,
     )
-    print(f"evenness of the users' sureness: {float(kept[-1].users.row_precision_shape.mean()):.2f}")
+    print(f"shape of the users' row precisions: {float(kept[-1].users.row_precision_shape.mean()):.2f}")
     return new_user.draws(kept, mu=mu)
 
 
@@ -327,9 +327,9 @@ def rank(
         }
         values[f"{kind}_share"] = best = max(tried, key=tried.__getitem__)
         print(f"lower bound of the {kind}, first half: {', '.join(f'{k:g}: {v:.4f}' for k, v in tried.items())}")
-        scores[f"{kind}, .9"] = partial(bound, kind, 0.9)
+        scores[f"{kind}, 0.9"] = partial(bound, kind, 0.9)
         scores[f"{kind}, chosen: {best:g}"] = partial(bound, kind, best)
-    scores["her own ratings"] = lambda n: new.test_value
+    scores["the own ratings"] = lambda n: new.test_value
 
     tables: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
     picked = {name: [_picked(score(n), new, settings) for n in settings.asked] for name, score in scores.items()}

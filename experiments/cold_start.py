@@ -84,10 +84,7 @@ def main(settings: Settings) -> dict[str, Any]:
             shown = {name: row for name, row in curve.items() if measure in row[settings.given[0]]}
             print(f"\n{side}s, {measure}:")
             harness.table(
-                [
-                    {"given": n, **{name: row[n][measure] for name, row in shown.items()}}
-                    for n in settings.given
-                ]
+                [{"given": n, **{name: row[n][measure] for name, row in shown.items()}} for n in settings.given]
             )
             values |= {
                 f"{side}_{measure}_{name.replace(' ', '_')}_given_{n}": row[n][measure]

@@ -109,7 +109,7 @@ def _show(factors: Factors, train: Ratings, dataset: Dataset, film: int, user: i
     print(f"\nUser {user_ids[user]} rated {len(rated)} films; the best of them:")
     for k in np.argsort(-rated.value, kind="stable")[:5]:
         print(f"  {rated.value[k]:6.1f}  {titles[rated.item[k]]}")
-    print("and would rate highest, of those she has not rated:")
+    print("and the best predictions for the others:")
     best = recommend(factors, train, user_ids[user], k=10, titles=titles)
     for score, title in zip(best.score, best.title, strict=True):
         print(f"  {score:6.2f}  {title}")

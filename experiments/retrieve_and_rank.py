@@ -28,7 +28,13 @@ from jaxrec.retrieval import candidates, cosine, rerank, top_k
 from jaxrec.retrieval.candidates import Candidates, Table
 from jaxrec.types import Dataset, Linked, Ratings
 
-SOURCES = ("similar to the last watched", "best of her genres", "best of her region", "nearest to her", "most popular")
+SOURCES = (
+    "similar to the last watched",
+    "best of favorite genres",
+    "best of the region",
+    "nearest to the user",
+    "most popular",
+)
 
 
 @dataclass(frozen=True)

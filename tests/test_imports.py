@@ -24,7 +24,7 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "ratings": {"check", "counting_sort", "raw_ids", "times"},
     "types": {"ratings"},
     "prediction": BOTTOM,
-    "kernels": {"types", "check", "gather"},
+    "kernels": {"types", "check", "gather", "numerics"},
     "models": BOTTOM | {"kernels", "prediction"},
     "losses": BOTTOM | {"kernels", "prediction"},
     "data": BOTTOM,

@@ -1,4 +1,4 @@
-"""Bayesian matrix factorization: a Gibbs sampler, its priors and side information, and what its draws are for."""
+"""Bayesian matrix factorization: a Gibbs sampler, priors with side information, ordinal ratings, new users."""
 
 from jaxrec.bayes import new_user, ordinal, side_information
 from jaxrec.bayes._gibbs import ChainState, Features, GibbsResult, as_factors, gibbs, gibbs_sweep, init_chains

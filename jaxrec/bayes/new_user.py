@@ -1,28 +1,28 @@
-r"""A new user's posterior from her first ratings, and what to ask her next: what a sampler's draws are kept for.
+r"""The posterior of a new user from their first ratings, predictions from it, and the best item to ask about next.
 
-Given a draw s of the items' (x, c) and sureness τ(j), of the users' prior and of alpha, and given her own sureness τ,
-her (w, b) has the normal posterior of the ridge. With X the rows (x, 1) of what she rated, r = y - mu - c - X m::
+Given a draw s of the items' (x, c) and τ(i), of the users' prior and of alpha, and given the user's own precision τ,
+their (w, b) have the normal posterior of a ridge regression. With X the rows (x, 1) of the rated items, m the mean of
+the user's prior (with features, m + L' z), Λ its precision, and r = y - mu - c - X m::
 
-    (w, b) | s, τ, y ~ normal(m + A^-1 X' D r, A^-1)    A = X' D X + Λ,   D = τ diag(alpha τ(j)),   m + L' z her prior's
+    (w, b) | s, τ, y ~ normal(m + δ, A^-1)        A = X' D X + Λ,   D = τ diag(alpha τ(i)),   δ = A^-1 X' D r
 
 τ ~ gamma(a, rate a) is integrated by Gauss-Legendre quadrature over its prior quantiles. The draws were made without
-her ratings, so (s, τ) counts by how well it foretold them, which the same Cholesky factor says, v the change above::
+the user's ratings, so each (s, τ) is weighted by their likelihood, which the same Cholesky factor gives::
 
-    log p(y | s, τ) = 1/2 (log det D + log det Λ - log det A - (r - X v)' D (r - X v) - v' Λ v) + a constant
+    log p(y | s, τ) = 1/2 (log det D + log det Λ - log det A - (r - X δ)' D (r - X δ) - δ' Λ δ) + a constant
 
-Her posterior is the mixture of these normals: exact, but for the finite numbers of draws and nodes. Everything is a
-pure function of one user; vmap, or `jax.lax.map` where memory matters, makes many.
+The posterior is the mixture of these normals, exact up to the finite numbers of draws and nodes. All functions are pure
+and of one user; use vmap for many, or `jax.lax.map` where memory is short.
 
 >>> from jaxrec import data
->>> from jaxrec.solvers import gibbs
->>> ratings, kept = data.synthetic.low_rank(50, 40, 900, rng=0).ratings, []
->>> state = gibbs.start(50, 40, 2, key=jax.random.key(0), chains=2)
->>> keep = lambda state, _: kept.append(state) if state.step[0] > 20 else None
->>> how = {"mu": 3.5, "burn_in": 20, "sweeps": 60, "batch_size": 4, "callback": keep, "progress": False}
->>> _ = gibbs.gibbs(data.dense(ratings), state, ratings, key=jax.random.key(1), **how)
->>> known = draws(kept, mu=3.5)
->>> hers = posterior(known, jnp.array([3, 7]), jnp.array([5.0, 2.0]))
->>> posterior_predictive(known, hers).mean.shape, expected_variance_reduction(known, hers).shape  # of every item
+>>> from jaxrec.bayes import gibbs
+>>> ratings, states = data.synthetic.low_rank(50, 40, 900, rng=0).ratings, []
+>>> keep = lambda step, state, _: states.append(state) if step > 20 else None
+>>> options = {"rank": 2, "chains": 2, "burn_in": 20, "sweeps": 60, "sweeps_per_call": 4, "progress": False}
+>>> _ = gibbs(ratings, mu=3.5, key=jax.random.key(1), callback=keep, **options)
+>>> kept = draws(states, mu=3.5)
+>>> mixture = posterior(kept, jnp.array([3, 7]), jnp.array([5.0, 2.0]))
+>>> posterior_predictive(kept, mixture).mean.shape, expected_variance_reduction(kept, mixture).shape  # of every item
 ((40,), (40,))
 """
 
@@ -59,44 +59,44 @@ __all__ = [
     "posterior_predictive",
 ]
 
-product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 @register_dataclass
 @dataclass(frozen=True)
 class Draws:
-    """What S draws say of a user who was not there; items come first, for they are looked up.
+    """S posterior draws packed for scoring unseen users. Items are the leading axis because they are indexed.
 
     Attributes:
-        x: [n_items, S, k], (x, 1).
-        offset: [n_items, S], mu + c: what an item gets from whoever rates it.
-        precision_of: [n_items, S], alpha τ(j): of its ratings by a user of sureness 1.
+        x: [n_items, S, k], (x, 1) of every item.
+        offset: [n_items, S], mu + c, the part of a prediction that is the same for all users.
+        noise_precision: [n_items, S], alpha τ(i), the precision of an item's ratings by a user with τ = 1.
         mean: [S, k], m of the users' prior.
         precision: [S, k, k], Λ of the users' prior.
-        links: [S, r, k] for every group of the users' features.
-        node: [S, T], values of her sureness.
-        share: [T], the nodes' prior probabilities.
+        links: [S, r, k] per group of user features.
+        node: [S, T], quadrature nodes of the user's τ.
+        node_probability: [T], prior probabilities of the nodes.
     """
 
     x: Array
     offset: Array
-    precision_of: Array
+    noise_precision: Array
     mean: Array
     precision: Array
     links: tuple[Array, ...]
     node: Array
-    share: Array
+    node_probability: Array
 
 
 @register_dataclass
 @dataclass(frozen=True)
 class Mixture:
-    """A user's posterior: a normal for every draw and node.
+    """Posterior of one user: a mixture of normals, one component per draw and node.
 
     Attributes:
-        log_weight: [S, T]; their exponentials sum to 1.
-        mean: [S, T, k], of (w, b).
-        covariance: [S, T, k, k].
+        log_weight: [S, T], log weights of the components; the weights sum to 1.
+        mean: [S, T, k], means of (w, b).
+        covariance: [S, T, k, k], covariances of (w, b).
     """
 
     log_weight: Array
@@ -105,12 +105,12 @@ class Mixture:
 
 
 class Prediction(NamedTuple):
-    """Of n items; a new rating of one has variance spread + noise, as in `gibbs.Posterior`.
+    """Predictions of n items. As in `Posterior`, a new rating has variance `variance + noise_variance`.
 
     Attributes:
         mean: [n].
-        variance: [n], the variance of what she thinks of it, within and between the mixture's components.
-        noise_variance: [n], the mean of 1 / (alpha τ τ).
+        variance: [n], variance of the user's mean rating, within and between the components of the mixture.
+        noise_variance: [n], mean of 1 / (alpha τ(i) τ).
     """
 
     mean: Array
@@ -119,39 +119,40 @@ class Prediction(NamedTuple):
 
 
 def draws(states: Sequence[ChainState], *, mu: float, heteroscedastic: bool = True, nodes: int = 12) -> Draws:
-    """States of a run, kept by a callback of `gibbs`, as draws; every chain of each is one.
+    """Packs states of a run, saved by a callback of `gibbs`, into draws: one per state and chain.
 
     Args:
-        states: after burn-in, and some sweeps apart, for those beside each other say nearly the same. Test RMSE of
-            189 new users of ml-100k after 10 answers, by the draws: 1 .972, 5 .960, 20 .9585, 80 .957.
-        mu: as the sampler had it.
-        heteroscedastic: as its priors were; False: a new user's sureness is 1, too.
-        nodes: T; 12 integrate her likelihood to 2 %, and the mean of 1 / τ, infinite for a <= 1, where a >= 2 to
-            5 %. (The middles of equal shares need three times as many.)
+        states: after burn-in, and several sweeps apart, because consecutive states are strongly correlated. Test RMSE
+            of 189 new users of ml-100k after 10 answers, by the number of draws: 1: 0.972, 5: 0.960, 20: 0.9585,
+            80: 0.957.
+        mu: the same as for the sampler.
+        heteroscedastic: the same as in the sampler's priors. False: τ of a new user is 1, too.
+        nodes: T. 12 nodes integrate the likelihood to within 2 %, and the mean of 1 / τ to within 5 % where a >= 2 (it
+            is infinite for a <= 1). Midpoints of equal shares would need three times as many.
 
     Raises:
-        ValueError: no states; states without an axis of chains, or of other tables than the first; nodes < 1.
+        ValueError: no states; states without an axis of chains, or of other sizes than the first; nodes < 1.
     """
     if not states:
-        raise ValueError("states: expected at least one. Keep them in a callback of gibbs, after burn-in.")
+        raise ValueError("states: expected at least one. Save them in a callback of gibbs, after burn-in.")
     if nodes < 1:
         raise ValueError(f"nodes: expected at least 1, got {nodes}.")
     for state in states:
         got, expected = (each.items.rows.shape for each in (state, states[0]))
         if state.alpha.ndim != 1 or got[1:] != expected[1:]:
             raise ValueError(
-                f"states: expected items' rows [chains, n_items, k] like the first's {expected}, got {got}."
+                f"states: expected item rows [chains, n_items, k], as in the first state {expected}, got {got}."
             )
-    together = jax.tree.map(lambda *each: jnp.concatenate(each), *states)
-    users, items, alpha = together.users, together.items, together.alpha
-    node, share = np.ones((len(alpha), 1)), np.ones(1)
+    merged = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
+    users, items, alpha = merged.users, merged.items, merged.alpha
+    node, probability = np.ones((len(alpha), 1)), np.ones(1)
     if heteroscedastic:
-        from scipy.special import gammaincinv  # a third of a second to import, and only this needs it
+        from scipy.special import gammaincinv  # takes a third of a second to import, and only this needs it
 
-        at, weight = np.polynomial.legendre.leggauss(nodes)
+        abscissa, weight = np.polynomial.legendre.leggauss(nodes)
         a = np.asarray(users.row_precision_shape, np.float64)[:, None]
-        node, share = gammaincinv(a, (at + 1) / 2) / a, weight / 2
-        node = np.maximum(node, np.finfo(np.float32).tiny)  # above 0 in float32 too, for its logarithm
+        node, probability = gammaincinv(a, (abscissa + 1) / 2) / a, weight / 2
+        node = np.maximum(node, np.finfo(np.float32).tiny)  # above 0 in float32 too, because its logarithm is taken
     rows, dtype = jnp.moveaxis(items.rows, 0, 1), items.rows.dtype
     return Draws(
         rows.at[..., -1].set(1),
@@ -161,7 +162,7 @@ def draws(states: Sequence[ChainState], *, mu: float, heteroscedastic: bool = Tr
         users.precision,
         users.links,
         jnp.asarray(node, dtype),
-        jnp.asarray(share, dtype),
+        jnp.asarray(probability, dtype),
     )
 
 
@@ -173,24 +174,35 @@ def posterior(
     *,
     z: tuple[Shaped[ArrayLike, " _"], ...] = (),
 ) -> Mixture:
-    """The posterior of a user's (w, b) given her ratings; of no ratings, her prior.
+    """Returns the posterior of one user's (w, b) given their ratings; without ratings, the prior.
+
+    Per draw and node, this is a ridge regression (see the formulas at the top of this module). An example with one draw
+    and one node: the prior has m = (0, 0) and Λ = I, and τ = 1. The user rates one item as 5, and the item has
+    (x, 1) = (1, 1), offset mu + c = 3 and alpha τ(i) = 1. Then X = (1 1), D = 1, r = 5 - 3 = 2, and::
+
+        A = X' D X + Λ = | 2  1 |    X' D r = | 2 |    δ = A^-1 X' D r = | 2/3 |    A^-1 = 1/3 |  2  -1 |
+                         | 1  2 |             | 2 |                      | 2/3 |               | -1   2 |
+
+    So (w, b) ~ normal((2/3, 2/3), A^-1), and the prediction of the item moves from 3 to 3 + 4/3. With S draws and T
+    nodes, A is [S, T, k, k]: X' D X of a draw is scaled by each of its nodes.
 
     Args:
         draws: from `draws`.
-        item: what she rated.
-        value: her ratings.
-        where: False where a place is empty; what stands there is not read.
-        z: her features, one row for each of the users' groups, turned as `side_information.Basis` says; 0: not known.
+        item: the rated items.
+        value: the ratings of these items.
+        where: False at padding, whose item and value are ignored.
+        z: the user's features, one row per group of user features, rotated as in `side_information.Basis`; 0 where
+            unknown.
 
     Raises:
-        ValueError: columns of different lengths; items that the draws do not have; other features than theirs.
+        ValueError: columns of different lengths; items out of range; features of other sizes than the draws'.
     """
     check.same_shape(item=item, value=value, where=where)
     item = check.row_ids("item", item, size=len(draws.x), where=where)
     if (got := [np.shape(each)[0] for each in z]) != (expected := [link.shape[1] for link in draws.links]):
-        raise ValueError(f"z: expected a user's features of lengths {expected}, one row a group, got {got}.")
-    y, *rows = (each.astype(draws.x.dtype) for each in floats(value, *z))
-    return _posterior(draws, item, y, None if where is None else jnp.asarray(where, bool), tuple(rows))
+        raise ValueError(f"z: expected user features of lengths {expected}, one row per group, got {got}.")
+    y, *features = (each.astype(draws.x.dtype) for each in floats(value, *z))
+    return _posterior(draws, item, y, None if where is None else jnp.asarray(where, bool), tuple(features))
 
 
 @jax.jit
@@ -198,48 +210,49 @@ def _posterior(draws: Draws, item: Array, value: Array, where: Array | None, z: 
     dtype = draws.x.dtype
     where = jnp.ones(item.shape, bool) if where is None else where
     item, y = jnp.where(where, item, 0), jnp.where(where, value, 0)
-    x, offset, weight = (gather(each, item) for each in (draws.x, draws.offset, draws.precision_of))
+    x, offset, weight = (gather(table, item) for table in (draws.x, draws.offset, draws.noise_precision))
     log_weight = jnp.sum(jnp.where(where[:, None], jnp.log(weight), 0), axis=0)
     weight = jnp.where(where[:, None], weight, 0)
-    prior = sum((product("r,srk->sk", *each) for each in zip(z, draws.links, strict=True)), start=draws.mean)
-    residual = y[:, None] - offset - product("nsk,sk->ns", x, prior)
+    prior = sum((einsum("r,srk->sk", *args) for args in zip(z, draws.links, strict=True)), start=draws.mean)
+    residual = y[:, None] - offset - einsum("nsk,sk->ns", x, prior)  # r
 
-    gram, rhs = product("nsk,nsl->skl", x, weight[..., None] * x), product("nsk,ns->sk", x, weight * residual)
+    gram, rhs = einsum("nsk,nsl->skl", x, weight[..., None] * x), einsum("nsk,ns->sk", x, weight * residual)
     count = jnp.sum(where, dtype=dtype)
-    normal = ridge.NormalEquations(
+    equations = ridge.NormalEquations(
         draws.node[..., None, None] * gram[:, None], draws.node[..., None] * rhs[:, None], count
     )
-    factor = ridge.factorize_matrix(normal, draws.precision[:, None])
-    change = ridge.solve(factor)
-    k = change.shape[-1]
-    columns = jnp.broadcast_to(jnp.eye(k, dtype=dtype)[:, None, None], (k, *change.shape))
-    covariance = jax.vmap(cho_solve, in_axes=(None, 0), out_axes=-1)(factor.cholesky, columns)
+    factor = ridge.factorize_matrix(equations, draws.precision[:, None])
+    delta = ridge.solve(factor)
+    k = delta.shape[-1]
+    identity = jnp.broadcast_to(jnp.eye(k, dtype=dtype)[:, None, None], (k, *delta.shape))
+    covariance = jax.vmap(cho_solve, in_axes=(None, 0), out_axes=-1)(factor.cholesky, identity)
 
-    error = residual[..., None] - product("nsk,stk->nst", x, change)
-    misfit = draws.node * product("ns,nst->st", weight, error**2)
-    misfit = misfit + product("stk,skl,stl->st", change, draws.precision, change)
+    error = residual[..., None] - einsum("nsk,stk->nst", x, delta)
+    misfit = draws.node * einsum("ns,nst->st", weight, error**2)
+    misfit = misfit + einsum("stk,skl,stl->st", delta, draws.precision, delta)
     log_weight = log_weight[:, None] + count * jnp.log(draws.node)  # log det D
     log_weight = log_weight + _log_det(cholesky(draws.precision))[:, None] - _log_det(factor.cholesky) - misfit
-    # Ratings that no draw foretells, 10^20 say, have densities of 0: then the draws count alike, and not as NaN. The
-    # largest is 0 by its place, for computed once more in another order 10^12 would not be itself.
-    log_weight = jnp.maximum(log_weight / 2 + jnp.log(draws.share)[None], -jnp.finfo(dtype).max / 4)
+    # Extreme ratings, such as 1e20, have density 0 under every draw: the bound makes the weights equal instead of NaN.
+    # The largest log weight is set to 0 by its index, because a value of 1e12 that XLA computes a second time, in
+    # another order, need not cancel with itself.
+    log_weight = jnp.maximum(log_weight / 2 + jnp.log(draws.node_probability)[None], -jnp.finfo(dtype).max / 4)
     flat = log_weight.ravel()
     best = jnp.argmax(flat)
     flat = jnp.where(jnp.arange(flat.size) == best, 0, jnp.minimum(flat - flat[best], 0))
     log_weight = jax.nn.log_softmax(flat).reshape(log_weight.shape)
-    return Mixture(log_weight, prior[:, None] + change, covariance)
+    return Mixture(log_weight, prior[:, None] + delta, covariance)
 
 
 def posterior_predictive(draws: Draws, mixture: Mixture, items: Int[ArrayLike, " n"] | None = None) -> Prediction:
-    """What she would say of items (None: of all): means and spreads by the law of total variance.
+    """Predicts the user's ratings of items: means, and variances by the law of total variance.
 
     Args:
-        draws: that the mixture is of.
+        draws: the same as for `posterior`.
         mixture: from `posterior`.
-        items: ids.
+        items: the items to predict; None: all.
 
     Raises:
-        ValueError: ids that the draws do not have; a mixture of other draws.
+        ValueError: ids out of range; a mixture of other draws.
     """
     _check_mixture(draws, mixture)
     return _posterior_predictive(draws, mixture, _ids("items", items, draws))
@@ -247,11 +260,9 @@ def posterior_predictive(draws: Draws, mixture: Mixture, items: Int[ArrayLike, "
 
 @jax.jit
 def _posterior_predictive(draws: Draws, mixture: Mixture, items: Array | None) -> Prediction:
-    statistics = _collapse(draws, mixture)
-    x, deviation, mean, noise_variance = _of_items(draws, statistics, items)
-    variance = product(
-        "ns,s->n", jnp.sum(_times_covariance(statistics, x) * x, axis=2) + deviation**2, statistics.share
-    )
+    moments = _moments_per_draw(draws, mixture)
+    x, deviation, mean, noise_variance = _predict_per_draw(draws, moments, items)
+    variance = einsum("ns,s->n", jnp.sum(_times_covariance(moments, x) * x, axis=2) + deviation**2, moments.weight)
     return Prediction(mean, variance, noise_variance)
 
 
@@ -264,27 +275,28 @@ def expected_variance_reduction(
     weights: Shaped[ArrayLike, " n"] | None = None,
     batch_size: int = 256,
 ) -> Float[Array, " c"]:
-    """By how much the variances of her predictions, summed over the targets, are expected to fall if she rates j.
+    """Expected decrease of the user's predictive variance, summed over the targets, if they rate a candidate item i.
 
-    With C the mixture's covariance of the predictions and σ(j)² the expected noise of a rating::
+    With C the mixture's covariance of the predictions and σ(i)^2 the expected noise variance of a rating of item i::
 
-        reduction(j) = sum over targets i of weight(i) C(i,j)^2 / (C(j,j) + σ(j)^2)
+        reduction(i) = sum over targets t of weight(t) C(t,i)^2 / (C(i,i) + σ(i)^2)
 
-    For one normal that is the fall itself, whatever she answers. For a mixture it is the fall by the best predictor
-    that is linear in her answer; all that her answer says is expected to do no worse, so it is a lower bound.
+    For a single normal this is the decrease itself, whatever the answer. For a mixture it is the decrease by the best
+    predictor that is linear in the answer. The posterior given the answer is expected to do no worse, so it is a lower
+    bound.
 
-    C = G G' with G of S (k + 1) columns, for all nodes of a draw share its x: nothing is [targets, targets].
+    C = G G', where G has S (k + 1) columns because all nodes of a draw share its x: no matrix is [targets, targets].
 
     Args:
-        draws: that the mixture is of.
+        draws: the same as for `posterior`.
         mixture: from `posterior`.
-        candidates: what could be asked; None: every item. An item she has rated may be asked again here: leave it out.
-        targets: what is to be known; None: every item.
-        weights: how much each target matters, such as how often it is rated; None: 1.
-        batch_size: candidates at a time.
+        candidates: items to ask about; None: every item. Rated items are not excluded: leave them out.
+        targets: items whose ratings are to be predicted; None: every item.
+        weights: importance of each target, such as how often it is rated; None: 1.
+        batch_size: number of candidates that are processed at once.
 
     Raises:
-        ValueError: weights of another number than targets; ids that the draws do not have; a mixture of other draws;
+        ValueError: another number of weights than of targets; ids out of range; a mixture of other draws;
             batch_size < 1.
 
     Source: Cohn, Ghahramani, Jordan 1996, Active learning with statistical models.
@@ -298,9 +310,9 @@ def expected_variance_reduction(
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
     _check_mixture(draws, mixture)
-    statistics = _ids("candidates", candidates, draws), _ids("targets", targets, draws)
+    ids = _ids("candidates", candidates, draws), _ids("targets", targets, draws)
     weight = None if weights is None else floats(weights)[0].astype(draws.x.dtype)
-    return _expected_variance_reduction(draws, mixture, *statistics, weight, batch_size=batch_size)
+    return _expected_variance_reduction(draws, mixture, *ids, weight, batch_size=batch_size)
 
 
 @partial(jax.jit, static_argnames="batch_size")
@@ -313,20 +325,20 @@ def _expected_variance_reduction(
     *,
     batch_size: int,
 ) -> Array:
-    statistics = _collapse(draws, mixture)
-    flat = lambda x, deviation: jnp.concatenate([x.reshape(len(x), -1), deviation], axis=1)
-    x, deviation, _, _ = _of_items(draws, statistics, targets)
-    known = flat(x, deviation)
-    weights = jnp.ones(len(known), known.dtype) if weights is None else weights
+    moments = _moments_per_draw(draws, mixture)
+    flatten = lambda x, deviation: jnp.concatenate([x.reshape(len(x), -1), deviation], axis=1)
+    x, deviation, _, _ = _predict_per_draw(draws, moments, targets)
+    target_columns = flatten(x, deviation)
+    weights = jnp.ones(len(target_columns), target_columns.dtype) if weights is None else weights
 
-    def reduction(asked: Array) -> Array:
-        x, deviation, _, noise_variance = _of_items(draws, statistics, asked)
-        covariance_x = flat(
-            statistics.share[None, :, None] * _times_covariance(statistics, x), statistics.share[None] * deviation
+    def reduction(items: Array) -> Array:
+        x, deviation, _, noise_variance = _predict_per_draw(draws, moments, items)
+        weighted_columns = flatten(
+            moments.weight[None, :, None] * _times_covariance(moments, x), moments.weight[None] * deviation
         )
-        together = product("nf,cf->nc", known, covariance_x)
-        return product("n,nc->c", weights, together**2) / (
-            jnp.sum(flat(x, deviation) * covariance_x, axis=1) + noise_variance
+        covariance = einsum("nf,cf->nc", target_columns, weighted_columns)
+        return einsum("n,nc->c", weights, covariance**2) / (
+            jnp.sum(flatten(x, deviation) * weighted_columns, axis=1) + noise_variance
         )
 
     candidates = jnp.arange(len(draws.x)) if candidates is None else candidates
@@ -334,20 +346,21 @@ def _expected_variance_reduction(
 
 
 def lower_confidence_bound(
-    mean: Shaped[ArrayLike, "..."], deviation: Shaped[ArrayLike, "..."], share: float
+    mean: Shaped[ArrayLike, "..."], standard_deviation: Shaped[ArrayLike, "..."], level: float
 ) -> Float[Array, "..."]:
-    """What a prediction exceeds with probability `share`, if it is normal: mean - z(share) deviation, to rank by.
+    """Returns what a normal prediction exceeds with probability `level`: mean - z(level) * standard_deviation.
 
-    A list ranked by it prefers, of two items of one mean, the one that is known better. .5 is the mean itself.
+    A ranking by this bound prefers, of two items with the same mean, the one with the smaller deviation. A level of 0.5
+    gives the mean.
 
     Raises:
-        ValueError: share not in (0, 1).
+        ValueError: level not in (0, 1).
     """
-    if not 0 < share < 1:
-        raise ValueError(f"share: expected a number in (0, 1), got {share}.")
-    check.same_shape(mean=mean, deviation=deviation)
-    center, deviation = floats(mean, deviation)
-    return center - jnp.asarray(NormalDist().inv_cdf(share), center.dtype) * deviation
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number in (0, 1), got {level}.")
+    check.same_shape(mean=mean, standard_deviation=standard_deviation)
+    center, deviation = floats(mean, standard_deviation)
+    return center - jnp.asarray(NormalDist().inv_cdf(level), center.dtype) * deviation
 
 
 def _ids(name: str, ids: ArrayLike | None, draws: Draws) -> Array | None:
@@ -357,49 +370,50 @@ def _ids(name: str, ids: ArrayLike | None, draws: Draws) -> Array | None:
 def _check_mixture(draws: Draws, mixture: Mixture) -> None:
     expected, got = (draws.node.shape, draws.mean.shape[1:]), (mixture.log_weight.shape, mixture.mean.shape[2:])
     if expected != got:
-        raise ValueError(f"mixture: expected one of these draws, {expected} draws, nodes and coefficients, got {got}.")
+        raise ValueError(f"mixture: expected (draws, nodes), (coefficients,) {expected}, as in the draws, got {got}.")
 
 
-class _Collapsed(NamedTuple):
-    """A mixture with each draw's nodes as one: that is all that second moments see.
+class _MomentsPerDraw(NamedTuple):
+    """Moments of (w, b) per draw, averaged over the draw's nodes: all that second moments of predictions depend on.
 
     Attributes:
-        share: [S].
-        center: [S, k].
+        weight: [S], weights of the draws, which sum to 1.
+        mean: [S, k].
         covariance: [S, k, k], within and between nodes.
-        variance: [S], the share times the mean of 1 / τ.
+        inverse_precision: [S], the draw's weight times its mean of 1 / τ.
     """
 
-    share: Array
-    center: Array
+    weight: Array
+    mean: Array
     covariance: Array
-    variance: Array
+    inverse_precision: Array
 
 
-def _collapse(draws: Draws, mixture: Mixture) -> _Collapsed:
-    weight, within = jnp.exp(mixture.log_weight), jax.nn.softmax(mixture.log_weight, axis=1)
-    center = product("st,stk->sk", within, mixture.mean)
-    deviation = mixture.mean - center[:, None]
-    covariance = product("st,stkl->skl", within, mixture.covariance) + product(
-        "st,stk,stl->skl", within, deviation, deviation
+def _moments_per_draw(draws: Draws, mixture: Mixture) -> _MomentsPerDraw:
+    weight, node_weight = jnp.exp(mixture.log_weight), jax.nn.softmax(mixture.log_weight, axis=1)
+    mean = einsum("st,stk->sk", node_weight, mixture.mean)
+    deviation = mixture.mean - mean[:, None]
+    covariance = einsum("st,stkl->skl", node_weight, mixture.covariance) + einsum(
+        "st,stk,stl->skl", node_weight, deviation, deviation
     )
-    return _Collapsed(jnp.sum(weight, axis=1), center, covariance, jnp.sum(weight / draws.node, axis=1))
+    return _MomentsPerDraw(jnp.sum(weight, axis=1), mean, covariance, jnp.sum(weight / draws.node, axis=1))
 
 
-def _of_items(draws: Draws, statistics: _Collapsed, items: Array | None) -> tuple[Array, Array, Array, Array]:
-    """(x [n, S, k], how far each draw's prediction is from the mean [n, S], the mean [n], the noise [n])."""
-    of = lambda table: table if items is None else gather(table, items)
-    x = of(draws.x)
-    each = of(draws.offset) + product("nsk,sk->ns", x, statistics.center)
-    mean = product("ns,s->n", each, statistics.share)
-    return x, each - mean[:, None], mean, product("ns,s->n", 1 / of(draws.precision_of), statistics.variance)
+def _predict_per_draw(draws: Draws, moments: _MomentsPerDraw, items: Array | None) -> tuple[Array, Array, Array, Array]:
+    """Returns x [n, S, k], each draw's deviation from the mean prediction [n, S], that mean and noise variance [n]."""
+    select = lambda table: table if items is None else gather(table, items)
+    x = select(draws.x)
+    prediction = select(draws.offset) + einsum("nsk,sk->ns", x, moments.mean)
+    mean = einsum("ns,s->n", prediction, moments.weight)
+    noise_variance = einsum("ns,s->n", 1 / select(draws.noise_precision), moments.inverse_precision)
+    return x, prediction - mean[:, None], mean, noise_variance
 
 
-def _times_covariance(statistics: _Collapsed, x: Array) -> Array:
-    """The products of x [n, S, k] with every draw's covariance."""
-    return product("nsk,skl->nsl", x, statistics.covariance)
+def _times_covariance(moments: _MomentsPerDraw, x: Array) -> Array:
+    """Products of x [n, S, k] with the covariance of each draw."""
+    return einsum("nsk,skl->nsl", x, moments.covariance)
 
 
 def _log_det(lower: Array) -> Array:
-    """Of the matrix, from its Cholesky factor."""
+    """Log determinant of a matrix, from its lower Cholesky factor."""
     return 2 * jnp.sum(jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)), axis=-1)

@@ -1,4 +1,6 @@
-r"""Ratings as levels: an ordered probit likelihood, by the three draws and sums that a Gibbs sampler needs of it.
+r"""Ordinal ratings: an ordered probit likelihood, with the draws and moments that a Gibbs sampler needs.
+
+The rating of item i by user j has level r where its latent z lies between the cuts r - 1 and r.
 
 ::
 
@@ -6,9 +8,10 @@ r"""Ratings as levels: an ordered probit likelihood, by the three draws and sums
     P(y = level r) = Φ(sqrt(p) (cut(r) - η)) - Φ(sqrt(p) (cut(r-1) - η))
     cuts ~ normal(0, scale^2), put in order
 
-Given z the rest of a model sees normal data; given the rest, z is a truncated normal. The cuts are drawn with z
-integrated out: between the z on both its sides a cut of many ratings could hardly move. Their log density is concave
-(log(Φ(b) - Φ(a)) is, in both), so a Newton step from anywhere points at its mode, and Metropolis-Hastings corrects.
+Given z, the rest of the model has normal data; given the rest, z is a truncated normal. The cuts are drawn with z
+integrated out: given z, a cut could only move between the two nearest z, hardly at all with many ratings. Their log
+density is concave (log(Φ(b) - Φ(a)) is, in (a, b)), so a Newton step from anywhere points towards the mode. It is the
+proposal of a Metropolis-Hastings step.
 
 Sources: Albert, Chib 1993, Bayesian analysis of binary and polychotomous response data; Cowles 1996, Accelerating
 Monte Carlo Markov chain convergence for cumulative-link generalized linear models.
@@ -47,19 +50,19 @@ __all__ = [
 ]
 
 HIGHEST = jax.lax.Precision.HIGHEST
-FAR = 8.0  # deviations beyond which a tail is drawn from by its ratio to the density, for its mass underflows
+TAIL_START = 8.0  # standard deviations from which on a tail is computed by its Mills ratio, because its mass underflows
 LOG_ROOT_2PI = math.log(2 * math.pi) / 2
-SHORT = 0.01  # the smallest share of a Newton step that is tried
+MIN_STEP_SIZE = 0.01  # the shortest Newton step that is proposed, as a fraction of the full step
 
 
 @register_dataclass
 @dataclass(frozen=True)
 class OrdinalScale:
-    """What ratings there are, and where the latents are cut.
+    """The possible ratings, and the cuts between their latents.
 
     Attributes:
         value: [L], ascending.
-        cut: [L - 1], ascending: cut r lies between the values r and r + 1.
+        cut: [L - 1], ascending; cut r separates the values r and r + 1.
     """
 
     value: Array
@@ -67,12 +70,12 @@ class OrdinalScale:
 
 
 def ordinal_scale(values: Sequence[float] | np.ndarray) -> OrdinalScale:
-    """The levels among ratings, with cuts at the normal quantiles of their shares, in float32, on the host.
+    """Returns the distinct ratings, with cuts at the normal quantiles of their cumulative shares; float32, on the host.
 
     Raises:
         ValueError: not a column of finite numbers; all are equal.
 
-    >>> levels = ordinal_scale([1.0, 2.0, 2.0, 3.0])  # a quarter below, a half between
+    >>> levels = ordinal_scale([1.0, 2.0, 2.0, 3.0])  # cumulative shares 1/4 and 3/4
     >>> levels.value.tolist(), [round(float(cut), 2) for cut in levels.cut]
     ([1.0, 2.0, 3.0], [-0.67, 0.67])
     """
@@ -84,12 +87,12 @@ def ordinal_scale(values: Sequence[float] | np.ndarray) -> OrdinalScale:
 
 
 def level_index(levels: OrdinalScale, value: Shaped[ArrayLike, "*n"]) -> Int[Array, "*n"]:
-    """Which level a rating is: that of the nearest value. Ratings of any type."""
-    return _level_of(*floats(levels.value, value))
+    """Returns the index of the level whose value is nearest to each rating, of any dtype."""
+    return _level_index(*floats(levels.value, value))
 
 
 @jax.jit
-def _level_of(values: Array, value: Array) -> Array:
+def _level_index(values: Array, value: Array) -> Array:
     return jnp.searchsorted((values[1:] + values[:-1]) / 2, value, method="compare_all").astype(jnp.int32)
 
 
@@ -102,15 +105,16 @@ def draw_latents(
     *,
     key: PRNGKeyArray,
 ) -> Float[Array, "*n"]:
-    """The z of every rating, a normal(η, 1 / p) between its level's two cuts; 0 where masked.
+    """Draws the z of every rating: normal(η, 1 / p) truncated to the interval of its level; 0 where masked.
 
-    With Q = 1 - Φ and (a, b) the interval in deviations, turned over where most of it is below 0, z solves
-    Q(z) = Q(a) - u (Q(a) - Q(b)), u uniform. Where a is `FAR` out, it solves by a few steps, with Q = φ m::
+    Let Q = 1 - Φ, and (a, b) the interval in standard deviations from η, mirrored where most of it is below 0. Then z
+    solves Q(z) = Q(a) - u (Q(a) - Q(b)) with u uniform: by the inverse of Φ up to a = `TAIL_START`, and beyond by a few
+    fixed-point steps on the same equation with Q = φ m, m the Mills ratio::
 
-        (z^2 - a^2) / 2 = -log(1 - u (1 - Q(b) / Q(a))) + log(m(z) / m(a))        m(z): about 1 / z
+        (z^2 - a^2) / 2 = -log(1 - u (1 - Q(b) / Q(a))) + log(m(z) / m(a))        m(z) is about 1 / z
 
     Raises:
-        ValueError: arrays of different shapes; levels that the cuts do not have.
+        ValueError: arrays of different shapes; levels out of range.
     """
     check.same_shape(eta=eta, precision=precision, level=level, where=where)
     level = check.row_ids("level", level, size=np.size(cut) + 1, where=where)
@@ -121,83 +125,87 @@ def draw_latents(
 def _draw_latents(cut: Array, eta: Array, precision: Array, level: Array, where: Array, *, key: PRNGKeyArray) -> Array:
     eta, precision = jnp.where(where, eta, 0), jnp.where(where, precision, 1)
     root = jnp.sqrt(precision)
-    below, above = _ends(cut, jnp.where(where, level, 0))
+    below, above = _level_bounds(cut, jnp.where(where, level, 0))
     lower, upper = (below - eta) * root, (above - eta) * root
-    over = lower < -upper
-    a, b = jnp.where(over, -upper, lower), jnp.where(over, -lower, upper)
-    u = jax.random.uniform(key, eta.shape, eta.dtype) + jnp.finfo(eta.dtype).eps / 2  # never 0, never 1
+    mirrored = lower < -upper
+    a, b = jnp.where(mirrored, -upper, lower), jnp.where(mirrored, -lower, upper)
+    u = jax.random.uniform(key, eta.shape, eta.dtype) + jnp.finfo(eta.dtype).eps / 2  # neither 0 nor 1
 
-    near = jnp.minimum(a, FAR)
-    at_a, at_b = ndtr(-near), ndtr(-jnp.maximum(b, near))
-    inside = -ndtri(at_a - u * (at_a - at_b))
+    a_center = jnp.minimum(a, TAIL_START)
+    q_a, q_b = ndtr(-a_center), ndtr(-jnp.maximum(b, a_center))
+    z_center = -ndtri(q_a - u * (q_a - q_b))
 
-    far = jnp.maximum(a, FAR)
-    end = jnp.maximum(b, far)
-    less = -jnp.expm1(jnp.log(_mills(end) / _mills(far)) - (end - far) * (end + far) / 2)  # 1 - Q(b) / Q(a)
-    gap, tail = -jnp.log1p(-u * less), far
-    for _ in range(4):  # each brings it nearer by a factor of z^2 > 64
-        more = gap + jnp.log(_mills(tail) / _mills(far))
-        tail = far + 2 * more / (far + jnp.sqrt(far * far + 2 * more))
-    z = jnp.where(a > FAR, tail, inside)
-    return jnp.where(where, jnp.clip(eta + jnp.where(over, -z, z) / root, below, above), 0)
+    a_tail = jnp.maximum(a, TAIL_START)
+    b_tail = jnp.maximum(b, a_tail)
+    log_ratio = jnp.log(_mills_ratio(b_tail) / _mills_ratio(a_tail)) - (b_tail - a_tail) * (b_tail + a_tail) / 2
+    share = -jnp.expm1(log_ratio)  # 1 - Q(b) / Q(a)
+    exponential, z_tail = -jnp.log1p(-u * share), a_tail
+    for _ in range(4):  # each step reduces the error by a factor of z^2 > 64
+        half_gap = exponential + jnp.log(_mills_ratio(z_tail) / _mills_ratio(a_tail))  # (z^2 - a^2) / 2
+        z_tail = a_tail + 2 * half_gap / (a_tail + jnp.sqrt(a_tail * a_tail + 2 * half_gap))
+    z = jnp.where(a > TAIL_START, z_tail, z_center)
+    return jnp.where(where, jnp.clip(eta + jnp.where(mirrored, -z, z) / root, below, above), 0)
 
 
-def _mills(z: Array) -> Array:
-    """Q(z) / φ(z) for z >= `FAR`, by Laplace's continued fraction."""
+def _mills_ratio(z: Array) -> Array:
+    """Q(z) / φ(z) for z >= `TAIL_START`, by Laplace's continued fraction."""
     fraction = z
     for k in range(8, 0, -1):
         fraction = z + k / fraction
     return 1 / fraction
 
 
-def _ends(cut: Array, level: Array) -> tuple[Array, Array]:
-    """Where a rating's level begins and ends."""
+def _level_bounds(cut: Array, level: Array) -> tuple[Array, Array]:
+    """Returns the cuts below and above each level; -inf below the first and inf above the last."""
     infinite = jnp.full(1, jnp.inf, cut.dtype)
-    ends = jnp.concatenate([-infinite, cut, infinite])
-    return gather(ends, level), gather(ends, level + 1)
+    bounds = jnp.concatenate([-infinite, cut, infinite])
+    return gather(bounds, level), gather(bounds, level + 1)
 
 
 @jax.jit
 def log_interval(lower: Shaped[ArrayLike, "*n"], upper: Shaped[ArrayLike, "*n"]) -> Float[Array, "*n"]:
-    """log(Φ(upper) - Φ(lower)), lower < upper, in both tails; finite where they differ by less than rounding.
+    """log(Φ(upper) - Φ(lower)) for lower < upper, accurate in both tails; finite even if they differ by only rounding.
 
-    Beyond 10^18 deviations, whose square float32 does not hold, it is that of 10^18.
+    Bounds beyond 1e18 standard deviations, whose square float32 cannot represent, are clipped to 1e18.
     """
-    low, up = floats(lower, upper)
-    most = jnp.sqrt(jnp.finfo(low.dtype).max) / 16
-    low, up = jnp.clip(low, -most, most), jnp.clip(up, -most, most)
-    over = low < -up
-    a, b = jnp.where(over, -up, low), jnp.where(over, -low, up)
-    least = jnp.finfo(a.dtype).eps  # of 1 - Q(b) / Q(a)
+    low, high = floats(lower, upper)
+    limit = jnp.sqrt(jnp.finfo(low.dtype).max) / 16
+    low, high = jnp.clip(low, -limit, limit), jnp.clip(high, -limit, limit)
+    mirrored = low < -high
+    a, b = jnp.where(mirrored, -high, low), jnp.where(mirrored, -low, high)
+    min_share = jnp.finfo(a.dtype).eps  # of 1 - Q(b) / Q(a)
 
-    near = jnp.minimum(a, FAR)
-    above = log_ndtr(-near)
-    inside = above + jnp.log(-jnp.expm1(jnp.minimum(log_ndtr(-jnp.maximum(b, near)) - above, -least)))
+    a_center = jnp.minimum(a, TAIL_START)
+    log_q = log_ndtr(-a_center)
+    log_ratio = log_ndtr(-jnp.maximum(b, a_center)) - log_q
+    center = log_q + jnp.log(-jnp.expm1(jnp.minimum(log_ratio, -min_share)))
 
-    far = jnp.maximum(a, FAR)
-    end = jnp.maximum(b, far)
-    ratio = jnp.log(_mills(end) / _mills(far)) - (end - far) * ((end + far) / 2)
-    tail = -far * far / 2 - LOG_ROOT_2PI + jnp.log(_mills(far)) + jnp.log(-jnp.expm1(jnp.minimum(ratio, -least)))
-    return jnp.where(a > FAR, tail, inside)
+    a_tail = jnp.maximum(a, TAIL_START)
+    b_tail = jnp.maximum(b, a_tail)
+    log_ratio = jnp.log(_mills_ratio(b_tail) / _mills_ratio(a_tail)) - (b_tail - a_tail) * ((b_tail + a_tail) / 2)
+    log_q = -a_tail * a_tail / 2 - LOG_ROOT_2PI + jnp.log(_mills_ratio(a_tail))
+    tail = log_q + jnp.log(-jnp.expm1(jnp.minimum(log_ratio, -min_share)))
+    return jnp.where(a > TAIL_START, tail, center)
 
 
 def probabilities(
     cut: Shaped[ArrayLike, " cuts"], eta: Shaped[ArrayLike, "*n"], precision: Shaped[ArrayLike, "*n"]
 ) -> Float[Array, "*n levels"]:
-    """Of every level."""
+    """Probability of every level, on the last axis."""
     check.same_shape(eta=eta, precision=precision)
     return _probabilities(*floats(cut, eta, precision))
 
 
 @jax.jit
 def _probabilities(cut: Array, eta: Array, precision: Array) -> Array:
-    each, eta, root = jnp.arange(len(cut) + 1), eta[..., None], jnp.sqrt(precision)[..., None]
-    lower, upper = ((end.reshape((1,) * (eta.ndim - 1) + (-1,)) - eta) * root for end in _ends(cut, each))
+    level, eta, root = jnp.arange(len(cut) + 1), eta[..., None], jnp.sqrt(precision)[..., None]
+    bounds = _level_bounds(cut, level)
+    lower, upper = ((bound.reshape((1,) * (eta.ndim - 1) + (-1,)) - eta) * root for bound in bounds)
     return jnp.exp(log_interval(lower, upper))
 
 
 class Moments(NamedTuple):
-    """Of ratings.
+    """Mean and variance of ratings.
 
     Attributes:
         mean: [...].
@@ -209,17 +217,17 @@ class Moments(NamedTuple):
 
 
 def moments(levels: OrdinalScale, eta: Shaped[ArrayLike, "*n"], precision: Shaped[ArrayLike, "*n"]) -> Moments:
-    """The rating's mean and variance."""
+    """Mean and variance of the ratings whose latents have mean η and precision p."""
     check.same_shape(eta=eta, precision=precision)
     return Moments(*_moments(levels, *floats(eta, precision)))
 
 
 @jax.jit
 def _moments(levels: OrdinalScale, eta: Array, precision: Array) -> tuple[Array, Array]:
-    share = _probabilities(levels.cut, eta, precision)
+    probability = _probabilities(levels.cut, eta, precision)
     value = levels.value.reshape((1,) * eta.ndim + (-1,))
-    mean = jnp.sum(share * value, axis=-1)
-    return mean, jnp.sum(share * (value - mean[..., None]) ** 2, axis=-1)
+    mean = jnp.sum(probability * value, axis=-1)
+    return mean, jnp.sum(probability * (value - mean[..., None]) ** 2, axis=-1)
 
 
 def draw_cuts(
@@ -232,17 +240,18 @@ def draw_cuts(
     *,
     key: PRNGKeyArray,
 ) -> Float[Array, " cuts"]:
-    """The cuts given every η and p, by Metropolis-Hastings: they move, or stay where they are.
+    """Draws the cuts given every η and p, by one Metropolis-Hastings step; a rejected proposal leaves them unchanged.
 
-    With g and H the gradient of the log density and minus its Hessian at the cuts, and s the share of the step::
+    With g the gradient of the log density at the cuts, H minus its Hessian, and s the step size::
 
         proposal ~ normal(cut + s H^-1 g, (1 - (1 - s)^2) H^-1)
 
-    which is reversible where the density is normal, and nearly always accepted where ratings are many. s is 1 or
-    less, down to `SHORT`, by a coin. Far from the mode a whole step may never be taken: the way back is too unlikely.
+    This is reversible for a normal density, so nearly every proposal is accepted where there are many ratings. s is 1
+    with probability 1/2, and otherwise log-uniform between `MIN_STEP_SIZE` and 1: far from the mode a full step may
+    never be accepted, because the reverse step is too unlikely.
 
     Raises:
-        ValueError: arrays of different shapes; levels that the cuts do not have; a scale that is not positive.
+        ValueError: arrays of different shapes; levels out of range; a scale that is not positive.
     """
     check.same_shape(eta=eta, precision=precision, level=level, where=where)
     level = check.row_ids("level", level, size=np.size(cut) + 1, where=where)
@@ -261,57 +270,92 @@ def _draw_cuts(
     *,
     key: PRNGKeyArray,
 ) -> Array:
-    key_noise, key_share, key_accept = jax.random.split(key, 3)
+    key_noise, key_step, key_accept = jax.random.split(key, 3)
     eta, precision = jnp.where(where, eta, 0), jnp.where(where, precision, 1)
     level = jnp.where(where, level, 0)
-    share = SHORT ** jnp.maximum(jax.random.uniform(key_share, dtype=cut.dtype, minval=-1), 0)  # 1 every other time
-    spread = jnp.sqrt(1 - (1 - share) ** 2)
-    here = _Around.at(cut, eta, precision, level, where, scale)
+    # 1 with probability 1/2, otherwise log-uniform.
+    step_size = MIN_STEP_SIZE ** jnp.maximum(jax.random.uniform(key_step, dtype=cut.dtype, minval=-1), 0)
+    noise_scale = jnp.sqrt(1 - (1 - step_size) ** 2)
+    current = _Expansion.at(cut, eta, precision, level, where, scale)
     noise = jax.random.normal(key_noise, cut.shape, cut.dtype)
-    proposed = here.center(share) + spread * solve_transposed(here.lower, noise)
+    proposed = current.proposal_mean(step_size) + noise_scale * solve_transposed(current.lower, noise)
     ordered = jnp.all(jnp.diff(proposed) > 0)
-    there = _Around.at(jnp.where(ordered, proposed, cut), eta, precision, level, where, scale)
-    # Entry by entry: the sums are large, and their difference is small.
-    gain = jnp.sum(jnp.where(where, there.each - here.each, 0)) + there.prior - here.prior
-    log_ratio = gain + there.log_density(cut, share, spread) - here.log_density(proposed, share, spread)
+    proposal = _Expansion.at(jnp.where(ordered, proposed, cut), eta, precision, level, where, scale)
+    # Rating by rating, because the sums are large and their difference is small.
+    change = jnp.sum(jnp.where(where, proposal.log_likelihood - current.log_likelihood, 0))
+    change = change + proposal.log_prior - current.log_prior
+    reverse, forward = (
+        proposal.log_proposal(cut, step_size, noise_scale),
+        current.log_proposal(proposed, step_size, noise_scale),
+    )
+    log_ratio = change + reverse - forward
     accepted = ordered & (-jax.random.exponential(key_accept, dtype=cut.dtype) < log_ratio)
     return jnp.where(accepted, proposed, cut)
 
 
-class _Around(NamedTuple):
-    """The log density about some cuts: its terms, its gradient, and the Cholesky factor of minus its Hessian."""
+class _Expansion(NamedTuple):
+    """Second-order expansion of the cuts' log density at given cuts.
+
+    Attributes:
+        cut: [C], the cuts.
+        log_likelihood: [n], of every rating.
+        log_prior: [], without its constant.
+        gradient: [C].
+        lower: [C, C], the Cholesky factor of minus the Hessian.
+    """
 
     cut: Array
-    each: Array
-    prior: Array
+    log_likelihood: Array
+    log_prior: Array
     gradient: Array
     lower: Array
 
     @classmethod
     def at(
         cls, cut: Array, eta: Array, precision: Array, level: Array, where: Array, scale: float | Array
-    ) -> "_Around":
-        """By sums over every level's ratings: of each, the two cuts about it are all that matters."""
+    ) -> "_Expansion":
+        """Expands the log density at `cut`, by sums over the ratings of each level.
+
+        A rating of level r depends only on the cuts below and above it, at a and b in standard deviations from η::
+
+            a = sqrt(p) (cut(r-1) - η)        b = sqrt(p) (cut(r) - η)        P = Φ(b) - Φ(a)
+
+        With f_a = φ(a) / P and f_b = φ(b) / P, the first derivatives and minus the second derivatives of log P, summed
+        over the ratings of level r, are::
+
+            upper cut       U(r) = sum of  sqrt(p) f_b        A(r) = sum of p f_b (f_b + b)
+            lower cut       D(r) = sum of -sqrt(p) f_a        B(r) = sum of p f_a (f_a - a)
+            both                                              M(r) = sum of -p f_a f_b
+
+        For 4 levels and the 3 cuts between them, level 0 | cut 0 | level 1 | cut 1 | level 2 | cut 2 | level 3, the
+        gradient and minus the Hessian H are::
+
+                       | U(0) + D(1) |                       | A(0) + B(1)    M(1)           0           |
+            gradient = | U(1) + D(2) | - cut / scale^2   H = | M(1)           A(1) + B(2)    M(2)        | + I / scale^2
+                       | U(2) + D(3) |                       | 0              M(2)           A(2) + B(3) |
+        """
         root = jnp.sqrt(precision)
-        a, b = ((end - eta) * root for end in _ends(cut, level))
-        each = log_interval(a, b)
-        at_a, at_b = (jnp.exp(-(end**2) / 2 - LOG_ROOT_2PI - each) for end in (a, b))
-        a, b = jnp.where(level == 0, 0, a), jnp.where(level == len(cut), 0, b)
-        first = [root * at_b, -root * at_a]
-        second = [precision * at_b * (at_b + b), precision * at_a * (at_a - a), -precision * at_a * at_b]
-        at_level = level[:, None] == jnp.arange(len(cut) + 1, dtype=level.dtype)[None]
-        sums = jnp.matmul(jnp.stack(first + second), (at_level & where[:, None]).astype(cut.dtype), precision=HIGHEST)
-        to_b, to_a, at_upper, at_lower, between = sums
-        inverse = 1 / jnp.asarray(scale, cut.dtype) ** 2
-        off = jnp.diag(between[1:-1], 1)
-        precision_of = jnp.diag(at_upper[:-1] + at_lower[1:] + inverse) + off + off.T
-        gradient = to_b[:-1] + to_a[1:] - inverse * cut
-        return cls(cut, each, -inverse * jnp.sum(cut**2) / 2, gradient, cholesky(precision_of))
+        a, b = ((bound - eta) * root for bound in _level_bounds(cut, level))
+        log_likelihood = log_interval(a, b)
+        f_a, f_b = (jnp.exp(-(bound**2) / 2 - LOG_ROOT_2PI - log_likelihood) for bound in (a, b))
+        a, b = jnp.where(level == 0, 0, a), jnp.where(level == len(cut), 0, b)  # not infinite: f_a or f_b is 0
+        first = [root * f_b, -root * f_a]
+        second = [precision * f_b * (f_b + b), precision * f_a * (f_a - a), -precision * f_a * f_b]
+        one_hot = level[:, None] == jnp.arange(len(cut) + 1, dtype=level.dtype)[None]
+        sums = jnp.matmul(jnp.stack(first + second), (one_hot & where[:, None]).astype(cut.dtype), precision=HIGHEST)
+        upper_gradient, lower_gradient, upper_curvature, lower_curvature, mixed = sums  # U, D, A, B, M
+        prior_precision = 1 / jnp.asarray(scale, cut.dtype) ** 2
+        off_diagonal = jnp.diag(mixed[1:-1], 1)
+        diagonal = jnp.diag(upper_curvature[:-1] + lower_curvature[1:] + prior_precision)
+        gradient = upper_gradient[:-1] + lower_gradient[1:] - prior_precision * cut
+        log_prior = -prior_precision * jnp.sum(cut**2) / 2
+        lower = cholesky(diagonal + off_diagonal + off_diagonal.T)
+        return cls(cut, log_likelihood, log_prior, gradient, lower)
 
-    def center(self, share: Array) -> Array:
-        return self.cut + share * cho_solve(self.lower, self.gradient)
+    def proposal_mean(self, step_size: Array) -> Array:
+        return self.cut + step_size * cho_solve(self.lower, self.gradient)
 
-    def log_density(self, cut: Array, share: Array, spread: Array) -> Array:
-        """Of a proposal from here, but for what does not depend on here."""
-        white = jnp.matmul(self.lower.T, cut - self.center(share), precision=HIGHEST) / spread
+    def log_proposal(self, cut: Array, step_size: Array, noise_scale: Array) -> Array:
+        """Log density of proposing `cut` from here, up to a constant that is the same for all expansions."""
+        white = jnp.matmul(self.lower.T, cut - self.proposal_mean(step_size), precision=HIGHEST) / noise_scale
         return jnp.sum(jnp.log(jnp.diagonal(self.lower))) - jnp.sum(white**2) / 2

@@ -1,4 +1,4 @@
-"""What the draws of a sampler say of pairs: running means over sweeps, and over chains."""
+"""Posterior means and variances of predicted ratings: running over sweeps, pooled over chains."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,18 @@ __all__ = ["Posterior", "pool_chains", "update"]
 @register_dataclass
 @dataclass(frozen=True)
 class Posterior:
-    """What the sweeps after burn-in say of n pairs; each chain for itself, with a leading axis.
+    """Moments of n predicted ratings over the sweeps after burn-in, with a leading axis of chains.
 
     Attributes:
-        count: [], how many sweeps.
-        mean: [n], the mean of clipped predictions: what to predict.
-        center: [n], the mean of predictions as they are.
-        variance: [n], their variance: how little is known.
-        noise_variance: [n], the mean of 1 / (alpha τ τ), which no number of ratings reduces. A new rating has variance
+        count: [], number of sweeps.
+        mean: [n], mean of the clipped predictions: the point prediction.
+        center: [n], mean of the predictions without clipping.
+        variance: [n], variance of the predictions without clipping: the uncertainty about the model's unknowns.
+        noise_variance: [n], mean of 1 / (alpha τ(i) τ(j)), which more ratings do not reduce. A new rating has variance
             `variance + noise_variance`.
 
-    Where ratings are levels a sweep's prediction is the rating's mean given the unknowns, and its noise the variance.
+    For ordinal ratings, a sweep's prediction is the rating's mean given the unknowns, and its noise variance the
+    rating's variance given the unknowns.
     """
 
     count: Array
@@ -35,22 +36,22 @@ class Posterior:
 def update(
     posterior: Posterior, prediction: Array, noise_variance: Array, scale: tuple[float | Array, float | Array] | None
 ) -> Posterior:
-    """One sweep more: running means, and the variance by Welford's update, which does not cancel."""
+    """Adds one sweep: running means, and the variance by Welford's update, which does not cancel."""
     count = posterior.count + 1
-    move = prediction - posterior.center
-    center = posterior.center + move / count
+    deviation = prediction - posterior.center
+    center = posterior.center + deviation / count
     clipped = prediction if scale is None else jnp.clip(prediction, *scale)
     return Posterior(
         count,
         posterior.mean + (clipped - posterior.mean) / count,
         center,
-        posterior.variance + (move * (prediction - center) - posterior.variance) / count,
+        posterior.variance + (deviation * (prediction - center) - posterior.variance) / count,
         posterior.noise_variance + (noise_variance - posterior.noise_variance) / count,
     )
 
 
 def pool_chains(posterior: Posterior) -> Posterior:
-    """All chains as one: means over them, and to the spread within them that between them is added."""
+    """Pools the chains: averages their means, and adds the variance between chains to the variance within them."""
     mean = lambda a: jnp.mean(a, axis=0)
     variance = mean(posterior.variance) + jnp.var(posterior.center, axis=0)
     return Posterior(

@@ -1,7 +1,10 @@
-"""All rows of one side given the other side: their normal equations, the errors they leave, draws from their posterior.
+"""Posterior of all rows of one side given the other side: normal equations, squared errors, exact draws.
 
-A row v = (its factors, its bias) regresses what the others' biases and mu leave of its ratings on the others' factors
-and 1. Its posterior is normal, of precision alpha τ X'TX + Λ, τ its own and T the others' sureness.
+A row v = (factors, bias) holds the coefficients of a linear regression. Its targets y are the ratings minus mu and the
+other side's biases; its design matrix X has a row (factors of the other side, 1) per rating. With τ the row's own
+precision, T the diagonal matrix of the other side's row precisions, and m, Λ the row's prior mean and precision::
+
+    v ~ normal(A^-1 (alpha τ X' T y + Λ m), A^-1)        A = alpha τ X' T X + Λ
 """
 
 from dataclasses import replace
@@ -40,13 +43,13 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class RowStatistics(NamedTuple):
-    """The normal equations of rows with a bias, sums weighted by the others' sureness.
+    """Normal equations of n rows with a bias, weighted by the other side's row precisions.
 
     Attributes:
-        gram: [n, k, k], X'TX.
-        rhs: [n, k], X'T y, y what is left of the ratings.
-        square: [n], y'T y.
-        n_ratings: [n], how many ratings, unweighted.
+        gram: [n, k, k], X' T X.
+        rhs: [n, k], X' T y, with y the ratings minus mu and the other side's biases.
+        square: [n], y' T y.
+        n_ratings: [n], number of ratings, unweighted.
     """
 
     gram: Array
@@ -56,12 +59,12 @@ class RowStatistics(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """Ratings as a side's layout has them, with what a model says of each; all of one shape.
+    """Ratings in one side's layout, with the model's mean and precision of each. All arrays have the same shape.
 
     Attributes:
         value: the ratings.
-        where: True where there is one.
-        eta: mu + w.x + b + c.
+        where: False where masked.
+        eta: the model's mean, mu + w(j) . x(i) + b(j) + c(i).
         row_precision: τ(i) τ(j).
     """
 
@@ -72,24 +75,24 @@ class Cells(NamedTuple):
 
 
 def cells(ratings: TrainRatings, side: SideName, own: SideState, others: SideState, mu: ArrayLike) -> list[Cells]:
-    """Of a side's rows: of Dense one table [own, others], of Rows one [rows, length] for every bucket."""
+    """Returns the cells of one side: one table [own, others] for Dense, one [rows, length] per bucket for Rows."""
     if isinstance(ratings, Dense):
         ratings = ratings if side == "item" else ratings.T
         eta = jnp.matmul(own.rows[:, :-1], others.rows[:, :-1].T, precision=HIGHEST)
         eta = eta + own.rows[:, -1:] + others.rows[:, -1][None] + mu
         return [Cells(ratings.value, ratings.where, eta, own.row_precision[:, None] * others.row_precision[None])]
 
-    def of(bucket: Bucket) -> Cells:
-        u, v = gather(own.rows, bucket.row), gather(others.rows, bucket.other)
-        eta = jnp.einsum("rd,rld->rl", u[:, :-1], v[..., :-1], precision=HIGHEST) + u[:, -1:] + v[..., -1] + mu
+    def bucket_cells(bucket: Bucket) -> Cells:
+        v, x = gather(own.rows, bucket.row), gather(others.rows, bucket.other)
+        eta = jnp.einsum("rd,rld->rl", v[:, :-1], x[..., :-1], precision=HIGHEST) + v[:, -1:] + x[..., -1] + mu
         row_precision = gather(own.row_precision, bucket.row)[:, None] * gather(others.row_precision, bucket.other)
         return Cells(bucket.value, bucket.where, eta, row_precision)
 
-    return [of(bucket) for bucket in ratings[side == "item"].buckets]
+    return [bucket_cells(bucket) for bucket in ratings[side == "item"].buckets]
 
 
 def with_values(ratings: TrainRatings, side: SideName, values: list[Array]) -> TrainRatings:
-    """The same layout with other ratings, as `cells` has them; in Rows the other side's stay as they are."""
+    """Replaces the ratings by values in the layout of `cells`. For Rows, the other side's ratings are unchanged."""
     if isinstance(ratings, Dense):
         return replace(ratings, value=values[0] if side == "item" else values[0].T)
     rows = ratings[side == "item"]
@@ -99,50 +102,63 @@ def with_values(ratings: TrainRatings, side: SideName, values: list[Array]) -> T
 
 
 def row_statistics(ratings: TrainRatings, side: SideName, others: SideState, mu: ArrayLike) -> RowStatistics:
-    """Of every row of a side, from the ratings as Dense or as Rows."""
+    """Returns the statistics of every row of one side, from Dense or Rows.
+
+    One row's sums run over its ratings, with x the other row's factors, t its precision, and y the rating minus mu and
+    the other row's bias. The last coefficient is the row's bias, whose feature is 1::
+
+                 | sum t x x'   sum t x |             | sum t x y |
+        X' T X = |                      |    X' T y = |           |    y' T y = sum t y^2
+                 | sum t x'     sum t   |             | sum t y   |
+    """
     table, bias, weight = others.rows[:, :-1], others.rows[:, -1], others.row_precision
     if isinstance(ratings, Dense):
-        return _densely(ratings if side == "user" else ratings.T, table, bias, weight, mu)
+        return _dense_row_statistics(ratings if side == "user" else ratings.T, table, bias, weight, mu)
 
-    def of(bucket: Bucket, table: Array, bias: Array, weight: Array, *, on: On) -> tuple[Equations, Array]:
+    def bucket_sums(bucket: Bucket, table: Array, bias: Array, weight: Array, *, on: On) -> tuple[Equations, Array]:
         y = bucket.value.astype(table.dtype) - gather(bias, bucket.other)
         lists = Lists(bucket.other, y, bucket.where, gather(weight, bucket.other))
         sums = list_normal_equations(table, lists, intercept=True, on=on)
         return sums, jnp.sum(bucket.where, axis=1, dtype=table.dtype)
 
-    of_all = lambda buckets, *statistics, on: [of(bucket, *statistics, on=on) for bucket in buckets]
+    all_sums = lambda buckets, *args, on: [bucket_sums(bucket, *args, on=on) for bucket in buckets]
     rows = ratings[side == "item"]
-    (gram, (rhs_y, ones), sums), count = rows.map(partial(by_platform, of_all), table, bias + mu, weight)
-    square, total, weights = sums.T
-    last = jnp.concatenate([ones, weights[:, None]], axis=1)
-    gram = jnp.concatenate([jnp.concatenate([gram, ones[:, :, None]], axis=2), last[:, None]], axis=1)
-    return RowStatistics(gram, jnp.concatenate([rhs_y, total[:, None]], axis=1), square, count)
+    (gram, (sum_xy, sum_x), sums), n_ratings = rows.map(partial(by_platform, all_sums), table, bias + mu, weight)
+    sum_yy, sum_y, sum_weight = sums.T
+    last_row = jnp.concatenate([sum_x, sum_weight[:, None]], axis=1)
+    gram = jnp.concatenate([jnp.concatenate([gram, sum_x[:, :, None]], axis=2), last_row[:, None]], axis=1)
+    return RowStatistics(gram, jnp.concatenate([sum_xy, sum_y[:, None]], axis=1), sum_yy, n_ratings)
 
 
-def _densely(ratings: Dense, table: Array, bias: Array, weight: Array, mu: ArrayLike) -> RowStatistics:
-    """The others' biases are one column more, with coefficient 1: chains differ in the table, and share the matrix."""
-    cells = ratings.where.astype(table.dtype)
-    y = jnp.where(ratings.where, ratings.value.astype(table.dtype) - mu, 0)
+def _dense_row_statistics(ratings: Dense, table: Array, bias: Array, weight: Array, mu: ArrayLike) -> RowStatistics:
+    """`row_statistics` of Dense, with the other side's biases b as one more column of the design matrix.
+
+    The targets are then r = ratings - mu, which vmapped chains share: they differ in the columns only. With y = r - b::
+
+        X' T y = X' T r - X' T b        y' T y = r' T r - 2 b' T r + b' T b
+    """
+    mask = ratings.where.astype(table.dtype)
+    r = jnp.where(ratings.where, ratings.value.astype(table.dtype) - mu, 0)
     columns = jnp.concatenate([table, jnp.ones_like(bias)[:, None], bias[:, None]], axis=1)
-    gram, rhs = dense.dense_normal_equations(columns, cells, y, weight)
-    square = jnp.matmul(weight, y * y, precision=HIGHEST) - 2 * rhs[-1] + gram[-1, -1]
-    residual = rhs[:-1] - gram[:-1, -1]
-    return RowStatistics(jnp.moveaxis(gram[:-1, :-1], -1, 0), residual.T, square, jnp.sum(cells, axis=0))
+    gram, rhs = dense.dense_normal_equations(columns, mask, r, weight)
+    square = jnp.matmul(weight, r * r, precision=HIGHEST) - 2 * rhs[-1] + gram[-1, -1]
+    rhs_y = rhs[:-1] - gram[:-1, -1]
+    return RowStatistics(jnp.moveaxis(gram[:-1, :-1], -1, 0), rhs_y.T, square, jnp.sum(mask, axis=0))
 
 
 def squared_errors(statistics: RowStatistics, rows: Float[Array, "n k"]) -> Float[Array, " n"]:
-    """The squared errors that rows leave, weighted: no further pass over the ratings."""
+    """Weighted squared errors of every row v, without a pass over the ratings: v' X' T X v - 2 v' X' T y + y' T y."""
     gram_v = jnp.einsum("nkl,nl->nk", statistics.gram, rows, precision=HIGHEST)
     return jnp.maximum(statistics.square + jnp.sum(rows * (gram_v - 2 * statistics.rhs), axis=1), 0)
 
 
 def draw_rows(
-    level: SideState, bases: tuple[Basis, ...], statistics: RowStatistics, alpha: Array, *, key: PRNGKeyArray
+    side: SideState, bases: tuple[Basis, ...], statistics: RowStatistics, alpha: Array, *, key: PRNGKeyArray
 ) -> SideState:
-    """All rows at once, each from its posterior; a row without ratings from its prior."""
-    weight = alpha * level.row_precision
-    normal = ridge.NormalEquations(
+    """Draws every row from its posterior; a row without ratings is drawn from its prior."""
+    weight = alpha * side.row_precision
+    equations = ridge.NormalEquations(
         weight[:, None, None] * statistics.gram, weight[:, None] * statistics.rhs, statistics.n_ratings
     )
-    factor = ridge.factorize_matrix(normal, level.precision)
-    return replace(level, rows=ridge.sample(factor, prior_mean(level, bases), key=key))
+    factor = ridge.factorize_matrix(equations, side.precision)
+    return replace(side, rows=ridge.sample(factor, prior_mean(side, bases), key=key))

@@ -49,7 +49,7 @@ def alone(state):
     return jax.tree.map(lambda a: a[0], state)
 
 
-def level_index(rows, mean, precision, sure, links, strengths=None):
+def side_state(rows, mean, precision, sure, links, strengths=None):
     strengths = np.ones(len(links)) if strengths is None else strengths
     given = rows, mean, precision, sure, np.array(5.0), tuple(links), tuple(map(np.array, strengths))
     return SideState(*jax.tree.map(jnp.asarray, given))
@@ -104,7 +104,7 @@ def test_links_are_drawn_from_their_ridge_regressions(x64):
     bases = in_float64((basis(f), basis(g)))
     rows, other = rng.normal(size=(N_USERS, k)), jnp.asarray(rng.normal(size=(bases[1].z.shape[1], k)))
     links = jnp.zeros((3, k)), other
-    level = level_index(rows, np.zeros(k), np.eye(k), np.ones(N_USERS), links, (strength, 2.0))
+    level = side_state(rows, np.zeros(k), np.eye(k), np.ones(N_USERS), links, (strength, 2.0))
     draw = jax.jit(jax.vmap(lambda key: side_information.draw(level, bases, Priors(strength=strength), key=key)))
     out = draw(jax.random.split(jax.random.key(1), n))
     f, left = f - f.mean(axis=0), rows - np.asarray(bases[1].z @ other)
@@ -132,7 +132,7 @@ def test_rows_are_drawn_from_their_posterior(x64, side, form):
     links = tuple(jnp.asarray(rng.normal(size=(len(b.square), rank + 1))) * 0.3 for b in bases)
     mean, precision, others = rng.normal(size=rank + 1), spd(rank + 1, 4), rng.normal(size=(n_other, rank + 1))
     sure, others_sure = rng.uniform(0.5, 2, n_own), rng.uniform(0.5, 2, n_other)
-    of = lambda rows, sure, links: level_index(rows, mean, precision, sure, links)
+    of = lambda rows, sure, links: side_state(rows, mean, precision, sure, links)
     level = of(np.zeros((n_own, rank + 1)), sure, links)
     given = row_posterior.row_statistics(forms(known)[form], side, of(others, others_sure, ()), MU)
     draw = jax.jit(jax.vmap(lambda key: row_posterior.draw_rows(level, bases, given, jnp.asarray(alpha), key=key)))
@@ -256,7 +256,7 @@ def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, heteroscedastic):
 
 @pytest.mark.slow
 def test_it_finds_what_made_the_ratings():
-    """Noise .5 is found, predictions are nearly as good as the truth, and intervals cover what they say."""
+    """Noise 0.5 is found, predictions are nearly as good as the truth, and intervals cover what they say."""
     synthetic = data.synthetic.low_rank(80, 60, 2400, noise=0.5, rng=0)
     train, test = data.splits.random(synthetic.ratings, test_fraction=0.2, rng=0)
     known, mu = data.dense(train), float(train.value.mean())
@@ -321,7 +321,7 @@ def test_the_posterior_is_the_draws_mean_and_variance(x64):
     np.testing.assert_allclose(posterior.center, draws.mean(0), rtol=1e-5)
     np.testing.assert_allclose(posterior.variance, draws.var(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(trace[2:], [1 / np.sqrt(state.alpha) for state in kept[2:]], rtol=1e-6)
-    np.testing.assert_allclose(posterior.noise, np.mean(noise, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(posterior.noise_variance, np.mean(noise, axis=0), rtol=1e-5)
     both = pool_chains(posterior)
     np.testing.assert_allclose(both.variance, draws.var(axis=(0, 1)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(both.mean, np.clip(draws, *scale).mean(axis=(0, 1)), rtol=1e-5)
@@ -358,7 +358,7 @@ def test_priors_make_a_grid():
 
 @pytest.mark.slow
 def test_features_are_taken_through_the_run_and_a_bar_is_shown(capsys):
-    """A user without ratings is predicted by her features: ratings of 5 for those who have them, of 1 for the rest."""
+    """A user without ratings is predicted by features: ratings of 5 for those who have them, of 1 for the rest."""
     rng = np.random.default_rng(0)
     n, f = 40, np.repeat([[0.0], [1.0]], 20, axis=0)
     user, item = np.nonzero(rng.random((n, N_ITEMS)) < 0.8)
@@ -418,3 +418,39 @@ def test_a_chain_that_is_not_finite_is_an_error():
     lost = dataclasses.replace(state, alpha=state.alpha.at[1].set(jnp.nan))
     with pytest.raises(FloatingPointError, match="sweep 4: a chain is no longer finite"):
         run(data.dense(ratings()), 4, lost)
+
+
+def test_without_arviz_the_extra_is_named_before_the_first_sweep(monkeypatch):
+    monkeypatch.setattr(sampler.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'jaxrec\[bayes\]', or pass progress=False"):
+        gibbs(ratings(), rank=2, key=jax.random.key(0), sweeps=2, burn_in=1)
+
+
+def test_ratings_are_prepared_for_you():
+    """Rows or Dense, chains and the mean: the same as giving them."""
+    known, key = ratings(), jax.random.key(3)
+    options = {"key": key, "sweeps": 3, "burn_in": 1, "progress": False}
+    got = gibbs(known, ratings(1), rank=2, chains=2, **options)
+    state = init_chains(N_USERS, N_ITEMS, 2, key=jax.random.fold_in(key, np.uint32(2**32 - 1)), chains=2)
+    expected = gibbs(
+        data.dense(known), ratings(1), init=state, mu=float(np.mean(known.value, dtype=np.float64)), **options
+    )
+    np.testing.assert_array_equal(got.posterior.mean, expected.posterior.mean)
+    without = gibbs(known, rank=2, chains=2, **options)
+    np.testing.assert_array_equal(without.trace, got.trace)
+    assert without.posterior.mean.shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "expected either rank=.*got neither"),
+        ({"rank": 2, "init": "given"}, "expected either rank=.*got both"),
+        ({"init": "given", "chains": 2}, "chains, levels: already part of init="),
+    ],
+)
+def test_a_start_is_made_or_given(options, message):
+    if "init" in options:
+        options = options | {"init": init_chains(N_USERS, N_ITEMS, 2, key=jax.random.key(0), chains=2)}
+    with pytest.raises(ValueError, match=message):
+        gibbs(ratings(), key=jax.random.key(0), sweeps=2, burn_in=1, progress=False, **options)

@@ -54,8 +54,8 @@ def components(of, item, value, prior=None):
     for s, (m, precision) in enumerate(zip(of.mean, of.precision, strict=True)):
         m = m if prior is None else prior[s]
         before, x = np.linalg.inv(precision), of.x[item, s]
-        for share, tau in zip(of.share, of.node[s], strict=True):
-            of_y = x @ before @ x.T + np.diag(1 / (tau * of.precision_of[item, s]))
+        for share, tau in zip(of.node_probability, of.node[s], strict=True):
+            of_y = x @ before @ x.T + np.diag(1 / (tau * of.noise_precision[item, s]))
             expected, gain = x @ m + of.offset[item, s], before @ x.T @ np.linalg.inv(of_y)
             density = multivariate_normal.logpdf(value, expected, of_y) if len(item) else 0.0
             out.append((share * np.exp(density), m + gain @ (value - expected), before - gain @ x @ before, s, tau))
@@ -68,7 +68,7 @@ def moments(of, mixture):
     parts = []
     for weight, mean, covariance, s, tau in mixture:
         x = np.asarray(of.x)[:, s]
-        noise = 1 / (tau * np.asarray(of.precision_of)[:, s])
+        noise = 1 / (tau * np.asarray(of.noise_precision)[:, s])
         parts.append((weight, x @ mean + np.asarray(of.offset)[:, s], x @ covariance @ x.T, noise))
     mean, noise = sum(p * m for p, m, _, _ in parts), sum(p * n for p, _, _, n in parts)
     return mean, sum(p * (c + np.outer(m - mean, m - mean)) for p, m, c, _ in parts), noise
@@ -90,12 +90,12 @@ def same(got, expected, **tol):
 def test_draws_are_every_chain_of_every_state(x64):
     kept = states(3, 2)
     of = draws(kept, mu=MU, nodes=NODES)
-    assert (of.x.shape, of.node.shape, of.share.shape) == ((N_ITEMS, 6, K), (6, NODES), (NODES,))
+    assert (of.x.shape, of.node.shape, of.node_probability.shape) == ((N_ITEMS, 6, K), (6, NODES), (NODES,))
     state = kept[1]  # its second chain is draw 3
     np.testing.assert_array_equal(of.x[:, 3, :-1], state.items.rows[1, :, :-1])
     np.testing.assert_array_equal(of.x[..., -1], 1)
     np.testing.assert_allclose(of.offset[:, 3], MU + state.items.rows[1, :, -1])
-    np.testing.assert_allclose(of.precision_of[:, 3], state.alpha[1] * state.items.row_precision[1])
+    np.testing.assert_allclose(of.noise_precision[:, 3], state.alpha[1] * state.items.row_precision[1])
     np.testing.assert_array_equal(of.precision[3], state.users.precision[1])
     even = draws(kept, mu=MU, heteroscedastic=False)
     np.testing.assert_array_equal(even.node, np.ones((6, 1)))
@@ -110,7 +110,7 @@ def test_no_ratings_leave_the_prior(x64):
     of = known()
     got = POSTERIOR(of, np.zeros(3, int), np.full(3, np.nan), np.zeros(3, bool))
     same(got, as_arrays(components(of, ITEM[:0], VALUE[:0])))
-    np.testing.assert_allclose(jnp.exp(got.log_weight), np.tile(of.share / 4, (4, 1)), rtol=1e-12)
+    np.testing.assert_allclose(jnp.exp(got.log_weight), np.tile(of.node_probability / 4, (4, 1)), rtol=1e-12)
 
 
 def test_features_move_the_prior(x64):
@@ -154,7 +154,7 @@ def test_twelve_nodes_integrate_her_sureness(x64, a):
     (state,) = states(1, 1)
     users = dataclasses.replace(state.users, row_precision_shape=jnp.full(1, a))
     of = draws([dataclasses.replace(state, users=users)], mu=MU)
-    node, share = np.asarray(of.node[0]), np.asarray(of.share)
+    node, share = np.asarray(of.node[0]), np.asarray(of.node_probability)
     np.testing.assert_allclose(share @ node, 1, rtol=5e-3)
     np.testing.assert_allclose(share @ (1 / node), a / (a - 1), rtol=0.05)
     for n, error in ((3, 2.0), (10, 5.0), (10, 20.0)):
@@ -216,11 +216,11 @@ def test_of_a_mixture_the_best_predictor_does_no_worse_than_expected(x64):
     of, rng, n = known(), np.random.default_rng(4), 3000
     mixture, asked = components(of, ITEM, VALUE), 9
     each = rng.choice(len(mixture), n, p=[part[0] for part in mixture])
-    x, offset, precision_of = (np.asarray(a)[asked] for a in (of.x, of.offset, of.precision_of))
+    x, offset, noise_precision = (np.asarray(a)[asked] for a in (of.x, of.offset, of.noise_precision))
     answers = []
     for i in each:
         _, mean, covariance, s, tau = mixture[i]
-        of_v, noise = x[s] @ covariance @ x[s], 1 / (tau * precision_of[s])
+        of_v, noise = x[s] @ covariance @ x[s], 1 / (tau * noise_precision[s])
         answers.append(rng.normal(x[s] @ mean + offset[s], np.sqrt(of_v + noise)))
     item = jnp.asarray(np.append(ITEM, asked))
     spread = lambda y: jnp.sum(
@@ -249,7 +249,7 @@ def test_the_lower_bound_is_passed_with_its_probability():
         (lambda of: posterior(of, jnp.asarray(ITEM), jnp.asarray(VALUE[:2])), "expected arrays of one shape"),
         (
             lambda of: posterior(of, jnp.asarray(ITEM), jnp.asarray(VALUE), z=(jnp.ones(2),)),
-            r"lengths \[\], one row a group, got \[2\]",
+            r"lengths \[\], one row per group, got \[2\]",
         ),
         (
             lambda of: expected_variance_reduction(of, POSTERIOR(of, ITEM, VALUE), weights=jnp.ones(2)),
@@ -261,7 +261,7 @@ def test_the_lower_bound_is_passed_with_its_probability():
         ),
         (
             lambda of: lower_confidence_bound(jnp.ones(2), jnp.ones(2), 1.0),
-            r"share: expected a number in \(0, 1\), got 1.0",
+            r"level: expected a number in \(0, 1\), got 1.0",
         ),
         (lambda of: lower_confidence_bound(jnp.ones(2), jnp.ones((2, 1)), 0.9), "expected arrays of one shape"),
     ],

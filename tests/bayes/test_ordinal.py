@@ -238,7 +238,7 @@ def test_the_posterior_is_of_ratings_and_a_run_is_resumed_where_it_stopped():
     np.testing.assert_allclose(posterior.mean, np.mean(means, axis=0), rtol=1e-4)
     np.testing.assert_allclose(posterior.center, posterior.mean, rtol=1e-5)  # they lie within the scale
     np.testing.assert_allclose(posterior.variance, np.var(means, axis=0), rtol=1e-2, atol=1e-4)
-    np.testing.assert_allclose(posterior.noise, np.mean(variances, axis=0), rtol=1e-3)
+    np.testing.assert_allclose(posterior.noise_variance, np.mean(variances, axis=0), rtol=1e-3)
     np.testing.assert_allclose(trace[2:], np.sqrt(np.mean(variances, axis=2)), rtol=1e-3)
     np.testing.assert_array_equal(state.alpha, 1)
     np.testing.assert_array_equal(state.levels.value, [STARS, STARS])

@@ -39,7 +39,7 @@ def test_ask(tmp_path, capsys, monkeypatch):
     assert 0.8 < metrics["random_coverage_of_95_given_5"] <= 1
     assert metrics["picks_her_own_ratings_rating_given_5"] >= metrics["picks_mean_rating_given_5"]
     assert metrics["rating_share"] in settings.shares
-    assert "her own ratings" in capsys.readouterr().out
+    assert "the own ratings" in capsys.readouterr().out
 
 
 def test_new_users_are_in_no_part_of_train_and_asked_about_nothing_that_is_tested():
@@ -63,12 +63,12 @@ def test_every_policy_wishes_for_films_by_what_it_says():
 
     @jax.jit
     def wishes(answer):
-        hers = new_user.posterior(known, item[:1], answer)
-        found = {name: wish(known, hers, item, rated, jax.random.key(1)) for name, wish in ask.POLICIES.items()}
+        mixture = new_user.posterior(known, item[:1], answer)
+        found = {name: wish(known, mixture, item, rated, jax.random.key(1)) for name, wish in ask.POLICIES.items()}
         return (
             found,
-            new_user.posterior_predictive(known, hers).variance,
-            new_user.expected_variance_reduction(known, hers, item, jnp.array([8])),
+            new_user.posterior_predictive(known, mixture).variance,
+            new_user.expected_variance_reduction(known, mixture, item, jnp.array([8])),
         )
 
     found, spread, of_8 = wishes(jnp.array([4.0]))

@@ -59,7 +59,7 @@ def test_quickstart(tmp_path, capsys):
     assert returned["metrics"] == result["metrics"]
     assert 0.5 * 0.9 < result["metrics"]["test_rmse"] < result["metrics"]["global_mean_test_rmse"]
     shown = capsys.readouterr().out
-    listed = shown.split("of those she has not rated:\n")[1].split("\n\n")[0].splitlines()
+    listed = shown.split("and the best predictions for the others:\n")[1].split("\n\n")[0].splitlines()
     dataset = data.synthetic.low_rank(rng=0)
     train, _ = data.splits.random(dataset.ratings, test_fraction=0.2, rng=0)
     seen = set(dataset.titles[train.item[train.user == 2]])
@@ -167,7 +167,7 @@ def test_mean_normalization(tmp_path):
     mean_normalization.main(settings)
     metrics = read(tmp_path, "mean_normalization")["metrics"]
     assert metrics["newcomer_film_away_from_mu"] < 1e-3
-    assert metrics["newcomer_none_away_from_mu"] > 2  # she is predicted 0
+    assert metrics["newcomer_none_away_from_mu"] > 2  # the prediction is 0
     assert 0 < metrics["adam_film_steps_to_1.2"] < metrics["adam_none_steps_to_1.2"]
 
 
@@ -499,7 +499,7 @@ def test_retrieve_and_rank(tmp_path, capsys, monkeypatch):
     assert 0 <= values["ndcg_known_candidates,_ranked"] <= 1
     shown = capsys.readouterr().out
     assert shown.count("last watched: ") == 3
-    assert "nearest to her" in shown
+    assert "nearest to the user" in shown
 
 
 def test_retrieve_and_rank_needs_times(tmp_path):

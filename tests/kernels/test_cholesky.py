@@ -41,7 +41,7 @@ def test_is_numpys(x64, lowered_for, batch, d, platform):
 def test_chunks_do_not_show(monkeypatch, batch):
     a = jnp.asarray(matrices(batch, 3), jnp.float32)
     whole = kernel.cholesky(a)
-    monkeypatch.setattr(kernel, "CHUNK", 2 * 9)  # two matrices at once; odd batches are padded
+    monkeypatch.setattr(kernel, "MATRIX_FLOATS", 2 * 9)  # two matrices at once; odd batches are padded
     np.testing.assert_allclose(kernel.cholesky(a), whole, rtol=1e-6)
 
 
@@ -68,17 +68,17 @@ def test_gradient_is_finite_differences(x64):
     np.testing.assert_allclose(jax.grad(symmetric)(0.0), (symmetric(step) - symmetric(-step)) / (2 * step), rtol=1e-6)
 
 
-def test_shares_are_of_no_scale_and_small_where_a_column_is_said_by_others(x64):
+def test_pivot_ratios_have_no_scale_and_are_small_where_others_explain_a_column(x64):
     a = matrices(2, 5)
     scale = 10.0 ** np.arange(-4.0, 6.0, 2.0)
     scaled = a * scale[:, None] * scale[None, :]
-    share = kernel.shares(kernel.cholesky(jnp.asarray(a)))
-    np.testing.assert_allclose(kernel.shares(kernel.cholesky(jnp.asarray(scaled))), share, rtol=1e-8)
+    ratio = kernel.pivot_ratio(kernel.cholesky(jnp.asarray(a)))
+    np.testing.assert_allclose(kernel.pivot_ratio(kernel.cholesky(jnp.asarray(scaled))), ratio, rtol=1e-8)
     lower = np.linalg.cholesky(a)
     pivots = np.diagonal(lower, axis1=1, axis2=2) ** 2 / np.diagonal(a, axis1=1, axis2=2)
-    np.testing.assert_allclose(share, pivots.min(axis=1), rtol=1e-8)
-    np.testing.assert_allclose(kernel.solve(jnp.asarray(scaled), (jnp.ones((2, 5)),))[1], share, rtol=1e-8)
-    assert kernel.shares(jnp.full((1, 2, 2), jnp.nan)).tolist() != [0.0]
+    np.testing.assert_allclose(ratio, pivots.min(axis=1), rtol=1e-8)
+    np.testing.assert_allclose(kernel.solve(jnp.asarray(scaled), (jnp.ones((2, 5)),))[1], ratio, rtol=1e-8)
+    assert kernel.pivot_ratio(jnp.full((1, 2, 2), jnp.nan)).tolist() != [0.0]
 
 
 @pytest.mark.parametrize("on", ["cpu", "gpu"])
@@ -86,10 +86,10 @@ def test_shares_are_of_no_scale_and_small_where_a_column_is_said_by_others(x64):
 def test_what_rounding_makes_singular_is_solved_to_finite_numbers_and_said(d, on):
     x = np.random.default_rng(0).normal(size=(d, 1))
     a = jnp.asarray(np.stack([1e6 * x @ x.T, np.eye(d)]) + 1e-6 * np.eye(d), jnp.float32)
-    (z,), share = kernel.solve(a, (jnp.ones((2, d)),), on=on)
+    (z,), ratio = kernel.solve(a, (jnp.ones((2, d)),), on=on)
     assert np.isfinite(z).all()
-    assert float(share[0]) < 2e-5
-    np.testing.assert_allclose(share[1], 1, rtol=1e-5)
+    assert float(ratio[0]) < 2e-5
+    np.testing.assert_allclose(ratio[1], 1, rtol=1e-5)
     np.testing.assert_allclose(z[1], np.ones(d), rtol=1e-5)
     gradient = jax.grad(lambda a: jnp.sum(kernel.solve(a, (jnp.ones((2, d)),), on=on)[0][0]))(a)
     assert np.isfinite(gradient).all()

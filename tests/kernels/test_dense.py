@@ -13,10 +13,12 @@ def test_equations_and_solutions_are_numpys(x64, sizes):
     rng = np.random.default_rng(0)
     table, y = rng.normal(size=(m, k)), rng.normal(size=(m, n))
     weight = rng.integers(0, 3, (m, n)).astype(float)
-    of_other = rng.random(m)
+    table_weight = rng.random(m)
     gram, rhs = jax.jit(dense.dense_normal_equations)(table, weight, y)
-    scaled = jax.jit(dense.dense_normal_equations)(table, weight, y, of_other)
-    for got, expected in zip(scaled, dense.dense_normal_equations(table, weight * of_other[:, None], y), strict=True):
+    scaled = jax.jit(dense.dense_normal_equations)(table, weight, y, table_weight)
+    for got, expected in zip(
+        scaled, dense.dense_normal_equations(table, weight * table_weight[:, None], y), strict=True
+    ):
         np.testing.assert_allclose(got, expected, atol=1e-12)
     z, _ = jax.jit(dense.solve)(gram + np.eye(k)[:, :, None], rhs)
     assert gram.shape == (k, k, n)

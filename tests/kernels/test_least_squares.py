@@ -41,7 +41,7 @@ def rows_of(table, lists, intercept):
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("at_once", [1, 3, 100])
 def test_normal_equations_are_the_sums(x64, monkeypatch, on, intercept, weights, at_once):
-    monkeypatch.setitem(least_squares.FLOATS, on, at_once * LENGTH * D)
+    monkeypatch.setitem(least_squares.CHUNK_FLOATS, on, at_once * LENGTH * D)
     table, lists = draw(weights=weights)
     gram, rhs, sums = least_squares.list_normal_equations(table, lists, intercept=intercept, on=on)
     assert len(rhs) == 1 + intercept
@@ -77,7 +77,7 @@ def test_the_dual_is_the_same_solution(x64, on, intercept, weights, free):
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("at_once", [2, 100])
 def test_conjugate_gradients_end_at_the_solution(x64, monkeypatch, on, intercept, weights, shared, at_once):
-    monkeypatch.setitem(least_squares.FLOATS, on, at_once * LENGTH * D)
+    monkeypatch.setitem(least_squares.CHUNK_FLOATS, on, at_once * LENGTH * D)
     table, lists = draw(weights=weights)
     k = D + intercept
     rng = np.random.default_rng(3)

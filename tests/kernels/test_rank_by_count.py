@@ -9,10 +9,10 @@ import pytest
 
 from jaxrec.kernels import rank_by_count
 
-FORMS = [rank_by_count._at_once, rank_by_count._by_counting]
+FORMS = [rank_by_count._compare_all, rank_by_count._count_all]
 # one program of a shape, in place of one of each operation
 RANKS = jax.jit(rank_by_count.ranks, static_argnums=2)
-AMONG_THE_BEST = jax.jit(rank_by_count._among_the_best, static_argnames="k")
+COUNT_SHORTLIST = jax.jit(rank_by_count._count_shortlist, static_argnames="k")
 
 
 def places(scores):
@@ -39,7 +39,7 @@ def test_is_the_place_in_a_stable_sort(form, m):
     np.testing.assert_array_equal(np.asarray(rank_by_count.ranks(*given, m))[there], right[there])
 
 
-@pytest.mark.parametrize("form", [*FORMS, partial(rank_by_count._among_the_best, k=5)])
+@pytest.mark.parametrize("form", [*FORMS, partial(rank_by_count._count_shortlist, k=5)])
 def test_neighbors_in_floating_point_are_told_apart(form):
     one = np.float32(1)
     scores = np.full((70, 1), -1, np.float32)
@@ -58,7 +58,7 @@ def test_ranks_below_k_are_right_and_the_others_are_not_below(spread, k):
     ids = np.argsort(rng.random((300, 9)), axis=0)[:150]
     mine, right = np.take_along_axis(scores, ids, axis=0), np.take_along_axis(places(scores), ids, axis=0)
     given = jnp.asarray(scores), jnp.asarray(ids, jnp.int32)
-    for found in map(np.asarray, (RANKS(*given, k), AMONG_THE_BEST(*given, jnp.asarray(mine), k=k))):
+    for found in map(np.asarray, (RANKS(*given, k), COUNT_SHORTLIST(*given, jnp.asarray(mine), k=k))):
         low = (mine > -np.inf) & (right < k)
         np.testing.assert_array_equal(found[low], right[low])
         assert (found[(mine > -np.inf) & (right >= k)] >= k).all()

@@ -24,14 +24,14 @@ def tables(d, seed=0, n_users=7, n_items=5):
 @pytest.mark.parametrize("d", [0, 3, 8])
 def test_sampled_dot_is_the_loop_in_chunks_and_whole(x64, monkeypatch, n, d):
     monkeypatch.setattr(
-        sampled_dot_file, "CHUNK", 8 * max(1, d)
+        sampled_dot_file, "GATHER_FLOATS", 8 * max(1, d)
     )  # none, a part of one, one, and two with something left over
     w, x = tables(d)
     rng = np.random.default_rng(1)
     user, item = rng.integers(0, len(w), n), rng.integers(0, len(x), n)
     expected = [sum(w[j, k] * x[i, k] for k in range(d)) for j, i in zip(user, item, strict=True)]
     arrays = [jnp.asarray(a) for a in (w, x, user.astype(np.int32), item.astype(np.int32))]
-    for form in (sampled_dot, sampled_dot_file._whole, jax.jit(sampled_dot)):
+    for form in (sampled_dot, sampled_dot_file._all_at_once, jax.jit(sampled_dot)):
         np.testing.assert_allclose(form(*arrays), np.array(expected), rtol=1e-12)
 
 

@@ -26,8 +26,8 @@ def _no_races(capfd):
 @pytest.fixture
 def small(monkeypatch):
     """Tiles of a few entries: the same paths as at 512 x 512 in a fraction of the time."""
-    monkeypatch.setattr(tpu_cost, "ITEMS", 8)
-    monkeypatch.setattr(tpu_cost, "USERS", 4)
+    monkeypatch.setattr(tpu_cost, "TILE_ITEMS", 8)
+    monkeypatch.setattr(tpu_cost, "TILE_USERS", 4)
 
 
 def draw(n_items, n_users, d, seed=0):
@@ -66,7 +66,7 @@ def test_value_and_sums_are_the_formulas(n_items, n_users, d, loss):
 
 @pytest.mark.slow
 def test_at_the_sizes_of_a_tpu():
-    check(draw(tpu_cost.ITEMS + 3, 130, 2))
+    check(draw(tpu_cost.TILE_ITEMS + 3, 130, 2))
 
 
 @pytest.mark.slow

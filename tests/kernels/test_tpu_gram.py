@@ -23,8 +23,8 @@ def _no_races(capfd):
 @pytest.fixture
 def small(monkeypatch):
     """Chunks and blocks of a few entries: the same paths as at 128 and 1024 in a fraction of the time."""
-    monkeypatch.setattr(tpu_gram, "CHUNK", 4)
-    monkeypatch.setattr(tpu_gram, "LENGTH", 8)
+    monkeypatch.setattr(tpu_gram, "BUFFER_ENTRIES", 4)
+    monkeypatch.setattr(tpu_gram, "STEP_ENTRIES", 8)
 
 
 def draw(r, length, n, d, seed=0):

@@ -7,8 +7,8 @@ import pytest
 from jax import export
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxrec.kernels.topk import GROUP
-from jaxrec.kernels.tpu_topk import ITEMS, QUERIES, group_maxima
+from jaxrec.kernels.topk import GROUP_ITEMS
+from jaxrec.kernels.tpu_topk import TILE_ITEMS, TILE_QUERIES, group_maxima
 
 STRICT = pltpu.InterpretParams(detect_races=True, out_of_bounds_reads="raise", uninitialized_memory="nan")
 
@@ -31,15 +31,23 @@ def maxima_of_all(queries, items, allowed):
     scores = np.asarray(items) @ np.asarray(queries).T
     if allowed is not None:
         scores = np.where(np.asarray(allowed)[:, None], scores, -np.inf)
-    filled = np.full((-(-len(items) // GROUP) * GROUP, len(queries)), -np.inf, np.float32)
+    filled = np.full((-(-len(items) // GROUP_ITEMS) * GROUP_ITEMS, len(queries)), -np.inf, np.float32)
     filled[: len(items)] = scores
-    return filled.reshape(-1, GROUP, len(queries)).max(axis=1)
+    return filled.reshape(-1, GROUP_ITEMS, len(queries)).max(axis=1)
 
 
 # one item; ragged groups in a ragged block; one whole block; rows of whole tiles; long rows; many queries
 @pytest.mark.parametrize(
     ("n", "m", "d"),
-    [(1, 1, 1), (3, 45, 4), (2, ITEMS, 8), (5, ITEMS + 77, 3), (2, 700, 128), (2, 300, 520), (QUERIES + 3, 70, 4)],
+    [
+        (1, 1, 1),
+        (3, 45, 4),
+        (2, TILE_ITEMS, 8),
+        (5, TILE_ITEMS + 77, 3),
+        (2, 700, 128),
+        (2, 300, 520),
+        (TILE_QUERIES + 3, 70, 4),
+    ],
 )
 @pytest.mark.parametrize("filtered", [False, True])
 def test_maxima_are_those_of_all_scores(n, m, d, filtered):
@@ -51,8 +59,8 @@ def test_maxima_are_those_of_all_scores(n, m, d, filtered):
 
 
 def test_a_group_of_which_nothing_is_allowed_has_minus_infinity_and_nan_there_is_inert():
-    queries, items = draw(3, 3 * GROUP, 4)
-    allowed = jnp.ones(3 * GROUP, bool).at[GROUP : 2 * GROUP].set(False).at[5].set(False)
+    queries, items = draw(3, 3 * GROUP_ITEMS, 4)
+    allowed = jnp.ones(3 * GROUP_ITEMS, bool).at[GROUP_ITEMS : 2 * GROUP_ITEMS].set(False).at[5].set(False)
     garbage = jnp.where(allowed[:, None], items, jnp.nan)
     found = group_maxima(queries, garbage, allowed, interpret=STRICT)
     assert (found[1] == -jnp.inf).all()
@@ -68,7 +76,9 @@ def test_items_in_half_precision_are_scored_in_float32():
 @pytest.mark.parametrize(("n", "m", "d"), [(0, 5, 2), (2, 0, 2), (2, 40, 0)])
 def test_nothing_to_score(n, m, d):
     found = group_maxima(jnp.ones((n, d)), jnp.ones((m, d)), jnp.arange(m) < 35)
-    np.testing.assert_array_equal(found, np.where(np.arange(-(-m // GROUP))[:, None] < 2, np.zeros((1, n)), -np.inf))
+    np.testing.assert_array_equal(
+        found, np.where(np.arange(-(-m // GROUP_ITEMS))[:, None] < 2, np.zeros((1, n)), -np.inf)
+    )
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(64, 100_001, 32), (1000, 5000, 128), (1, 40, 3)])

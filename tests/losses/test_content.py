@@ -56,7 +56,7 @@ def test_an_accidental_hit_is_no_negative_at_all(x64):
     v_user, v_item = map(jnp.asarray, vectors())
     pull = jax.grad(lambda v: softmax.in_batch(v_user[:3], v, jnp.asarray(ITEM[:3])).sum)(v_item[:3])
     alone = jax.grad(lambda v: softmax.in_batch(v_user[:2], v, jnp.asarray(ITEM[:2])).sum)(v_item[:2])
-    # user 0's own item stands in column 2 as well: what she contributes is as without that column
+    # user 0's own item stands in column 2 as well: it contributes as without that column
     first = lambda v: softmax.in_batch(v_user[:3], v, jnp.asarray(ITEM[:3]), weights=jnp.array([1.0, 0, 0])).sum
     assert not np.allclose(pull[:2], alone)
     assert jax.grad(first)(v_item[:3])[2].tolist() == [0] * 4

@@ -1,6 +1,7 @@
 """ALS: the objective never rises, its end is a stationary point, options do what they say, truth is recovered."""
 
 import dataclasses
+from functools import partial
 
 import chex
 import jax
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import Ratings, data, losses, models
+from jaxrec import Ratings, data, losses, models, solvers
+from jaxrec.solvers import common
 from jaxrec.solvers._als import als, dense_sweep, sweep
 
 
@@ -208,3 +210,43 @@ def test_a_dense_sweep_wants_the_factors_tables():
     ratings = toy()
     with pytest.raises(ValueError, match="9 items"):
         dense_sweep(start(ratings), data.dense(ratings).T, l2=1.0)
+
+
+@pytest.mark.parametrize(
+    "solver", [solvers.als, partial(solvers.implicit_als, unobserved_weight=0.2)], ids=["als", "implicit_als"]
+)
+def test_ratings_are_prepared_for_you(solver):
+    """Rows, start and mean: the same as giving them."""
+    ratings, key = toy(), jax.random.key(5)
+    implicit = isinstance(solver, partial)
+    mu = None if implicit else float(np.mean(ratings.value, dtype=np.float64))
+    init = models.init(ratings.n_users, ratings.n_items, 2, key=key, item_bias=not implicit, mu=mu)
+    options = {"l2": 0.7, "sweeps": 2, "progress": False}
+    sides = data.rows(ratings, "user"), data.rows(ratings, "item")
+    expected = solver(sides, init=init, **options)
+    for got in (solver(ratings, rank=2, key=key, **options), solver(sides, rank=2, key=key, **options)):
+        chex.assert_trees_all_equal(got.factors, expected.factors)
+        np.testing.assert_array_equal(got.info.trace, expected.info.trace)
+
+
+def test_the_mean_of_weighted_ratings_is_weighted():
+    ratings = dataclasses.replace(toy(), weights=np.arange(1.0, 1 + len(toy())))
+    expected = np.average(ratings.value.astype(np.float64), weights=ratings.weights)
+    for train in (ratings, (data.rows(ratings, "user"), data.rows(ratings, "item")), data.dense(ratings)):
+        assert common.mean_rating(train) == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("train", "options", "message"),
+    [
+        (toy(), {}, "expected either rank=.*got neither"),
+        (toy(), {"rank": 2, "init": "given"}, "expected either rank=.*got both"),
+        (toy(), {"init": "given", "key": jax.random.key(0)}, "key: expected None with init=, got a key"),
+        (data.rows(toy(), "user"), {"rank": 2}, "train: expected Ratings, or a pair of Rows"),
+    ],
+)
+def test_a_start_is_made_or_given(as_users_run, train, options, message):
+    if "init" in options:
+        options = options | {"init": start(toy())}
+    with pytest.raises(ValueError, match=message):
+        als(train, l2=1.0, progress=False, **options)

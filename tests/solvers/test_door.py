@@ -354,7 +354,7 @@ def known():
 
 
 @functools.cache
-def hers():
+def mixture():
     return new_user.posterior(known(), np.array([1, 3]), np.array([5.0, 2.0]))
 
 
@@ -388,11 +388,11 @@ WRONG = {
     ),
     "an item of no draw": lambda: new_user.posterior(known(), np.array([1, N_ITEMS]), np.ones(2)),
     "a wide item": lambda: new_user.posterior(known(), np.array([1, 2**32 + 1]), np.ones(2)),
-    "a prediction of no item": lambda: new_user.posterior_predictive(known(), hers(), np.array([-1])),
-    "a candidate of no item": lambda: new_user.expected_variance_reduction(known(), hers(), np.array([N_ITEMS])),
-    "a target of no item": lambda: new_user.expected_variance_reduction(known(), hers(), None, np.array([N_ITEMS])),
-    "a mixture of other draws": lambda: new_user.posterior_predictive(other_draws(), hers()),
-    "a question for other draws": lambda: new_user.expected_variance_reduction(other_draws(), hers()),
+    "a prediction of no item": lambda: new_user.posterior_predictive(known(), mixture(), np.array([-1])),
+    "a candidate of no item": lambda: new_user.expected_variance_reduction(known(), mixture(), np.array([N_ITEMS])),
+    "a target of no item": lambda: new_user.expected_variance_reduction(known(), mixture(), None, np.array([N_ITEMS])),
+    "a mixture of other draws": lambda: new_user.posterior_predictive(other_draws(), mixture()),
+    "a question for other draws": lambda: new_user.expected_variance_reduction(other_draws(), mixture()),
     "a level of no cut": lambda: ordinal.draw_latents(
         np.float32([0.0]), Y, 1 + Y, np.full(4, 2), np.ones(4, bool), key=KEY
     ),
@@ -434,13 +434,13 @@ def test_what_does_not_fit_is_refused(name):
 def test_masked_items_of_a_new_user_may_be_anything():
     where = np.array([True, False, True])
     got = new_user.posterior(known(), np.array([1, 2**40, 3]), np.array([5.0, np.nan, 2.0]), where)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, hers())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, mixture())
 
 
 def test_traced_values_are_trusted():
     run = jax.jit(lambda l2: solvers.fold_in(factors(), sides()[0], l2=l2).w)
     assert run(-0.1).shape == (N_USERS, RANK)
-    given = known(), hers()
+    given = known(), mixture()
     assert jax.jit(lambda item: new_user.posterior_predictive(*given, item).mean)(np.array([3])).shape == (1,)
 
 

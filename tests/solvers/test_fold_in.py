@@ -111,7 +111,7 @@ def test_rows_solved_some_at_a_time_are_those_solved_at_once(x64, monkeypatch, s
         return jnp.sum(found.w**2) + jnp.sum(found.x**2), found
 
     right = jax.jit(jax.value_and_grad(loss, has_aux=True))(0.7)
-    monkeypatch.setattr(cholesky, "CHUNK", at_once * (RANK + 1) ** 2)
+    monkeypatch.setattr(cholesky, "MATRIX_FLOATS", at_once * (RANK + 1) ** 2)
     some = jax.jit(jax.value_and_grad(lambda l2: loss(l2), has_aux=True))  # another function: traced anew
     chex.assert_trees_all_close(some(0.7), right, rtol=1e-9)
     assert "cond[" in str(some.trace(0.7).jaxpr)  # else all were one chunk

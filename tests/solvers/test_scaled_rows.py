@@ -156,9 +156,9 @@ def test_a_grid_of_strengths_solves_badly_scaled_rows_and_has_derivatives():
 
 
 def test_ordinary_rows_are_left_to_their_equations():
-    """No row of ml-100k's kind is fitted anew: its share is far above what is lost."""
-    share = jnp.array([1e-1, 3e-2, 1e-3, 0.0, jnp.nan])
-    assert orthogonal.lost(share).tolist() == [False, False, True, True, True]
+    """No row of ml-100k's kind is fitted anew: its pivot ratio is far above the threshold."""
+    ratio = jnp.array([1e-1, 3e-2, 1e-3, 0.0, jnp.nan])
+    assert orthogonal.ill_conditioned(ratio).tolist() == [False, False, True, True, True]
     found = orthogonal.mend(
         jnp.ones((2, 1)), jnp.ones(2), jnp.ones(2), prior=lambda row: jnp.ones((2, 2)), blocks=lambda row: jnp.int32(1),
         entries=lambda row, block: jnp.ones((3, 2)),
