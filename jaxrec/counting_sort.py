@@ -1,4 +1,4 @@
-"""Grouping by id: a counting sort, which is what splits, layouts and duplicate checks stand on; and by length."""
+"""Grouping of rows: by id with a counting sort, which splits, layouts and duplicate checks use, and by length."""
 
 import numpy as np
 
@@ -10,33 +10,33 @@ __all__ = ["group_by", "partition", "row_counts"]
 def group_by(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """(start [size + 1], order [n]): the rows of group g are order[start[g] : start[g + 1]], in their order in `ids`.
 
-    The transpose of a matrix with one entry a row, which SciPy does in O(n): 20M ids in a quarter of argsort's time.
+    This transposes a matrix with one entry per row, which SciPy does in O(n): 20M ids in a quarter of argsort's time.
 
     Args:
         ids: [n] contiguous ids, in [0, size).
         size: the number of groups; empty ones count.
 
     Raises:
-        ValueError: ids out of range, which SciPy would write by into memory that is not its own.
+        ValueError: ids out of range, with which SciPy would write out of bounds.
 
     >>> start, order = group_by(np.array([2, 0, 2, 1]), 4)
     >>> start.tolist(), order.tolist()
     ([0, 1, 2, 4, 4], [1, 3, 0, 2])
     """
-    from scipy import sparse  # 0.1 s to import, and only this needs it
+    from scipy import sparse  # takes 0.1 s to import, and only this function needs it
 
     ids = check.ids("ids", ids, size=size)
     n = len(ids)
     position = np.arange(
         n + 1, dtype=np.int32 if n < check.INT32_MAX else np.int64
-    )  # SciPy sorts in this type: 4 times faster
-    one_each = sparse.csr_array((np.ones(n, np.int8), ids, position), shape=(n, size))
-    columns = one_each.tocsc()
+    )  # SciPy sorts in this type: int32 is 4 times faster
+    matrix = sparse.csr_array((np.ones(n, np.int8), ids, position), shape=(n, size))
+    columns = matrix.tocsc()
     return columns.indptr, columns.indices
 
 
 def row_counts(ids: np.ndarray) -> np.ndarray:
-    """Of each row, how many rows have its id: float32 [n], to divide by. Ids are integers >= 0.
+    """For each row, the number of rows with the same id: float32 [n], to divide by. Ids are integers >= 0.
 
     >>> row_counts(np.array([2, 0, 2])).tolist()
     [2.0, 1.0, 2.0]
@@ -45,10 +45,10 @@ def row_counts(ids: np.ndarray) -> np.ndarray:
 
 
 def partition(length: np.ndarray, count: np.ndarray, price: float) -> list[tuple[int, int]]:
-    """Cuts sorted lengths into runs [first, last) so that what padding and the runs cost is least.
+    """Cuts sorted lengths into the runs [first, last) with the least padding plus `price` per run.
 
-    Every row of a run is padded to the run's longest: minimized is the sum over runs of rows * longest, plus `price`
-    for each run. By dynamic programming over where the last run begins, which is exact: K^2 steps for K lengths.
+    Every row of a run is padded to the run's longest, so the cost is the sum over runs of rows * longest + `price`.
+    The minimum is exact, by dynamic programming over where the last run begins: K^2 steps for K lengths.
 
     Args:
         length: [K], ascending.
@@ -58,15 +58,15 @@ def partition(length: np.ndarray, count: np.ndarray, price: float) -> list[tuple
     >>> partition(np.array([1, 2, 50, 60]), np.array([9, 1, 1, 1]), price=20)
     [(0, 2), (2, 4)]
     """
-    before = np.concatenate([[0], np.cumsum(count)]).astype(np.float64)  # rows of the first k lengths
-    least, begins = np.zeros(len(length) + 1), np.zeros(len(length) + 1, int)
+    rows_before = np.concatenate([[0], np.cumsum(count)]).astype(np.float64)  # rows of the first k lengths
+    least_cost, run_start = np.zeros(len(length) + 1), np.zeros(len(length) + 1, int)
     for last in range(1, len(length) + 1):
-        totals = least[:last] + (before[last] - before[:last]) * length[last - 1] + price
-        begins[last] = totals.argmin()
-        least[last] = totals[begins[last]]
+        costs = least_cost[:last] + (rows_before[last] - rows_before[:last]) * length[last - 1] + price
+        run_start[last] = costs.argmin()
+        least_cost[last] = costs[run_start[last]]
     runs = []
     last = len(length)
     while last > 0:
-        runs.append((int(begins[last]), last))
-        last = int(begins[last])
+        runs.append((int(run_start[last]), last))
+        last = int(run_start[last])
     return runs[::-1]

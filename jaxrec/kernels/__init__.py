@@ -1,1 +1,1 @@
-"""The few operations where a tuned form pays, one file each."""
+"""The few operations for which a tuned form pays, one file each."""

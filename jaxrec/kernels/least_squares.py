@@ -1,21 +1,21 @@
-"""Least squares for many padded rows at once, the features gathered from one table: normal equations, or none at all.
+"""Least squares of many padded rows at once, features gathered from one table, with or without normal equations.
 
-Row r has targets y [l] at the table's rows other [l]. All functions gather the features of some rows, [rows, l, d], at
-a time, for all that follows: two batched products for the normal equations, or two per step of conjugate gradients,
-which never forms a Gram matrix. How many rows, and what gathers them, is what the forms differ in:
+Row r has targets y [l] at the table's rows other [l]. All functions gather the features of a chunk of rows,
+[rows, l, d], for everything that follows: two batched products for the normal equations, or two per step of conjugate
+gradients, which never forms a Gram matrix. The forms differ in the size of a chunk and in how it is gathered:
 
 | `on` | |
 | --- | --- |
-| `"cpu"` | as many as stay in the cache (2 MiB), gathered by the mask multiplications of `gather.rows_where` |
-| `"gpu"` | as many as memory may be asked for (512 MiB): a loop of small steps is one of launches. XLA's plain gather |
-| `"tpu"` | normal equations: rows copied into VMEM one by one (`tpu_gram`). All else as on a GPU |
+| `"cpu"` | as many rows as stay in the cache (2 MiB), gathered with the mask products of `gather.rows_where` |
+| `"gpu"` | as many rows as 512 MiB hold, because a loop of small steps is a loop of launches; XLA's plain gather |
+| `"tpu"` | normal equations: rows copied into VMEM one by one (`tpu_gram`). Everything else as on a GPU |
 
-20M ratings, d = 64, a sweep on an H100: 2.4 s by steps of 2 MiB, .13 by 64 MiB, .06 by 512 MiB.
+20M ratings, d = 64, a sweep on an H100: 2.4 s in chunks of 2 MiB, 0.13 s of 64 MiB, 0.06 s of 512 MiB.
 
-What a sweep of ALS moves, with n ratings: 2 n d floats gathered; the Gram matrices take 4 n d^2 flops, s steps of
+What a sweep of ALS over n ratings moves: 2 n d floats gathered; the Gram matrices take 4 n d^2 flops, s steps of
 conjugate gradients 4 (2 s + 1) n d. On 2 cores (d = 64, per 2M entries) the gather takes 17 ms (23 GB/s), a pair of
-products of the conjugate gradients 9 to 11, the Gram matrices 77. A weight that multiplies one of the Gram's two sides
-makes that 172 (another buffer), so both sides get its square root, in the gather.
+products of the conjugate gradients 9 to 11 ms, the Gram matrices 77 ms. Multiplying one of the Gram product's two sides
+by the weights makes that 172 ms (another buffer), so both sides get their square root, in the gather.
 """
 
 from functools import partial
@@ -30,23 +30,23 @@ from jaxrec.gather import rows_where
 from jaxrec.kernels import cholesky
 from jaxrec.kernels.chunks import by_chunks
 from jaxrec.kernels.platform import On, derived_as
+from jaxrec.numerics import HIGHEST
 
 __all__ = [
-    "FLOATS",
+    "CHUNK_FLOATS",
     "Equations",
     "Lists",
     "Solved",
     "conjugate_gradient",
     "dual_least_squares",
     "list_normal_equations",
-    "rows_at_once",
-    "scaled",
+    "rows_per_chunk",
+    "weighted_entries",
 ]
 
-# Floats of features (or of matrices) that are there at once. On a CPU 2 MiB: 1/4 and 4 times as many were up to a fifth
-# slower. Elsewhere 512 MiB: what is gathered, a chunk's Gram matrices and their factors are each at most that.
-FLOATS: dict[On, int] = {"cpu": 2**19, "gpu": 2**27, "tpu": 2**27}
-HIGHEST = jax.lax.Precision.HIGHEST  # accelerators would otherwise round to bfloat16 or TF32
+# Floats of features (or of matrices) in one chunk. On a CPU 2 MiB: 1/4 and 4 times as many were up to a fifth slower.
+# Elsewhere 512 MiB, which bounds each of the gathered features, a chunk's Gram matrices and their factors.
+CHUNK_FLOATS: dict[On, int] = {"cpu": 2**19, "gpu": 2**27, "tpu": 2**27}
 
 
 class Lists(NamedTuple):
@@ -66,7 +66,7 @@ class Lists(NamedTuple):
 
 
 class Equations(NamedTuple):
-    """Sums over rows' entries, D the weights.
+    """Sums over the entries of rows, with D the weights.
 
     Attributes:
         gram: [r, d, d], X' D X.
@@ -80,58 +80,58 @@ class Equations(NamedTuple):
 
 
 class Solved(NamedTuple):
-    """Rows' coefficients and what they leave.
+    """Coefficients of rows, and the objective at them.
 
     Attributes:
         v: [r, k].
         objective: [r], 1/2 sum of weight (x . v - y)^2 + 1/2 v' P v (+ 1/2 v' shared v) at v.
-        share: [r], what the equations' pivots keep of their diagonal (`cholesky.shares`); 1 where there are none.
+        pivot_ratio: [r], `cholesky.pivot_ratio` of the equations; 1 where there are none.
     """
 
     v: Array
     objective: Array
-    share: Array
+    pivot_ratio: Array
 
 
 def list_normal_equations(table: Float[Array, "m d"], lists: Lists, *, intercept: bool, on: On) -> Equations:
     """The sums over every row's entries that its regression needs.
 
-    A weight's derivative is right where it is > 0, and 0 where it is 0.
+    The derivative with respect to a weight is exact where the weight is > 0, and 0 where it is 0.
 
     Args:
         table: features of all.
         lists: the rows.
-        intercept: whether the rows have one: then the features' own sums are beside the targets'.
+        intercept: whether the rows have one: if so, `rhs` also has the sums of the features.
         on: the form.
     """
     plain = partial(_by_xla, intercept=intercept, on=on)
-    fits = table.dtype == jnp.float32 and table.shape[1] <= 255  # more does not fit in a TPU's VMEM
+    fits = table.dtype == jnp.float32 and table.shape[1] <= 255  # larger ones do not fit in a TPU's VMEM
     if on == "tpu" and fits:
         return derived_as(plain, partial(_by_pallas, intercept=intercept))(table, lists)
     return plain(table, lists)
 
 
 def _by_xla(table: Array, lists: Lists, *, intercept: bool, on: On) -> Equations:
-    size = rows_at_once(lists.other.shape[1] * table.shape[1], on)
-    return by_chunks(lambda part: _equations(table, part, intercept, on), lists, size)
+    size = rows_per_chunk(lists.other.shape[1] * table.shape[1], on)
+    return by_chunks(lambda chunk: _equations(table, chunk, intercept, on), lists, size)
 
 
 def _by_pallas(table: Array, lists: Lists, *, intercept: bool) -> Equations:
-    """The Gram matrices from rows copied into VMEM one by one, no [r, l, d] in HBM; the other sums are small."""
-    from jaxrec.kernels import tpu_gram  # 0.15 s to import
+    """The Gram matrices from rows copied into VMEM one by one, without [r, l, d] in HBM; the other sums are small."""
+    from jaxrec.kernels import tpu_gram  # takes 0.15 s to import
 
     (other, y, where, weights), d = lists, table.shape[1]
     table = jnp.concatenate([table, jnp.ones((len(table), 1), table.dtype)], axis=1) if intercept else table
     gram, rhs = tpu_gram.tpu_normal_equations(table, other, y, where, weights)
-    sides = (rhs[:, :d], gram[:, :d, d]) if intercept else (rhs,)
+    right_sides = (rhs[:, :d], gram[:, :d, d]) if intercept else (rhs,)
     weight = jnp.where(where, 1.0 if weights is None else weights, 0.0).astype(table.dtype)
     y = jnp.where(where, y, 0)
     sums = jnp.stack([weight * y * y, weight * y, weight], axis=2)
-    return Equations(gram[:, :d, :d], sides, jnp.sum(sums, axis=1))
+    return Equations(gram[:, :d, :d], right_sides, jnp.sum(sums, axis=1))
 
 
-def scaled(table: Array, lists: Lists, *, on: On) -> tuple[Array, Array, Array]:
-    """(the weights' roots, features and targets times them), 0 where masked."""
+def weighted_entries(table: Array, lists: Lists, *, on: On) -> tuple[Array, Array, Array]:
+    """(square roots of the weights, features and targets times them), 0 where masked."""
     where = lists.where
     root = where.astype(table.dtype)
     if lists.weights is not None:
@@ -142,9 +142,9 @@ def scaled(table: Array, lists: Lists, *, on: On) -> tuple[Array, Array, Array]:
 
 
 def _equations(table: Array, lists: Lists, intercept: bool, on: On) -> Equations:
-    root, x, y = scaled(table, lists, on=on)
+    root, x, y = weighted_entries(table, lists, on=on)
     gram = jnp.einsum("rld,rle->rde", x, x, precision=HIGHEST)
-    # one product a side: both at once are no matrix-vector product, and take five times as long
+    # one product per side: both at once are no matrix-vector product, and take five times as long
     rhs = tuple(jnp.einsum("rld,rl->rd", x, side, precision=HIGHEST) for side in ((y, root) if intercept else (y,)))
     sums = [jnp.sum(each, axis=1) for each in (y * y, root * y, root * root)]
     return Equations(gram, rhs, jnp.stack(sums, axis=1))
@@ -153,38 +153,40 @@ def _equations(table: Array, lists: Lists, intercept: bool, on: On) -> Equations
 def dual_least_squares(
     table: Float[Array, "m d"], lists: Lists, precision: Float[Array, "r k"], *, intercept: bool, on: On
 ) -> Solved:
-    """The rows' solutions from l x l equations in place of k x k ones: for rows with fewer entries than features.
+    """The rows' solutions from l x l equations instead of k x k ones, for rows with fewer entries than features.
 
-    With X and y multiplied by the weights' roots, r those roots, P the penalties of all but the intercept b, beta its:
+    With X and y multiplied by the square roots r of the weights, P the penalties of all coefficients but the intercept
+    b, and beta the penalty of b:
 
         (X P^-1 X' + 1) e = y - b r        r' e = beta b        v = P^-1 X' e
 
-    and e is what the solution leaves of y, so that the objective at it is y' e / 2.
+    Here e is the weighted residual y - X v - b r of the solution, and the objective is y' e / 2.
 
     Args:
         table: features of all.
         lists: the rows.
-        precision: > 0 but for the intercept's.
+        precision: > 0 except for the intercept.
         intercept: whether the last coefficient is one.
         on: the form.
     """
-    size = rows_at_once(lists.other.shape[1] * table.shape[1], on)
-    return by_chunks(lambda part: _dual(table, part[0], part[1], intercept, on), (lists, precision), size)
+    size = rows_per_chunk(lists.other.shape[1] * table.shape[1], on)
+    return by_chunks(lambda chunk: _dual(table, chunk[0], chunk[1], intercept, on), (lists, precision), size)
 
 
 def _dual(table: Array, lists: Lists, precision: Array, intercept: bool, on: On) -> Solved:
     d = table.shape[1]
-    root, x, y = scaled(table, lists, on=on)
-    weak = x / precision[:, None, :d]
-    kernel = jnp.einsum("rld,rmd->rlm", x, weak, precision=HIGHEST) + jnp.eye(x.shape[1], dtype=x.dtype)[None]
-    (left, *bent), share = cholesky.solve(kernel, (y, root) if intercept else (y,), on=on)
+    root, x, y = weighted_entries(table, lists, on=on)
+    x_over_precision = x / precision[:, None, :d]
+    kernel = jnp.einsum("rld,rmd->rlm", x, x_over_precision, precision=HIGHEST)
+    kernel = kernel + jnp.eye(x.shape[1], dtype=x.dtype)[None]
+    (residual, *adjoint), ratio = cholesky.solve(kernel, (y, root) if intercept else (y,), on=on)
     if intercept:
-        count = precision[:, d] + jnp.sum(root * bent[0], axis=1)
-        bias = jnp.where(count > 0, jnp.sum(root * left, axis=1) / jnp.where(count > 0, count, 1), 0)
-        left = left - bias[:, None] * bent[0]
-    v = jnp.einsum("rld,rl->rd", weak, left, precision=HIGHEST)
+        pivot = precision[:, d] + jnp.sum(root * adjoint[0], axis=1)
+        bias = jnp.where(pivot > 0, jnp.sum(root * residual, axis=1) / jnp.where(pivot > 0, pivot, 1), 0)
+        residual = residual - bias[:, None] * adjoint[0]
+    v = jnp.einsum("rld,rl->rd", x_over_precision, residual, precision=HIGHEST)
     v = jnp.concatenate([v, bias[:, None]], axis=1) if intercept else v
-    return Solved(v, jnp.sum(y * left, axis=1) / 2, share)
+    return Solved(v, jnp.sum(y * residual, axis=1) / 2, ratio)
 
 
 def conjugate_gradient(
@@ -198,31 +200,35 @@ def conjugate_gradient(
     steps: int,
     on: On,
 ) -> Solved:
-    """Some steps towards the solution of (X' D X + P (+ shared)) v = X' D y of every row, from `start`.
+    """`steps` steps from `start` towards the solution of (X' D X + P (+ shared)) v = X' D y of every row.
 
-    The objective falls with every step. With k steps it is exact but for rounding; warm-started in alternating least
-    squares, two or three lose little. Preconditioned by the weights' sum times the table's mean squares, and the
-    penalties: features and rows of any scale do not slow it down. (Of ml-100k at rank 16, four sweeps of two steps end
-    at 27,322 for 27,579 without, and exact ones at 27,205.) It never claims more than its steps: rows whose weights are
-    powers of ten apart want the exact solution.
+    The objective falls with every step. k steps are exact up to rounding; with a warm start in alternating least
+    squares, two or three lose little. The preconditioner is the sum of the weights times the table's mean squares, plus
+    the penalties: scales of features and of rows do not slow it down. (On ml-100k at rank 16, four sweeps of two steps
+    end at 27,322, without it at 27,579, and exact ones at 27,205.) Convergence is not checked: rows whose weights are
+    powers of ten apart need the exact solution.
 
     Args:
         table: features of all.
         lists: the rows.
-        start: where each begins: in training, what it was.
+        start: the initial coefficients of each row; in training, its current ones.
         precision: P, the penalties, one per coefficient.
-        shared: a matrix that all rows share: of implicit feedback, the unobserved weight times the table's own Gram.
+        shared: a matrix that all rows share: in implicit feedback, the unobserved weight times the table's own Gram.
         intercept: whether the last coefficient is one.
-        steps: how many.
+        steps: number of steps.
         on: the form.
 
     Source: Takács, Pilászy, Tikk 2011, Applications of the conjugate gradient method for implicit feedback.
     """
-    size = rows_at_once(lists.other.shape[1] * table.shape[1], on)
+    size = rows_per_chunk(lists.other.shape[1] * table.shape[1], on)
     squares = jnp.mean(table * table, axis=0)
     squares = jnp.append(squares, jnp.ones(1, table.dtype)) if intercept else squares
-    some = lambda part: _conjugate_gradient(table, squares, part[0], part[1], part[2], shared, intercept, steps, on)
-    return by_chunks(some, (lists, start, precision), size)
+
+    def solve(chunk: tuple[Lists, Array, Array]) -> Solved:
+        lists, start, precision = chunk
+        return _conjugate_gradient(table, squares, lists, start, precision, shared, intercept, steps, on)
+
+    return by_chunks(solve, (lists, start, precision), size)
 
 
 def _conjugate_gradient(
@@ -238,7 +244,7 @@ def _conjugate_gradient(
 ) -> Solved:
     d, where = table.shape[1], lists.where
     weight = where.astype(table.dtype) if lists.weights is None else jnp.where(where, lists.weights, 0)
-    # The barrier keeps the compiler from gathering again in every product.
+    # The barrier keeps the compiler from repeating the gather in every product.
     x = jax.lax.optimization_barrier(rows_where(table, lists.other, where, on=on))
     y = jnp.where(where, lists.y, 0)
 
@@ -250,43 +256,44 @@ def _conjugate_gradient(
         out = jnp.einsum("rld,rl->rd", x, e, precision=HIGHEST)
         return jnp.concatenate([out, jnp.sum(e, axis=1, keepdims=True)], axis=1) if intercept else out
 
-    def prior(v: Array) -> Array:
-        own = precision * v
-        return own if shared is None else own + jnp.matmul(v, shared, precision=HIGHEST)
+    def penalize(v: Array) -> Array:  # (P (+ shared)) v
+        out = precision * v
+        return out if shared is None else out + jnp.matmul(v, shared, precision=HIGHEST)
 
-    # About the diagonal of what is solved, by the table's mean squares: the features' scales, without a pass.
+    # An estimate of the matrix' diagonal from the table's mean squares: the scales of the features, without a pass.
     diagonal = jnp.sum(weight, axis=1, keepdims=True) * squares[None] + precision
     diagonal = diagonal if shared is None else diagonal + jnp.diagonal(shared)[None]
     diagonal = jnp.where(diagonal > 0, diagonal, 1)
 
     dot = lambda a, b: jnp.sum(a * b, axis=1, keepdims=True)
-    over = lambda a, b: jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)  # nothing left: stay
-    v, error = start, y - forward(start)  # `error` is kept, so that the objective at the end costs no pass
-    residual = backward(weight * error) - prior(v)
+    divide = lambda a, b: jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)  # a converged row stays where it is
+    v, error = start, y - forward(start)  # y - X v is kept, so that the objective at the end costs no pass
+    residual = backward(weight * error) - penalize(v)
     scaled = residual / diagonal
     direction, square = scaled, dot(residual, scaled)
 
-    def along(v: Array, error: Array, direction: Array, square: Array) -> tuple[Array, ...]:
-        ahead, pull = forward(direction), prior(direction)
-        length = over(square, dot(weight * ahead, ahead) + dot(direction, pull))
-        return v + length * direction, error - length * ahead, ahead, pull, length
+    def move(v: Array, error: Array, direction: Array, square: Array) -> tuple[Array, ...]:
+        """Minimizes the objective along a direction."""
+        x_direction, penalty = forward(direction), penalize(direction)
+        length = divide(square, dot(weight * x_direction, x_direction) + dot(direction, penalty))
+        return v + length * direction, error - length * x_direction, x_direction, penalty, length
 
     def step(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         v, error, residual, direction, square = state
-        v, error, ahead, pull, length = along(v, error, direction, square)
-        residual = residual - length * (backward(weight * ahead) + pull)
+        v, error, x_direction, penalty, length = move(v, error, direction, square)
+        residual = residual - length * (backward(weight * x_direction) + penalty)
         scaled = residual / diagonal
-        square, before = dot(residual, scaled), square
-        return v, error, residual, scaled + over(square, before) * direction, square
+        square, previous = dot(residual, scaled), square
+        return v, error, residual, scaled + divide(square, previous) * direction, square
 
-    if steps > 0:  # the last step needs no X' e; a loop, for each step is compiled for each bucket
-        given = v, error, residual, direction, square
-        v, error, _, direction, square = jax.lax.fori_loop(0, steps - 1, step, given)
-        v, error, *_ = along(v, error, direction, square)
-    objective = jnp.sum(weight * error * error, axis=1) / 2 + jnp.sum(v * prior(v), axis=1) / 2
+    if steps > 0:  # the last step needs no X' e; a loop, because every unrolled step would be compiled for every bucket
+        state = v, error, residual, direction, square
+        v, error, _, direction, square = jax.lax.fori_loop(0, steps - 1, step, state)
+        v, error, *_ = move(v, error, direction, square)
+    objective = jnp.sum(weight * error * error, axis=1) / 2 + jnp.sum(v * penalize(v), axis=1) / 2
     return Solved(v, objective, jnp.ones_like(objective))
 
 
-def rows_at_once(floats: int, on: On) -> int:
-    """How many rows of so many floats each are worked on at a time."""
-    return max(1, FLOATS[on] // max(1, floats))
+def rows_per_chunk(floats: int, on: On) -> int:
+    """Number of rows, of that many floats each, in one chunk."""
+    return max(1, CHUNK_FLOATS[on] // max(1, floats))

@@ -1,7 +1,7 @@
-"""Which form of an operation a program holds: that of the platform that it is lowered for.
+"""Selects the form of an operation for the platform that a program is lowered for.
 
-A form is chosen when a program is lowered, and not where it is traced, so that one compiled on a CPU for a GPU is the
-GPU's. Forms are named by the device they are for:
+The form is chosen when a program is lowered, not when it is traced, so that a program compiled on a CPU for a GPU has
+the GPU's form. Forms are named by their device:
 
 | `on` | platforms | what is slow there |
 | --- | --- | --- |
@@ -9,9 +9,9 @@ GPU's. Forms are named by the device they are for:
 | `"gpu"` | cuda, rocm, any other | a launch: few steps, each as large as memory allows |
 | `"tpu"` | tpu | HBM: Pallas kernels where XLA would write what is read once |
 
-Every form is traced for every program, and one is lowered. An operation made of others therefore chooses once, and
-tells its parts `on=`: a sweep of ALS over 24 buckets is traced in 1.2 s where forms are traced three times each, and
-would be in 3 s if its parts chose again.
+Every form is traced for every program, and one is lowered. An operation made of other operations therefore chooses
+once, and passes `on=` to them: tracing a sweep of ALS over 24 buckets takes 1.2 s with each form traced three times,
+and would take 3 s if the inner operations chose again.
 """
 
 from collections.abc import Callable
@@ -19,25 +19,33 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
-__all__ = ["On", "by_platform", "derived_as"]
+__all__ = ["BLOCK_ZERO", "On", "by_platform", "derived_as"]
 
 On = Literal["cpu", "gpu", "tpu"]
 
+# Pallas' index of a block that fills its dimension. With x64 enabled a plain 0 is an int64, which Mosaic refuses.
+BLOCK_ZERO = np.int32(0)
 
-def by_platform(function: Callable[..., Any], *given: Any) -> Any:
-    """function(*given, on=...), in the form for the platform that the program is lowered for.
+
+def by_platform(function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args, on=...), in the form for the platform that the program is lowered for.
 
     Args:
-        function: takes arrays or pytrees of them and `on`; of one structure, shapes and dtypes for each.
-        given: what it takes.
+        function: takes arrays or pytrees of them, and `on`; its results have the same structure, shapes and dtypes for
+            every `on`.
+        args: its arguments.
     """
     form = lambda on: partial(function, on=on)
-    return jax.lax.platform_dependent(*given, cpu=form("cpu"), tpu=form("tpu"), default=form("gpu"))
+    return jax.lax.platform_dependent(*args, cpu=form("cpu"), tpu=form("tpu"), default=form("gpu"))
 
 
 def derived_as(reference: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """The kernel, with `reference`'s derivative: for one that has none, as of Pallas. Values are then its too."""
+    """The kernel with the derivative of `reference`, for kernels without one, such as those of Pallas.
+
+    Where it is differentiated its values are the reference's too.
+    """
     function = jax.custom_jvp(kernel)
-    function.defjvp(lambda given, tangents: jax.jvp(reference, given, tangents))
+    function.defjvp(lambda primals, tangents: jax.jvp(reference, primals, tangents))
     return function

@@ -28,6 +28,7 @@ __all__ = [
     "check_sides",
     "check_strengths",
     "check_tables",
+    "check_train",
     "make_init",
     "mean_rating",
 ]
@@ -72,14 +73,19 @@ def as_two_sides(train: Ratings | TwoSides) -> TwoSides:
     Raises:
         ValueError: `train` is neither Ratings nor a pair of Rows.
     """
+    check_train(train)
+    return (layouts.rows(train, "user"), layouts.rows(train, "item")) if isinstance(train, Ratings) else train
+
+
+def check_train(train: Ratings | TwoSides) -> None:
+    """Raises a ValueError where `train` is neither Ratings nor a pair of Rows."""
     if isinstance(train, Ratings):
-        return layouts.rows(train, "user"), layouts.rows(train, "item")
+        return
     if not (isinstance(train, tuple) and len(train) == 2 and all(isinstance(side, Rows) for side in train)):
         raise ValueError(
             "train: expected Ratings, or a pair of Rows (data.rows(ratings, 'user'), data.rows(ratings, 'item')), got "
             f"{type(train).__name__}."
         )
-    return train
 
 
 def make_init(
@@ -93,8 +99,10 @@ def make_init(
     """Returns `init`, or random factors of the given rank with the mean rating as mu (no mu if `implicit`).
 
     Raises:
-        ValueError: neither or both of `init` and `rank` are passed; a `key` is passed with `init`, which ignores it.
+        ValueError: `train` is neither Ratings nor a pair of Rows; neither or both of `init` and `rank` are passed; a
+            `key` is passed with `init`, which ignores it.
     """
+    check_train(train)
     if (init is None) == (rank is None):
         raise ValueError(
             "expected either rank=, for random initial factors, or init=, the initial factors, got "
@@ -104,15 +112,10 @@ def make_init(
         if key is not None:
             raise ValueError("key: expected None with init=, got a key. Only random initial factors use it: drop one.")
         return init
-    by_user = train if isinstance(train, Ratings) else train[0]
-    sizes = (
-        (by_user.n_users, by_user.n_items)
-        if isinstance(by_user, Ratings)
-        else (
-            len(by_user.position),
-            by_user.n_others,
-        )
-    )
+    if isinstance(train, Ratings):
+        sizes = train.n_users, train.n_items
+    else:
+        sizes = len(train[0].position), train[0].n_others
     mu = None if implicit else mean_rating(train)
     assert rank is not None
     return init_factors(*sizes, rank, key=jax.random.key(0) if key is None else key, item_bias=not implicit, mu=mu)
