@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import data, evaluation, metrics, models
+from jaxrec.atomic import replacing
 from jaxrec.counting_sort import group_by
 from jaxrec.types import Dataset, Factors, Ratings
 
@@ -152,19 +152,13 @@ def plot(name: str, settings: Any, draw: Callable[[Any], None]) -> None:
     axes = figure.add_subplot()
     draw(axes)
     axes.spines[["top", "right"]].set_visible(False)
-    path = write(Path(settings.out) / f"{name}.png", lambda temporary: figure.savefig(temporary, dpi=150))
+    path = write(Path(settings.out) / f"{name}.png", lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
     print(f"plot:    {path}")
 
 
 def write(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Writes a file atomically: `write` gets a temporary path in the same folder, which is then renamed to `path`."""
+    """Writes a file atomically, and its folder if there is none: `write` gets the temporary path that replaces it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    try:
-        write(Path(temporary))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        write(temporary)
     return path

@@ -4,7 +4,7 @@ For given pairs, for all pairs, and for the entries of every layout. Losses, sol
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +17,19 @@ from jaxrec import check
 from jaxrec.gather import gather
 from jaxrec.numerics import product
 from jaxrec.ratings import check_same_ids
-from jaxrec.types import Dense, Factors, Linked, Observed, Ratings, Rows
+from jaxrec.types import Factors, Ratings
 
 __all__ = [
     "Vectors",
+    "all_predictions",
     "as_vectors",
     "biases",
     "check_factors",
-    "check_tables",
     "in_float32",
     "item_term",
+    "pair_predictions",
     "predict",
     "predict_all",
-    "predict_layout",
 ]
 
 
@@ -76,10 +76,11 @@ def predict(
         raise ValueError("expected user and item ids of one shape, or Ratings (and train=, to look up raw ids).")
     check.same_shape(user=user, item=item)
     user, item = check.row_ids("user", user, size=n_users), check.row_ids("item", item, size=n_items)
-    return _predict(factors, user, item).astype(factors.w.dtype)
+    return pair_predictions(factors, user, item).astype(factors.w.dtype)
 
 
-def _predict(factors: Factors, user: Array, item: Array) -> Array:
+def pair_predictions(factors: Factors, user: Array, item: Array) -> Array:
+    """`predict` without its checks, in float32 at least."""
     w, x = check.as_floats(w=gather(factors.w, user), x=gather(factors.x, item))
     return jnp.sum(w * x, axis=-1) + biases(factors, user, item)
 
@@ -114,29 +115,13 @@ def predict_all(factors: Factors) -> Float[Array, "n_users n_items"]:
         ValueError: factors whose parts do not fit.
     """
     check_factors(factors)
-    return _predict_all(factors).astype(factors.w.dtype)
+    return all_predictions(factors).astype(factors.w.dtype)
 
 
-def _predict_all(factors: Factors) -> Array:
+def all_predictions(factors: Factors) -> Array:
+    """`predict_all` without its checks, in float32 at least."""
     factors = in_float32(factors)
     return product(factors.w, factors.x.T) + factors.b[:, None] + item_term(factors)[None, :]
-
-
-def predict_layout(factors: Factors, ratings: Dense | Observed | Linked | Rows) -> Any:
-    """Predictions for a layout's entries, in the shape of its `value` (Rows: one array per bucket)."""
-    check_tables(factors, ratings)
-    match ratings:
-        case Dense():
-            return _predict_all(factors).T
-        case Observed() | Linked():
-            return _predict(factors, ratings.user, ratings.item)
-        case Rows():
-            pairs = [
-                (jnp.broadcast_to(bucket.row[:, None], bucket.other.shape), bucket.other) for bucket in ratings.buckets
-            ]
-            return [_predict(factors, *(pair if ratings.side == "user" else pair[::-1])) for pair in pairs]
-        case _:
-            raise TypeError(f"expected ratings as Dense, Observed, Linked or Rows, got {type(ratings).__name__}.")
 
 
 def in_float32(factors: Factors) -> Factors:
@@ -161,40 +146,6 @@ def check_factors(factors: Factors) -> None:
             "factors: expected w [n_users, d], b [n_users], x [n_items, d], c [n_items] or None, mu [] or [n_items] or "
             f"None; got w {w}, b {b}, x {x}, c {c}, mu {mu}."
         )
-
-
-def check_tables(factors: Factors, ratings: Any) -> None:
-    """Checks that the factors' parts fit one another and the ratings' tables.
-
-    Sizes are static, so checking them costs nothing under jit. `Observed` has no table sizes: its ids are checked
-    instead, except under jit.
-
-    Raises:
-        ValueError: if they do not fit.
-    """
-    check_factors(factors)
-    got = len(factors.w), len(factors.x)
-    match ratings:
-        case Dense():
-            check.same_shape(value=ratings.value, where=ratings.where, weights=ratings.weights)
-            expected = ratings.value.shape[::-1]
-        case Linked():
-            expected = len(ratings.user_start) - 1, len(ratings.item_start) - 1
-        case Rows():
-            expected = len(ratings.position), ratings.n_others
-            expected = expected if ratings.side == "user" else expected[::-1]
-        case Observed():
-            expected = got  # Observed has no table sizes
-        case _:
-            return
-    if got != expected:
-        raise ValueError(f"factors: expected tables of {expected} users and items, as the ratings have, got {got}.")
-    if isinstance(ratings, Observed):
-        check.same_shape(
-            user=ratings.user, item=ratings.item, value=ratings.value, where=ratings.where, weights=ratings.weights
-        )
-        check.row_ids("user", ratings.user, size=got[0])
-        check.row_ids("item", ratings.item, size=got[1])
 
 
 def as_vectors(factors: Factors) -> Vectors:

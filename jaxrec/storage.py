@@ -34,18 +34,17 @@ import json
 import math
 import os
 import re
-import secrets
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from numpy.lib import format as npy
 
+from jaxrec.atomic import replacing
 from jaxrec.types import Factors
 
 __all__ = ["Contents", "Model", "load", "read", "save", "write"]
@@ -150,11 +149,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 
 def write(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-    """Writes named arrays and metadata to one file atomically.
-
-    The file is written under a temporary name in the same folder, flushed to the disk, then renamed: even if the
-    process is killed, `path` is either the old file or the new one. (After a kill -9 a file `.jaxrec-*.tmp` may remain,
-    which you can delete.) Symbolic links are followed; the mode follows the umask.
+    """Writes named arrays and metadata to one file atomically (`atomic.replacing`).
 
     Args:
         path: the file, with any extension; its folder must exist, so that a mistyped one is not created.
@@ -169,7 +164,6 @@ def write(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any], me
         FileNotFoundError: no such folder.
         OSError: the disk is full or the folder not writable. No partial file is left, and the old one is unchanged.
     """
-    path = Path(os.path.realpath(path))
     entries, stored = {}, {}
     for name, value in arrays.items():
         if not NAME.fullmatch(name):
@@ -184,33 +178,16 @@ def write(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any], me
         entries[name] = {"dtype": dtype_name, "shape": list(array.shape), "sha256": _sha256(stored[name])}
     head = {"format": FORMAT, "version": VERSION, "kind": kind, "jaxrec": _jaxrec_version()}
     manifest = json.dumps({**head, "meta": _json("meta", meta), "arrays": entries}, indent=1).encode()
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.parent}. Create it first.")
-
-    temporary = path.parent / f".jaxrec-{secrets.token_hex(8)}.tmp"
-    try:
-        with open(temporary, "x+b") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                archive.writestr(zipfile.ZipInfo(MANIFEST), manifest)  # a ZipInfo is dated 1980: the bytes hold no time
-                for name, array in stored.items():
-                    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                        npy.write_array(member, array, version=(1, 0), allow_pickle=False)
-                archive.comment = SEAL + b"0" * DIGEST
-            seal = _seal(file)
-            file.seek(-DIGEST, os.SEEK_END)
-            file.write(seal)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # other systems cannot open a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # flushes the new name to the disk
-        finally:
-            os.close(folder)
+    with replacing(path) as temporary, open(temporary, "x+b") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(zipfile.ZipInfo(MANIFEST), manifest)  # a ZipInfo is dated 1980: the bytes hold no time
+            for name, array in stored.items():
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                    npy.write_array(member, array, version=(1, 0), allow_pickle=False)
+            archive.comment = SEAL + b"0" * DIGEST
+        seal = _seal(file)
+        file.seek(-DIGEST, os.SEEK_END)
+        file.write(seal)
 
 
 class Contents(NamedTuple):

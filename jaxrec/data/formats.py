@@ -26,16 +26,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from jaxrec import check
+from jaxrec.atomic import replacing
 from jaxrec.ratings import Duplicates, Ratings, Unknown
 from jaxrec.times import TimeUnit, as_times, decimal_seconds, from_text
 
@@ -233,7 +231,8 @@ def write_csv(
     table = to_polars(ratings, user=user, item=item, value=value, time=time, weights=weights)
     if ratings.time is not None and ratings.time_unit != "s":
         table = table.with_columns(decimal_seconds(ratings.time, ratings.time_unit).alias(time))
-    _write(path, lambda temporary: table.write_csv(temporary, separator=separator))
+    with replacing(path) as temporary:
+        table.write_csv(temporary, separator=separator)
 
 
 def write_parquet(
@@ -248,7 +247,8 @@ def write_parquet(
 ) -> None:
     """Writes ratings to a parquet file, as `write_csv` does."""
     table = to_polars(ratings, user=user, item=item, value=value, time=time, weights=weights)
-    _write(path, table.write_parquet)
+    with replacing(path) as temporary:
+        table.write_parquet(temporary)
 
 
 def to_polars(
@@ -413,12 +413,3 @@ def _check_once(ratings: Ratings, cells: int) -> None:
             f"expected each (user, item) pair once, got {len(ratings) - cells} ratings that repeat a pair. "
             "Ratings.from_columns(..., duplicates=...) merges them."
         )
-
-
-def _write(path: str | PathLike[str], write: Callable[[Path], Any]) -> None:
-    """Writes a temporary file in the same folder and renames it, so an old file is replaced only by a complete one."""
-    path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        temporary = Path(folder) / path.name  # a regular new file, whose mode follows the umask
-        write(temporary)
-        os.replace(temporary, path)

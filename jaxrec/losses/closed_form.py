@@ -31,15 +31,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Shaped
 
 from jaxrec import check
-from jaxrec.gather import gather
-from jaxrec.kernels.csr import csr_matmul, fast_scatters
-from jaxrec.kernels.platform import On, by_platform, derived_as
-from jaxrec.kernels.sampled_dot import sampled_dot
+from jaxrec.kernels.platform import derived_as
 from jaxrec.losses import collaborative
+from jaxrec.losses.layouts import DataGradient, check_tables, data_gradient, minibatch, predict_entries, predict_layout
 from jaxrec.losses.penalty import L2, Strength, l2_penalty
 from jaxrec.losses.pointwise import PointwiseLoss, Slope, half_squared_error, logistic, slope_of
 from jaxrec.numerics import product
-from jaxrec.prediction import biases, check_tables, in_float32, item_term, predict_layout
+from jaxrec.prediction import in_float32, item_term
 from jaxrec.types import Dense, Factors, Linked, Observed
 
 __all__ = [
@@ -162,9 +160,9 @@ def _jitted_gradient(
     factors: Factors, ratings: Dense | Observed | Linked, l2: L2, l2_bias: L2, *, loss: PointwiseLoss
 ) -> Factors:
     promoted = in_float32(factors)
-    e = _errors(_predict(promoted, ratings), ratings.value, ratings.where, ratings.weights, slope_of(loss))
+    e = _errors(predict_entries(promoted, ratings), ratings.value, ratings.where, ratings.weights, slope_of(loss))
     return _cast_like(
-        factors, _add_penalty_gradient(promoted, ratings, _data_gradient(promoted, ratings, e), l2, l2_bias)
+        factors, _add_penalty_gradient(promoted, ratings, data_gradient(promoted, ratings, e), l2, l2_bias)
     )
 
 
@@ -199,11 +197,11 @@ def _jitted_value_and_gradient(
     promoted = in_float32(factors)
     kernel, slope = _tpu_kernel(promoted, ratings, loss), slope_of(loss)
 
-    def by_xla(factors: Factors, ratings: Any) -> tuple[Array, _DataGradient]:
-        prediction = _predict(factors, ratings)
+    def by_xla(factors: Factors, ratings: Any) -> tuple[Array, DataGradient]:
+        prediction = predict_entries(factors, ratings)
         value = loss(prediction, ratings.value, where=ratings.where, weights=ratings.weights).sum
         e = _errors(prediction, ratings.value, ratings.where, ratings.weights, slope)
-        return value, _data_gradient(factors, ratings, e)
+        return value, data_gradient(factors, ratings, e)
 
     if kernel is None:
         value, data_gradient = by_xla(promoted, ratings)
@@ -211,7 +209,7 @@ def _jitted_value_and_gradient(
         value, data_gradient = jax.lax.platform_dependent(
             promoted, ratings, tpu=derived_as(by_xla, kernel), default=by_xla
         )
-    batch = ratings if isinstance(ratings, Observed) else None
+    batch = minibatch(ratings)
     penalty = l2_penalty(promoted, l2=l2, l2_bias=l2_bias, batch=batch)
     return value + penalty, _cast_like(factors, _add_penalty_gradient(promoted, ratings, data_gradient, l2, l2_bias))
 
@@ -248,7 +246,7 @@ def _cost_forward(loss: PointwiseLoss, factors: Factors, ratings: Any, l2: L2, l
 def _cost_backward(loss: PointwiseLoss, saved: Any, cotangent: Array) -> Any:
     factors_gradient, factors, ratings, l2, l2_bias = saved
     scale = lambda tree: jax.tree.map(lambda leaf: (cotangent * leaf.astype(cotangent.dtype)).astype(leaf.dtype), tree)
-    batch = ratings if isinstance(ratings, Observed) else None
+    batch = minibatch(ratings)
     # The cost is element-wise in values, weights and strengths, so autodiff needs no scatter for these.
     prediction = predict_layout(factors, ratings)
     data_term = lambda value, weights: loss(prediction, value, where=ratings.where, weights=weights).sum
@@ -283,14 +281,6 @@ def _cast_like(factors: Factors, gradient: Factors) -> Factors:
     return jax.tree.map(lambda parameter, derivative: derivative.astype(parameter.dtype), factors, gradient)
 
 
-def _predict(factors: Factors, ratings: Dense | Observed | Linked) -> Array:
-    """`predict_layout` without storing the gathered rows. Not for autodiff, whose transpose of it would be slow."""
-    if isinstance(ratings, Dense):
-        return predict_layout(factors, ratings)
-    dot = sampled_dot(factors.w, factors.x, ratings.user, ratings.item)
-    return dot + biases(factors, ratings.user, ratings.item)
-
-
 def _errors(prediction: Array, target: ArrayLike, where: Array, weights: ArrayLike | None, slope: Slope) -> Array:
     """e(i,j): weighted slopes where rated, 0 elsewhere. Masked entries are set to 0 before the arithmetic."""
     check.same_shape(prediction=prediction, target=target, where=where, weights=weights)
@@ -300,80 +290,31 @@ def _errors(prediction: Array, target: ArrayLike, where: Array, weights: ArrayLi
     return zero_masked(e) if weights is None else zero_masked(e) * zero_masked(weights)
 
 
-class _DataGradient(NamedTuple):
-    """Gradient of the data term with respect to w, b, x and c."""
-
-    w: Array
-    b: Array
-    x: Array
-    c: Array
-
-
-def _data_gradient(factors: Factors, ratings: Dense | Observed | Linked, e: Array) -> _DataGradient:
-    """The four sums over e of the module's docstring, without the penalty."""
-    match ratings:
-        case Dense():
-            return _DataGradient(product(e.T, factors.x), jnp.sum(e, axis=0), product(e, factors.w), jnp.sum(e, axis=1))
-        case Linked():
-            return by_platform(_linked_gradient, factors, ratings, e)
-        case Observed():
-            return _scatter_gradient(factors, ratings, e, by_user=False)
-        case _:
-            raise TypeError(f"expected ratings as Dense, Observed or Linked, got {type(ratings).__name__}.")
-
-
-def _linked_gradient(factors: Factors, ratings: Linked, e: Array, *, on: On) -> _DataGradient:
-    """Sparse products without a scatter; scatter-adds where these are fast.
-
-    20M ratings, d = 32 on an H100, value and gradient: 4.2 ms by scatter-adds, 4.8 ms by autodiff of `losses.cost`,
-    22.7 ms by the sparse products that a CPU uses.
-    """
-    if fast_scatters(on):
-        return _scatter_gradient(factors, ratings, e, by_user=True)
-    e_by_item = gather(e, ratings.by_item)
-    ones = lambda table: jnp.ones((len(table), 1), table.dtype)  # the sum of e over a row is its product with ones
-    sum_per_user = lambda table: csr_matmul(ratings.user_start, ratings.item, e, table, on=on)
-    sum_per_item = lambda table: csr_matmul(ratings.item_start, ratings.user_by_item, e_by_item, table, on=on)
-    w, b = sum_per_user(factors.x), sum_per_user(ones(factors.x))[:, 0]
-    x, c = sum_per_item(factors.w), sum_per_item(ones(factors.w))[:, 0]
-    return _DataGradient(w, b, x, c)
-
-
-def _scatter_gradient(factors: Factors, ratings: Observed | Linked, e: Array, *, by_user: bool) -> _DataGradient:
-    """The data gradient by scatter-adds. `by_user` says that the entries are sorted by user."""
-    sum_per_user = partial(jax.ops.segment_sum, segment_ids=ratings.user, num_segments=len(factors.w))
-    sum_per_user = partial(sum_per_user, indices_are_sorted=by_user)
-    sum_per_item = partial(jax.ops.segment_sum, segment_ids=ratings.item, num_segments=len(factors.x))
-    w = sum_per_user(e[:, None] * gather(factors.x, ratings.item))
-    x = sum_per_item(e[:, None] * gather(factors.w, ratings.user))
-    return _DataGradient(w, sum_per_user(e), x, sum_per_item(e))
-
-
 def _tpu_kernel(
     factors: Factors, ratings: Any, loss: PointwiseLoss
-) -> Callable[[Factors, Any], tuple[Array, _DataGradient]] | None:
+) -> Callable[[Factors, Any], tuple[Array, DataGradient]] | None:
     """Returns the TPU form of the data term's value and gradient, or None if no kernel covers this case."""
     has_kernel = loss in (half_squared_error, logistic)
     fits = factors.w.dtype == jnp.float32 and factors.w.shape[1] <= 510  # a larger d does not fit into VMEM
     if not (isinstance(ratings, Dense) and ratings.weights is None and has_kernel and fits):
         return None
 
-    def on_tpu(factors: Factors, ratings: Dense) -> tuple[Array, _DataGradient]:
+    def on_tpu(factors: Factors, ratings: Dense) -> tuple[Array, DataGradient]:
         from jaxrec.kernels import tpu_cost  # imports Pallas, needed only when a program is lowered for a TPU
 
         tables = factors.w, factors.b, factors.x, item_term(factors)
         pointwise = tpu_cost.logistic if loss is logistic else tpu_cost.half_squared_error
         value, *data_gradient = tpu_cost.cost_and_sums(*tables, ratings.value, ratings.where, loss=pointwise)
-        return value, _DataGradient(*data_gradient)
+        return value, DataGradient(*data_gradient)
 
     return on_tpu
 
 
 def _add_penalty_gradient(
-    factors: Factors, ratings: Dense | Observed | Linked, data: _DataGradient, l2: L2, l2_bias: L2
+    factors: Factors, ratings: Dense | Observed | Linked, data: DataGradient, l2: L2, l2_bias: L2
 ) -> Factors:
     """The data gradient plus the gradient of the penalty, as Factors."""
-    batch = ratings if isinstance(ratings, Observed) else None
+    batch = minibatch(ratings)
     # The penalty is element-wise in the tables (a minibatch's in its own rows only), so autodiff is as cheap.
     penalty_gradient = jax.grad(l2_penalty)(factors, l2=l2, l2_bias=l2_bias, batch=batch)
     gradient = dataclasses.replace(factors, w=data.w, b=data.b, x=data.x, c=None if factors.c is None else data.c)

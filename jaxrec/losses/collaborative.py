@@ -26,10 +26,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Shaped
 
 from jaxrec import check
+from jaxrec.losses.layouts import minibatch, predict_layout
 from jaxrec.losses.penalty import L2, Strength, check_per_row, l2_penalty
 from jaxrec.losses.pointwise import PointwiseLoss, half_squared_error
 from jaxrec.numerics import product
-from jaxrec.prediction import predict_layout
 from jaxrec.types import Dense, Factors, Linked, Observed, Rows, Total
 
 __all__ = ["check_row", "cost", "data_term", "item_cost", "items_cost", "user_cost", "users_cost"]
@@ -219,5 +219,5 @@ def cost(
 
     Source: the lecture notes' J(w, b, x).
     """
-    batch = ratings if isinstance(ratings, Observed) else None
+    batch = minibatch(ratings)
     return data_term(factors, ratings, loss=loss).sum + l2_penalty(factors, l2=l2, l2_bias=l2_bias, batch=batch)

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrec import Factors, data, evaluation, losses, metrics, prediction, retrieval
-from jaxrec.losses import closed_form, content, softmax
+from jaxrec import Factors, data, evaluation, losses, metrics, retrieval
+from jaxrec.losses import closed_form, content, layouts, softmax
 from jaxrec.retrieval import candidates, rerank
 from tests.border.calls import N_ITEMS, N_USERS, RATINGS, TEST, TRAIN, D
 
@@ -121,7 +121,7 @@ def test_of_half_precision_parameters(name, dtype):
             "cost": lambda f, layout=layout: losses.cost(f, layout, l2=0.5),
             "gradient": lambda f, layout=layout: floats(closed_form.value_and_gradient(f, layout, l2=0.5)),
             "data_term": lambda f, layout=layout: losses.data_term(f, layout),
-            "predict_layout": lambda f, layout=layout: prediction.predict_layout(f, layout),
+            "predict_layout": lambda f, layout=layout: layouts.predict_layout(f, layout),
         }[name]
         for g, e in zip(jax.tree.leaves(of(narrow)), jax.tree.leaves(of(wide)), strict=True):
             np.testing.assert_allclose(g, e, rtol=1e-2 if name == "gradient" else 1e-6)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxrec import Ratings, data, losses, models
+from jaxrec.losses.layouts import predict_layout
 from jaxrec.models.factors import init
-from jaxrec.prediction import as_vectors, predict, predict_all, predict_layout
+from jaxrec.prediction import as_vectors, predict, predict_all
 from jaxrec.types import Factors
 
 N_USERS, N_ITEMS, D = 5, 7, 3
