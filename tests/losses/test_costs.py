@@ -667,7 +667,7 @@ def test_shape_mistakes_are_refused_with_both_shapes(as_users_run):
         losses.user_cost(w, b, x, y[:, None], where, l2=0.1)
     with pytest.raises(ValueError, match=r"\(5,\).*\(5, 1\)"):
         losses.user_cost(w, b, x, y, where[:, None], l2=0.1)
-    with pytest.raises(ValueError, match=r"\(5, 5\).*\(5,\)"):
+    with pytest.raises(ValueError, match=r"\(5,\).*\(5, 1\)"):
         losses.user_cost(w, b, x, y, where, l2=0.1, offset=jnp.zeros((5, 1)))
     with pytest.raises(ValueError, match=r"\(5,\).*\(5, 1\)"):
         losses.user_cost(w, b, x, y, where, l2=0.1, weights=jnp.ones((5, 1)))
