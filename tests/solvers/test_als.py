@@ -62,14 +62,14 @@ def test_converges_to_a_stationary_point_and_never_rises(x64, case):
     ratings, penalties, options = given(case)
     until = {"sweeps": 3000, "tol": 1e-15, "cg_steps": options.pop("cg_steps", None)}
     init = start(ratings, dtype=jnp.float64, **options)
-    factors, how = als(rows(ratings, jnp.float64), init=init, **until, progress=False, **penalties)
-    assert (np.diff(how.trace) <= 1e-12 * how.trace[0]).all()
-    assert how.converged
-    assert how.steps == len(how.trace) - 1
+    factors, info = als(rows(ratings, jnp.float64), init=init, **until, progress=False, **penalties)
+    assert (np.diff(info.trace) <= 1e-12 * info.trace[0]).all()
+    assert info.converged
+    assert info.steps == len(info.trace) - 1
     dense = jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, data.dense(ratings))
     gradient = jax.grad(losses.cost)(factors, dense, **penalties)
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient) if g.size) < 1e-4
-    np.testing.assert_allclose(how.trace[-1], losses.cost(factors, dense, **penalties), rtol=1e-12)
+    np.testing.assert_allclose(info.trace[-1], losses.cost(factors, dense, **penalties), rtol=1e-12)
 
 
 def test_one_sweep_is_every_users_then_every_items_ridge(x64):
@@ -122,7 +122,7 @@ def test_recovers_a_synthetic_truth_to_the_noise():
 def test_stops_by_callback_tol_and_sweeps_and_shows_a_bar(capsys):
     ratings = toy()
     seen = []
-    _, how = als(
+    _, info = als(
         rows(ratings),
         init=start(ratings),
         l2=0.7,
@@ -131,13 +131,13 @@ def test_stops_by_callback_tol_and_sweeps_and_shows_a_bar(capsys):
         progress=True,
     )
     assert seen == [1, 2, 3]
-    assert (how.steps, how.converged) == (3, False)
+    assert (info.steps, info.converged) == (3, False)
     assert "als" in capsys.readouterr().err
-    _, how = als(rows(ratings), init=start(ratings), l2=0.7, sweeps=2, tol=-1.0, progress=False)
-    assert (how.steps, how.converged) == (2, False)
-    _, how = als(rows(ratings), init=start(ratings), l2=0.7, tol=0.5, progress=False)
-    assert how.converged
-    assert how.residual == pytest.approx((how.trace[-2] - how.trace[-1]) / how.trace[-2])
+    _, info = als(rows(ratings), init=start(ratings), l2=0.7, sweeps=2, tol=-1.0, progress=False)
+    assert (info.steps, info.converged) == (2, False)
+    _, info = als(rows(ratings), init=start(ratings), l2=0.7, tol=0.5, progress=False)
+    assert info.converged
+    assert info.residual == pytest.approx((info.trace[-2] - info.trace[-1]) / info.trace[-2])
     assert capsys.readouterr().err == ""
 
 
@@ -178,9 +178,9 @@ def test_sides_that_hold_different_ratings_are_refused():
 def test_a_start_that_fits_exactly_is_converged():
     ratings = Ratings([0, 1, 1], [0, 0, 1], [3.0, 3.0, 3.0], 2, 2)
     zero = jax.tree.map(jnp.zeros_like, start(ratings, mu=None))
-    factors, how = als(rows(ratings), init=dataclasses.replace(zero, mu=jnp.array(3.0)), l2=0.7, progress=False)
-    assert how.converged
-    np.testing.assert_array_equal(how.trace, [0.0, 0.0])
+    factors, info = als(rows(ratings), init=dataclasses.replace(zero, mu=jnp.array(3.0)), l2=0.7, progress=False)
+    assert info.converged
+    np.testing.assert_array_equal(info.trace, [0.0, 0.0])
     np.testing.assert_allclose(models.predict_all(factors), np.full((2, 2), 3.0))
 
 

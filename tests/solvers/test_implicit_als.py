@@ -76,13 +76,13 @@ def test_the_objective_never_rises_and_is_the_cost(cg_steps):
     given = {"l2": l2, "unobserved_weight": UNOBSERVED}
     keep = lambda _, factors, __: seen.append(factors)
     rows = sides(ratings)
-    factors, how = solvers.implicit_als(
+    factors, info = solvers.implicit_als(
         rows, init=start(), **given, sweeps=12, tol=0.0, cg_steps=cg_steps, callback=keep, progress=False
     )
-    assert how.steps == 12
-    assert (np.diff(how.trace) <= 1e-6 * how.trace[0]).all()
+    assert info.steps == 12
+    assert (np.diff(info.trace) <= 1e-6 * info.trace[0]).all()
     right = [float(solvers.implicit_cost(each, rows[0], **given)) for each in [start(), *seen]]
-    np.testing.assert_allclose(how.trace, right, rtol=1e-5)
+    np.testing.assert_allclose(info.trace, right, rtol=1e-5)
     np.testing.assert_array_equal(factors.b, 0)
 
 

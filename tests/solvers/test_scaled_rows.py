@@ -139,8 +139,8 @@ def test_counts_in_the_hundreds_of_thousands():
         right = exactly(x[item], value, weights, [np.float32(0.1)] * 8, more=x)
         assert off(found.w[j], right) < WITHIN
     sides = data.rows(ratings, "user"), data.rows(ratings, "item")
-    _, how = solvers.implicit_als(sides, init=init, l2=0.1, sweeps=8, tol=0.0, progress=False)
-    assert (np.diff(how.trace) <= 1e-5 * how.trace[0]).all()
+    _, info = solvers.implicit_als(sides, init=init, l2=0.1, sweeps=8, tol=0.0, progress=False)
+    assert (np.diff(info.trace) <= 1e-5 * info.trace[0]).all()
 
 
 def test_a_grid_of_strengths_solves_badly_scaled_rows_and_has_derivatives():
