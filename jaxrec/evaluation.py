@@ -288,7 +288,7 @@ def _check_overlap(count: int, train: Ratings, test: Ratings) -> None:
     user, item = raw_id(test.user_ids, test.user[position]), raw_id(test.item_ids, test.item[position])
     raise ValueError(
         f"test: {count} pairs are in `train` too, such as user {user!r} and item {item!r}. They are never recommended "
-        "but still count as relevant, which lowers recall. Remove them from one, or pass overlap='drop'."
+        "and so cannot be found. Remove them from one, or pass overlap='drop', which leaves them out of test."
     )
 
 

@@ -158,12 +158,13 @@ def rows(
     Args:
         ratings: the ratings.
         side: 'user' or 'item': what a row is.
-        bucket_growth: the ratio of a bucket's longest row to that of the next shorter bucket. Nearer to 1 there is less
-            padding, but more shapes to compile. None minimizes the cost of padding and compilation together, where a
-            bucket costs as much as 100,000 padded entries plus a hundredth of the ratings. Then ml-100k has 2 + 3
-            buckets (users + items) with 2.7 and 2.2 entries per rating, ml-1m 6 + 6 with 1.4 and 1.5, and 20M ratings
-            17 + 17 with 1.2; at 1.5 these are 10 + 12, 12 + 16 and 20 + 17 buckets, all with 1.2.
-        min_length: the length of the first bucket, which also has the rows without ratings.
+        bucket_growth: the ratio of the longest row that a bucket may hold to that of the next shorter bucket. Nearer
+            to 1 there is less padding, but more shapes to compile. None minimizes the cost of padding and compilation
+            together, where a bucket costs as much as 100,000 padded entries plus a hundredth of the ratings. Then
+            ml-100k has 2 + 3 buckets (users + items) with 2.7 and 2.2 entries per rating, ml-1m 6 + 6 with 1.4 and 1.5,
+            and 20M ratings 17 + 17 with 1.2; at 1.5 these are 10 + 12, 12 + 16 and 20 + 17 buckets, all with 1.2.
+        min_length: the longest row that the first bucket may hold; it also has the rows without ratings. (A bucket is
+            as long as its longest row.)
         pad_to_multiple: the number of rows of every bucket is padded to a multiple of this.
         devices: the devices that share the rows of every bucket; the number of rows is padded to a multiple of the
             number of devices. None: the default device holds all rows.
@@ -249,7 +250,7 @@ def pad_rows(start: np.ndarray, items: np.ndarray, users: np.ndarray) -> Padded:
 def memory(
     ratings: Ratings, *, bucket_growth: float | None = None, min_length: int = 8, pad_to_multiple: int = 1
 ) -> dict[str, int]:
-    """Returns the exact size in bytes of each layout of these ratings, without building it.
+    """Returns the exact size in bytes of each layout of these ratings on one device, without building it.
 
     The keys are 'dense', 'observed', 'linked', 'rows_user' and 'rows_item'; the options are those of `rows`, and
     `pad_to_multiple` is also that of `observed` and `linked`. Building them takes up to 30 more bytes per rating.

@@ -61,7 +61,7 @@ def as_list(name: str, values: Any) -> list[Any]:
     return list(values)
 
 
-def align(table: Any, id_column: str, ids: Sequence[Any]) -> dict[str, list[Any]]:
+def align(table: Any, id_column: str, ids: Sequence[Any] | np.ndarray | None) -> dict[str, list[Any]]:
     """Returns a table's rows in the order of `ids`: row n is that of ids[n], to match ratings with those raw ids.
 
     Rows with other ids or without an id are dropped. 1 and 1.0 are one id, as in Python, so integer ids are found in a
@@ -73,12 +73,14 @@ def align(table: Any, id_column: str, ids: Sequence[Any]) -> dict[str, list[Any]
         ids: `ratings.user_ids` or `ratings.item_ids`.
 
     Raises:
-        ValueError: an id has no row, or several; one of `ids` is missing; ids are floats of 2**53 or more, which cannot
+        ValueError: no ids; an id has no row, or several; one of `ids` is missing; ids are floats of 2**53 or more, which cannot
             represent every integer.
 
     >>> align({"user": ["b", "a"], "age": [30, 20]}, "user", ["a", "b"])
     {'user': ['a', 'b'], 'age': [20, 30]}
     """
+    if ids is None:
+        raise ValueError("ids: expected raw ids, got None: the ratings have positions from the start. Pass range(n).")
     position: dict[Any, int] = {}
     for n, raw in enumerate(keys(id_column, column(table, id_column))):
         if raw is None:

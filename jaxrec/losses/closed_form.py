@@ -204,14 +204,12 @@ def _jitted_value_and_gradient(
         return value, data_gradient(factors, ratings, e)
 
     if kernel is None:
-        value, data_gradient = by_xla(promoted, ratings)
+        value, data = by_xla(promoted, ratings)
     else:
-        value, data_gradient = jax.lax.platform_dependent(
-            promoted, ratings, tpu=derived_as(by_xla, kernel), default=by_xla
-        )
+        value, data = jax.lax.platform_dependent(promoted, ratings, tpu=derived_as(by_xla, kernel), default=by_xla)
     batch = minibatch(ratings)
     penalty = l2_penalty(promoted, l2=l2, l2_bias=l2_bias, batch=batch)
-    return value + penalty, _cast_like(factors, _add_penalty_gradient(promoted, ratings, data_gradient, l2, l2_bias))
+    return value + penalty, _cast_like(factors, _add_penalty_gradient(promoted, ratings, data, l2, l2_bias))
 
 
 def cost(

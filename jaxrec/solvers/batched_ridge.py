@@ -3,10 +3,9 @@
 Explicit and implicit feedback, fold-in, leave-one-out and alternating least squares all use these.
 
 Accuracy in float32: a coefficient from normal equations is off by about 1e-6 of the row's largest, and by up to 2e-3 of
-it for the worst equations that are still accepted (`orthogonal.ill_conditioned`). Rows with worse equations, such as
-with weights of 1 and 1e7 in one row or a penalty of 1e-5 of the features' squares, are refitted from their features by
-Householder reflections, and are off by about 1e-6 again. That takes about a millisecond per such row, and nothing where
-there is none.
+it for the worst equations that are still accepted (`orthogonal.ill_conditioned`). With `mend=True`, rows with worse
+equations, such as with weights of 1 and 1e7 in one row or a penalty of 1e-5 of the features' squares, are refitted from
+their features by Householder reflections, and are off by about 1e-6 again. That takes about a millisecond per such row.
 """
 
 from collections.abc import Callable
@@ -245,13 +244,15 @@ def _solve_exactly(mend: bool, buckets: tuple[Bucket, ...], problem: RowProblem,
         size = rows_per_chunk(max(bucket.other.shape[1], k) * k, on)
         return by_chunks(lambda chunk: solve(equations(chunk)), bucket, size)
 
-    short = [bucket for bucket in buckets if problem.shared_gram is None and 2 * bucket.other.shape[1] <= k]
-    long = buckets[len(short) :]  # buckets are sorted by length
+    is_short = [problem.shared_gram is None and 2 * bucket.other.shape[1] <= k for bucket in buckets]
+    long = [bucket for bucket, short in zip(buckets, is_short, strict=True) if not short]
     if on == "cpu":
-        solved = each_by_chunks(equations, solve, long, max(1, cholesky.MATRIX_FLOATS // k**2))
+        solved_long = iter(each_by_chunks(equations, solve, long, max(1, cholesky.MATRIX_FLOATS // k**2)))
     else:
-        solved = [primal(bucket) for bucket in long]
-    return _concatenate([*map(dual, short), *solved])
+        solved_long = map(primal, long)
+    # in the buckets' own order, which is by length from `data.rows` and any if they were made otherwise
+    solved = [dual(bucket) if short else next(solved_long) for bucket, short in zip(buckets, is_short, strict=True)]
+    return _concatenate(solved)
 
 
 def _mend_rows(buckets: tuple[Bucket, ...], solved: Solved, problem: RowProblem) -> Solved:

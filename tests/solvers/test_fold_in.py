@@ -190,3 +190,20 @@ def test_vmap_over_l2_is_a_loop():
     for k, l2 in enumerate(strengths):
         one = solvers.fold_in(factors, rows(ratings, "user", jnp.float32), l2=l2).w
         np.testing.assert_allclose(batch[k], one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("l2", [0.7])
+def test_buckets_made_by_hand_may_come_in_any_order(l2):
+    """Short ones are solved in the dual and long ones in the primal: each row is what it is in order of length."""
+    ratings, factors = toy(), models.init(N_USERS, N_ITEMS, 6, key=jax.random.key(0), scale=1.0, mu=3.5)
+    ordered = data.rows(ratings, "user", min_length=1, bucket_growth=1.5)
+    assert {2 * bucket.other.shape[1] <= 7 for bucket in ordered.buckets} == {True, False}
+    sizes = [len(bucket.row) for bucket in ordered.buckets]
+    which = np.repeat(np.arange(len(sizes)), sizes)[np.asarray(ordered.position)]
+    within = np.asarray(ordered.position) - np.concatenate([[0], np.cumsum(sizes)])[which]
+    after = np.array([sum(sizes[k + 1 :]) for k in range(len(sizes))])  # where each begins, longest first
+    position = jnp.asarray(after[which] + within, jnp.int32)
+    turned = dataclasses.replace(ordered, buckets=ordered.buckets[::-1], position=position)
+    expected, got = (solvers.fold_in(factors, rows, l2=l2) for rows in (ordered, turned))
+    np.testing.assert_allclose(got.w, expected.w, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got.b, expected.b, rtol=1e-4, atol=1e-5)
