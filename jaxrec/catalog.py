@@ -52,7 +52,10 @@ class Recommendations(NamedTuple):
         """The table as a polars DataFrame."""
         import polars
 
-        return polars.DataFrame(self._asdict())
+        # without titles the column is of objects, which polars could not write to a file
+        return polars.DataFrame(
+            self._asdict() | {"title": self.title.tolist()}, schema_overrides={"title": polars.String}
+        )
 
     def to_pandas(self) -> "pd.DataFrame":
         """The table as a pandas DataFrame."""
@@ -78,7 +81,10 @@ class RelatedItems(NamedTuple):
         """The table as a polars DataFrame."""
         import polars
 
-        return polars.DataFrame(self._asdict())
+        # without titles the column is of objects, which polars could not write to a file
+        return polars.DataFrame(
+            self._asdict() | {"title": self.title.tolist()}, schema_overrides={"title": polars.String}
+        )
 
     def to_pandas(self) -> "pd.DataFrame":
         """The table as a pandas DataFrame."""

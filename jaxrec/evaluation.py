@@ -322,7 +322,8 @@ def _check(
         if ratings is not None and (ratings.n_users, ratings.n_items) != (len(users), len(items)):
             raise ValueError(
                 f"{name}: expected ratings of {len(users)} users and {len(items)} items, like the vectors, got "
-                f"{ratings.n_users} and {ratings.n_items}."
+                f"{ratings.n_users} and {ratings.n_items}. Bring them over the model's tables: "
+                "ratings.reindexed(user_ids=..., item_ids=...)."
             )
     if train is not None:
         check_same_ids(train, test, ("train", "test"))

@@ -62,6 +62,8 @@ def test_the_tables_become_frames(to):
     assert frame["user"].to_list() == ["eve", "ann"]
     assert (frame["item"].to_list(), frame["title"].to_list()) == ([50, 10], ["Fifty", "Ten"])
     near = getattr(related(FACTORS, RATINGS, 50, k=1), to)()
+    if to == "to_polars":
+        assert near.write_csv() == "item,title,distance\n20,,1.0\n", "without titles, too"
     assert (near["item"].to_list(), near["title"].to_list(), near["distance"].to_list()) == ([20], [None], [1.0])
 
 

@@ -55,6 +55,7 @@ from jaxrec.bayes.row_posterior import (
 from jaxrec.bayes.side_information import Basis, Priors, SideState
 from jaxrec.data import layouts
 from jaxrec.gather import gather
+from jaxrec.ratings import check_same_ids
 from jaxrec.solvers.checks import check_dense
 from jaxrec.solvers.common import check_sides, check_tables, mean_rating
 from jaxrec.types import Dense, Factors, Ratings
@@ -335,6 +336,8 @@ def gibbs(
     empty = np.zeros(0)
     test = Ratings(empty.astype(np.int32), empty.astype(np.int32), empty, *sizes) if test is None else test
     _check(ratings, state, test, features, sweeps, burn_in, sweeps_per_call)
+    if isinstance(train, Ratings):
+        check_same_ids(train, test)
     side_information.check_priors(priors)
     if mu is None:
         mu = mean_rating(train) if state.levels is None else 0.0
@@ -352,6 +355,8 @@ def gibbs(
         state, posterior = ratings[0].replicate((state, posterior))
     pairs, y, trace = (jnp.asarray(test.user), jnp.asarray(test.item)), np.asarray(test.value), []
     keys, completed = jax.random.split(key, n_chains), int(state.step[0])
+    if completed >= sweeps:
+        raise ValueError(f"sweeps: expected more than the {completed} that `init` has made (they count), got {sweeps}.")
     with tqdm(total=sweeps, initial=completed, desc="gibbs", unit="sweep", disable=not progress) as bar:
         while completed < sweeps:
             steps = min(sweeps_per_call, sweeps - completed)
@@ -492,7 +497,10 @@ def _check(
     _check_ratings(ratings, state)
     _check_features(state, features)
     if (test.n_users, test.n_items) != sizes:
-        raise ValueError(f"test: expected {sizes} users and items, got {(test.n_users, test.n_items)}.")
+        raise ValueError(
+            f"test: expected {sizes} users and items, got {(test.n_users, test.n_items)}. Use train's tables: "
+            "test.reindexed(user_ids=train.user_ids, item_ids=train.item_ids)."
+        )
     if not 0 <= burn_in < sweeps:
         raise ValueError(f"burn_in: expected a number in [0, sweeps), got {burn_in} of {sweeps}.")
     if sweeps_per_call < 1:

@@ -73,8 +73,8 @@ def align(table: Any, id_column: str, ids: Sequence[Any] | np.ndarray | None) ->
         ids: `ratings.user_ids` or `ratings.item_ids`.
 
     Raises:
-        ValueError: no ids; an id has no row, or several; one of `ids` is missing; ids are floats of 2**53 or more, which cannot
-            represent every integer.
+        ValueError: no ids; an id has no row, or several; one of `ids` is missing; ids are floats of 2**53 or more,
+            which cannot represent every integer.
 
     >>> align({"user": ["b", "a"], "age": [30, 20]}, "user", ["a", "b"])
     {'user': ['a', 'b'], 'age': [20, 30]}

@@ -20,7 +20,7 @@ from jaxrec.losses.pointwise import PointwiseLoss, squared_error
 from jaxrec.prediction import check_factors
 from jaxrec.solvers import batched_ridge, ridge
 from jaxrec.solvers.batched_ridge import RowProblem
-from jaxrec.solvers.checks import OVERFLOW, check_finite, check_rows, check_strength, in_float32, like
+from jaxrec.solvers.checks import OVERFLOW, check_finite, check_is_rows, check_rows, check_strength, in_float32, like
 from jaxrec.types import Bucket, Dense, Factors, Rows, Total
 
 __all__ = ["check_side", "fold_in", "leave_one_out", "solve_side", "solve_side_dense"]
@@ -134,6 +134,7 @@ def check_side(factors: Factors, rows: Rows, l2: L2, l2_bias: L2 = 0.0) -> None:
     Raises:
         ValueError: otherwise.
     """
+    check_is_rows(rows)
     by_user, n_rows = rows.side == "user", len(rows.position)
     n_users, n_items = (n_rows, rows.n_others) if by_user else (rows.n_others, n_rows)
     check_factors(factors if by_user else dataclasses.replace(factors, mu=None))  # mu may be that of new items

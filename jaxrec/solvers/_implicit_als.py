@@ -36,7 +36,7 @@ from jaxrec.prediction import check_factors
 from jaxrec.ratings import Ratings
 from jaxrec.solvers import batched_ridge
 from jaxrec.solvers.batched_ridge import RowProblem
-from jaxrec.solvers.checks import OVERFLOW, check_finite, check_rows, check_strength, in_float32, like
+from jaxrec.solvers.checks import OVERFLOW, check_finite, check_is_rows, check_rows, check_strength, in_float32, like
 from jaxrec.solvers.common import (
     ALSResult,
     Callback,
@@ -243,6 +243,7 @@ def frequency_scaled_l2(
 
 
 def _check_side(factors: Factors, rows: Rows, l2: L2, unobserved_weight: ArrayLike) -> None:
+    check_is_rows(rows)
     by_user, n_rows = rows.side == "user", len(rows.position)
     features = factors.x if by_user else factors.w
     no_bias = jnp.zeros(np.shape(factors.w)[:1])

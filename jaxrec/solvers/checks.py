@@ -8,12 +8,13 @@ import numpy as np
 
 from jaxrec import check
 from jaxrec.losses.penalty import L2, per_side
-from jaxrec.types import Dense, Rows
+from jaxrec.types import Dense, Ratings, Rows
 
 __all__ = [
     "OVERFLOW",
     "check_dense",
     "check_finite",
+    "check_is_rows",
     "check_rows",
     "check_strength",
     "floats",
@@ -27,6 +28,13 @@ OVERFLOW = (
     "There is a NaN in its numbers or in the features, or weights times squares exceed the type's range: scale them, "
     "or run in float64."
 )
+
+
+def check_is_rows(rows: Any) -> None:
+    """Raises a ValueError where these are not Rows, and says how Ratings become Rows."""
+    if not isinstance(rows, Rows):
+        advice = " Call data.rows(ratings, 'user')." if isinstance(rows, Ratings) else ""
+        raise ValueError(f"rows: expected Rows, got {type(rows).__name__}.{advice}")
 
 
 def check_rows(rows: Rows) -> None:

@@ -81,7 +81,7 @@ def check_train(train: Ratings | TwoSides) -> None:
     """Raises a ValueError where `train` is neither Ratings nor a pair of Rows."""
     if isinstance(train, Ratings):
         return
-    if not (isinstance(train, tuple) and len(train) == 2 and all(isinstance(side, Rows) for side in train)):
+    if not (isinstance(train, tuple | list) and len(train) == 2 and all(isinstance(side, Rows) for side in train)):
         raise ValueError(
             "train: expected Ratings, or a pair of Rows (data.rows(ratings, 'user'), data.rows(ratings, 'item')), got "
             f"{type(train).__name__}."

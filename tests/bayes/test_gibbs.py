@@ -454,3 +454,17 @@ def test_a_start_is_made_or_given(options, message):
         options = options | {"init": init_chains(N_USERS, N_ITEMS, 2, key=jax.random.key(0), chains=2)}
     with pytest.raises(ValueError, match=message):
         gibbs(ratings(), key=jax.random.key(0), sweeps=2, burn_in=1, progress=False, **options)
+
+
+def test_test_of_other_raw_ids_is_refused():
+    """Tables of one size say nothing of whose they are."""
+    known = Ratings.from_columns(["a", "b"], ["x", "y"], [1.0, 2.0])
+    other = Ratings.from_columns(["a", "c"], ["x", "y"], [1.0, 2.0])
+    with pytest.raises(ValueError, match="expected the same user ids"):
+        gibbs(known, other, rank=1, key=jax.random.key(0), sweeps=2, burn_in=1, progress=False)
+
+
+def test_no_sweeps_left_to_make_is_an_error_and_no_empty_posterior():
+    state, _, _ = gibbs(ratings(), rank=1, key=jax.random.key(0), sweeps=3, burn_in=1, progress=False)
+    with pytest.raises(ValueError, match="sweeps: expected more than the 3 that `init` has made"):
+        gibbs(ratings(), init=state, key=jax.random.key(0), sweeps=3, burn_in=1, progress=False)

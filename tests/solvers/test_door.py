@@ -496,3 +496,9 @@ def test_draws_of_sureness_are_positive(error):
     drawn = run(jax.random.split(KEY, 200))
     assert (np.asarray(drawn.row_precision) > 0).all()
     assert np.isfinite(drawn.row_precision_shape).all()
+
+
+@pytest.mark.parametrize("solver", [solvers.fold_in, solvers.leave_one_out, solvers.implicit_fold_in])
+def test_ratings_in_place_of_rows_are_told_how_to_become_rows(as_users_run, solver):
+    with pytest.raises(ValueError, match=r"rows: expected Rows, got Ratings. Call data.rows\(ratings, 'user'\)"):
+        solver(factors(**(PRODUCTS if solver is solvers.implicit_fold_in else {})), ratings(), l2=1.0)
