@@ -41,7 +41,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxrec import check
-from jaxrec.bayes._gibbs import ChainState
+from jaxrec.bayes.model import ChainState
 from jaxrec.gather import gather
 from jaxrec.kernels.cholesky import cho_solve, cholesky
 from jaxrec.kernels.chunks import by_chunks

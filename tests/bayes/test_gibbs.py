@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from jaxrec import Ratings, data
-from jaxrec.bayes import ChainState, gibbs, gibbs_sweep, init_chains, pool_chains, row_posterior, side_information
+from jaxrec.bayes import (
+    ChainState,
+    as_factors,
+    gibbs,
+    gibbs_sweep,
+    init_chains,
+    pool_chains,
+    row_posterior,
+    side_information,
+)
 from jaxrec.bayes import _gibbs as sampler
 from jaxrec.bayes.side_information import Priors, SideState, basis
 from jaxrec.types import Dense
@@ -234,7 +243,7 @@ def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, heteroscedastic):
     bases = in_float64(((basis(features(4, 2)), basis(features(4, 7, 1))), (basis(features(3, 1)),)))
     state = from_the_prior(rng, n, sizes, bases, priors)
     where = np.array([[[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 1, 0]]], float)  # items x users; user 3 has none
-    factors = sampler.as_factors(state, MU)
+    factors = as_factors(state, MU)
     predicted = jnp.einsum("nud,nid->niu", factors.w, factors.x) + factors.b[:, None] + factors.c[:, :, None] + MU
     precision = (
         state.alpha[:, None, None] * state.items.row_precision[:, :, None] * state.users.row_precision[:, None, :]
@@ -312,7 +321,7 @@ def test_the_posterior_is_the_draws_mean_and_variance(x64):
     for state in kept[2:]:
         sure = [np.asarray(level.row_precision) for level in (state.users, state.items)]
         noise.append(1 / (np.asarray(state.alpha)[:, None] * sure[0][:, test.user] * sure[1][:, test.item]))
-        f = sampler.as_factors(state, MU)
+        f = as_factors(state, MU)
         w, x = np.asarray(f.w)[:, test.user], np.asarray(f.x)[:, test.item]
         draws.append((w * x).sum(-1) + np.asarray(f.b)[:, test.user] + np.asarray(f.c)[:, test.item] + MU)
     draws = np.stack(draws)

@@ -9,8 +9,7 @@ import pytest
 from scipy import stats
 
 from jaxrec import Ratings, data
-from jaxrec.bayes import _gibbs as sampler
-from jaxrec.bayes import gibbs, gibbs_sweep, init_chains, ordinal, row_posterior
+from jaxrec.bayes import as_factors, gibbs, gibbs_sweep, init_chains, ordinal, row_posterior
 from jaxrec.bayes.ordinal import OrdinalScale
 from jaxrec.bayes.side_information import Priors
 from jaxrec.types import Dense
@@ -185,7 +184,7 @@ def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, heteroscedastic):
     levels = OrdinalScale(jnp.tile(jnp.array([1.0, 2.0, 4.0]), (n, 1)), cut)
     state = dataclasses.replace(state, alpha=jnp.ones(n), levels=levels)
     where = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 1, 0]], float)  # items x users; user 3 has none
-    f = sampler.as_factors(state)
+    f = as_factors(state)
     eta = np.asarray(jnp.einsum("nud,nid->niu", f.w, f.x) + f.b[:, None] + f.c[:, :, None])
     precision = state.items.row_precision[:, :, None] * state.users.row_precision[:, None, :]
     z = eta + rng.normal(size=eta.shape) / np.sqrt(np.asarray(precision))
