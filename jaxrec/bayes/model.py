@@ -147,7 +147,7 @@ def check_state(state: ChainState) -> None:
 
 
 def check_ratings(ratings: TrainRatings, state: ChainState) -> None:
-    """Checks that ratings are of the state's tables, unweighted, and among its levels; raises a ValueError otherwise."""
+    """Checks that ratings are of the state's tables, unweighted and of its levels; raises a ValueError otherwise."""
     (n_users, k), (n_items, _) = _shape(state, state.users.rows), _shape(state, state.items.rows)
     if isinstance(ratings, Dense):
         parts: list[Any] = [ratings]
