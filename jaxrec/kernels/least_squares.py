@@ -45,8 +45,8 @@ __all__ = [
 ]
 
 # Up to this many conjugate-gradient steps are unrolled on a CPU, where a step in a loop is slower. 20M ratings, d = 64,
-# 2 cores: a sweep of 3 steps takes 3.2 s in a loop and 2.1 to 2.3 unrolled; one of 10 steps 5.8 s in a loop (also if its
-# body has 3 steps) and 4.6 unrolled, but that takes 47 s to compile instead of 20.
+# 2 cores: a sweep of 3 steps takes 3.2 s in a loop and 2.1 to 2.3 unrolled; one of 10 steps 5.8 s in a loop and 4.6
+# unrolled, but that takes 47 s to compile instead of 20.
 UNROLLED_STEPS = 4
 
 # Floats of features (or of matrices) in one chunk. On a CPU 2 MiB: 1/4 and 4 times as many were up to a fifth slower.
