@@ -37,7 +37,7 @@ def test_ask(tmp_path, capsys, monkeypatch):
     assert metrics["reduction_mean_spread_given_5"] < metrics["random_mean_spread_given_5"]
     assert metrics["reduction_mean_spread_given_5"] < metrics["reduction_mean_spread_given_1"]
     assert 0.8 < metrics["random_coverage_of_95_given_5"] <= 1
-    assert metrics["picks_her_own_ratings_rating_given_5"] >= metrics["picks_mean_rating_given_5"]
+    assert metrics["picks_the_own_ratings_rating_given_5"] >= metrics["picks_mean_rating_given_5"]
     assert metrics["rating_share"] in settings.shares
     assert "the own ratings" in capsys.readouterr().out
 
