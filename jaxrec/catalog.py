@@ -50,18 +50,11 @@ class Recommendations(NamedTuple):
 
     def to_polars(self) -> "pl.DataFrame":
         """The table as a polars DataFrame."""
-        import polars
-
-        # without titles the column is of objects, which polars could not write to a file
-        return polars.DataFrame(
-            self._asdict() | {"title": self.title.tolist()}, schema_overrides={"title": polars.String}
-        )
+        return _to_polars(self._asdict())
 
     def to_pandas(self) -> "pd.DataFrame":
         """The table as a pandas DataFrame."""
-        import pandas
-
-        return pandas.DataFrame(self._asdict())
+        return _to_pandas(self._asdict())
 
 
 class RelatedItems(NamedTuple):
@@ -79,18 +72,11 @@ class RelatedItems(NamedTuple):
 
     def to_polars(self) -> "pl.DataFrame":
         """The table as a polars DataFrame."""
-        import polars
-
-        # without titles the column is of objects, which polars could not write to a file
-        return polars.DataFrame(
-            self._asdict() | {"title": self.title.tolist()}, schema_overrides={"title": polars.String}
-        )
+        return _to_polars(self._asdict())
 
     def to_pandas(self) -> "pd.DataFrame":
         """The table as a pandas DataFrame."""
-        import pandas
-
-        return pandas.DataFrame(self._asdict())
+        return _to_pandas(self._asdict())
 
 
 def recommend(
@@ -252,3 +238,17 @@ def _check_options(k: int, batch_size: int, n_items: int) -> None:
         raise ValueError(f"k: expected between 1 and the catalogue's {n_items} items, got {k}.")
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
+
+
+def _to_polars(columns: dict[str, np.ndarray]) -> "pl.DataFrame":
+    import polars
+
+    # without titles the column is of objects, which polars could not write to a file
+    titles = {"title": columns["title"].tolist()}
+    return polars.DataFrame(columns | titles, schema_overrides={"title": polars.String})
+
+
+def _to_pandas(columns: dict[str, np.ndarray]) -> "pd.DataFrame":
+    import pandas
+
+    return pandas.DataFrame(columns)

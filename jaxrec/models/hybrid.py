@@ -44,10 +44,10 @@ from jaxrec.models import history
 from jaxrec.models.two_tower import TwoTower
 from jaxrec.types import Factors, Linked
 
-# Fields of pytrees are annotated Any: JAX rebuilds pytrees with placeholders, and the tests check annotations.
 __all__ = ["Content", "Hybrid", "as_factors", "init_params", "user_vector", "weight_decay_mask"]
 
 
+# The fields are annotated Any: JAX rebuilds a pytree with other objects in its fields, and the tests check annotations.
 @register_dataclass
 @dataclass(frozen=True)
 class Content:
