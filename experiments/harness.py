@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxrec
 from jaxrec import data, evaluation, metrics, models
 from jaxrec.atomic import replacing
 from jaxrec.counting_sort import group_by
@@ -126,7 +126,7 @@ def report(name: str, settings: Any, values: dict[str, Any], seconds: float) -> 
         "metrics": values,
         "seconds": round(seconds, 3),
         "environment": {
-            "jaxrec": version("jaxrec"),
+            "jaxrec": jaxrec.__version__,
             "jax": jax.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),

@@ -7,8 +7,6 @@ every user. `recommend` and `related` return raw ids and titles; `storage` saves
 request functions. `types` defines the data types that all of these share.
 """
 
-from importlib.metadata import version
-
 from jaxrec import (
     bayes,
     data,
@@ -23,10 +21,9 @@ from jaxrec import (
     training,
     types,
 )
+from jaxrec._version import __version__
 from jaxrec.catalog import recommend, related
 from jaxrec.types import Dataset, Factors, Ratings
-
-__version__ = version("jaxrec")
 
 __all__ = [
     "Dataset",

@@ -1,14 +1,14 @@
 """Saves a trained model with its ids, titles and scale, or any named arrays, to one file.
 
-The file is an ordinary zip, not compressed (factors do not compress):
+The file is a safetensors file (https://huggingface.co/docs/safetensors), which other programs can read without jaxrec.
+Its metadata has one entry, `jaxrec`: the sha256 of every other byte of the file, then the manifest, which is JSON::
 
-    manifest.json    first: format, version, kind, jaxrec, meta; and the dtype, shape and sha256 of each array
-    NAME.npy         one per array, never pickled; bfloat16 and similar types are stored as unsigned integers
-    zip comment      'jaxrec sha256 ' and the digest of every byte of the file before the digest itself
+    {"format", "version", "kind", "jaxrec", "meta", "arrays": {name: {"dtype", "shape"}}}
 
-A changed byte, a truncated file or trailing data therefore raises an error and never gives a wrong number, and `unzip`
-and `np.load` can read the file without jaxrec. Writing is atomic, and the same content gives the same bytes. `save` and
-`load` are for models; `write` and `read`, on which they are built, are for any other kind of content.
+Strings, times and other types that safetensors does not have are stored as bytes, and the manifest has their dtype. A
+changed byte, a truncated file or trailing data raises an error and never gives a wrong number, nothing is unpickled,
+writing is atomic, and the same content gives the same bytes. `save` and `load` are for models; `write` and `read`, on
+which they are built, are for any other kind of content.
 
 >>> import tempfile, jaxrec
 >>> data = jaxrec.data.synthetic.low_rank(30, 20, 200, rng=0)
@@ -34,26 +34,26 @@ import json
 import math
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
-from typing import IO, Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from numpy.lib import format as npy
 
+from jaxrec._version import __version__
 from jaxrec.atomic import replacing
 from jaxrec.types import Factors
 
 __all__ = ["Contents", "Model", "load", "read", "save", "write"]
 
 FORMAT = "jaxrec"
-VERSION = 1  # increment it for a new name among a model's arrays, which old readers do not know
-MANIFEST = "manifest.json"
-SEAL = b"jaxrec sha256 "  # keep the seal and the manifest as first member in every version: errors depend on them
-DIGEST = 64  # hexadecimal digits of a sha256
+VERSION = 2  # 1 was the zip of jaxrec 0.1.0. Increment it for a new name among a model's arrays, which old readers lack
+# What follows the 8 bytes of the header's length. Keep it, and the digest after it, in every version: errors need them.
+PREFIX = b'{"__metadata__":{"jaxrec":"'
+DIGEST = slice(8 + len(PREFIX), 8 + len(PREFIX) + 64)  # the hexadecimal digits of a sha256
+TYPES = ["bool", "bfloat16", "complex64", *(f"float{n}" for n in (16, 32, 64))]
+TYPES += [f"{sign}int{n}" for sign in ("", "u") for n in (8, 16, 32, 64)]
 NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)  # 'factors.w', 'params/dense_0/kernel'; no '..'
 ADVICE = "Take another copy of the file, or save again."
 
@@ -164,30 +164,31 @@ def write(path: str | os.PathLike[str], kind: str, arrays: Mapping[str, Any], me
         FileNotFoundError: no such folder.
         OSError: the disk is full or the folder not writable. No partial file is left, and the old one is unchanged.
     """
-    entries, stored = {}, {}
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    entries, tensors = {}, {}
     for name, value in arrays.items():
         if not NAME.fullmatch(name):
             raise ValueError(f"arrays: expected names of letters, digits, _ . - with / between parts, got {name!r}.")
         try:
             array = np.asarray(value, order="C")
-            dtype = _npy_dtype(array.dtype)
+            _check_storable(array.dtype)
         except (TypeError, ValueError) as error:  # a TypeError: JAX's random keys, whose message says what to do
             raise ValueError(f"arrays[{name!r}]: {error}") from error
-        stored[name] = array.view(dtype)
-        dtype_name = array.dtype.str if dtype == array.dtype else array.dtype.name
-        entries[name] = {"dtype": dtype_name, "shape": list(array.shape), "sha256": _sha256(stored[name])}
-    head = {"format": FORMAT, "version": VERSION, "kind": kind, "jaxrec": _jaxrec_version()}
-    manifest = json.dumps({**head, "meta": _json("meta", meta), "arrays": entries}, indent=1).encode()
-    with replacing(path) as temporary, open(temporary, "x+b") as file:
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr(zipfile.ZipInfo(MANIFEST), manifest)  # a ZipInfo is dated 1980: the bytes hold no time
-            for name, array in stored.items():
-                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                    npy.write_array(member, array, version=(1, 0), allow_pickle=False)
-            archive.comment = SEAL + b"0" * DIGEST
-        seal = _seal(file)
-        file.seek(-DIGEST, os.SEEK_END)
-        file.write(seal)
+        entries[name] = {"dtype": _name(array.dtype), "shape": list(array.shape)}
+        tensors[name] = array if _name(array.dtype) in TYPES else array.reshape(-1).view(np.uint8)
+    head = {"format": FORMAT, "version": VERSION, "kind": kind, "jaxrec": __version__}
+    manifest = json.dumps({**head, "meta": _json("meta", meta), "arrays": entries})
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"jaxrec": "0" * 64 + manifest})
+        except SafetensorError as error:  # the arrays were checked, so it is the disk
+            raise OSError(f"{path}: {error}") from error
+        with open(temporary, "r+b") as file:
+            digest = _sha256(file)
+            file.seek(DIGEST.start)
+            file.write(digest)
 
 
 class Contents(NamedTuple):
@@ -209,102 +210,89 @@ def read(path: str | os.PathLike[str], kind: str) -> Contents:
         ValueError: not a jaxrec file; damaged; of another kind; written by a newer jaxrec.
         FileNotFoundError: no such file.
     """
-    with open(path, "rb") as file:
-        try:
-            _check_seal(file)
-            with zipfile.ZipFile(file) as archive:
-                return Contents(*_read(archive, kind, size=os.fstat(file.fileno()).st_size))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        except (OSError, MemoryError):  # a problem of the machine, not of the file
-            raise
-        except Exception as error:  # the seal is valid, so another program wrote it: anything can be wrong
-            raise ValueError(f"{path}: not as jaxrec writes it ({type(error).__name__}: {error}). {ADVICE}") from error
+    from safetensors import safe_open
+
+    try:
+        with open(path, "rb") as file:
+            _check_digest(file)
+        with safe_open(path, framework="numpy") as tensors:  # checks that the arrays fill the file and do not overlap
+            manifest = json.loads(tensors.metadata()["jaxrec"][64:])
+            _check_manifest(manifest, kind, set(tensors.keys()))
+            decoded = {name: _decoded(name, tensors.get_tensor(name), **e) for name, e in manifest["arrays"].items()}
+        return Contents(decoded, manifest["meta"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (OSError, MemoryError):  # a problem of the machine, not of the file
+        raise
+    except Exception as error:  # the digest is valid, so another program wrote it: anything can be wrong
+        raise ValueError(f"{path}: not as jaxrec writes it ({type(error).__name__}: {error}). {ADVICE}") from error
 
 
-def _read(archive: zipfile.ZipFile, kind: str, *, size: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    members = archive.infolist()
-    plain = all(m.compress_type == zipfile.ZIP_STORED and 0 <= m.header_offset < size for m in members)
-    if not plain or sum(m.file_size for m in members) > size:  # no zip bomb: no more can be read than the file's size
-        raise ValueError(f"expected members inside the file, none compressed and none overlapping. {ADVICE}")
-    manifest = json.loads(archive.read(MANIFEST))
+def _check_digest(file: BinaryIO) -> None:
+    """Raises a ValueError unless the file begins as `write` begins it and has the digest of all its other bytes."""
+    head = file.read(DIGEST.stop)
+    if head[8 : DIGEST.start] == PREFIX:
+        if head[DIGEST] == _sha256(file):
+            return
+        raise ValueError(f"damaged: truncated, or changed since it was written. {ADVICE}")
+    if head.startswith(b"PK") and b"manifest.json" in head:
+        raise ValueError(
+            "written by jaxrec 0.1.0, whose files this version does not read. Save the model again; or take its arrays "
+            "with np.load(path), such as np.load(path)['factors.w'], and save a Model of them."
+        )
+    hint = "Is it the right file?"
+    if head.startswith(b"PK"):
+        hint = "If it is an .npz, read it with np.load."
+    elif head[8:10] == b'{"':
+        hint = "If it is another safetensors file, read it with the package safetensors."
+    raise ValueError(f"expected a file that jaxrec saved, got one that begins with {head[:10]!r}. {hint}")
+
+
+def _sha256(file: BinaryIO) -> bytes:
+    """The digest of a file without the bytes that are for the digest, in chunks of a mebibyte."""
+    file.seek(0)
+    digest = hashlib.sha256(file.read(DIGEST.start))
+    file.seek(DIGEST.stop)
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest().encode()
+
+
+def _check_manifest(manifest: dict[str, Any], kind: str, names: set[str]) -> None:
     if manifest["format"] != FORMAT:
         raise ValueError(f"expected the format {FORMAT!r}, got {manifest['format']!r}.")
     if manifest["version"] > VERSION:
         raise ValueError(
             f"written by a newer jaxrec, {manifest['jaxrec']} (format {manifest['version']}; this one, "
-            f"{_jaxrec_version()}, reads {VERSION}): upgrade jaxrec."
+            f"{__version__}, reads {VERSION}): upgrade jaxrec."
         )
     if manifest["kind"] != kind:
         raise ValueError(f"expected the kind {kind!r}, got {manifest['kind']!r}. Is it the right file?")
-    names, expected = archive.namelist(), [MANIFEST, *(f"{name}.npy" for name in manifest["arrays"])]
-    if sorted(names) != sorted(expected):
-        missing, extra = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
-        raise ValueError(
-            f"expected the members of the manifest, each once; missing: {missing}; extra: {extra}. {ADVICE}"
-        )
-    arrays = {
-        name: _read_array(archive.getinfo(f"{name}.npy"), archive, name, e) for name, e in manifest["arrays"].items()
-    }
-    return arrays, manifest["meta"]
+    if names != set(manifest["arrays"]):
+        missing, extra = sorted(set(manifest["arrays"]) - names), sorted(names - set(manifest["arrays"]))
+        raise ValueError(f"expected the arrays of the manifest; missing: {missing}; extra: {extra}. {ADVICE}")
 
 
-def _read_array(info: zipfile.ZipInfo, archive: zipfile.ZipFile, name: str, entry: dict[str, Any]) -> np.ndarray:
-    """Reads one member, after comparing its dtype, shape and size with the manifest before allocating memory."""
-    dtype = np.dtype(entry["dtype"])
-    expected = (tuple(entry["shape"]), False, _npy_dtype(dtype))
-    with archive.open(info) as member:
-        version = npy.read_magic(member)
-        got = npy.read_array_header_1_0(member) if version == (1, 0) else None
-        if got != expected or member.tell() + math.prod(expected[0]) * expected[2].itemsize != info.file_size:
-            raise ValueError(
-                f"{name}: expected (shape, Fortran order, dtype) {expected}, got {got}, or a wrong size. {ADVICE}"
-            )
-        member.seek(0)
-        array = npy.read_array(member, allow_pickle=False)
-    if _sha256(array) != entry["sha256"]:
-        raise ValueError(f"{name}: damaged: expected sha256 {entry['sha256']}, got {_sha256(array)}. {ADVICE}")
-    return array.view(dtype)
+def _decoded(name: str, tensor: np.ndarray, dtype: str, shape: list[int]) -> np.ndarray:
+    """Returns a stored array with the dtype and shape that it had in `write`."""
+    try:
+        _check_storable(expected := np.dtype(dtype))
+        array = tensor if dtype in TYPES else tensor.view(expected).reshape(shape)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}. {ADVICE}") from error
+    if (array.dtype, array.shape) != (expected, tuple(shape)):
+        raise ValueError(f"{name}: expected {dtype}{shape}, got {array.dtype}{list(array.shape)}. {ADVICE}")
+    return array
 
 
-def _check_seal(file: IO[bytes]) -> None:
-    """Raises a ValueError unless the file ends with the seal and the digest of all bytes before the digest."""
-    file.seek(0)
-    head = file.read(30 + len(MANIFEST))
-    start = max(0, file.seek(0, os.SEEK_END) - DIGEST - len(SEAL))
-    file.seek(start)
-    tail = file.read()
-    if tail.startswith(SEAL) and tail.removeprefix(SEAL) == _seal(file):
-        return
-    if head[30:] == MANIFEST.encode() or tail.startswith(SEAL):
-        raise ValueError(f"damaged: truncated, changed since it was written, or zipped again. {ADVICE}")
-    if zipfile.is_zipfile(file):
-        raise ValueError("expected a file that jaxrec saved, got another zip. If it is an .npz, read it with np.load.")
-    raise ValueError(f"expected a file that jaxrec saved, got one that begins with {head[:8]!r}. Is it the right file?")
+def _name(dtype: np.dtype[Any]) -> str:
+    """'float32' for the types of safetensors, 'int4' for others of JAX, '>f4' or '<U7' for others of NumPy."""
+    return dtype.name if dtype.isbuiltin == 2 or (dtype.isnative and dtype.name in TYPES) else dtype.str
 
 
-def _seal(file: IO[bytes]) -> bytes:
-    """The digest of all but the last 64 bytes, computed by chunks."""
-    remaining = file.seek(0, os.SEEK_END) - DIGEST
-    file.seek(0)
-    digest = hashlib.sha256()
-    while chunk := file.read(min(remaining, 1 << 20)):
-        digest.update(chunk)
-        remaining -= len(chunk)
-    return digest.hexdigest().encode()
-
-
-def _sha256(array: np.ndarray) -> str:
-    return hashlib.sha256(array.reshape(-1).view(np.uint8).data if array.nbytes else b"").hexdigest()
-
-
-def _npy_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype as which .npy stores it: uint16 for bfloat16, which ml_dtypes registers with NumPy."""
-    if dtype.isbuiltin == 2:
-        return np.dtype(f"u{dtype.itemsize}")
-    if dtype.kind not in "biufcmMUS" or dtype.char in "gG":  # long doubles differ between machines
+def _check_storable(dtype: np.dtype[Any]) -> None:
+    if dtype.isbuiltin != 2 and (dtype.kind not in "biufcmMUS" or dtype.char in "gG"):
         raise ValueError(f"expected numbers, bools, times or strings, got {dtype}: nothing is pickled. Use dtype=str?")
-    return dtype
 
 
 def _json(where: str, value: Any) -> Any:
@@ -319,13 +307,6 @@ def _json(where: str, value: Any) -> Any:
     raise ValueError(
         f"{where}: expected what JSON can hold (strings, finite numbers, lists, dicts by string), got {got}."
     )
-
-
-def _jaxrec_version() -> str:
-    try:
-        return metadata.version("jaxrec")
-    except metadata.PackageNotFoundError:  # a folder on the path that is not installed
-        return "unknown"
 
 
 def _to_jax(name: str, table: np.ndarray) -> Any:
