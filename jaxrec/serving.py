@@ -5,6 +5,10 @@ of requests at once, and writes the programs and the state (vectors, tables, net
 (`jaxrec.storage`). `load` returns it as a callable, in a process that has neither the model's code nor Flax. Rows of
 the state's arrays can be replaced (`with_rows`): reserve rows that are not yet allowed, so that the catalogue can grow.
 
+**Load only files that you trust.** A request function is a program: it can compute for ever or fill the memory, and
+XLA, which compiles it, is not written to withstand hostile programs. (Files of `jaxrec.storage` hold data only.) `load`
+refuses the known way from a program to other code, which are custom calls that are not in `CUSTOM_CALLS`.
+
 >>> import tempfile, jax.numpy as jnp
 >>> from jaxrec.retrieval import top_k
 >>> def request(state, query):
@@ -23,6 +27,7 @@ the state's arrays can be replaced (`with_rows`): reserve rows that are not yet 
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +42,14 @@ from jaxrec import check, storage
 __all__ = ["Served", "load", "save", "with_rows"]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+# What a program may call beside XLA's own operations: linear algebra, selection, random bits and shapes, as jaxlib has
+# them, and Pallas kernels, which run on a TPU only. Callbacks run code of the process by its address, and are not here.
+CUSTOM_CALLS = re.compile(
+    r"lapack_[sdcz]\w+_ffi|(cusolver|cublas|cusparse|hipsolver|hipblas)_\w+_ffi|(cu|hip)_lu_pivots_to_permutation"
+    r"|(cu|hip)_threefry2x32_ffi|Eigh|Qr|LuDecomposition|ProductOfElementaryHouseholderReflectors|tpu_custom_call"
+    r"|ApproxTopK|stablehlo\.dynamic_(approx_top_k|top_k|reduce_window|rng_bit_generator)|shape_assertion"
+    r"|AllocateBuffer|Sharding|SPMDFullToShardShape|SPMDShardToFullShape|annotate_device_placement"
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +119,7 @@ def save(
         ImportError: without flatbuffers (pip install 'jaxrec[serving]').
         ValueError: no platforms; no inputs, an input without a leading axis, or different numbers of requests; a state
             or an input that the device's types cannot hold (2**40 with 32 bits); a state that is not finite, or has
-            two leaves of one name; as `storage.write`.
+            two leaves of one name; a function that calls other code (`CUSTOM_CALLS`); as `storage.write`.
     """
     _check_flatbuffers()
     if isinstance(platforms, str) or not platforms:
@@ -135,6 +148,7 @@ def save(
     arrays: dict[str, Any] = {f"state/{name}": leaf for name, leaf in named.items()}
     for platform in platforms:  # one export per platform: a joint one lowers all kernels for each, which Pallas refuses
         exported = export.export(jax.jit(run), platforms=(platform,))(state_shapes, *input_shapes)
+        _check_custom_calls(exported)
         arrays[f"program/{platform}"] = np.frombuffer(exported.serialize(), np.uint8)
     storage.write(path, "request", arrays, {"meta": dict(meta or {}), "names": list(named)})
 
@@ -153,12 +167,26 @@ def _plain(tree: Any) -> Any:
     return jax.tree.map(lambda node: tuple(map(_plain, node)) if is_named(node) else node, tree, is_leaf=is_named)
 
 
+def _check_custom_calls(program: export.Exported) -> None:
+    """Raises a ValueError at a custom call that is not in `CUSTOM_CALLS`, or that is written in another way."""
+    text = program.mlir_module()
+    calls = re.findall(r'custom_call @(?:"([^"]*)"|([\w.$]+))\(', text)
+    names = {quoted or plain for quoted, plain in calls}
+    refused = sorted(name for name in names if not CUSTOM_CALLS.fullmatch(name))
+    if refused or len(calls) != text.count("custom_call @") or 'custom_call"' in text:
+        raise ValueError(
+            f"expected a program of XLA's operations and jaxlib's linear algebra, got calls of "
+            f"{refused or 'other code'}. Callbacks and foreign functions cannot be served."
+        )
+
+
 def load(path: str | os.PathLike[str]) -> Served:
-    """Loads a request function that `save` wrote.
+    """Loads a request function that `save` wrote. The file is a program: load only files that you trust.
 
     Raises:
         ImportError: without flatbuffers (pip install 'jaxrec[serving]').
-        ValueError: as `storage.read`; no program for the platform of this process.
+        ValueError: as `storage.read`; no program for the platform of this process; a program that calls other code
+            (`CUSTOM_CALLS`).
         FileNotFoundError: no such file.
     """
     _check_flatbuffers()
@@ -167,6 +195,10 @@ def load(path: str | os.PathLike[str]) -> Served:
     if (platform := export.default_export_platform()) not in programs:
         raise ValueError(f"{path}: exported for {', '.join(programs)}, and this process runs on {platform}.")
     program = export.deserialize(bytearray(programs[platform].tobytes()))
+    try:
+        _check_custom_calls(program)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     state = {name: jnp.asarray(arrays[f"state/{name}"]) for name in meta["names"]}
     return Served(state, program, tuple(programs), meta["meta"], jax.jit(program.call))
 

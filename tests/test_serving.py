@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import serving
+from jaxrec import serving, storage
 from jaxrec.models.two_tower import Tower
 from jaxrec.retrieval import candidates, rerank
 
@@ -228,3 +228,39 @@ def test_without_flatbuffers_the_extra_is_named(monkeypatch, tmp_path, call):
     path = tmp_path / "request.jaxrec"
     with pytest.raises(ImportError, match=r"pip install 'jaxrec\[serving\]'"):
         serving.load(path) if call == "load" else serving.save(path, lambda state, x: x, {}, np.ones(1))
+
+
+def test_a_program_that_calls_other_code_is_refused(tmp_path):
+    """The name of LAPACK's Cholesky factorization is changed, in the program's bytes, into names of the same length."""
+    path, matrix = tmp_path / "f", np.eye(3, dtype=np.float32)
+    solve = lambda state, query: (jnp.linalg.cholesky(state["a"])[None] * query[:, None, None],)
+    serving.save(path, solve, {"a": matrix}, np.ones(2, np.float32), platforms=["cpu"])
+    np.testing.assert_array_equal(serving.load(path)(np.ones(1, np.float32))[0], matrix[None])
+    arrays, meta = storage.read(path, "request")
+    program = arrays["program/cpu"].tobytes()
+    assert program.count(b"lapack_spotrf_ffi") == 1
+    for name in (b"xla_python_cpu_cb", b"lapack spotrf_ffi", b"lapack_spotrf_ff@", b"lapack_spotrf\nffi"):
+        arrays["program/cpu"] = np.frombuffer(program.replace(b"lapack_spotrf_ffi", name), np.uint8)
+        storage.write(path, "request", arrays, meta)
+        with pytest.raises(ValueError, match="f: expected a program of XLA's operations.*got calls of"):
+            serving.load(path)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_linear_algebra_selection_and_random_numbers_can_be_served(tmp_path, platform):
+    def request(state, query):
+        gram = state["x"].T @ state["x"]
+        solved = jnp.linalg.solve(gram, query.T).T
+        factors = *jnp.linalg.qr(gram), jnp.linalg.eigh(gram)[0], jnp.linalg.svd(gram)[1], jnp.linalg.cholesky(gram)
+        random = jax.random.normal(jax.random.key(0), query.shape)
+        return solved, *(jnp.broadcast_to(factor, (len(query), *factor.shape)) for factor in factors), random
+
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    serving.save(tmp_path / "f", request, {"x": x}, np.ones((2, 3), np.float32), platforms=[platform])
+
+
+def test_a_callback_cannot_be_saved(tmp_path):
+    callback = lambda state, query: (query, jax.pure_callback(np.sin, state["x"], state["x"]))
+    with pytest.raises(NotImplementedError, match="host_callbacks"):
+        serving.save(tmp_path / "f", callback, {"x": np.ones(2, np.float32)}, np.ones(2, np.float32), platforms=["cpu"])
+    assert list(tmp_path.iterdir()) == []
