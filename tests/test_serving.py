@@ -250,10 +250,10 @@ def test_a_program_that_calls_other_code_is_refused(tmp_path):
 def test_linear_algebra_selection_and_random_numbers_can_be_served(tmp_path, platform):
     def request(state, query):
         gram = state["x"].T @ state["x"]
-        solved = jnp.linalg.solve(gram, query.T).T
-        factors = *jnp.linalg.qr(gram), jnp.linalg.eigh(gram)[0], jnp.linalg.svd(gram)[1], jnp.linalg.cholesky(gram)
-        random = jax.random.normal(jax.random.key(0), query.shape)
-        return solved, *(jnp.broadcast_to(factor, (len(query), *factor.shape)) for factor in factors), random
+        solved = jnp.linalg.solve(gram, state["x"].T)
+        factors = solved, *jnp.linalg.qr(gram), jnp.linalg.eigh(gram)[0], jnp.linalg.svd(gram)[1], jnp.linalg.cholesky(gram)
+        random = jax.random.normal(jax.random.key(0), state["x"].shape)
+        return query, *factors, random
 
     x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     serving.save(tmp_path / "f", request, {"x": x}, np.ones((2, 3), np.float32), platforms=[platform])
