@@ -23,9 +23,11 @@ from jaxrec import (
 )
 from jaxrec._version import __version__
 from jaxrec.catalog import recommend, related
+from jaxrec.checkpoints import Checkpoint
 from jaxrec.types import Dataset, Factors, Ratings
 
 __all__ = [
+    "Checkpoint",
     "Dataset",
     "Factors",
     "Ratings",

@@ -34,6 +34,7 @@ __all__ = [
     "strength",
     "traced",
     "vector_pairs",
+    "whole_number",
 ]
 
 INT32_MIN, INT32_MAX = np.iinfo(np.int32).min, np.iinfo(np.int32).max
@@ -300,3 +301,11 @@ def strength(name: str, value: Any, *, zero: bool = False) -> None:
             raise ValueError(
                 f"{name}: expected finite numbers {'>= 0' if zero else '> 0'}, got {numbers[invalid].reshape(-1)[0]}."
             )
+
+
+def whole_number(name: str, value: Any, *, least: int | None = None) -> int:
+    """Returns `value` as an int, after checking that it is a whole number and at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or (least is not None and value < least):
+        at_least = "" if least is None else f" >= {least}"
+        raise ValueError(f"{name}: expected a whole number{at_least}, got {value!r}.")
+    return int(value)

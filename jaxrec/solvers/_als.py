@@ -4,6 +4,7 @@ One sweep does both. The biases are part of the regressions: a user's (w, b) reg
 (x, c) regress y - b - mu on (w, 1). Each half minimizes the joint cost in its own parameters, so the cost never rises.
 """
 
+import os
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 from jax import Array
 from jaxtyping import PRNGKeyArray
 
+from jaxrec.checkpoints import Checkpoint, checkpointed
 from jaxrec.losses.collaborative import cost
 from jaxrec.losses.penalty import L2, l2_penalty, per_side
 from jaxrec.prediction import check_factors
@@ -45,6 +47,7 @@ def als(
     tol: float = 1e-4,
     cg_steps: int | None = None,
     callback: Callback | None = None,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> ALSResult:
     """Minimizes the joint cost (squared error) by sweeps of closed-form solutions.
@@ -65,6 +68,9 @@ def als(
             exactly. At 20M ratings and d = 64 a sweep of 3 steps takes 2.2 s instead of 6, and three such sweeps lower
             J more than two exact ones; 10 steps are the exact sweep to six digits of J.
         callback: callback(step, factors, info) after every sweep, steps from 1. Return True to stop.
+        checkpoint: a folder, or a `Checkpoint`, where the factors are saved after some sweeps. The same call continues
+            from there after the process was killed; on a CPU with the same bits as without the interruption. `sweeps`
+            may grow; any other data or settings are refused. The callback is not called again for sweeps done before.
         progress: show a progress bar.
 
     Returns:
@@ -74,7 +80,8 @@ def als(
     Raises:
         ValueError: neither or both of `rank` and `init` are passed; the Rows are of the wrong side, do not fit the
             tables of `init`, or hold different ratings; the parts of `init` do not fit one another; a strength is not
-            finite and positive (l2_bias: or 0), or is neither a number nor one per row.
+            finite and positive (l2_bias: or 0), or is neither a number nor one per row; the checkpoint is of another
+            run, or has done more sweeps.
         FloatingPointError: the objective is no longer finite.
 
     Source: Zhou et al. 2008, Large-scale parallel collaborative filtering for the Netflix Prize.
@@ -96,7 +103,11 @@ def als(
         return _sweep(factors, by_user, by_item, **options, mend=mend)
 
     before = _cost(start, by_user, l2=l2, l2_bias=l2_bias)
-    factors, info = alternate(step, start, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress)
+    settings = options | {"run": "als", "train": (by_user, by_item), "init (or rank, key)": start, "tol": tol}
+    with checkpointed(checkpoint, settings=settings, like=start) as run:
+        factors, info = alternate(
+            step, start, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress, run=run
+        )
     return ALSResult(like(factors, init), info)
 
 

@@ -20,6 +20,7 @@ Revisiting the performance of iALS on item recommendation benchmarks.
 """
 
 import dataclasses
+import os
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, PRNGKeyArray, Shaped
 
 from jaxrec import check
+from jaxrec.checkpoints import Checkpoint, checkpointed
 from jaxrec.losses.penalty import L2, PerSide, half_squared_norm, per_side
 from jaxrec.prediction import check_factors
 from jaxrec.ratings import Ratings
@@ -68,6 +70,7 @@ def implicit_als(
     tol: float = 1e-4,
     cg_steps: int | None = None,
     callback: Callback | None = None,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> ALSResult:
     """Minimizes the module's objective by sweeps of closed-form solutions.
@@ -86,6 +89,9 @@ def implicit_als(
         cg_steps: Number of conjugate-gradient steps per row, warm-started at its current value; None solves each row
             exactly.
         callback: callback(step, factors, info) after every sweep, steps from 1. Return True to stop.
+        checkpoint: a folder, or a `Checkpoint`, where the factors are saved after some sweeps. The same call continues
+            from there after the process was killed; on a CPU with the same bits as without the interruption. `sweeps`
+            may grow; any other data or settings are refused. The callback is not called again for sweeps done before.
         progress: show a progress bar.
 
     Returns:
@@ -111,7 +117,11 @@ def implicit_als(
         return _sweep(factors, by_user, by_item, **options, mend=mend)
 
     before = _cost(start, by_user, l2=l2, unobserved_weight=unobserved_weight)
-    factors, info = alternate(step, start, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress)
+    settings = options | {"run": "implicit_als", "train": (by_user, by_item), "init (or rank, key)": start, "tol": tol}
+    with checkpointed(checkpoint, settings=settings, like=start) as run:
+        factors, info = alternate(
+            step, start, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress, run=run
+        )
     return ALSResult(like(factors, init), info)
 
 

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
+from jaxrec.checkpoints import Run
 from jaxrec.data import layouts
 from jaxrec.losses.penalty import L2
 from jaxrec.models.factors import init as init_factors
@@ -155,6 +156,7 @@ def alternate(
     tol: float,
     callback: Callback | None,
     progress: bool,
+    run: Run,
 ) -> ALSResult:
     """Runs sweeps until the objective falls by less than `tol` relative to itself.
 
@@ -169,13 +171,22 @@ def alternate(
         tol: as in `als`.
         callback: as in `als`.
         progress: as in `als`.
+        run: where the factors are saved, or from where they are continued.
 
     Raises:
+        ValueError: `sweeps` is less than the run has done.
         FloatingPointError: the objective is no longer finite.
     """
-    factors, trace, mend = init, [float(before)], False
-    with tqdm(total=sweeps, desc="als", unit="sweep", disable=not progress) as bar:
-        for number in range(1, sweeps + 1):
+    factors, trace, mend, ended = init, [float(before)], False, False
+    if run.saved is not None:
+        factors, (trace, mend, ended) = run.saved.state, (run.saved.meta[name] for name in ("trace", "mend", "ended"))
+        if len(trace) - 1 > sweeps:
+            raise ValueError(
+                f"sweeps: expected at least the {len(trace) - 1} that the checkpoint has done (they are included), got "
+                f"{sweeps}."
+            )
+    with tqdm(total=sweeps, initial=len(trace) - 1, desc="als", unit="sweep", disable=not progress) as bar:
+        for number in range(len(trace), sweeps + 1) if not ended else ():
             swept, objective = step(factors, mend)
             if not mend and not float(objective) <= trace[-1] + RISE * abs(trace[-1]) + RISE**2 * abs(trace[0]):
                 mend = True  # rows lost their precision to rounding: refit them from here on
@@ -187,14 +198,21 @@ def alternate(
                     f"sweep {number}: the objective is {trace[-1]} after {trace[-2]:.6g}. The equations of a row are "
                     "singular in this precision: raise l2, or run in float64."
                 )
-            decrease = (trace[-2] - trace[-1]) / (abs(trace[-2]) or 1.0)
             bar.set_postfix(cost=f"{trace[-1]:.6g}")
             bar.update()
-            info = SolverInfo(abs(decrease) < tol, number, decrease, np.array(trace))  # abs: rounding can make it rise
-            stop = callback is not None and callback(number, factors, info)
-            if info.converged or stop:
+            info = _info(trace, tol)
+            ended = bool(callback is not None and callback(number, factors, info)) or info.converged
+            if ended or number == sweeps or run.due(number):
+                run.save(number, factors, {"trace": trace, "mend": mend, "ended": ended})
+            if ended:
                 break
-    return ALSResult(factors, info)
+    return ALSResult(factors, _info(trace, tol))
+
+
+def _info(trace: list[float], tol: float) -> SolverInfo:
+    """How the solver stands after the sweeps of a trace."""
+    decrease = (trace[-2] - trace[-1]) / (abs(trace[-2]) or 1.0)
+    return SolverInfo(abs(decrease) < tol, len(trace) - 1, decrease, np.array(trace))  # abs: rounding can make it rise
 
 
 def check_sides(by_user: Rows, by_item: Rows, init: Factors, sweeps: int) -> None:

@@ -10,49 +10,32 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
 from jaxrec import check
-from jaxrec.training.resume import Fingerprint, batch_digests, check_same, fingerprint, shapes
-from jaxrec.training.step import Cost, TrainState, check_ids, init_state, make_step, whole_number
+from jaxrec.checkpoints import Checkpoint, Saved, checkpointed
+from jaxrec.training.resume import (
+    Batches,
+    Fingerprint,
+    TrainHistory,
+    batch_digests,
+    check_resumed,
+    fingerprint,
+    nonfinite_names,
+)
+from jaxrec.training.step import Cost, TrainState, check_ids, init_state, make_step
 from jaxrec.types import Total
 
 __all__ = ["FitResult", "TrainHistory", "fit"]
-
-Batches = Iterable[Any] | Callable[[int], Iterable[Any]]
-
-
-@dataclass(frozen=True)
-class TrainHistory:
-    """Record of a training run by epoch, and the state to resume from.
-
-    Attributes:
-        loss: [epochs], the cost before each step, summed over the epoch's batches; for Totals, their mean.
-        validation: [epochs], the value of `validate` after each epoch; empty without it.
-        best_epoch: the epoch (from 0) whose parameters were returned.
-        stopped: 'epochs' (ran them all), 'converged' (`tol`), 'patience' or 'callback'.
-        state: the last state, not the best; `fit(..., resume=history)` continues from it.
-        best: the best parameters so far.
-        fingerprint: of the key, the optimizer and the first batch, by which `resume` detects that they changed.
-    """
-
-    loss: np.ndarray
-    validation: np.ndarray
-    best_epoch: int
-    stopped: str
-    state: TrainState
-    best: Any
-    fingerprint: Fingerprint | None = None
 
 
 class FitResult(NamedTuple):
@@ -81,6 +64,7 @@ def fit(
     progress: bool = True,
     tol: float | None = None,
     resume: TrainHistory | None = None,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
 ) -> FitResult:
     """Minimizes a cost over batches, epoch by epoch.
 
@@ -105,62 +89,105 @@ def fit(
             interrupted. Checked are the parameters' structure, shapes and types, the key, the optimizer (its state's
             structure, its updates of fixed gradients), the first batch of epoch 0, and whether there is a validation.
             Not checked are the cost, `validate`, the callback and later batches; of `params` only the shapes are used.
+        checkpoint: a folder, or a `Checkpoint`, where the state is saved, also within epochs. The same call continues
+            from there after the process was killed; on a CPU with the same bits as without the interruption. `epochs`
+            may grow. Checked is what `resume` checks, and the initial parameters, `tol` and `patience`. `batches` must
+            be a list, or a function that returns the same batches at every call.
 
     Returns:
         (params, history): the parameters are the best by `validate`, or the last without it.
 
     Raises:
         ValueError: an epoch without batches (an exhausted generator), patience without validate, numbers out of range,
-            initial parameters that are not finite; a history to resume that was made with other arguments.
+            initial parameters that are not finite; a history to resume, or a checkpoint, that was made with other
+            arguments; both `resume` and `checkpoint`.
         FloatingPointError: the loss, the parameters after an epoch, or a validation is not finite.
     """
     _check_options(epochs, patience, tol, validate, batches)
     state = init_state(params, optimizer)
-    if nonfinite := _nonfinite_names(state.params):
+    if nonfinite := nonfinite_names(state.params):
         raise ValueError(f"params: expected finite initial values, got NaN or infinity in {nonfinite}.")
-    identity, best, best_epoch, losses, scores = fingerprint(state.params, optimizer, key), state.params, -1, [], []
-    if resume is not None:
-        identity = _check_resumed(resume, state, identity, batches, validate is not None, epochs)
-        state, best, best_epoch = resume.state, resume.best, resume.best_epoch
-        losses, scores = list(resume.loss), list(resume.validation)
-    stopped = "epochs"
+    if resume is not None and checkpoint is not None:
+        raise ValueError("resume, checkpoint: expected one of the two, got both. A checkpoint has its own history.")
+    settings = {"run": "fit", "params": state.params, "tol": tol, "patience": patience}
+    settings |= {"the presence of validate": validate is not None}
+    with checkpointed(checkpoint, settings=settings, like=(state, state.params)) as run:
+        identity, best, best_epoch, losses, scores = fingerprint(state.params, optimizer, key), state.params, -1, [], []
+        stopped = "epochs"
+        infos: list[Total] = []  # the costs of the epoch's steps so far
+        if run.saved is not None:
+            resume, infos = _history(run.saved)
+        if resume is not None:
+            try:
+                identity = check_resumed(resume, state, identity, batches, validate is not None, epochs)
+            except ValueError as error:
+                raise ValueError(f"checkpoint: another run's: {error}" if run.saved else str(error)) from error
+            state, best, best_epoch = resume.state, resume.best, resume.best_epoch
+            losses, scores = list(resume.loss), list(resume.validation)
+            stopped = resume.stopped if run.saved is not None else "epochs"
+        steps = int(state.step)
 
-    def history() -> TrainHistory:
-        return TrainHistory(np.array(losses), np.array(scores), best_epoch, stopped, state, best, identity)
+        def history() -> TrainHistory:
+            return TrainHistory(np.array(losses), np.array(scores), best_epoch, stopped, state, best, identity)
 
-    with tqdm(total=epochs, initial=len(losses), desc="fit", unit="epoch", disable=not progress) as bar:
-        for epoch in range(len(losses), epochs):
-            infos = []
-            for batch in batches(epoch) if callable(batches) else batches:
-                if not identity.batch:
-                    identity = identity._replace(batch=batch_digests(batch))
-                check_ids(state.params, batch)
-                state, info = _step(state, batch, key, cost=cost, optimizer=optimizer)
-                infos.append(info)
-            losses.append(_epoch_loss(infos, epoch, state, optimizer))
-            if nonfinite := _nonfinite_names(state.params):
-                step = int(state.step) - 1
-                rate, advice = _rate_and_advice(optimizer, state, step)
-                raise FloatingPointError(
-                    f"step {step} (epoch {epoch}), {rate}: the parameters after it are not finite: {nonfinite}. "
-                    f"{advice} If the loss is finite and its gradient is not, look for a square root, a norm or a "
-                    "logarithm at 0, or a mean over no entries."
-                )
-            if validate is not None:
-                scores.append(_validation(validate(state.params), epoch))
-            if not scores or scores[-1] <= min(scores):
-                best, best_epoch = state.params, epoch
-            bar.set_postfix(loss=f"{losses[-1]:.5g}", **({"validation": f"{scores[-1]:.4f}"} if scores else {}))
-            bar.update()
-            if callback is not None and callback(epoch + 1, state, history()):
-                stopped = "callback"
-            elif patience is not None and epoch - best_epoch >= patience:
-                stopped = "patience"
-            elif tol is not None and epoch and abs(losses[-2] - losses[-1]) <= tol * abs(losses[-2]):
-                stopped = "converged"
-            if stopped != "epochs":
-                break
-    return FitResult(best, history())
+        def save() -> None:
+            """Saves the state if it is finite. Its number counts the ends of epochs too, which change the history."""
+            if nonfinite_names(state.params):  # the end of the epoch will raise an error
+                return
+            costs = [(float(info.sum), float(info.count)) for info in infos]
+            record = {"losses": losses, "scores": scores, "best_epoch": best_epoch, "stopped": stopped, "costs": costs}
+            run.save(steps + len(losses), (state, best), record | {"fingerprint": identity})
+
+        with tqdm(total=epochs, initial=len(losses), desc="fit", unit="epoch", disable=not progress) as bar:
+            for epoch in range(len(losses), epochs) if stopped == "epochs" else ():
+                for n, batch in enumerate(batches(epoch) if callable(batches) else batches):
+                    if n < len(infos):  # this step was made before the checkpoint
+                        continue
+                    if not identity.batch:
+                        identity = identity._replace(batch=batch_digests(batch))
+                    check_ids(state.params, batch)
+                    state, info = _step(state, batch, key, cost=cost, optimizer=optimizer)
+                    infos.append(info)
+                    steps += 1
+                    if run.due(steps + len(losses)):
+                        save()
+                losses.append(_epoch_loss(infos, epoch, state, optimizer))
+                infos = []
+                if nonfinite := nonfinite_names(state.params):
+                    step = int(state.step) - 1
+                    rate, advice = _rate_and_advice(optimizer, state, step)
+                    raise FloatingPointError(
+                        f"step {step} (epoch {epoch}), {rate}: the parameters after it are not finite: {nonfinite}. "
+                        f"{advice} If the loss is finite and its gradient is not, look for a square root, a norm or a "
+                        "logarithm at 0, or a mean over no entries."
+                    )
+                if validate is not None:
+                    scores.append(_validation(validate(state.params), epoch))
+                if not scores or scores[-1] <= min(scores):
+                    best, best_epoch = state.params, epoch
+                bar.set_postfix(loss=f"{losses[-1]:.5g}", **({"validation": f"{scores[-1]:.4f}"} if scores else {}))
+                bar.update()
+                if callback is not None and callback(epoch + 1, state, history()):
+                    stopped = "callback"
+                elif patience is not None and epoch - best_epoch >= patience:
+                    stopped = "patience"
+                elif tol is not None and epoch and abs(losses[-2] - losses[-1]) <= tol * abs(losses[-2]):
+                    stopped = "converged"
+                if stopped != "epochs" or epoch == epochs - 1 or run.due(steps + len(losses)):
+                    save()
+                if stopped != "epochs":
+                    break
+        return FitResult(best, history())
+
+
+def _history(saved: Saved) -> tuple[TrainHistory, list[Total]]:
+    """Returns the history of a checkpoint, and the costs of the steps of an unfinished epoch."""
+    (state, best), meta = saved.state, saved.meta
+    key, updates, batch = meta["fingerprint"]
+    identity = Fingerprint(key, tuple(updates), tuple(batch))
+    losses, scores = np.array(meta["losses"]), np.array(meta["scores"])
+    history = TrainHistory(losses, scores, meta["best_epoch"], meta["stopped"], state, best, identity)
+    return history, [Total(*costs) for costs in meta["costs"]]
 
 
 @partial(jax.jit, static_argnames=("cost", "optimizer"))
@@ -201,9 +228,9 @@ def _validation(value: Any, epoch: int) -> float:
 
 
 def _check_options(epochs: int, patience: int | None, tol: float | None, validate: Any, batches: Any) -> None:
-    whole_number("epochs", epochs, least=0)
+    check.whole_number("epochs", epochs, least=0)
     if patience is not None:
-        whole_number("patience", patience, least=1)
+        check.whole_number("patience", patience, least=1)
         if validate is None:
             raise ValueError(
                 "patience: expected validate= too, because patience counts epochs without a better validation, got "
@@ -216,70 +243,6 @@ def _check_options(epochs: int, patience: int | None, tol: float | None, validat
             f"batches: expected a sequence of batches or a function of the epoch, got one {type(batches).__name__}; "
             "for full-batch steps pass a list of it: [ratings]."
         )
-
-
-def _check_resumed(
-    history: TrainHistory, init: TrainState, now: Fingerprint, batches: Batches, validated: bool, epochs: int
-) -> Fingerprint:
-    """Returns the history's fingerprint, after checking that the history was made with this call's arguments."""
-    done = len(history.loss)
-    if epochs < done:
-        raise ValueError(
-            f"epochs: expected at least the {done} that the history has done (they are included), got {epochs}."
-        )
-    for name, new, old in (
-        ("parameters", init.params, history.state.params),
-        ("optimizer's state", init.optimizer, history.state.optimizer),
-    ):
-        structures: tuple[Any, Any] = jax.tree.structure(new), jax.tree.structure(old)
-        if structures[0] != structures[1] or shapes(new) != shapes(old):
-            is_, was = dict(shapes(new)), dict(shapes(old))
-            path = next((path for path in was | is_ if was.get(path) != is_.get(path)), None)
-            difference = (
-                f"{structures[0]}, was {structures[1]}"
-                if path is None
-                else f"{path} is {is_.get(path, 'missing')}, was {was.get(path, 'missing')}"
-            )
-            raise ValueError(
-                f"resume: the {name} changed: {difference}. Pass parameters of the same structure, shapes and types "
-                "and the same optimizer, or start again from params=history.best."
-            )
-    if nonfinite := _nonfinite_names((history.state.params, history.best)):
-        raise ValueError(f"resume: expected finite parameters in the history, got NaN or infinity in {nonfinite}.")
-    if done and validated != bool(len(history.validation)):
-        raise ValueError(
-            f"resume: the history was made {'without' if validated else 'with'} validate=, and this call has "
-            f"{'one' if validated else 'none'}. The best parameters so far are then unknown: pass the same argument, "
-            "or start again from params=history.best."
-        )
-    then = history.fingerprint
-    if then is None:  # a history made without a fingerprint: only its state can be checked
-        return now
-    if then.batch:
-        if isinstance(batches, Iterator):
-            raise ValueError(
-                "batches: expected a list or a function of the epoch to resume with, got a generator. It is exhausted "
-                "after one epoch."
-            )
-        for batch in batches(0) if callable(batches) else batches:
-            now = now._replace(batch=batch_digests(batch))
-            break
-    check_same(then, now)
-    return then
-
-
-def _nonfinite_names(tree: Any) -> str:
-    """Paths of the arrays with NaN or infinity, joined by commas; '' if there are none."""
-    finite = jax.tree.leaves(_all_finite(tree))
-    return ", ".join(path for (path, _), is_finite in zip(shapes(tree), finite, strict=True) if not is_finite)
-
-
-@jax.jit
-def _all_finite(tree: Any) -> Any:
-    """Whether each array is finite: one reduction per array, once per epoch."""
-    return jax.tree.map(
-        lambda leaf: jnp.isfinite(leaf).all() if jnp.issubdtype(leaf.dtype, jnp.inexact) else jnp.array(True), tree
-    )
 
 
 def _rate_and_advice(optimizer: optax.GradientTransformation, state: TrainState, step: int) -> tuple[str, str]:

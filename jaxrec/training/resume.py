@@ -1,4 +1,4 @@
-"""Fingerprints of training runs, by which resuming detects that the key, the optimizer or the batches changed.
+"""Histories of training runs, and fingerprints by which resuming detects that key, optimizer or batches changed.
 
 >>> import optax
 >>> params = {"w": jnp.ones((3, 2))}
@@ -9,8 +9,8 @@ Traceback (most recent call last):
 ValueError: resume: the optimizer changed: its update of a fixed gradient is -0.2, was -0.1 (step 0). Pass ...
 """
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +20,22 @@ import numpy as np
 import optax
 from jax import Array
 
-__all__ = ["Fingerprint", "batch_digests", "check_same", "fingerprint", "shapes"]
+from jaxrec.checkpoints import digest, shapes
+from jaxrec.training.step import TrainState
+
+__all__ = [
+    "Batches",
+    "Fingerprint",
+    "TrainHistory",
+    "batch_digests",
+    "check_resumed",
+    "check_same",
+    "fingerprint",
+    "nonfinite_names",
+]
+
+Batches = Iterable[Any] | Callable[[int], Iterable[Any]]
+
 
 # Fixed gradients by which optimizers are compared: large ones reveal clipping, small ones (SCALES) epsilon, changing
 # ones momentum. For the last ones the optimizer's step count is set to JUMPS, which reveals a schedule.
@@ -43,6 +58,29 @@ class Fingerprint(NamedTuple):
     batch: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class TrainHistory:
+    """Record of a training run by epoch, and the state to resume from.
+
+    Attributes:
+        loss: [epochs], the cost before each step, summed over the epoch's batches; for Totals, their mean.
+        validation: [epochs], the value of `validate` after each epoch; empty without it.
+        best_epoch: the epoch (from 0) whose parameters were returned.
+        stopped: 'epochs' (ran them all), 'converged' (`tol`), 'patience' or 'callback'.
+        state: the last state, not the best; `fit(..., resume=history)` continues from it.
+        best: the best parameters so far.
+        fingerprint: of the key, the optimizer and the first batch, by which `resume` detects that they changed.
+    """
+
+    loss: np.ndarray
+    validation: np.ndarray
+    best_epoch: int
+    stopped: str
+    state: TrainState
+    best: Any
+    fingerprint: Fingerprint | None = None
+
+
 def fingerprint(params: Any, optimizer: optax.GradientTransformation, key: Array) -> Fingerprint:
     """Fingerprint of a run before its first batch."""
     # A corner of each parameter is enough, unless the optimizer holds arrays of the parameters' shapes.
@@ -59,17 +97,9 @@ def fingerprint(params: Any, optimizer: optax.GradientTransformation, key: Array
 def batch_digests(batch: Any) -> tuple[str, ...]:
     """Path, type, shape and a digest of the bytes of each array of a batch."""
     return tuple(
-        f"{path}: {type_and_shape} {_digest(leaf)}"
+        f"{path}: {type_and_shape} {digest(leaf)}"
         for (path, type_and_shape), leaf in zip(shapes(batch), jax.tree.leaves(batch), strict=True)
     )
-
-
-def shapes(tree: Any) -> list[tuple[str, str]]:
-    """(path, type and shape) of each array."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [
-        (jax.tree_util.keystr(path) or "the array", f"{jnp.result_type(x)}{list(np.shape(x))}") for path, x in leaves
-    ]
 
 
 def check_same(then: Fingerprint, now: Fingerprint) -> None:
@@ -96,6 +126,70 @@ def check_same(then: Fingerprint, now: Fingerprint) -> None:
             "batches that the history was made with, in their order (a function of the epoch must return the same ones "
             "at every call), or start again from params=history.best."
         )
+
+
+def check_resumed(
+    history: TrainHistory, init: TrainState, now: Fingerprint, batches: Batches, validated: bool, epochs: int
+) -> Fingerprint:
+    """Returns the history's fingerprint, after checking that the history was made with this call's arguments."""
+    done = len(history.loss)
+    if epochs < done:
+        raise ValueError(
+            f"epochs: expected at least the {done} that the history has done (they are included), got {epochs}."
+        )
+    for name, new, old in (
+        ("parameters", init.params, history.state.params),
+        ("optimizer's state", init.optimizer, history.state.optimizer),
+    ):
+        structures: tuple[Any, Any] = jax.tree.structure(new), jax.tree.structure(old)
+        if structures[0] != structures[1] or shapes(new) != shapes(old):
+            is_, was = dict(shapes(new)), dict(shapes(old))
+            path = next((path for path in was | is_ if was.get(path) != is_.get(path)), None)
+            difference = (
+                f"{structures[0]}, was {structures[1]}"
+                if path is None
+                else f"{path} is {is_.get(path, 'missing')}, was {was.get(path, 'missing')}"
+            )
+            raise ValueError(
+                f"resume: the {name} changed: {difference}. Pass parameters of the same structure, shapes and types "
+                "and the same optimizer, or start again from params=history.best."
+            )
+    if nonfinite := nonfinite_names((history.state.params, history.best)):
+        raise ValueError(f"resume: expected finite parameters in the history, got NaN or infinity in {nonfinite}.")
+    if done and validated != bool(len(history.validation)):
+        raise ValueError(
+            f"resume: the history was made {'without' if validated else 'with'} validate=, and this call has "
+            f"{'one' if validated else 'none'}. The best parameters so far are then unknown: pass the same argument, "
+            "or start again from params=history.best."
+        )
+    then = history.fingerprint
+    if then is None:  # a history made without a fingerprint: only its state can be checked
+        return now
+    if then.batch:
+        if isinstance(batches, Iterator):
+            raise ValueError(
+                "batches: expected a list or a function of the epoch to resume with, got a generator. It is exhausted "
+                "after one epoch."
+            )
+        for batch in batches(0) if callable(batches) else batches:
+            now = now._replace(batch=batch_digests(batch))
+            break
+    check_same(then, now)
+    return then
+
+
+def nonfinite_names(tree: Any) -> str:
+    """Paths of the arrays with NaN or infinity, joined by commas; '' if there are none."""
+    finite = jax.tree.leaves(_all_finite(tree))
+    return ", ".join(path for (path, _), is_finite in zip(shapes(tree), finite, strict=True) if not is_finite)
+
+
+@jax.jit
+def _all_finite(tree: Any) -> Any:
+    """Whether each array is finite: one reduction per array, once per epoch."""
+    return jax.tree.map(
+        lambda leaf: jnp.isfinite(leaf).all() if jnp.issubdtype(leaf.dtype, jnp.inexact) else jnp.array(True), tree
+    )
 
 
 def _pairs(then: Iterable[str], now: Iterable[str]) -> list[tuple[str | None, str | None]]:
@@ -141,13 +235,3 @@ def _key_data(key: Any) -> str:
     if isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.ndim == 1:
         return f"raw {np.asarray(key).tolist()}"
     raise ValueError(f"key: expected one random key, such as jax.random.key(0), got {key!r}.")
-
-
-def _digest(leaf: Any) -> str:
-    if isinstance(leaf, jax.Array):
-        if not leaf.is_fully_addressable:  # other hosts hold shards of it: only its shape is compared
-            return ""
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-    data: Any = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)  # a view, not a copy of a large batch
-    return hashlib.sha256(data).hexdigest()[:16]

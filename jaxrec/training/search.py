@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from jax import Array
 from tqdm import tqdm
 
 from jaxrec import check
-from jaxrec.training.step import whole_number
+from jaxrec.checkpoints import Checkpoint, checkpointed
 
 __all__ = ["grid", "grid_points"]
 
@@ -47,7 +48,14 @@ def _values(name: str, choice: Iterable[Any]) -> list[Any]:
     return values
 
 
-def grid(run: Callable[..., Any], members: Any, *data: Any, batch_size: int = 1, progress: bool = True) -> Any:
+def grid(
+    run: Callable[..., Any],
+    members: Any,
+    *data: Any,
+    batch_size: int = 1,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Any:
     """Computes run(member, *data) for every member of a hyper-parameter grid, with one compilation; stacks the results.
 
     `run` is a pure function of the complete training: it initializes parameters from a seed, trains by `descend` or a
@@ -64,6 +72,9 @@ def grid(run: Callable[..., Any], members: Any, *data: Any, batch_size: int = 1,
         members: a pytree of arrays with one leading axis, such as `grid_points` makes.
         data: passed to every run.
         batch_size: members vmapped at once; all of them must fit in memory together.
+        checkpoint: a folder, or a `Checkpoint`, where the results are saved after some members. The same call continues
+            from there after the process was killed; on a CPU with the same bits as without the interruption. Other
+            members, data or batch_size are refused; `run` cannot be compared.
         progress: show a bar.
 
     Returns:
@@ -71,7 +82,8 @@ def grid(run: Callable[..., Any], members: Any, *data: Any, batch_size: int = 1,
         which a warning names, and does not affect the others; choose by `numpy.nanargmin`.
 
     Raises:
-        ValueError: members of different lengths, no members, or NaN among them; batch_size < 1.
+        ValueError: members of different lengths, no members, or NaN among them; batch_size < 1; a
+            checkpoint of another run.
 
     >>> square = lambda member: member["a"] ** 2
     >>> grid(square, grid_points(a=(1.0, 2.0, 3.0)), progress=False)
@@ -81,7 +93,7 @@ def grid(run: Callable[..., Any], members: Any, *data: Any, batch_size: int = 1,
     lengths = {len(leaf) if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(members)}
     if len(lengths) != 1 or (n := lengths.pop()) == 0:
         raise ValueError(f"members: expected arrays of one length > 0, got lengths {sorted(lengths) or [0]}.")
-    if whole_number("batch_size", batch_size) < 1:
+    if check.whole_number("batch_size", batch_size) < 1:
         raise ValueError(f"batch_size: expected a number of members >= 1, got {batch_size}.")
     for path, leaf in jax.tree_util.tree_flatten_with_path(members)[0]:
         if (
@@ -92,9 +104,19 @@ def grid(run: Callable[..., Any], members: Any, *data: Any, batch_size: int = 1,
                 f"members{jax.tree_util.keystr(path)}: expected numbers, got NaN in member {wrong.argmax()}."
             )
     batch_size = min(batch_size, n)
-    results = []
-    with tqdm(total=n, desc="grid", unit="member", disable=not progress) as bar:
-        for first in range(0, n, batch_size):
+    settings = {"run": "grid", "members": members, "data": data, "batch_size": batch_size}
+    member = _pick(members, 0)
+    shapes = jax.eval_shape(partial(_run, run=run), member, data)
+    results = jax.tree.map(lambda leaf: np.zeros((n, *leaf.shape), leaf.dtype), shapes)
+    with (
+        checkpointed(checkpoint, settings=settings, like=results) as saver,
+        tqdm(total=n, desc="grid", unit="member", disable=not progress) as bar,
+    ):
+        done = 0
+        if saver.saved is not None:
+            done, results = saver.saved.step, saver.saved.state
+            bar.update(done)
+        for first in range(done, n, batch_size):
             # The last batch is padded with the last member: one shape, one compilation.
             batch = np.minimum(np.arange(first, first + batch_size), n - 1)
             if batch_size == 1:
@@ -102,9 +124,13 @@ def grid(run: Callable[..., Any], members: Any, *data: Any, batch_size: int = 1,
                 result = jax.tree.map(lambda leaf: leaf[None], result)
             else:
                 result = _run_many(_pick(members, batch), data, run=run)
-            results.append(jax.tree.map(np.asarray, result))  # blocks until computed, so that the bar is accurate
-            bar.update(min(batch_size, n - first))
-    stacked = jax.tree.map(lambda *batches: jnp.asarray(np.concatenate(batches)[:n]), *results)
+            done = min(first + batch_size, n)
+            for rows, new in zip(jax.tree.leaves(results), jax.tree.leaves(result), strict=True):
+                rows[first:done] = np.asarray(new)[: done - first]  # blocks until computed: the bar is accurate
+            bar.update(done - first)
+            if done == n or saver.due(done):
+                saver.save(done, results, {})
+    stacked = jax.tree.map(jnp.asarray, results)
     _warn_of_nan(stacked, members, n)
     return stacked
 

@@ -30,7 +30,6 @@ __all__ = [
     "init_state",
     "make_step",
     "moved_by",
-    "whole_number",
 ]
 
 # cost(params, batch) or cost(params, batch, key=key) -> a scalar, or a Total whose mean is minimized
@@ -164,8 +163,8 @@ def epochs(
         raise ValueError(f"data: expected columns [n, ...] of one length, got lengths {sorted(lengths)}.")
     ((n,),) = lengths
     check_ids(getattr(state, "params", None), data)
-    whole_number("epochs", epochs, least=1)
-    if whole_number("batch_size", batch_size) < 1 or batch_size > n:
+    check.whole_number("epochs", epochs, least=1)
+    if check.whole_number("batch_size", batch_size) < 1 or batch_size > n:
         raise ValueError(f"batch_size: expected between 1 and the data's {n} rows, got {batch_size}.")
     if n % batch_size and not hasattr(data, "where"):
         raise ValueError(
@@ -229,7 +228,7 @@ def descend(
     Raises:
         ValueError: steps < 1; batches without a common leading axis.
     """
-    whole_number("steps", steps, least=1)
+    check.whole_number("steps", steps, least=1)
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
     if len(lengths) != 1 or not lengths.isdisjoint({(), (0,)}):
         raise ValueError(
@@ -258,11 +257,3 @@ def _descend(
 
 
 _descend_jit = jax.jit(_descend, static_argnames=("cost", "optimizer", "steps"))
-
-
-def whole_number(name: str, value: Any, *, least: int | None = None) -> int:
-    """Returns `value` as an int, after checking that it is a whole number and at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or (least is not None and value < least):
-        at_least = "" if least is None else f" >= {least}"
-        raise ValueError(f"{name}: expected a whole number{at_least}, got {value!r}.")
-    return int(value)
