@@ -154,8 +154,8 @@ def checkpointed(
         return
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
-    described = {name: _described(value) for name, value in settings.items()}
-    described |= {"the version of jaxrec": __version__, "the version of jax": jax.__version__}
+    described = {"the version of jaxrec": __version__, "the version of jax": jax.__version__}
+    described |= {name: _described(value) for name, value in settings.items()}
     folder = Path(checkpoint.folder)
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder) as is_free:
@@ -205,8 +205,8 @@ def _raw(leaf: Any) -> Any:
 
 
 def _arrays(state: Any) -> dict[str, Any]:
-    """The arrays of a state by number: the structure comes from `like`, so no class is stored."""
-    return {str(n): _raw(leaf) for n, leaf in enumerate(jax.tree.leaves(state))}
+    """The arrays of a state by number, without empty ones, which orbax refuses. The structure comes from `like`."""
+    return {str(n): _raw(leaf) for n, leaf in enumerate(jax.tree.leaves(state)) if np.size(leaf)}
 
 
 def _write(folder: Path, step: int, state: Any, content: dict[str, Any]) -> None:
@@ -286,19 +286,22 @@ def _read(path: Path, like: Any) -> Any:
 
     leaves, tree = jax.tree.flatten(like)
     # One device's arrays go through NumPy, because orbax would commit them to it, and other arguments may be elsewhere.
-    target = {name: leaf if _spread(leaf) else np.asarray(leaf) for name, leaf in _arrays(like).items()}
+    target = {name: leaf if _is_spread(leaf) else np.asarray(leaf) for name, leaf in _arrays(like).items()}
     with ocp.StandardCheckpointer() as checkpointer:
         arrays = checkpointer.restore(path.resolve(), jax.tree.map(ocp.utils.to_shape_dtype_struct, target))
-    return jax.tree.unflatten(tree, [_as(leaf, arrays[str(n)]) for n, leaf in enumerate(leaves)])
+    return jax.tree.unflatten(tree, [_placed(arrays.get(str(n), leaf), leaf) for n, leaf in enumerate(leaves)])
 
 
-def _spread(leaf: Any) -> bool:
+def _is_spread(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
 
 
-def _as(leaf: Any, array: Any) -> Any:
-    """The array as a random key where `leaf` is one, and on its device where it was put there."""
-    if not isinstance(leaf, jax.Array) or _spread(leaf):
+def _placed(array: Any, leaf: Any) -> Any:
+    """The array as a random key where `leaf` is one, and on its device if it was put there."""
+    if array is leaf or _is_spread(leaf):
+        return array
+    array = np.asarray(array)
+    if not isinstance(leaf, jax.Array):
         return array
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         array = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))

@@ -251,9 +251,9 @@ def test_linear_algebra_selection_and_random_numbers_can_be_served(tmp_path, pla
     def request(state, query):
         gram = state["x"].T @ state["x"]
         solved = jnp.linalg.solve(gram, state["x"].T)
-        factors = solved, *jnp.linalg.qr(gram), jnp.linalg.eigh(gram)[0], jnp.linalg.svd(gram)[1], jnp.linalg.cholesky(gram)
+        decompositions = jnp.linalg.eigh(gram)[0], jnp.linalg.svd(gram)[1], jnp.linalg.cholesky(gram)
         random = jax.random.normal(jax.random.key(0), state["x"].shape)
-        return query, *factors, random
+        return query, solved, *jnp.linalg.qr(gram), *decompositions, random
 
     x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     serving.save(tmp_path / "f", request, {"x": x}, np.ones((2, 3), np.float32), platforms=[platform])

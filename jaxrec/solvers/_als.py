@@ -103,7 +103,7 @@ def als(
         return _sweep(factors, by_user, by_item, **options, mend=mend)
 
     before = _cost(start, by_user, l2=l2, l2_bias=l2_bias)
-    settings = options | {"run": "als", "train": (by_user, by_item), "init (or rank, key)": start, "tol": tol}
+    settings = {"run": "als", "train": (by_user, by_item), "init (or rank, key)": start, "tol": tol} | options
     with checkpointed(checkpoint, settings=settings, like=start) as run:
         factors, info = alternate(
             step, start, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress, run=run

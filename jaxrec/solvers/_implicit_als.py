@@ -117,7 +117,9 @@ def implicit_als(
         return _sweep(factors, by_user, by_item, **options, mend=mend)
 
     before = _cost(start, by_user, l2=l2, unobserved_weight=unobserved_weight)
-    settings = options | {"run": "implicit_als", "train": (by_user, by_item), "init (or rank, key)": start, "tol": tol}
+    settings = (
+        {"run": "implicit_als"} | options | {"train": (by_user, by_item), "init (or rank, key)": start, "tol": tol}
+    )
     with checkpointed(checkpoint, settings=settings, like=start) as run:
         factors, info = alternate(
             step, start, before, sweeps=sweeps, tol=tol, callback=callback, progress=progress, run=run
