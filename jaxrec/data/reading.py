@@ -1,18 +1,10 @@
-"""Reading and writing ratings: csv and parquet files, pandas and polars frames, SciPy sparse and NumPy dense matrices.
-
-Round trips are exact: raw ids, values bit for bit, times, weights, ratings of 0. (In a csv file, text ids that look
-like numbers need `text_ids=` to be read as text.) Files and frames hold ratings only: users and items without ratings
-are lost unless `user_ids=` and `item_ids=` name them when reading. A path is a file's path, never a pattern or a URL.
+"""Reading ratings: csv and parquet files, pandas and polars frames.
 
 >>> import polars as pl
->>> ratings = Ratings.from_columns(["ann", "bob", "bob"], [10, 10, 30], [5, 4, 0])
->>> frame = to_polars(ratings)
->>> frame.rows()
-[('ann', 10, 5.0), ('bob', 10, 4.0), ('bob', 30, 0.0)]
->>> from_frame(frame).value
+>>> frame = pl.DataFrame({"user": ["ann", "bob", "bob"], "item": [10, 10, 30], "rating": [5, 4, 0]})
+>>> ratings = from_frame(frame)
+>>> ratings.value
 array([5., 4., 0.], dtype=float32)
->>> to_csr(ratings).nnz  # a rating of 0 is stored
-3
 
 For train and test in two files, `align_ids(read_csv("train.csv"), read_csv("test.csv"))` gives both the users and items
 of either. To keep train's users and items, and drop ratings by or of any others:
@@ -25,37 +17,21 @@ Ratings(1 ratings of 2 items by 2 users)
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from jaxrec import check
-from jaxrec.atomic import replacing
 from jaxrec.ratings import Duplicates, Ratings, Unknown
-from jaxrec.times import TimeUnit, as_times, decimal_seconds, from_text
+from jaxrec.times import TimeUnit, as_times, from_text
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
-    from scipy import sparse
 
-__all__ = [
-    "UserItemMatrix",
-    "from_csr",
-    "from_frame",
-    "from_user_item_matrix",
-    "read_csv",
-    "read_parquet",
-    "to_csr",
-    "to_pandas",
-    "to_polars",
-    "to_user_item_matrix",
-    "write_csv",
-    "write_parquet",
-]
+__all__ = ["from_frame", "read_csv", "read_parquet"]
 
 
 def read_csv(
@@ -174,166 +150,6 @@ def from_frame(
     return _from_table(frame, "frame", names, user_ids=user_ids, item_ids=item_ids, **options)
 
 
-def from_csr(matrix: Any, *, user_ids: Any = None, item_ids: Any = None) -> Ratings:
-    """Returns the entries of a SciPy sparse matrix as ratings; every stored entry is a rating, including stored zeros.
-
-    Args:
-        matrix: a SciPy sparse matrix or array [n_users, n_items] of any format.
-        user_ids: [n_users] raw ids, or None.
-        item_ids: [n_items] raw ids, or None.
-
-    Raises:
-        ValueError: `matrix` is not sparse, or its index arrays are invalid; no entry is stored, or one is stored twice;
-            a value is NaN; the number of raw ids is not that of the rows or columns.
-    """
-    from scipy import sparse
-
-    if not sparse.issparse(matrix) or len(matrix.shape) != 2:
-        raise ValueError(f"expected a SciPy sparse matrix [n_users, n_items], got {type(matrix).__name__}.")
-    if hasattr(matrix, "check_format"):
-        matrix.check_format()  # the conversion is native code that does not check indptr
-    entries = matrix.tocoo()
-    return _from_positions(entries.row, entries.col, entries.data, matrix.shape, user_ids, item_ids)
-
-
-def from_user_item_matrix(value: Any, where: Any, *, user_ids: Any = None, item_ids: Any = None) -> Ratings:
-    """Returns the ratings in a matrix [n_users, n_items]; `where`, bool of its shape, is True for the rated entries.
-
-    Raises:
-        ValueError: the mask has another shape or type; nothing is rated; and whatever `Ratings` raises.
-    """
-    value, where = np.asarray(value), np.asarray(where)
-    if value.ndim != 2 or where.shape != value.shape or where.dtype != bool:
-        raise ValueError(
-            f"expected a matrix [n_users, n_items] and a bool mask of its shape, got {value.shape} and {where.dtype} "
-            f"{where.shape}. If a number marks entries that were not rated, use where=(matrix != number)."
-        )
-    user, item = np.nonzero(where)
-    return _from_positions(user, item, value[where], value.shape, user_ids, item_ids)
-
-
-def write_csv(
-    ratings: Ratings,
-    path: str | PathLike[str],
-    *,
-    user: str = "user",
-    item: str = "item",
-    value: str = "rating",
-    time: str = "time",
-    weights: str = "weights",
-    separator: str = ",",
-) -> None:
-    """Writes ratings to a csv file with a header, atomically; with raw ids, times and weights if the ratings have them.
-
-    The other arguments name the columns. `read_csv(path, time="time", ...)` reads the file back: times are decimal
-    seconds, and text ids that look like numbers ("7") need `text_ids=True`, 'user' or 'item'.
-    """
-    table = to_polars(ratings, user=user, item=item, value=value, time=time, weights=weights)
-    if ratings.time is not None and ratings.time_unit != "s":
-        table = table.with_columns(decimal_seconds(ratings.time, ratings.time_unit).alias(time))
-    with replacing(path) as temporary:
-        table.write_csv(temporary, separator=separator)
-
-
-def write_parquet(
-    ratings: Ratings,
-    path: str | PathLike[str],
-    *,
-    user: str = "user",
-    item: str = "item",
-    value: str = "rating",
-    time: str = "time",
-    weights: str = "weights",
-) -> None:
-    """Writes ratings to a parquet file, as `write_csv` does."""
-    table = to_polars(ratings, user=user, item=item, value=value, time=time, weights=weights)
-    with replacing(path) as temporary:
-        table.write_parquet(temporary)
-
-
-def to_polars(
-    ratings: Ratings,
-    *,
-    user: str = "user",
-    item: str = "item",
-    value: str = "rating",
-    time: str = "time",
-    weights: str = "weights",
-) -> pl.DataFrame:
-    """Returns a polars frame with one row per rating; with raw ids, times and weights if the ratings have them."""
-    import polars as pl
-
-    return pl.DataFrame(_columns(ratings, user, item, value, time, weights))
-
-
-def to_pandas(
-    ratings: Ratings,
-    *,
-    user: str = "user",
-    item: str = "item",
-    value: str = "rating",
-    time: str = "time",
-    weights: str = "weights",
-) -> pd.DataFrame:
-    """Returns a pandas frame, as `to_polars` does; needs pandas."""
-    import pandas as pd
-
-    return pd.DataFrame(_columns(ratings, user, item, value, time, weights))
-
-
-def to_csr(ratings: Ratings) -> sparse.csr_array:
-    """Returns the values as a SciPy CSR array [n_users, n_items], storing ratings of 0; without weights and times.
-
-    Raises:
-        ValueError: a (user, item) pair occurs twice (SciPy would add the two values).
-    """
-    from scipy import sparse
-
-    positions = ratings.user, ratings.item
-    matrix = sparse.coo_array((ratings.value, positions), shape=(ratings.n_users, ratings.n_items)).tocsr()
-    _check_once(ratings, matrix.nnz)
-    return matrix
-
-
-class UserItemMatrix(NamedTuple):
-    """Ratings as a dense matrix, users first.
-
-    Attributes:
-        value: float32 [n_users, n_items], 0 where not rated.
-        where: bool [n_users, n_items], True where rated.
-    """
-
-    value: np.ndarray
-    where: np.ndarray
-
-
-def to_user_item_matrix(ratings: Ratings) -> UserItemMatrix:
-    """Returns the ratings as a matrix, users by items, for small data. (`data.dense` is items by users, on the device.)
-
-    Raises:
-        ValueError: a (user, item) pair occurs twice.
-    """
-    value = np.zeros((ratings.n_users, ratings.n_items), np.float32)
-    where = np.zeros(value.shape, bool)
-    value[ratings.user, ratings.item], where[ratings.user, ratings.item] = ratings.value, True
-    _check_once(ratings, int(where.sum()))
-    return UserItemMatrix(value, where)
-
-
-def _columns(ratings: Ratings, user: str, item: str, value: str, time: str, weights: str) -> dict[str, np.ndarray]:
-    """Returns the columns of a frame by name, without those that the ratings do not have."""
-    raw = lambda ids, known: ids if known is None else known[ids]
-    times = ratings.time
-    if times is not None and ratings.time_unit != "s":
-        times = times.astype(f"M8[{ratings.time_unit}]")  # datetimes carry their unit
-    columns = [(user, raw(ratings.user, ratings.user_ids)), (item, raw(ratings.item, ratings.item_ids))]
-    columns += [(value, ratings.value), (time, times), (weights, ratings.weights)]
-    columns = [(name, column) for name, column in columns if column is not None]
-    if len(dict(columns)) < len(columns):
-        raise ValueError(f"expected different names for all columns, got {[name for name, _ in columns]}.")
-    return dict(columns)
-
-
 def _from_table(
     table: Any, source: Any, names: dict[str, str | None], *, time_unit: TimeUnit, **options: Any
 ) -> Ratings:
@@ -365,17 +181,6 @@ def _integers_where_canonical(name: str, cells: pl.Series) -> pl.Series:
     return cells
 
 
-def _from_positions(user: Any, item: Any, value: Any, shape: Any, user_ids: Any, item_ids: Any) -> Ratings:
-    """Returns the ratings with these values at these positions of a matrix [n_users, n_items]."""
-    n_users, n_items = shape
-    if len(user) == 0:
-        raise ValueError(f"expected at least one rating, got none in a matrix of {n_users} users and {n_items} items.")
-    for name, size in (("n_users", n_users), ("n_items", n_items)):
-        check.size_of_table(name, size)
-    ratings = Ratings.from_columns(user, item, value, user_ids=np.arange(n_users), item_ids=np.arange(n_items))
-    return dataclasses.replace(ratings, user_ids=user_ids, item_ids=item_ids)
-
-
 def _check_columns(columns: list[str], required: list[str], source: Any) -> None:
     if missing := [name for name in required if name not in columns]:
         raise ValueError(f"{source}: expected the columns {required}, got {columns}; missing: {missing}.")
@@ -405,11 +210,3 @@ def _path_in_errors(path: Any) -> Iterator[None]:
         yield
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _check_once(ratings: Ratings, cells: int) -> None:
-    if cells != len(ratings):
-        raise ValueError(
-            f"expected each (user, item) pair once, got {len(ratings) - cells} ratings that repeat a pair. "
-            "Ratings.from_columns(..., duplicates=...) merges them."
-        )
