@@ -308,19 +308,19 @@ def _encode(name: str, raw: Any, known: Any, unknown: Unknown) -> tuple[np.ndarr
 
 
 def _numbers(name: str, values: Any) -> Any:
-    """Returns a column whose array would be of Python objects (Decimals, integers of any size) as float64."""
+    """Returns a column of Python objects (Decimals, integers of any size) as float64, others as they are."""
     array = np.asarray(values)
-    if array.dtype.kind in "UST" and array.ndim == 1 and len(array):
-        raise ValueError(
-            f"{name}: expected numbers, got text, such as {str(array[0])!r}. Use astype(float) if it is one."
-        )
-    if array.dtype.kind != "O" or array.ndim != 1:
+    if array.dtype.kind not in "OUST" or array.ndim != 1:
         return array
-    for position, value in enumerate(array):
+    for position, value in enumerate(array.tolist()):
         if not isinstance(value, REAL) or isinstance(value, np.timedelta64):
+            advice = (
+                "Convert text first, for example by astype(float)."
+                if isinstance(value, str | bytes)
+                else "Drop such rows: pairs that were not rated have no row."
+            )
             raise ValueError(
-                f"{name}: expected numbers, one in every row, got {value!r} at position {position}. Drop such rows: "
-                "pairs that were not rated have no row."
+                f"{name}: expected numbers, one in every row, got {value!r} at position {position}. {advice}"
             )
     try:
         return array.astype(np.float64)

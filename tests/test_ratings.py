@@ -3,7 +3,9 @@
 import copy
 import dataclasses
 import pickle
+import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import polars as pl
 import pytest
 
 from jaxrec import Dataset, Ratings
+from jaxrec.models import init, predict
 from jaxrec.ratings import align_ids, check_same_ids
 
 RAW = {"user": ["ann", "bob", "bob"], "item": [30, 10, 30]}
@@ -734,3 +737,49 @@ def test_a_dataset_keeps_copies():
 def test_a_dataset_whose_parts_do_not_fit(more, message):
     with pytest.raises(ValueError, match=message):
         dataset(**more)
+
+
+# What is said of unknown ids
+
+TABLE = Ratings.from_columns(["ann", "bob"], [10, 30])
+UNKNOWN = {  # a public function: a call with unknown ids, and what to do
+    "from_columns": (
+        lambda raw: Ratings.from_columns(raw, range(len(raw)), user_ids=TABLE.user_ids),
+        "Leave user_ids out .* or drop those rows .unknown='drop'.",
+    ),
+    "reindexed": (
+        lambda raw: Ratings.from_columns(raw, range(len(raw))).reindexed(user_ids=TABLE.user_ids),
+        r"Drop such rows by ratings.reindexed\(user_ids=..., item_ids=..., unknown='drop'\)",
+    ),
+    "predict": (
+        lambda raw: predict(
+            init(2, 2, 3, key=jax.random.key(0)), Ratings.from_columns(raw, [10, 30] * (len(raw) // 2)), train=TABLE
+        ),
+        r"Drop such rows by ratings.reindexed\(user_ids=..., item_ids=..., unknown='drop'\)",
+    ),
+    "user_index": (TABLE.user_index, r"The known ids are ratings.user_ids\."),
+}
+
+
+@pytest.mark.parametrize("door", UNKNOWN)
+@pytest.mark.parametrize(
+    ("raw", "first", "rows", "said"),
+    [
+        (["zoe", "ann"], "zoe", 1, "Of 2 ids, 1 are unknown ('zoe')."),
+        (["ann", "zoe", "ann", "max"], "zoe", 2, "Of 3 ids, 2 are unknown ('zoe', 'max')."),
+        (["zoe", "max", "zoe", "eve"], "zoe", 4, "Of 3 ids, 3 are unknown ('zoe', 'max', 'eve')."),
+        (["zoe", "ann", "max", "eve", "kim", "bob"], "zoe", 4, "Of 6 ids, 4 are unknown ('zoe', 'max', 'eve', ...)."),
+    ],
+)
+def test_unknown_ids_are_named_counted_and_what_to_do_is_said(door, raw, first, rows, said):
+    call, advice = UNKNOWN[door]
+    message = re.escape(f"user: '{first}' is not among the 2 known ids ({rows} such rows). {said}")
+    with pytest.raises(ValueError, match=f"^{message} .*{advice}"):
+        call(raw)
+
+
+def test_unknown_positions_say_which_there_are():
+    with pytest.raises(
+        ValueError, match=r"^item: 3 .*Of 2 ids, 1 are unknown \(3\)\. Known are the positions 0 to 2\."
+    ):
+        make().item_index([0, 3])

@@ -56,7 +56,7 @@ def from_frame(
     >>> from_frame({"user": ["ann", "bob"], "item": [10, 30], "rating": [4.5, 3]})
     Ratings(2 ratings of 2 items by 2 users)
     """
-    if not isinstance(frame, Mapping) and not (hasattr(frame, "columns") and hasattr(frame, "to_dict")):
+    if not isinstance(frame, Mapping) and not (hasattr(frame, "to_dict") and hasattr(frame, "columns")):
         raise ValueError(
             f"frame: expected a pandas or polars frame or a dict of columns, got {type(frame).__name__}. Other tables "
             "become one by polars.from_arrow(table), a LazyFrame by collect()."
@@ -132,9 +132,9 @@ def _from_table(
 ) -> Ratings:
     """Returns the ratings in the columns of a polars or pandas frame, none of which has an empty cell."""
     columns: dict[str, Any] = {role: None if name is None else table[name] for role, name in names.items()}
-    for role in ("user", "item"):
-        if str(getattr(columns[role], "dtype", "")) in ("Int128", "UInt128"):  # NumPy has no such types
-            columns[role] = columns[role].to_list()
+    for role, column in columns.items():
+        if str(getattr(column, "dtype", "")) in ("Int128", "UInt128"):  # NumPy has no such types
+            columns[role] = column.to_list()
     if columns["time"] is not None:
         label = f"{source}: column {names['time']!r}"
         columns["time"], time_unit = as_times(label, columns["time"], time_unit)
