@@ -1,27 +1,39 @@
 """Writing files atomically: a file is either the old one or the complete new one."""
 
 import os
-import secrets
+import shutil
+import stat
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replacing"]
+try:
+    import fcntl
+except ImportError:  # Windows: temporary folders are not locked there, and only their age says that nobody uses them
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["replacing", "temporary_folder"]
+
+DAY = 24 * 60 * 60  # seconds
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary path in the same folder, which replaces `path` when the block ends without an error.
+    """Yields a temporary path on the same disk, which replaces `path` when the block ends without an error.
 
-    The temporary file is flushed to the disk before it is renamed, and the folder after that: even if the process is
-    killed, `path` is either the old file or the new one. (After a kill -9 a file `.jaxrec-*.tmp` may remain, to be
-    deleted by hand.) Symbolic links are followed; the mode follows the umask.
+    The temporary file is flushed to the disk before it is renamed, and its folder after that: even if the process is
+    killed, `path` is either the old file or the new one. Symbolic links are followed. A replaced file keeps its mode;
+    that of a new file follows the umask. What a killed process left behind is removed by a later call: see
+    `temporary_folder`.
+
+    The temporary path is an empty file, which the block writes or replaces.
 
     Raises:
         FileNotFoundError: no such folder: a mistyped one is not created.
         OSError: the disk is full or the folder not writable. No partial file is left, and the old one is unchanged.
 
-    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with replacing(f"{folder}/words.txt") as temporary:
     ...         _ = temporary.write_text("whole")
@@ -31,18 +43,67 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}. Create it first.")
-    temporary = path.parent / f".jaxrec-{secrets.token_hex(8)}.tmp"
-    try:
+    with temporary_folder(path.parent) as folder:
+        temporary = folder / path.name
+        temporary.touch()
+        mode = stat.S_IMODE((path if path.exists() else temporary).stat().st_mode)
         yield temporary
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
+        temporary.chmod(mode)  # the block may have put another file in its place, of another mode
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # other systems cannot open a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # flushes the new name to the disk
-        finally:
-            os.close(folder)
+    _flush(path.parent)
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yields a new folder `.jaxrec-*.tmp` in `parent`, which is removed at the end, whatever happens in the block.
+
+    A process that is killed cannot remove its folder. So each call first removes those in `parent` that are older than
+    a day and that no running process has locked.
+    """
+    _remove_abandoned(parent)
+    folder = Path(tempfile.mkdtemp(prefix=".jaxrec-", suffix=".tmp", dir=parent))
+    lock = _lock(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # the next day's call removes what stays
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Removes what is named `.jaxrec-*.tmp` in `parent`, is older than a day and not locked."""
+    for leftover in parent.glob(".jaxrec-*.tmp"):
+        with suppress(OSError):  # another process removes it too, or it belongs to another user
+            if time.time() - leftover.stat().st_mtime < DAY:
+                continue
+            if (lock := _lock(leftover)) is None and fcntl is not None:
+                continue
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            if lock is not None:
+                os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """Locks a file or folder until the descriptor is closed or the process ends; None if another process has it."""
+    if fcntl is None:
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # locked, or a file system without locks
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file's content, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name != "posix":  # other systems cannot open a folder
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -753,7 +753,9 @@ UNKNOWN = {  # a public function: a call with unknown ids, and what to do
     ),
     "predict": (
         lambda raw: predict(
-            init(2, 2, 3, key=jax.random.key(0)), Ratings.from_columns(raw, [10, 30] * (len(raw) // 2)), train=TABLE
+            init(2, 2, 3, key=jax.random.key(0)),
+            Ratings([*range(len(raw))], [0] * len(raw), [1] * len(raw), len(raw), 2, user_ids=raw, item_ids=[10, 30]),
+            train=TABLE,
         ),
         r"Drop such rows by ratings.reindexed\(user_ids=..., item_ids=..., unknown='drop'\)",
     ),
@@ -766,8 +768,8 @@ UNKNOWN = {  # a public function: a call with unknown ids, and what to do
     ("raw", "first", "rows", "said"),
     [
         (["zoe", "ann"], "zoe", 1, "Of 2 ids, 1 are unknown ('zoe')."),
-        (["ann", "zoe", "ann", "max"], "zoe", 2, "Of 3 ids, 2 are unknown ('zoe', 'max')."),
-        (["zoe", "max", "zoe", "eve"], "zoe", 4, "Of 3 ids, 3 are unknown ('zoe', 'max', 'eve')."),
+        (["ann", "zoe", "max"], "zoe", 2, "Of 3 ids, 2 are unknown ('zoe', 'max')."),
+        (["zoe", "max", "eve"], "zoe", 3, "Of 3 ids, 3 are unknown ('zoe', 'max', 'eve')."),
         (["zoe", "ann", "max", "eve", "kim", "bob"], "zoe", 4, "Of 6 ids, 4 are unknown ('zoe', 'max', 'eve', ...)."),
     ],
 )
@@ -776,6 +778,11 @@ def test_unknown_ids_are_named_counted_and_what_to_do_is_said(door, raw, first, 
     message = re.escape(f"user: '{first}' is not among the 2 known ids ({rows} such rows). {said}")
     with pytest.raises(ValueError, match=f"^{message} .*{advice}"):
         call(raw)
+
+
+def test_an_unknown_id_in_several_rows_is_one_id():
+    with pytest.raises(ValueError, match=r"\(3 such rows\)\. Of 3 ids, 2 are unknown \('zoe', 'max'\)\."):
+        TABLE.user_index(["zoe", "ann", "max", "zoe", "ann"])
 
 
 def test_unknown_positions_say_which_there_are():
