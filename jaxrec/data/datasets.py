@@ -18,7 +18,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from jaxrec import check
@@ -42,21 +42,23 @@ class Form:
 
     Attributes:
         read: a function from the bytes of the files, by name, to the Dataset.
-        files: the files needed, as `registry.txt` has them: their paths in the archive.
-        archive: the zip that holds them, in `registry.txt`; None if they are not published as one zip. Then the user
-            puts them in place.
+        folder: the files' folder in the archive; `registry.txt` has the files by FOLDER/NAME.
+        names: the files needed.
+        archive: the zip that holds them, by its name in `registry.txt`; None if they are not published as one zip. Then
+            the user puts them in place.
         origin: where the user finds them, without an archive.
     """
 
     read: Callable[[Mapping[str, bytes]], Dataset]
-    files: Sequence[str]
+    folder: str
+    names: Sequence[str]
     archive: str | None = None
     origin: str = ""
 
     @property
-    def names(self) -> list[str]:
-        """The files' names in a folder."""
-        return [PurePosixPath(file).name for file in self.files]
+    def files(self) -> list[str]:
+        """The files by their names in the archive and in `registry.txt`."""
+        return [f"{self.folder}/{name}" for name in self.names]
 
 
 def load(name: str, *, path: str | os.PathLike[str] | None = None, pip: bool = True) -> Dataset:
@@ -71,7 +73,8 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None, pip: bool = T
        download` in another process, which is announced by a warning on the logger "jaxrec"; pip=False does without.
 
     The sha256 of every archive and file is known beforehand, whichever way it comes. A download that was interrupted
-    leaves nothing that is used: the cache has a complete folder or none. A folder that exists but is incomplete or damaged is an error; the later places are not tried.
+    leaves nothing that is used: the cache has the complete folder or none. A folder that exists but is incomplete or
+    damaged is an error; the later places are not tried.
 
     | name | ratings | items | users | other data | published splits |
     | --- | --- | --- | --- | --- | --- |
@@ -122,9 +125,8 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None, pip: bool = T
         folders = [Path(root).expanduser() / subfolder for subfolder in (name, *OTHER_SUBFOLDERS.get(name, ()))]
         for folder in folders:
             if folder.is_dir():
-                return _from_folder(
-                    name, folder, f"Fetch it again from {_origin(FORMS[name][0])}, or unset JAXREC_DATA."
-                )
+                origin = _origin(FORMS[name][0])
+                return _from_folder(name, folder, f"Fetch it again from {origin}, or unset JAXREC_DATA.")
         tried.append(f"$JAXREC_DATA: no folder {' or '.join(map(str, folders))}")
 
     import pooch
@@ -160,8 +162,7 @@ def _registry(folder: Path | str = "") -> Any:
     """Returns the registry as a pooch that keeps what it fetches in `folder`."""
     import pooch
 
-    # One retry: a site that is down shall fail within seconds, for there may be another way.
-    registry = pooch.create(path=folder, base_url="", retry_if_failed=1)
+    registry = pooch.create(path=folder, base_url="", retry_if_failed=1)  # a site that is down fails soon
     registry.load_registry(REGISTRY)
     return registry
 
@@ -198,7 +199,7 @@ def _from_path(name: str, path: Path) -> Dataset:
         if form.archive is not None and got == registry[form.archive]:
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(temporary) / name
-                _unpack(path, folder, form.files)
+                _unpack(path, folder, form)
                 return dataclasses.replace(_from_folder(name, folder, ""), source=str(path))
     raise ValueError(
         f"{path}: expected sha256 {registry[first.archive]}, got {got}. Fetch it again from {_origin(first)}."
@@ -230,13 +231,12 @@ def _fetch(form: Form, folder: Path) -> None:
     """Downloads the form's archive and unpacks its files into `folder`; pooch checks the sha256 of the archive."""
     import pooch
 
-    # Timeouts in seconds, to connect and between two packets.
-    site = pooch.HTTPDownloader(progressbar=True, timeout=(5, 30))
+    site = pooch.HTTPDownloader(progressbar=True, timeout=(5, 30))  # seconds, to connect and between two packets
     folder.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(folder.parent) as temporary:
         downloader = site if _origin(form).startswith("https:") else _download_by_pip
         archive = _registry(temporary).fetch(form.archive, downloader=downloader)
-        _unpack(Path(archive), folder, form.files)
+        _unpack(Path(archive), folder, form)
 
 
 def _download_by_pip(requirement: str, output_file: str, pooch: Any) -> None:
@@ -247,10 +247,9 @@ def _download_by_pip(requirement: str, output_file: str, pooch: Any) -> None:
     with tempfile.TemporaryDirectory(dir=Path(output_file).parent) as wheels:
         command += [wheels, requirement]
         logger.warning("Running pip to download %s (pip=False does without): %s", requirement, " ".join(command))
+        options: dict[str, Any] = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": 120}
         try:
-            process = subprocess.run(
-                command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120, check=False
-            )
+            process = subprocess.run(command, check=False, **options)
         except subprocess.TimeoutExpired as error:
             raise TimeoutError("pip download took more than 120 seconds") from error
         found = list(Path(wheels).glob("*.whl"))
@@ -260,14 +259,14 @@ def _download_by_pip(requirement: str, output_file: str, pooch: Any) -> None:
         found[0].replace(output_file)
 
 
-def _unpack(archive: Path, folder: Path, members: Sequence[str]) -> None:
-    """Unpacks members of a zip, which lie in one folder of it, into `folder`; an existing folder is left unchanged.
+def _unpack(archive: Path, folder: Path, form: Form) -> None:
+    """Unpacks the files of a form into `folder`, atomically; an existing folder is left unchanged.
 
-    pooch's Unzip writes into the final folder, and passes over members that are missing and entries that lead outside.
+    pooch's Unzip writes into the final folder, and passes over files that are missing and entries that lead outside.
     So the entries are checked before, and it unpacks into a temporary folder, which is renamed when it is complete.
 
     Raises:
-        ValueError: a member is missing; the path of any entry, member or not, leads outside the folder.
+        ValueError: a file is missing; the path of any entry, needed or not, leads outside the folder.
     """
     import pooch
 
@@ -277,14 +276,14 @@ def _unpack(archive: Path, folder: Path, members: Sequence[str]) -> None:
         path = PureWindowsPath(entry)  # handles both slashes and drive letters
         if path.drive or path.root or ".." in path.parts:
             raise ValueError(f"{archive}: refused: the entry {entry!r} would be written outside of the folder.")
-    if missing := set(members) - set(entries):
+    if missing := set(form.files) - set(entries):
         raise ValueError(f"{archive}: expected the entries {', '.join(sorted(missing))}, which are not in it.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(folder.parent) as temporary:
         unpacked = temporary / "unpacked"  # not the temporary folder itself, which other users cannot read
-        pooch.Unzip(members=list(members), extract_dir=str(unpacked))(str(archive.absolute()), "download", None)
+        pooch.Unzip(members=form.files, extract_dir=str(unpacked))(str(archive.absolute()), "download", None)
         try:
-            (unpacked / PurePosixPath(members[0]).parent).rename(folder)
+            (unpacked / form.folder).rename(folder)
         except OSError:
             if not folder.is_dir():  # otherwise another process was faster, with the same files
                 raise
@@ -296,63 +295,54 @@ OTHER_SUBFOLDERS = {"ml-1m-ncf": ("ml-1m/ncf",)}
 # The forms of each dataset: the publisher's first, then those tried if the publisher cannot be reached.
 FORMS: dict[str, tuple[Form, ...]] = {
     "ml-100k": (
-        Form(
-            readers.ml_100k,
-            ["ml-100k/u.data", "ml-100k/u.item", "ml-100k/u.user"],
-            archive="ml-100k.zip",
-        ),
+        Form(readers.ml_100k, "ml-100k", ("u.data", "u.item", "u.user"), archive="ml-100k.zip"),
         Form(
             readers.ml_100k_recbole,
-            [
-                "recbole/dataset_example/ml-100k/ml-100k.inter",
-                "recbole/dataset_example/ml-100k/ml-100k.item",
-                "recbole/dataset_example/ml-100k/ml-100k.user",
-            ],
+            "recbole/dataset_example/ml-100k",
+            ("ml-100k.inter", "ml-100k.item", "ml-100k.user"),
             archive="recbole-1.2.1-py3-none-any.whl",
         ),
     ),
     "ml-1m": (
-        Form(
-            readers.ml_1m,
-            ["ml-1m/users.dat", "ml-1m/movies.dat", "ml-1m/ratings.dat"],
-            archive="ml-1m.zip",
-        ),
+        Form(readers.ml_1m, "ml-1m", ("users.dat", "movies.dat", "ratings.dat"), archive="ml-1m.zip"),
         Form(
             readers.ml_1m_without_times,
-            ["ml-1m/users.dat", "ml-1m/movies.dat", "ml-1m/ratings.npz"],
+            "ml-1m",
+            ("users.dat", "movies.dat", "ratings.npz"),
             origin="the project's data folder",
         ),
     ),
     "ml-1m-ncf": (
         Form(
             readers.ml_1m_ncf,
-            [
-                "ml-1m-ncf/ml-1m.train.notime.rating",
-                "ml-1m-ncf/ml-1m.test.rating",
-                "ml-1m-ncf/ml-1m.test.negative",
-                "ml-1m-ncf/item_map.tsv",
-            ],
-            origin="github.com/hexiangnan/neural_collaborative_filtering (Data/ml-1m.*; its train file without times, and a map of its item ids to MovieLens')",
+            "ml-1m-ncf",
+            ("ml-1m.train.notime.rating", "ml-1m.test.rating", "ml-1m.test.negative", "item_map.tsv"),
+            origin="github.com/hexiangnan/neural_collaborative_filtering (Data/ml-1m.*; its train file without times, "
+            "and a map of its item ids to MovieLens')",
         ),
     ),
     "ml-latest-small": (
         Form(
             readers.ml_latest_small,
-            ["ml-latest-small/ratings.csv", "ml-latest-small/movies.csv", "ml-latest-small/links.csv"],
+            "ml-latest-small",
+            ("ratings.csv", "movies.csv", "links.csv"),
             archive="ml-latest-small.zip",
         ),
     ),
     "jester5k": (
         Form(
             readers.jester5k,
-            ["jester5k/ratings.csv", "jester5k/jokes.csv"],
-            origin="the Jester5k data of the R package recommenderlab, written as ratings.csv (user,joke,rating) and jokes.csv (joke,text)",
+            "jester5k",
+            ("ratings.csv", "jokes.csv"),
+            origin="the Jester5k data of the R package recommenderlab, written as ratings.csv (user,joke,rating) and "
+            "jokes.csv (joke,text)",
         ),
     ),
     "gowalla": (
         Form(
             readers.gowalla,
-            ["gowalla/train.txt", "gowalla/test.txt", "gowalla/user_list.txt", "gowalla/item_list.txt"],
+            "gowalla",
+            ("train.txt", "test.txt", "user_list.txt", "item_list.txt"),
             origin="github.com/gusye1234/LightGCN-PyTorch (data/gowalla)",
         ),
     ),

@@ -1,12 +1,12 @@
 """`data.load` on a tiny MovieLens in both published forms, without a network; and on the real one where it is."""
 
-import dataclasses
 import hashlib
 import logging
 import os
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from jaxrec.data import datasets, readers
 from jaxrec.data.datasets import DatasetNotFound, load
 
 REAL = os.environ.get("JAXREC_DATA") and Path(os.environ["JAXREC_DATA"]).absolute() / "ml-100k"
+SITE = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 real_run = subprocess.run
 
 # Each hard case of the real files: a trailing blank, latin-1, a year before (V), two numbers in brackets, movie 267.
@@ -77,26 +78,42 @@ def pack(path, entries):
     return path
 
 
+def members(form, files):
+    """The files of a form by their names in its archive."""
+    return {f"{form.folder}/{name}": content for name, content in files.items()}
+
+
+def register(path, monkeypatch, digests):
+    """Replaces digests in the registry: as if the tiny files were the published ones."""
+    rows = [line.split() for line in datasets.REGISTRY.read_text().splitlines() if line and not line.startswith("#")]
+    path.write_text("".join(" ".join([name, digests.get(name, old), *url]) + "\n" for name, old, *url in rows))
+    monkeypatch.setattr(datasets, "REGISTRY", path)
+
+
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A small ml-100k under the real name, nothing on the machine, site and index both down."""
-    site, wheel = datasets.RECORDS["ml-100k"]
-    official_zip = pack(tmp_path / "ml-100k.zip", {site.prefix + k: v for k, v in official().items()} | {"x/y": "z"})
-    wheel_zip = pack(tmp_path / "recbole-1.2.1-py3-none-any.whl", {wheel.prefix + k: v for k, v in recbole().items()})
-
-    def record(form, archive, files):
-        digests = {name: sha256(content) for name, content in files.items()}
-        return dataclasses.replace(form, sha256=sha256(archive.read_bytes()), files=digests)
-
-    forms = record(site, official_zip, official()), record(wheel, wheel_zip, recbole())
-    monkeypatch.setitem(datasets.RECORDS, "ml-100k", forms)
+    site, wheel = datasets.FORMS["ml-100k"]
+    official_zip = pack(tmp_path / "ml-100k.zip", members(site, official()) | {"x/y": "z"})
+    wheel_zip = pack(tmp_path / "recbole-1.2.1-py3-none-any.whl", members(wheel, recbole()))
+    register(
+        tmp_path / "registry.txt",
+        monkeypatch,
+        {
+            name: sha256(content)
+            for form in (members(site, official()), members(wheel, recbole()))
+            for name, content in form.items()
+        }
+        | {site.archive: sha256(official_zip.read_bytes()), wheel.archive: sha256(wheel_zip.read_bytes())},
+    )
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # before pooch's second attempt
     monkeypatch.delenv("JAXREC_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     world = SimpleNamespace(
         zip=official_zip, wheel=wheel_zip, cache=tmp_path / "home/jaxrec/ml-100k", asked=[], site=None, pip=None
     )
 
-    def download(self, url, output_file, pooch, check_only=False):  # below pooch.retrieve, whose check stays
+    def download(self, url, output_file, pooch, check_only=False):  # below pooch.stream_download, whose check stays
         world.asked.append(url)
         assert self.kwargs["timeout"][0] <= 10
         if world.site is None:
@@ -105,7 +122,7 @@ def tiny(tmp_path, monkeypatch):
 
     def pip(command, **options):
         world.asked.append(command[-1])
-        assert command[:4] == [sys.executable, "-m", "pip", "download"]
+        assert command[:5] == [sys.executable, "-I", "-m", "pip", "download"]
         assert {"--no-deps", "--only-binary=:all:"} < set(command)
         assert options["timeout"] <= 300
         if isinstance(world.pip, Exception):
@@ -238,7 +255,7 @@ def test_wheel_where_the_site_fails(tiny, caplog, site, why):
     tiny.site, tiny.pip = site, tiny.wheel.read_bytes()
     found = load("ml-100k")
     assert found.source == str(tiny.cache)
-    assert tiny.asked == [datasets.RECORDS["ml-100k"][0].origin, "recbole==1.2.1"]
+    assert tiny.asked == [SITE, SITE, "recbole==1.2.1"]  # pooch tries a site twice
     assert why in caplog.text  # never in silence
     assert sorted(path.name for path in tiny.cache.iterdir()) == sorted(recbole())
     same(found, load("ml-100k", path=tiny.zip))
@@ -248,7 +265,14 @@ def test_wheel_where_the_site_fails(tiny, caplog, site, why):
     ("site", "pip", "said"),
     [
         (None, None, ["ConnectionError: site is down", "pip download exited with code 1: ERROR: index is down"]),
-        (b"", b"no wheel", ["hash", r"expected sha256 \w+, got \w+"]),
+        (
+            b"",
+            b"no wheel",
+            [
+                rf"{where}.*: ValueError: SHA256 hash of downloaded file .* expected \w+ but got \w+"
+                for where in (SITE, "recbole")
+            ],
+        ),
         (None, subprocess.TimeoutExpired("pip", 120), ["TimeoutError: pip download took more than 120 seconds"]),
         (None, FileNotFoundError("no python"), ["FileNotFoundError: no python"]),
     ],
@@ -337,46 +361,46 @@ EVIL = ["../x", "ml-100k/../../x", "/etc/x", "..\\x", "\\x", "C:\\x", "C:x", "//
 def test_evil_entries_are_refused(tmp_path, name):
     archive = pack(tmp_path / "evil.zip", {"p/a": "1", name: "2", "p/b": "3"})
     with pytest.raises(ValueError, match="refused: the entry"):
-        datasets._unpack(archive, tmp_path / "deep/out", prefix="p/", members=["a"])
+        datasets._unpack(archive, tmp_path / "deep/out", datasets.Form(None, "p", ["a"]))
     assert [path.name for path in tmp_path.rglob("*")] == ["evil.zip"]
 
 
 def test_evil_entries_are_refused_by_load(tiny, tmp_path, monkeypatch):
-    site, wheel = datasets.RECORDS["ml-100k"]
-    archive = pack(tmp_path / "evil.zip", {site.prefix + k: v for k, v in official().items()} | {"../x": "2"})
-    site = dataclasses.replace(site, sha256=sha256(archive.read_bytes()))  # as if a record had been made of it
-    monkeypatch.setitem(datasets.RECORDS, "ml-100k", (site, wheel))
+    site, _ = datasets.FORMS["ml-100k"]
+    archive = pack(tmp_path / "evil.zip", members(site, official()) | {"../x": "2"})
+    digest = sha256(archive.read_bytes())  # as if it had been registered
+    register(tmp_path / "evil.txt", monkeypatch, {site.archive: digest})
     with pytest.raises(ValueError, match=r"refused: the entry '\.\./x'"):
         load("ml-100k", path=archive)
 
 
 def test_harmless_names_pass(tmp_path):
     archive = pack(tmp_path / "fine.zip", {"p/..a": "1", "p/q/b.": "2", "p/a..b": "3"})
-    datasets._unpack(archive, tmp_path / "deep/out", prefix="p/", members=["..a", "a..b"])
+    datasets._unpack(archive, tmp_path / "deep/out", datasets.Form(None, "p", ["..a", "a..b"]))
     assert {path.name: path.read_text() for path in (tmp_path / "deep/out").iterdir()} == {"..a": "1", "a..b": "3"}
 
 
 def test_a_zip_without_its_members(tmp_path):
     archive = pack(tmp_path / "poor.zip", {"p/a": "1"})
     with pytest.raises(ValueError, match="expected the entries p/b, which are not in it"):
-        datasets._unpack(archive, tmp_path / "out", prefix="p/", members=["a", "b"])
+        datasets._unpack(archive, tmp_path / "out", datasets.Form(None, "p", ["a", "b"]))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk full")])
 def test_an_interrupted_unpack_leaves_nothing(tiny, monkeypatch, error):
     tiny.site = tiny.zip.read_bytes()
-    read = zipfile.ZipFile.read
+    read = zipfile.ZipFile.open
 
-    def interrupted(self, name):
-        if name.endswith("u.user"):
+    def interrupted(self, member, *args, **options):
+        if getattr(member, "filename", member).endswith("u.user"):
             assert not tiny.cache.exists()  # not even while it is being written
             assert len(list(tiny.cache.parent.rglob("u.*"))) == 2
             raise error
-        return read(self, name)
+        return read(self, member, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(zipfile.ZipFile, "read", interrupted)
+        patch.setattr(zipfile.ZipFile, "open", interrupted)
         with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else DatasetNotFound):
             load("ml-100k")
     assert list(tiny.cache.parent.iterdir()) == []
@@ -386,7 +410,7 @@ def test_an_interrupted_unpack_leaves_nothing(tiny, monkeypatch, error):
 def test_another_process_was_faster(tmp_path, monkeypatch):
     archive = pack(tmp_path / "fine.zip", {"p/a": "1"})
     put(tmp_path / "out", {"a": b"theirs"})
-    datasets._unpack(archive, tmp_path / "out", prefix="p/", members=["a"])
+    datasets._unpack(archive, tmp_path / "out", datasets.Form(None, "p", ["a"]))
     assert (tmp_path / "out/a").read_text() == "theirs"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fine.zip", "out"]
 
@@ -395,11 +419,11 @@ def test_another_process_was_faster(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "rename", fails)
     with pytest.raises(PermissionError):  # nobody was faster: the error is real
-        datasets._unpack(archive, tmp_path / "new", prefix="p/", members=["a"])
+        datasets._unpack(archive, tmp_path / "new", datasets.Form(None, "p", ["a"]))
 
 
 def test_the_unpacked_folder_is_open_to_its_group_as_any_new_folder(tmp_path):
-    datasets._unpack(pack(tmp_path / "fine.zip", {"a": "1"}), tmp_path / "out", prefix="", members=["a"])
+    datasets._unpack(pack(tmp_path / "fine.zip", {"p/a": "1"}), tmp_path / "out", datasets.Form(None, "p", ["a"]))
     (tmp_path / "any").mkdir()
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "any").stat().st_mode
 
