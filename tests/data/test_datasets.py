@@ -4,9 +4,11 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ import pooch
 import pytest
 import requests
 
+import jaxrec
 from jaxrec.data import datasets, readers
 from jaxrec.data.datasets import DatasetNotFound, load
 
@@ -426,6 +429,122 @@ def test_the_unpacked_folder_is_open_to_its_group_as_any_new_folder(tmp_path):
     datasets._unpack(pack(tmp_path / "fine.zip", {"p/a": "1"}), tmp_path / "out", datasets.Form(None, "p", ["a"]))
     (tmp_path / "any").mkdir()
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+# pip
+
+
+def test_pip_is_announced_before_it_runs(tiny, caplog, monkeypatch):
+    tiny.pip = tiny.wheel.read_bytes()
+    run, said = subprocess.run, []
+
+    def record(command, **options):
+        said.extend((entry.levelno, entry.getMessage()) for entry in caplog.records)
+        return run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", record)
+    load("ml-100k")
+    announced = [text for level, text in said if level >= logging.WARNING and "Running pip" in text]
+    assert len(announced) == 1
+    assert "pip=False does without" in announced[0]
+    assert f"{sys.executable} -I -m pip download" in announced[0]
+    assert "recbole==1.2.1" in announced[0]
+
+
+def test_load_without_pip(tiny):
+    tiny.pip = tiny.wheel.read_bytes()
+    with pytest.raises(DatasetNotFound, match="5. recbole==1.2.1: not tried, because pip=False"):
+        load("ml-100k", pip=False)
+    assert tiny.asked == [SITE, SITE]
+    tiny.site = tiny.zip.read_bytes()
+    assert len(load("ml-100k", pip=False).ratings) == len(RATINGS)
+
+
+# The registry
+
+
+def test_every_file_is_registered_and_every_entry_is_used():
+    registry = datasets._registry()
+    used = set()
+    for forms in datasets.FORMS.values():
+        for form in forms:
+            used |= set(form.files) | ({form.archive} - {None})
+            assert form.archive is None or registry.get_url(form.archive).startswith(("https://", "recbole=="))
+            assert bool(form.archive) != bool(form.origin)
+    assert set(registry.registry) == used
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in registry.registry.values())
+    assert set(registry.urls) == {form.archive for forms in datasets.FORMS.values() for form in forms} - {None}
+
+
+def test_the_registry_is_part_of_the_package():
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
+    assert (
+        datasets.REGISTRY.relative_to(Path(jaxrec.__file__).parent).as_posix()
+        in (project["tool"]["setuptools"]["package-data"]["jaxrec"])
+    )
+
+
+# What a killed process leaves behind
+
+KILLED = """
+import os, signal, sys, zipfile, pooch
+from pathlib import Path
+from jaxrec.data import datasets
+datasets.REGISTRY = Path(sys.argv[1])
+where, content = sys.argv[2], Path(sys.argv[3]).read_bytes()
+die = lambda *args, **options: os.kill(os.getpid(), signal.SIGKILL)
+
+def download(self, url, output_file, pooch, check_only=False):
+    Path(output_file).write_bytes(content[:100])
+    if where == "download":
+        die()
+    Path(output_file).write_bytes(content)
+
+pooch.HTTPDownloader.__call__ = download
+if where == "unpack":
+    extract, count = zipfile.ZipFile._extract_member, []
+    zipfile.ZipFile._extract_member = lambda *args: die() if len(count) == 2 else (count.append(1), extract(*args))[1]
+if where == "rename":
+    Path.rename = die
+datasets.load("ml-100k", pip=False)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
+@pytest.mark.parametrize("where", ["download", "unpack", "rename"])
+def test_a_killed_load_leaves_nothing_that_is_used(tiny, where):
+    cache = tiny.cache.parent
+    command = [sys.executable, "-c", KILLED, str(datasets.REGISTRY), where, str(tiny.zip)]
+    done = real_run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    left = list(cache.iterdir())
+    assert left != []
+    assert all(re.fullmatch(r"\.jaxrec-.*\.tmp", path.name) for path in left)
+    tiny.site = tiny.zip.read_bytes()
+    assert len(load("ml-100k").ratings) == len(RATINGS)
+    assert len(tiny.asked) == 1, "it was downloaded again"
+    assert set(cache.iterdir()) == {*left, tiny.cache}, "what is younger than a day may be in use"
+    shutil.rmtree(tiny.cache)
+    for path in left:
+        os.utime(path, (0, 0))
+    load("ml-100k")
+    assert list(cache.iterdir()) == [tiny.cache]
+
+
+def test_the_folder_of_a_running_load_is_not_removed(tiny):
+    fcntl = pytest.importorskip("fcntl")
+    running, abandoned = (tiny.cache.parent / f".jaxrec-{name}.tmp" for name in ("running", "abandoned"))
+    for folder in (running, abandoned):
+        put(folder, {"u.data": b"half"})
+        os.utime(folder, (0, 0))
+    tiny.site = tiny.zip.read_bytes()
+    lock = os.open(running, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        load("ml-100k")
+    finally:
+        os.close(lock)
+    assert sorted(tiny.cache.parent.iterdir()) == [running, tiny.cache]
 
 
 def test_heavy_imports_wait_for_their_use():
