@@ -1,4 +1,4 @@
-"""Times: order and value are those of the times as given, or the column is refused by name."""
+"""Times keep their order and value exactly, or the column is an error that names it."""
 
 import datetime as dt
 from decimal import Decimal
@@ -75,7 +75,7 @@ def test_python_datetimes_with_time_zones(moments):
 
 @examples
 @given(st.lists(st.integers(-(2**62), 2**62), min_size=1), st.sampled_from(UNITS[1:]))
-def test_decimal_seconds_there_and_back(numbers, unit):
+def test_decimal_seconds_round_trip(numbers, unit):
     ticks, chosen = from_text("time", decimal_seconds(np.array(numbers), unit))
     assert [int(tick) * NS[chosen] for tick in ticks] == [number * NS[unit] for number in numbers]
 
@@ -147,7 +147,7 @@ AWARE = dt.datetime(2020, 1, 1, 2, tzinfo=dt.timezone(dt.timedelta(hours=2)))
     ],
     ids=lambda column: f"{type(column).__module__}.{type(column).__name__}",
 )
-def test_every_form_of_one_moment(column):
+def test_every_form_of_one_time(column):
     assert as_times("time", column)[1] == "s"
     assert in_ns(column) == [NEW_YEAR]
 
@@ -205,7 +205,7 @@ def test_nanoseconds_of_pandas():
     ],
     ids=lambda value: None if isinstance(value, str) else str(value)[:40].replace("\n", " "),
 )
-def test_what_is_refused(column, message):
+def test_errors(column, message):
     with pytest.raises(ValueError, match=f"^when: .*{message}"):
         as_times("when", column)
 
@@ -234,5 +234,5 @@ def test_an_unknown_unit():
         (pd.Timestamp(1, unit="s", tz="UTC"), "s", 1),
     ],
 )
-def test_the_first_tick_not_before_a_moment(moment, unit, tick):
+def test_the_first_tick_that_is_not_earlier(moment, unit, tick):
     assert as_ticks("at", moment, unit) == tick

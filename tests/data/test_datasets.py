@@ -1,4 +1,4 @@
-"""`data.load` on a tiny MovieLens in both published forms, without a network; and on the real one where it is."""
+"""`data.load` on a tiny MovieLens in both published forms, without a network; on the real one if it is there."""
 
 import hashlib
 import logging
@@ -95,7 +95,7 @@ def register(path, monkeypatch, digests):
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A small ml-100k under the real name, nothing on the machine, site and index both down."""
+    """A small ml-100k under the real name; it is not on the machine, and the site and the index are down."""
     site, wheel = datasets.FORMS["ml-100k"]
     official_zip = pack(tmp_path / "ml-100k.zip", members(site, official()) | {"x/y": "z"})
     wheel_zip = pack(tmp_path / "recbole-1.2.1-py3-none-any.whl", members(wheel, recbole()))
@@ -141,7 +141,7 @@ def tiny(tmp_path, monkeypatch):
 
 
 def same(a, b):
-    """Two Datasets agree in all but the source and the release dates, which RecBole's form has not."""
+    """Checks that two Datasets agree, save for the source and the release dates, which RecBole's form does not have."""
     for column in ("user", "item", "value", "time", "user_ids", "item_ids"):
         np.testing.assert_array_equal(getattr(a.ratings, column), getattr(b.ratings, column))
     np.testing.assert_array_equal(a.titles, b.titles)
@@ -233,7 +233,7 @@ def test_places_in_their_order(tiny, tmp_path, monkeypatch):
     assert load("ml-100k").source == str(folder)
     monkeypatch.setenv("JAXREC_DATA", str(tmp_path))  # holds no folder ml-100k
     assert load("ml-100k").source == str(tiny.cache)
-    monkeypatch.setenv("JAXREC_DATA", "")  # is not set, rather than the working folder
+    monkeypatch.setenv("JAXREC_DATA", "")  # an empty variable counts as not set, not as the working folder
     monkeypatch.chdir(tmp_path / "data")
     assert load("ml-100k").source == str(tiny.cache)
     assert tiny.asked == []
@@ -259,7 +259,7 @@ def test_wheel_where_the_site_fails(tiny, caplog, site, why):
     found = load("ml-100k")
     assert found.source == str(tiny.cache)
     assert tiny.asked == [SITE, SITE, "recbole==1.2.1"]  # pooch tries a site twice
-    assert why in caplog.text  # never in silence
+    assert why in caplog.text  # the failure is logged
     assert sorted(path.name for path in tiny.cache.iterdir()) == sorted(recbole())
     same(found, load("ml-100k", path=tiny.zip))
 
@@ -303,7 +303,7 @@ def test_all_ways_fail(tiny, tmp_path, monkeypatch, site, pip, said):
         load("ml-100k")
 
 
-def test_pip_that_says_and_brings_nothing(tiny, monkeypatch):
+def test_pip_without_output_and_without_a_wheel(tiny, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, "", ""))
     with pytest.raises(DatasetNotFound, match="exited with code 0: no message"):
         load("ml-100k")
@@ -327,17 +327,17 @@ def test_unknown_name():
 
 @pytest.mark.parametrize("form", [official, recbole])
 @pytest.mark.parametrize("place", ["path", "env", "cache"])
-@pytest.mark.parametrize("harm", ["damaged", "missing"])
-def test_a_harmed_folder_is_an_error_with_advice(tiny, tmp_path, monkeypatch, form, place, harm):
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_damaged_folder_is_an_error_with_advice(tiny, tmp_path, monkeypatch, form, place, damage):
     folder = {"path": tmp_path / "given", "env": tmp_path / "data/ml-100k", "cache": tiny.cache}[place]
     put(folder, form())
     victim = sorted(folder.iterdir())[-1]
     good = victim.read_bytes()
     if place == "env":
         monkeypatch.setenv("JAXREC_DATA", str(tmp_path / "data"))
-        put(tiny.cache, official())  # a good one, which must not be taken instead
+        put(tiny.cache, official())  # an undamaged copy, which must not be used instead
     tiny.site = tiny.zip.read_bytes()
-    if harm == "damaged":
+    if damage == "changed":
         victim.write_bytes(good[:-1])
         expected = ValueError, f"{victim}: expected sha256 {sha256(good)}, got {sha256(good[:-1])}."
     else:
@@ -410,7 +410,7 @@ def test_an_interrupted_unpack_leaves_nothing(tiny, monkeypatch, error):
     assert load("ml-100k").source == str(tiny.cache)
 
 
-def test_another_process_was_faster(tmp_path, monkeypatch):
+def test_a_folder_that_another_process_has_unpacked_is_kept(tmp_path, monkeypatch):
     archive = pack(tmp_path / "fine.zip", {"p/a": "1"})
     put(tmp_path / "out", {"a": b"theirs"})
     datasets._unpack(archive, tmp_path / "out", datasets.Form(None, "p", ["a"]))

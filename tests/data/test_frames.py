@@ -1,4 +1,4 @@
-"""Frames, dicts of columns and parquet files: which values a column may have, and what is said of the others."""
+"""Frames, dicts of columns and parquet files: which values a column may have, and the messages of the others."""
 
 import array
 from decimal import Decimal
@@ -24,7 +24,7 @@ def as_rows(ratings):
 
 
 def frame_of(library):
-    """A frame of the library; skips what it does not take, or would keep in another way."""
+    """Returns a function that makes a frame of the library; skips columns that the library refuses or would change."""
 
     def build(columns):
         for column in columns.values():
@@ -44,7 +44,7 @@ def frame_of(library):
 TABLES = {"dict": dict, "pandas": frame_of(pd), "polars": frame_of(pl)}
 
 
-# What stands in a column of ids, and the ids that it gives; None if it is refused, in the words that follow.
+# A column of ids, and the ids that result from it; or the message, if it is an error.
 FAMILY = "expected raw ids that are (all )?integers or (all )?strings, got"
 IDS = {
     "list": ([8, 7, 8], [8, 7, 8]),
@@ -143,6 +143,10 @@ NUMBERS = {
     "text among numbers": (np.array([4, "0", 1], object), "got '0' at position 1"),
     "complex": ([4j, 0, 1], "expected numbers, .*got .*(complex|4j)"),
     "durations": (np.array([4, 0, 1], "m8[s]"), "expected numbers, got timedelta64"),
+    "durations as objects": (
+        np.array([np.timedelta64(4, "s"), 0, 1], object),
+        "expected numbers, one in every row, got np.timedelta64",
+    ),
     "lists": ([[4], [0], [1]], r"expected numbers|one column of numbers"),
     "too large": ([10**400, 0, 1], "finite|too large|overflow"),
 }
@@ -178,14 +182,14 @@ def test_numbers(name, table, role):
 
 @pytest.mark.parametrize("column", ["user", "item", "value", "time", "weights"])
 @pytest.mark.parametrize("wrong", [5, iter([1, 2, 3])], ids=["a number", "an iterator"])
-def test_what_is_no_column(column, wrong):
+def test_values_that_are_not_columns(column, wrong):
     columns = {"user": [1, 2, 3], "item": [1, 2, 3], "value": [1, 2, 3]} | {column: wrong}
     with pytest.raises(ValueError, match=f"^{column}: expected a column .a list, an array, a series., got"):
         Ratings.from_columns(**columns)
 
 
 @pytest.mark.parametrize("frame", [None, 5, [1, 2], pl.LazyFrame({"user": [1]}), np.ones((3, 3))], ids=type)
-def test_what_is_no_frame(frame):
+def test_values_that_are_not_frames(frame):
     with pytest.raises(ValueError, match="^frame: expected a pandas or polars frame or a dict of columns, got"):
         data.from_frame(frame)
 
@@ -224,7 +228,7 @@ def test_parquet_files_follow_one_another(tmp_path):
     ("first", "second"),
     [
         ([1], ["1"]),
-        (pl.Series([1], dtype=pl.Int64), pl.Series([2**63], dtype=pl.UInt64)),  # they would meet in float64
+        (pl.Series([1], dtype=pl.Int64), pl.Series([2**63], dtype=pl.UInt64)),  # their common type would be float64
         (pl.Series([1], dtype=pl.Int64), [1.0]),
     ],
     ids=["integers and text", "int64 and uint64", "integers and floats"],

@@ -1,4 +1,4 @@
-"""Every reader on a few hand-written rows of its form, hard cases first; and on the real files where they are."""
+"""Every reader on a few hand-written rows of its form, hard cases first, and on the real files if they are there."""
 
 import io
 import os
@@ -43,7 +43,7 @@ def arrays_1m():
 
 @pytest.mark.parametrize("form", ["official", "arrays"])
 def test_ml_1m(form):
-    # a title that has the separator in it is nothing that the real file holds
+    # the real file has no title with the separator in it
     files = official_1m() if form == "official" else arrays_1m()
     files["movies.dat"] = files["movies.dat"].replace(b"Ten ::", b"Ten")
     dataset = readers.ml_1m(files) if form == "official" else readers.ml_1m_without_times(files)
@@ -159,7 +159,7 @@ def test_ncf_is_found_inside_ml_1m_too(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["ml-1m-ncf", "jester5k", "gowalla"])
-def test_what_nobody_publishes_as_a_zip_says_what_to_get_and_where(tmp_path, monkeypatch, name):
+def test_without_a_published_zip_the_error_says_what_to_get_and_where(tmp_path, monkeypatch, name):
     monkeypatch.setenv("JAXREC_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     (form,) = datasets.FORMS[name]

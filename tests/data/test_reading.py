@@ -1,4 +1,4 @@
-"""`read_csv` on files as people have them: every option with every feature, and the line of every error."""
+"""`read_csv` on files as they are found: every option with every feature, and the line of every error."""
 
 import gzip
 import re
@@ -60,7 +60,7 @@ def zipped(names, options):
 
 
 def in_two_files(folder, rows):
-    """The second file is packed, and has its columns in another order."""
+    """Writes two files, of which the second is packed and has its columns in another order."""
     (folder / "one.csv").write_text(text(rows[:1]))
     turned = "".join(",".join(row[::-1]) + "\n" for row in [COLUMNS, *rows[1:]])
     (folder / "two.csv").write_bytes(gzip.compress(turned.encode()))
@@ -74,7 +74,7 @@ def with_decimal_comma(folder, rows):
 
 
 def below_cells_of_several_lines(folder, rows):
-    """A column that is not read has line ends in its quoted cells."""
+    """Writes a further column, with line ends in its quoted cells."""
     content = "note\nhere".join(['"', '",' + text(rows[:0])]) + "".join(
         f'"a\r\nb\nc",{text([r], header=False)}' for r in rows
     )
@@ -231,7 +231,7 @@ def test_errors_name_the_line_of_the_file(write, row, column, cell, message):
     rows = changed(row, column, cell)
     if column == "time" and cell:
         for k in {0, 1, 2} - {row}:
-            rows[k][3] = "2020-01-01"  # among numbers, the error would be of the first
+            rows[k][3] = "2020-01-01"  # if the others were numbers, the first of them would be named
     read, lines = write(rows)
     name = rf"({COLUMNS.index(column)}|'{column}')"
     with pytest.raises(ValueError, match=message.format(name=name)) as error:
@@ -243,7 +243,7 @@ def test_errors_name_the_line_of_the_file(write, row, column, cell, message):
     assert len(re.findall(r"\bline \d+", said)) == 1, said
 
 
-def test_ids_that_are_numbers_but_no_integers(write):
+def test_ids_that_are_numbers_but_not_integers(write):
     rows = [[f"{k}.0" if k else "7", "b", "1", "1", "1"] for k in range(3)]
     read, lines = write(rows)
     with pytest.raises(ValueError, match=r"expected ids that are integers or strings, got numbers such as '1\.0'") as e:
@@ -293,14 +293,14 @@ def test_names_that_are_not_one_per_column(tmp_path):
 
 
 @pytest.mark.parametrize("separator", ["", "\n", ",\n"])
-def test_what_is_no_separator(tmp_path, separator):
+def test_invalid_separators(tmp_path, separator):
     (tmp_path / "r").write_text("1,2,3\n")
     with pytest.raises(ValueError, match="^separator: expected one or more characters within a line"):
         read_csv(tmp_path / "r", separator=separator)
 
 
 @pytest.mark.parametrize("quote", ["", "''", "«", "\n", ","])
-def test_what_is_no_quote(tmp_path, quote):
+def test_invalid_quotes(tmp_path, quote):
     (tmp_path / "r").write_text("1,2,3\n")
     with pytest.raises(ValueError, match="^quote: expected one ASCII character"):
         read_csv(tmp_path / "r", quote=quote)
@@ -355,7 +355,7 @@ def test_a_point_beside_a_decimal_comma(tmp_path, cell, message, column):
     with pytest.raises(ValueError, match=message) as error:
         read_csv(tmp_path / "r", separator=";", decimal_comma=True, **BY_NAME)
     assert f"{tmp_path / 'r'}: column '{column}'" in str(error.value)
-    if (column, cell) != ("time", "1,2,3"):  # which is neither a number nor a date, as the first time is not a date
+    if (column, cell) != ("time", "1,2,3"):  # there the first time, which is not a date, is named
         assert "is line 3" in str(error.value)
 
 
@@ -399,7 +399,7 @@ def test_a_zip_of_several_files_lists_them(several):
     assert read_csv(several, member="a/y.csv").user_ids.tolist() == ["a/y.csv"]
 
 
-def test_a_member_of_what_is_no_zip(tmp_path):
+def test_a_member_of_a_file_that_is_not_a_zip(tmp_path):
     (tmp_path / "r").write_text("user,item,rating\n1,2,3\n")
     with pytest.raises(ValueError, match="expected a zip, because member='x' was given"):
         read_csv(tmp_path / "r", member="x")
