@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows: temporary folders are not locked there, and only their age says that nobody uses them
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["replacing", "temporary_folder"]
+__all__ = ["flush", "lock", "replacing", "temporary_folder"]
 
 DAY = 24 * 60 * 60  # seconds
 
@@ -48,10 +48,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.touch()
         mode = stat.S_IMODE((path if path.exists() else temporary).stat().st_mode)
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         temporary.chmod(mode)  # the block may have put another file in its place, of another mode
         os.replace(temporary, path)
-    _flush(path.parent)
+    flush(path.parent)
 
 
 @contextmanager
@@ -63,13 +63,11 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     """
     _remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=".jaxrec-", suffix=".tmp", dir=parent))
-    lock = _lock(folder)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # the next day's call removes what stays
-        if lock is not None:
-            os.close(lock)
+    with lock(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # the next day's call removes what stays
 
 
 def _remove_abandoned(parent: Path) -> None:
@@ -78,27 +76,34 @@ def _remove_abandoned(parent: Path) -> None:
         with suppress(OSError):  # another process removes it too, or it belongs to another user
             if time.time() - leftover.stat().st_mtime < DAY:
                 continue
-            if (lock := _lock(leftover)) is None and fcntl is not None:
-                continue
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            if lock is not None:
-                os.close(lock)
+            with lock(leftover) as is_free:
+                if is_free:
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
-def _lock(path: Path) -> int | None:
-    """Locks a file or folder until the descriptor is closed or the process ends; None if another process has it."""
+@contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Locks a file or folder until the block or the process ends; yields False if another process has locked it.
+
+    Where the system has no locks (Windows, some network disks), it yields True.
+    """
     if fcntl is None:
-        return None
-    descriptor = os.open(path, os.O_RDONLY)
+        yield True
+        return
+    descriptor, is_free = os.open(path, os.O_RDONLY), True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # locked, or a file system without locks
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            is_free = False
+        except OSError:  # this file system has no locks
+            pass
+        yield is_free
+    finally:
         os.close(descriptor)
-        return None
-    return descriptor
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Waits until a file's content, or the names in a folder, are on the disk."""
     if path.is_dir() and os.name != "posix":  # other systems cannot open a folder
         return
