@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,6 +25,7 @@ __all__ = ["Dataset", "Ratings", "align_ids", "check_same_ids"]
 
 Duplicates = Literal["error", "first", "last", "mean", "sum"]
 Unknown = Literal["error", "drop"]
+REAL = int | float | np.bool_ | np.integer | np.floating | Decimal | Fraction
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +78,14 @@ class Ratings:
         put("n_items", check.size_of_table("n_items", self.n_items))
         put("user", _immutable(check.ids("user", self.user, size=self.n_users)))
         put("item", _immutable(check.ids("item", self.item, size=self.n_items)))
-        put("value", _immutable(check.finite("value", self.value)))
+        put("value", _immutable(check.finite("value", _numbers("value", self.value))))
         check.choice("time_unit", self.time_unit, UNITS)
         if self.time is not None:
             time, unit = as_times("time", self.time, self.time_unit)
             put("time", _immutable(time))
             put("time_unit", unit)
         if self.weights is not None:
-            put("weights", _immutable(check.finite("weights", self.weights)))
+            put("weights", _immutable(check.finite("weights", _numbers("weights", self.weights))))
             if (self.weights < 0).any():
                 raise ValueError(f"weights: expected numbers >= 0, got {self.weights.min()}.")
         for name, size in (("user_ids", self.n_users), ("item_ids", self.n_items)):
@@ -122,7 +125,7 @@ class Ratings:
         If there are no raw ids (`user_ids` is None), `raw` are positions, and are checked to lie in the table.
 
         Raises:
-            ValueError: an id is unknown (the first is named), or is of another type: 1 is neither "1" nor 1.0.
+            ValueError: an id is unknown (three are named), or is of another type: 1 is neither "1" nor 1.0.
 
         >>> ratings = Ratings.from_columns(["ann", "bob"], [10, 30])
         >>> ratings.user_index("bob"), ratings.item_index([30, 10])
@@ -161,7 +164,8 @@ class Ratings:
             known = raw_ids.known_ids(f"{name}_ids", new)
             position = raw_ids.positions(old, known)[changed[name]]
             if unknown == "error" and (position < 0).any():
-                raw_ids.refuse_unknown(name, old[changed[name]], position, known)
+                advice = "Drop such rows by ratings.reindexed(user_ids=..., item_ids=..., unknown='drop')."
+                raw_ids.refuse_unknown(name, old[changed[name]], position, known, advice)
             changed |= {name: position, f"{name}_ids": known, f"n_{name}s": len(known)}
         kept = _known_rows(changed["user"], changed["item"])
         changed |= {name: np.maximum(changed[name], 0) for name in ("user", "item")}
@@ -183,6 +187,10 @@ class Ratings:
         time_unit: TimeUnit = "s",
     ) -> Ratings:
         """Returns Ratings from columns of raw ids (integers or strings), which are made contiguous.
+
+        A column is a list, an array, or a series of pandas or polars. Ids are all integers or all strings, also as an
+        array of objects: floats (7.0), bools, Decimals and None are refused, for it is not certain which id they are.
+        Numbers may be integers, floats, bools (1 and 0), Decimals and Fractions, also mixed; None and NaN are refused.
 
         Args:
             user: [n] raw ids.
@@ -208,6 +216,11 @@ class Ratings:
         """
         check.choice("duplicates", duplicates, ("error", "first", "last", "mean", "sum"))
         check.choice("unknown", unknown, ("error", "drop"))
+        for name, column in (("user", user), ("item", item), ("value", value), ("time", time), ("weights", weights)):
+            if column is not None and not hasattr(column, "__len__"):
+                raise ValueError(
+                    f"{name}: expected a column (a list, an array, a series), got {type(column).__name__}."
+                )
         value = np.ones(len(user), np.float32) if value is None else value
         check.same_length(user=user, item=item, value=value, time=time, weights=weights)
         user, user_ids = _encode("user", user, user_ids, unknown)
@@ -289,8 +302,30 @@ def _encode(name: str, raw: Any, known: Any, unknown: Unknown) -> tuple[np.ndarr
     known = raw_ids.known_ids(f"{name}_ids", known)
     position = raw_ids.positions(ids, known)
     if unknown == "error" and (position < 0).any():
-        raw_ids.refuse_unknown(name, ids, position, known)
+        advice = f"Leave {name}_ids out to use every id that occurs, or drop those rows (unknown='drop')."
+        raw_ids.refuse_unknown(name, ids, position, known, advice)
     return position, known
+
+
+def _numbers(name: str, values: Any) -> Any:
+    """Returns a column of Python objects (Decimals, integers of any size) as float64, others as they are."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "OUST" or array.ndim != 1:
+        return array
+    for position, value in enumerate(array.tolist()):
+        if not isinstance(value, REAL) or isinstance(value, np.timedelta64):
+            advice = (
+                "Convert text first, for example by astype(float)."
+                if isinstance(value, str | bytes)
+                else "Drop such rows: pairs that were not rated have no row."
+            )
+            raise ValueError(
+                f"{name}: expected numbers, one in every row, got {value!r} at position {position}. {advice}"
+            )
+    try:
+        return array.astype(np.float64)
+    except OverflowError as error:  # an integer of more than 308 digits
+        raise ValueError(f"{name}: expected finite numbers: {error}.") from error
 
 
 def _known_rows(user: np.ndarray, item: np.ndarray) -> np.ndarray | slice:

@@ -9,7 +9,7 @@ errors.
 >>> as_raw_ids("user", [1, "1"])
 Traceback (most recent call last):
 ...
-ValueError: user: expected raw ids that are all integers or all strings, got a mixture or None (int, str).
+ValueError: user: expected raw ids that are all integers or all strings, got a mixture or None (int, str), such as 1 ...
 """
 
 from collections.abc import Sequence
@@ -29,6 +29,13 @@ __all__ = [
 ]
 
 FAMILIES = {"i": "integers", "u": "integers", "U": "strings", "S": "bytes"}
+ADVICE = {  # by the type of what is not an id
+    "NoneType": " Drop the rows without an id.",
+    "NAType": " Drop the rows without an id.",
+    "bool": " If True and False are two ids, use 1 and 0.",
+    "Decimal": " If they are integers, convert them by int; otherwise to text.",
+    "float": " Pandas converts integers to floats if some are missing: drop those rows, then use astype(int).",
+}
 
 
 def as_raw_ids(name: str, values: Any) -> np.ndarray:
@@ -51,11 +58,8 @@ def as_raw_ids(name: str, values: Any) -> np.ndarray:
     if array.dtype.kind in "OT" or isinstance(values, list | tuple):  # NumPy converts a mixed list to strings or floats
         array = _from_objects(name, array.tolist() if array.dtype.kind in "OT" else values)
     if array.dtype.kind not in FAMILIES:
-        advice = " Pandas converts integers to floats if some are missing: drop those rows, then use astype(int)."
-        raise ValueError(
-            f"{name}: expected raw ids that are integers or strings, got {array.dtype}."
-            f"{advice if array.dtype.kind == 'f' else ''}"
-        )
+        advice = {"f": ADVICE["float"], "b": ADVICE["bool"]}.get(array.dtype.kind, "")
+        raise ValueError(f"{name}: expected raw ids that are integers or strings, got {array.dtype}.{advice}")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -86,9 +90,14 @@ def _from_objects(name: str, values: Sequence[Any]) -> np.ndarray:
             raise ValueError(f"{name}: expected ids that do not end in NUL (NumPy drops it), got {wrong!r}.")
         return array
     names = ", ".join(sorted(kind.__name__ for kind in types))
+    advice = "".join(text for kind, text in ADVICE.items() if kind in {one.__name__ for one in types})
     if len(types) == 1:
-        raise ValueError(f"{name}: expected raw ids that are integers or strings, got {names}.")
-    raise ValueError(f"{name}: expected raw ids that are all integers or all strings, got a mixture or None ({names}).")
+        raise ValueError(f"{name}: expected raw ids that are integers or strings, got {names}.{advice}")
+    other = next(k for k, value in enumerate(values) if type(value) is not type(values[0]))
+    raise ValueError(
+        f"{name}: expected raw ids that are all integers or all strings, got a mixture or None ({names}), such as "
+        f"{values[0]!r} and, at position {other}, {values[other]!r}.{advice}"
+    )
 
 
 def distinct(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -147,18 +156,23 @@ def index(name: str, raw: Any, known: np.ndarray | None, size: int) -> Any:
     else:
         position = np.full(len(ids), -1)
     if (position < 0).any():
-        refuse_unknown(name, ids, position, np.arange(size) if known is None else known)
+        table = f"ratings.{name}_ids"
+        advice = f"Known are the positions 0 to {size - 1}." if known is None else f"The known ids are {table}."
+        refuse_unknown(name, ids, position, np.arange(size) if known is None else known, advice)
     return int(position[0]) if is_scalar else position.astype(np.int32)
 
 
-def refuse_unknown(name: str, raw: np.ndarray, position: np.ndarray, known: np.ndarray) -> None:
-    """Raises an error for ids without a position (-1), naming the first."""
-    unknown = np.flatnonzero(position < 0)
+def refuse_unknown(name: str, raw: np.ndarray, position: np.ndarray, known: np.ndarray, advice: str) -> None:
+    """Raises an error for ids without a position (-1), naming up to three, and saying what to do."""
+    unknown = raw[position < 0]
+    _, first_rows = np.unique(unknown, return_index=True)
+    some = ", ".join(repr(unknown[row].item()) for row in np.sort(first_rows)[:3])
+    n_unknown, n_ids = len(first_rows), len(np.unique(raw))
     family, known_family = FAMILIES[raw.dtype.kind], FAMILIES[known.dtype.kind]
     raise ValueError(
-        f"{name}: {raw[unknown[0]].item()!r} is not among the {len(known)} known ids ({len(unknown)} such rows). "
+        f"{name}: {unknown[0].item()!r} is not among the {len(known)} known ids ({len(unknown)} such rows). "
         + (f"Known ids are {known_family}, these are {family}: 1 is not '1'. " if family != known_family else "")
-        + f"Leave {name}_ids out to use every id that occurs, or drop those rows (unknown='drop')."
+        + f"Of {n_ids} ids, {n_unknown} are unknown ({some}{', ...' if n_unknown > 3 else ''}). {advice}"
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -40,8 +41,8 @@ def as_times(name: str, values: Any, unit: TimeUnit = "s") -> tuple[np.ndarray, 
 
     Args:
         name: the column's name in error messages.
-        values: [n] integers or floats, in `unit`; or datetimes of any unit: datetime64, Python's datetime or date,
-            pandas or polars columns of these, ISO 8601 text ('2020-01-01T00:00:00+02:00').
+        values: [n] integers, floats or Decimals, in `unit`; or datetimes of any unit: datetime64, Python's datetime or
+            date, pandas or polars columns of these, ISO 8601 text ('2020-01-01T00:00:00+02:00').
         unit: the unit of numbers: 's', 'ms', 'us' or 'ns'.
 
     Raises:
@@ -146,12 +147,14 @@ def _from_objects(name: str, values: Sequence[Any], unit: TimeUnit) -> tuple[np.
     types = set(map(type, values))
     all_are = lambda *family: all(issubclass(kind, family) and kind is not bool for kind in types)
     for position, value in enumerate(values if not all_are(str, int) else ()):
-        if not isinstance(value, str | int | float | np.number | np.datetime64 | datetime.date):
+        if not isinstance(value, str | int | float | np.number | Decimal | np.datetime64 | datetime.date):
             raise ValueError(f"{name}: expected a time for every rating, got {value!r} at position {position}.")
     if all_are(str):
         return from_text(name, values, unit, numbers=False)
     if all_are(int, np.integer):
         return _from_integers(name, np.array(values, object)), unit
+    if all_are(Decimal):
+        return from_text(name, [format(value, "f") for value in values], unit)  # exact, also beyond 53 bits
     if all_are(np.datetime64):
         return _from_datetimes(name, np.array(values))
     if all_are(datetime.date):

@@ -1,9 +1,11 @@
-"""Ratings: what is refused and in which words, what is kept and in which order."""
+"""Ratings: which columns are errors and with which messages, which rows are kept and in which order."""
 
 import copy
 import dataclasses
 import pickle
+import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import polars as pl
 import pytest
 
 from jaxrec import Dataset, Ratings
+from jaxrec.models import init, predict
 from jaxrec.ratings import align_ids, check_same_ids
 
 RAW = {"user": ["ann", "bob", "bob"], "item": [30, 10, 30]}
@@ -62,7 +65,7 @@ def test_the_largest_id_is_in_range():
 
 
 @pytest.mark.parametrize("ids", [[0.0, 1.0, 1.0], ["0", "1", "1"], [True, False, True]])
-def test_ids_that_are_no_integers(ids):
+def test_ids_that_are_not_integers(ids):
     with pytest.raises(ValueError, match=r"^item: expected integer ids, got .* Ratings\.from_columns"):
         make(item=ids)
 
@@ -92,7 +95,7 @@ def test_a_rating_that_overflows_is_shown_as_it_came():
 
 
 @pytest.mark.parametrize("column", ["value", "weights", "time"])
-def test_text_is_no_number(column):
+def test_text_is_not_a_number(column):
     with pytest.raises(ValueError, match=f"^{column}: expected numbers.*, got"):
         make(**{column: ["5", "4", "0"]})
 
@@ -237,7 +240,7 @@ def test_raw_columns_of_different_lengths():
         Ratings.from_columns([1, 2], [1])
 
 
-def test_known_ids_keep_the_order_wanted():
+def test_known_ids_keep_their_order():
     ratings = Ratings.from_columns(**RAW, user_ids=["zoe", "bob", "ann"], item_ids=[30, 99, 10, 20])
     assert ratings.user.tolist() == [2, 1, 1]
     assert ratings.item.tolist() == [0, 2, 0]
@@ -350,12 +353,12 @@ def test_sums_over_many_duplicates_equal_a_dictionary(seed):
     assert [((u, i), y) for u, i, y in got] == list(total.items())
 
 
-# ids near one another go by a table, all others by a sort
+# Ids in a small range are looked up in a table, others are sorted
 
 
 @pytest.mark.parametrize("spread", [1, 3, 10**9], ids=["dense", "near", "far"])
 @pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.int8])
-def test_encoding_is_numpys_unique(spread, dtype):
+def test_encoding_agrees_with_numpys_unique(spread, dtype):
     rng = np.random.default_rng(0)
     raw = (rng.integers(-20, 100, 500) * spread).astype(dtype)
     other = np.arange(500)
@@ -386,10 +389,10 @@ def test_a_raw_id_twice_is_an_error(name):
         Ratings([0], [0], [1.0], 2, 2, **{name: ["a", "a"]})
 
 
-# what unknown="drop" leaves out
+# unknown="drop"
 
 
-def test_rows_of_unknown_ids_are_dropped_where_that_is_asked_for():
+def test_rows_of_unknown_ids_are_dropped_on_request():
     columns = {"user": ["ann", "zoe", "bob", "ann"], "item": [10, 10, 30, 99], "value": [1, 2, 3, 4]}
     known = {"user_ids": ["bob", "ann"], "item_ids": [30, 10]}
     ratings = Ratings.from_columns(**columns, time=[4, 3, 2, 1], weights=[1, 2, 3, 4], **known, unknown="drop")
@@ -401,7 +404,7 @@ def test_rows_of_unknown_ids_are_dropped_where_that_is_asked_for():
         Ratings.from_columns(**columns, **known)
 
 
-def test_duplicates_among_the_dropped_are_none():
+def test_duplicates_among_dropped_rows_are_no_error():
     ratings = Ratings.from_columns([1, 1, 2], [7, 7, 7], user_ids=[2, 3], unknown="drop")
     assert ratings.user.tolist() == [0]
 
@@ -414,7 +417,7 @@ def test_nothing_left_is_an_error():
 
 
 @pytest.mark.parametrize("unknown", ["ignore", None, True])
-def test_another_way_with_unknown_ids(unknown):
+def test_other_values_of_unknown(unknown):
     for call in (
         lambda **o: Ratings.from_columns([1], [2], user_ids=[1], **o),
         Ratings.from_columns([1], [2]).reindexed,
@@ -473,7 +476,7 @@ def test_without_raw_ids_positions_are_checked():
             ratings.user_index(wrong)
 
 
-# two Ratings over one table
+# Two Ratings with the same tables
 
 
 def two_files():
@@ -572,7 +575,7 @@ def test_fractions_of_seconds_stay(unit):
     assert ratings.take([0, 0]).time_unit == unit, "parts of one table share its unit"
 
 
-def test_the_unit_of_numbers_is_what_is_said():
+def test_the_unit_of_numbers_is_time_unit():
     assert make(time=[1, 2, 3], time_unit="ms").time_unit == "ms"
     assert make(time=[1.5, 2, 3], time_unit="ms").time.tolist() == [1500, 2000, 3000]
     assert make(time=[1.5, 2, 3], time_unit="ms").time_unit == "us"
@@ -588,7 +591,7 @@ def test_merged_duplicates_have_the_latest_fraction():
     assert (merged.time.tolist(), merged.time_unit) == ([1700], "ms")
 
 
-# the caller's arrays
+# The caller's arrays are not aliased
 
 COLUMNS = {
     "user": np.array([0, 1, 1], np.int32),
@@ -626,7 +629,7 @@ FORMS = {
 
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("form", FORMS)
-def test_what_the_caller_changes_later_changes_nothing(column, form):
+def test_later_changes_of_the_callers_arrays_change_nothing(column, form):
     if form == "memoryview" and column == "item_ids":
         pytest.skip("NumPy makes no text of a memoryview of it")
     given = COLUMNS | {column: COLUMNS[column].copy()}
@@ -655,7 +658,7 @@ def test_what_the_caller_changes_later_changes_nothing(column, form):
         lambda ratings: Ratings.from_columns(**COLUMNS | {"user": [7, 8, 8], "item": ["a", "a", "c"]}),
     ],
 )
-def test_nobody_can_write_to_ratings(again):
+def test_columns_are_immutable(again):
     ratings = again(Ratings(**COLUMNS, n_users=3, n_items=3))
     for name in COLUMNS:
         column = getattr(ratings, name)
@@ -665,7 +668,7 @@ def test_nobody_can_write_to_ratings(again):
             column.setflags(write=True)
 
 
-def test_what_is_kept_is_not_copied_again():
+def test_unchanged_columns_are_not_copied_again():
     ratings = Ratings(**COLUMNS, n_users=3, n_items=3)
     replaced = dataclasses.replace(ratings, value=[1, 2, 3])
     taken = ratings.take([1])
@@ -687,7 +690,7 @@ def test_jax_arrays_are_columns():
 
 
 @pytest.mark.parametrize("column", ["user", "item", "value", "weights", "time", "user_ids", "item_ids"])
-def test_masked_values_are_no_values(column):
+def test_masked_values_are_errors(column):
     with pytest.raises(ValueError, match=f"^{column}: .*masked"):
         make(**{column: np.ma.array([0, 1, 2], mask=[False, True, False])})
 
@@ -734,3 +737,56 @@ def test_a_dataset_keeps_copies():
 def test_a_dataset_whose_parts_do_not_fit(more, message):
     with pytest.raises(ValueError, match=message):
         dataset(**more)
+
+
+# Messages of unknown ids
+
+TABLE = Ratings.from_columns(["ann", "bob"], [10, 30])
+UNKNOWN = {  # a public function: a call with unknown ids, and the advice in its message
+    "from_columns": (
+        lambda raw: Ratings.from_columns(raw, range(len(raw)), user_ids=TABLE.user_ids),
+        "Leave user_ids out .* or drop those rows .unknown='drop'.",
+    ),
+    "reindexed": (
+        lambda raw: Ratings.from_columns(raw, range(len(raw))).reindexed(user_ids=TABLE.user_ids),
+        r"Drop such rows by ratings.reindexed\(user_ids=..., item_ids=..., unknown='drop'\)",
+    ),
+    "predict": (
+        lambda raw: predict(
+            init(2, 2, 3, key=jax.random.key(0)),
+            Ratings([*range(len(raw))], [0] * len(raw), [1] * len(raw), len(raw), 2, user_ids=raw, item_ids=[10, 30]),
+            train=TABLE,
+        ),
+        r"Drop such rows by ratings.reindexed\(user_ids=..., item_ids=..., unknown='drop'\)",
+    ),
+    "user_index": (TABLE.user_index, r"The known ids are ratings.user_ids\."),
+}
+
+
+@pytest.mark.parametrize("function", UNKNOWN)
+@pytest.mark.parametrize(
+    ("raw", "first", "rows", "said"),
+    [
+        (["zoe", "ann"], "zoe", 1, "Of 2 ids, 1 are unknown ('zoe')."),
+        (["ann", "zoe", "max"], "zoe", 2, "Of 3 ids, 2 are unknown ('zoe', 'max')."),
+        (["zoe", "max", "eve"], "zoe", 3, "Of 3 ids, 3 are unknown ('zoe', 'max', 'eve')."),
+        (["zoe", "ann", "max", "eve", "kim", "bob"], "zoe", 4, "Of 6 ids, 4 are unknown ('zoe', 'max', 'eve', ...)."),
+    ],
+)
+def test_unknown_ids_are_named_and_counted_and_the_message_has_advice(function, raw, first, rows, said):
+    call, advice = UNKNOWN[function]
+    message = re.escape(f"user: '{first}' is not among the 2 known ids ({rows} such rows). {said}")
+    with pytest.raises(ValueError, match=f"^{message} .*{advice}"):
+        call(raw)
+
+
+def test_an_unknown_id_in_several_rows_is_one_id():
+    with pytest.raises(ValueError, match=r"\(3 such rows\)\. Of 3 ids, 2 are unknown \('zoe', 'max'\)\."):
+        TABLE.user_index(["zoe", "ann", "max", "zoe", "ann"])
+
+
+def test_unknown_positions_say_which_there_are():
+    with pytest.raises(
+        ValueError, match=r"^item: 3 .*Of 2 ids, 1 are unknown \(3\)\. Known are the positions 0 to 2\."
+    ):
+        make().item_index([0, 3])

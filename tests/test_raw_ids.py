@@ -1,4 +1,4 @@
-"""Raw ids are what they are, at every door that takes some: what NumPy would cut, round or wrap is refused."""
+"""Raw ids are compared exactly in every function; ids that NumPy would truncate, round or wrap are errors."""
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,8 @@ examples = settings(deadline=None, max_examples=100)
 
 KNOWN = Ratings.from_columns([7, 8], ["x", "y"])
 
-# Every door of raw ids, as a function of a column of two.
-DOORS = {
+# Every public function of raw ids, as a function of a column of two.
+FUNCTIONS = {
     "from_columns, user": lambda ids: Ratings.from_columns(ids, [0, 1]),
     "from_columns, item": lambda ids: Ratings.from_columns([0, 1], ids),
     "from_columns, user_ids": lambda ids: Ratings.from_columns([7, 8], [0, 1], user_ids=ids),
@@ -59,12 +59,12 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("ids", WRONG.values(), ids=WRONG)
-def test_what_is_no_id_is_refused_at_every_door(door, ids):
-    name = door.partition(", ")[2] or door.partition("_")[0]
+def test_invalid_ids_are_refused_by_every_function(function, ids):
+    name = function.partition(", ")[2] or function.partition("_")[0]
     with pytest.raises(ValueError, match=f"^{name}.*: (expected|got)"):
-        DOORS[door](ids)
+        FUNCTIONS[function](ids)
 
 
 RIGHT = {
@@ -141,7 +141,7 @@ def test_strings_are_looked_up_by_value(raw, known):
 
 @examples
 @given(st.one_of(st.lists(INTEGERS, min_size=1).filter(fits), st.lists(TEXT, min_size=1)))
-def test_every_id_comes_back(raw):
+def test_every_id_round_trips(raw):
     number, known = distinct(as_raw_ids("user", raw))
     assert known[number].tolist() == raw
     assert known.tolist() == sorted(set(raw))

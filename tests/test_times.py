@@ -1,6 +1,7 @@
-"""Times: order and value are those of the times as given, or the column is refused by name."""
+"""Times keep their order and value exactly, or the column is an error that names it."""
 
 import datetime as dt
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -74,9 +75,25 @@ def test_python_datetimes_with_time_zones(moments):
 
 @examples
 @given(st.lists(st.integers(-(2**62), 2**62), min_size=1), st.sampled_from(UNITS[1:]))
-def test_decimal_seconds_there_and_back(numbers, unit):
+def test_decimal_seconds_round_trip(numbers, unit):
     ticks, chosen = from_text("time", decimal_seconds(np.array(numbers), unit))
     assert [int(tick) * NS[chosen] for tick in ticks] == [number * NS[unit] for number in numbers]
+
+
+@pytest.mark.parametrize("column", [list, lambda one: np.array(one, object), pl.Series, pd.Series])
+@pytest.mark.parametrize(
+    ("number", "ticks", "unit"),
+    [
+        ("1577836800", 1577836800, "s"),
+        ("1577836800.000", 1577836800, "s"),
+        ("1577836800.123456789", 1577836800123456789, "ns"),  # more digits than float64 has
+        ("-0.25", -250, "ms"),
+        ("1.5E+3", 1500, "s"),
+    ],
+)
+def test_decimals_are_exact(column, number, ticks, unit):
+    times, chosen = as_times("time", column([Decimal(number)]))
+    assert (times.tolist(), chosen) == ([ticks], unit)
 
 
 HOUR = 3_600 * 10**9
@@ -130,7 +147,7 @@ AWARE = dt.datetime(2020, 1, 1, 2, tzinfo=dt.timezone(dt.timedelta(hours=2)))
     ],
     ids=lambda column: f"{type(column).__module__}.{type(column).__name__}",
 )
-def test_every_form_of_one_moment(column):
+def test_every_form_of_one_time(column):
     assert as_times("time", column)[1] == "s"
     assert in_ns(column) == [NEW_YEAR]
 
@@ -159,6 +176,9 @@ def test_nanoseconds_of_pandas():
         (["2020-01-01T00:00Z", "2020-01-01T00:00"], "a time zone with every time or with none"),
         ([AWARE, dt.datetime(2020, 1, 1)], "a time zone with every time or with none"),
         ([1, "2020-01-01"], "got int, str"),
+        ([1, Decimal(1)], "got Decimal, int"),
+        ([Decimal("NaN")], "finite"),
+        ([Decimal("0.1234567891")], "at most 9 digits after the point"),
         ([1, dt.datetime(2020, 1, 1)], "got datetime, int"),
         ([True, False], "got bool"),
         (np.array([True]), "got bool"),
@@ -185,7 +205,7 @@ def test_nanoseconds_of_pandas():
     ],
     ids=lambda value: None if isinstance(value, str) else str(value)[:40].replace("\n", " "),
 )
-def test_what_is_refused(column, message):
+def test_errors(column, message):
     with pytest.raises(ValueError, match=f"^when: .*{message}"):
         as_times("when", column)
 
@@ -214,5 +234,5 @@ def test_an_unknown_unit():
         (pd.Timestamp(1, unit="s", tz="UTC"), "s", 1),
     ],
 )
-def test_the_first_tick_not_before_a_moment(moment, unit, tick):
+def test_the_first_tick_that_is_not_earlier(moment, unit, tick):
     assert as_ticks("at", moment, unit) == tick

@@ -3,20 +3,11 @@
 from jaxrec.data import features, labels, normalize, splits, synthetic
 from jaxrec.data.batches import minibatches
 from jaxrec.data.datasets import DatasetNotFound, load
-from jaxrec.data.formats import (
-    from_csr,
-    from_frame,
-    from_user_item_matrix,
-    read_csv,
-    read_parquet,
-    to_csr,
-    to_pandas,
-    to_polars,
-    to_user_item_matrix,
-    write_csv,
-    write_parquet,
-)
+from jaxrec.data.frames import from_frame, read_parquet
 from jaxrec.data.layouts import dense, linked, memory, observed, padded_items, rows
+from jaxrec.data.matrices import from_csr, from_user_item_matrix, to_csr, to_user_item_matrix
+from jaxrec.data.reading import read_csv
+from jaxrec.data.writing import to_pandas, to_polars, write_csv, write_parquet
 from jaxrec.ratings import align_ids
 from jaxrec.types import Dataset, Ratings
 

@@ -1,4 +1,4 @@
-"""Minibatches: every rating once an epoch; a function of (seed, epoch); one shape."""
+"""Minibatches have each rating once per epoch, depend only on (seed, epoch), and have one shape."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from jaxrec.data import minibatches
 
 
 def draw(n=23, weighted=True):
-    """Values number the rows from 1, so that nothing of padding is a value."""
+    """The values number the rows from 1, so that padding (0) equals no value."""
     rng = np.random.default_rng(n)
     weights = rng.uniform(0.5, 2, size=n) if weighted else None
     return Ratings(rng.integers(6, size=n), rng.integers(9, size=n), np.arange(1, n + 1), 8, 9, weights=weights)
@@ -20,7 +20,7 @@ def order(batches):
 
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("size", [1, 5, 23, 100])
-def test_every_rating_once_an_epoch_with_its_columns(size, weighted):
+def test_an_epoch_has_each_rating_once_with_its_columns(size, weighted):
     ratings = draw(weighted=weighted)
     batches = list(minibatches(ratings, size, rng=0)(3))
     assert len(batches) == -(-23 // size)
@@ -57,7 +57,7 @@ def test_counts_are_those_of_the_whole_data():
             assert float(batch.item_count[n]) == (ratings.item == int(batch.item[n])).sum()
 
 
-def test_shares_of_a_row_add_up_to_one():
+def test_the_weights_of_a_row_add_up_to_one_over_an_epoch():
     ratings = draw()
     share = np.zeros(8)
     for batch in minibatches(ratings, 4, rng=1)(2):

@@ -1,12 +1,14 @@
-"""`data.load` on a tiny MovieLens in both published forms, without a network; and on the real one where it is."""
+"""`data.load` on a tiny MovieLens in both published forms, without a network; on the real one if it is there."""
 
-import dataclasses
 import hashlib
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
+import tomllib
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +19,12 @@ import pooch
 import pytest
 import requests
 
+import jaxrec
 from jaxrec.data import datasets, readers
 from jaxrec.data.datasets import DatasetNotFound, load
 
 REAL = os.environ.get("JAXREC_DATA") and Path(os.environ["JAXREC_DATA"]).absolute() / "ml-100k"
+SITE = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 real_run = subprocess.run
 
 # Each hard case of the real files: a trailing blank, latin-1, a year before (V), two numbers in brackets, movie 267.
@@ -77,26 +81,42 @@ def pack(path, entries):
     return path
 
 
+def members(form, files):
+    """The files of a form by their names in its archive."""
+    return {f"{form.folder}/{name}": content for name, content in files.items()}
+
+
+def register(path, monkeypatch, digests):
+    """Replaces digests in the registry: as if the tiny files were the published ones."""
+    rows = [line.split() for line in datasets.REGISTRY.read_text().splitlines() if line and not line.startswith("#")]
+    path.write_text("".join(" ".join([name, digests.get(name, old), *url]) + "\n" for name, old, *url in rows))
+    monkeypatch.setattr(datasets, "REGISTRY", path)
+
+
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A small ml-100k under the real name, nothing on the machine, site and index both down."""
-    site, wheel = datasets.RECORDS["ml-100k"]
-    official_zip = pack(tmp_path / "ml-100k.zip", {site.prefix + k: v for k, v in official().items()} | {"x/y": "z"})
-    wheel_zip = pack(tmp_path / "recbole-1.2.1-py3-none-any.whl", {wheel.prefix + k: v for k, v in recbole().items()})
-
-    def record(form, archive, files):
-        digests = {name: sha256(content) for name, content in files.items()}
-        return dataclasses.replace(form, sha256=sha256(archive.read_bytes()), files=digests)
-
-    forms = record(site, official_zip, official()), record(wheel, wheel_zip, recbole())
-    monkeypatch.setitem(datasets.RECORDS, "ml-100k", forms)
+    """A small ml-100k under the real name; it is not on the machine, and the site and the index are down."""
+    site, wheel = datasets.FORMS["ml-100k"]
+    official_zip = pack(tmp_path / "ml-100k.zip", members(site, official()) | {"x/y": "z"})
+    wheel_zip = pack(tmp_path / "recbole-1.2.1-py3-none-any.whl", members(wheel, recbole()))
+    register(
+        tmp_path / "registry.txt",
+        monkeypatch,
+        {
+            name: sha256(content)
+            for form in (members(site, official()), members(wheel, recbole()))
+            for name, content in form.items()
+        }
+        | {site.archive: sha256(official_zip.read_bytes()), wheel.archive: sha256(wheel_zip.read_bytes())},
+    )
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # before pooch's second attempt
     monkeypatch.delenv("JAXREC_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     world = SimpleNamespace(
         zip=official_zip, wheel=wheel_zip, cache=tmp_path / "home/jaxrec/ml-100k", asked=[], site=None, pip=None
     )
 
-    def download(self, url, output_file, pooch, check_only=False):  # below pooch.retrieve, whose check stays
+    def download(self, url, output_file, pooch, check_only=False):  # below pooch.stream_download, whose check stays
         world.asked.append(url)
         assert self.kwargs["timeout"][0] <= 10
         if world.site is None:
@@ -105,7 +125,7 @@ def tiny(tmp_path, monkeypatch):
 
     def pip(command, **options):
         world.asked.append(command[-1])
-        assert command[:4] == [sys.executable, "-m", "pip", "download"]
+        assert command[:5] == [sys.executable, "-I", "-m", "pip", "download"]
         assert {"--no-deps", "--only-binary=:all:"} < set(command)
         assert options["timeout"] <= 300
         if isinstance(world.pip, Exception):
@@ -121,7 +141,7 @@ def tiny(tmp_path, monkeypatch):
 
 
 def same(a, b):
-    """Two Datasets agree in all but the source and the release dates, which RecBole's form has not."""
+    """Checks that two Datasets agree, save for the source and the release dates, which RecBole's form does not have."""
     for column in ("user", "item", "value", "time", "user_ids", "item_ids"):
         np.testing.assert_array_equal(getattr(a.ratings, column), getattr(b.ratings, column))
     np.testing.assert_array_equal(a.titles, b.titles)
@@ -213,7 +233,7 @@ def test_places_in_their_order(tiny, tmp_path, monkeypatch):
     assert load("ml-100k").source == str(folder)
     monkeypatch.setenv("JAXREC_DATA", str(tmp_path))  # holds no folder ml-100k
     assert load("ml-100k").source == str(tiny.cache)
-    monkeypatch.setenv("JAXREC_DATA", "")  # is not set, rather than the working folder
+    monkeypatch.setenv("JAXREC_DATA", "")  # an empty variable counts as not set, not as the working folder
     monkeypatch.chdir(tmp_path / "data")
     assert load("ml-100k").source == str(tiny.cache)
     assert tiny.asked == []
@@ -238,8 +258,8 @@ def test_wheel_where_the_site_fails(tiny, caplog, site, why):
     tiny.site, tiny.pip = site, tiny.wheel.read_bytes()
     found = load("ml-100k")
     assert found.source == str(tiny.cache)
-    assert tiny.asked == [datasets.RECORDS["ml-100k"][0].origin, "recbole==1.2.1"]
-    assert why in caplog.text  # never in silence
+    assert tiny.asked == [SITE, SITE, "recbole==1.2.1"]  # pooch tries a site twice
+    assert why in caplog.text  # the failure is logged
     assert sorted(path.name for path in tiny.cache.iterdir()) == sorted(recbole())
     same(found, load("ml-100k", path=tiny.zip))
 
@@ -248,7 +268,14 @@ def test_wheel_where_the_site_fails(tiny, caplog, site, why):
     ("site", "pip", "said"),
     [
         (None, None, ["ConnectionError: site is down", "pip download exited with code 1: ERROR: index is down"]),
-        (b"", b"no wheel", ["hash", r"expected sha256 \w+, got \w+"]),
+        (
+            b"",
+            b"no wheel",
+            [
+                rf"{where}.*: ValueError: SHA256 hash of downloaded file .* expected \w+ but got \w+"
+                for where in (SITE, "recbole")
+            ],
+        ),
         (None, subprocess.TimeoutExpired("pip", 120), ["TimeoutError: pip download took more than 120 seconds"]),
         (None, FileNotFoundError("no python"), ["FileNotFoundError: no python"]),
     ],
@@ -276,7 +303,7 @@ def test_all_ways_fail(tiny, tmp_path, monkeypatch, site, pip, said):
         load("ml-100k")
 
 
-def test_pip_that_says_and_brings_nothing(tiny, monkeypatch):
+def test_pip_without_output_and_without_a_wheel(tiny, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, "", ""))
     with pytest.raises(DatasetNotFound, match="exited with code 0: no message"):
         load("ml-100k")
@@ -300,17 +327,17 @@ def test_unknown_name():
 
 @pytest.mark.parametrize("form", [official, recbole])
 @pytest.mark.parametrize("place", ["path", "env", "cache"])
-@pytest.mark.parametrize("harm", ["damaged", "missing"])
-def test_a_harmed_folder_is_an_error_with_advice(tiny, tmp_path, monkeypatch, form, place, harm):
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_damaged_folder_is_an_error_with_advice(tiny, tmp_path, monkeypatch, form, place, damage):
     folder = {"path": tmp_path / "given", "env": tmp_path / "data/ml-100k", "cache": tiny.cache}[place]
     put(folder, form())
     victim = sorted(folder.iterdir())[-1]
     good = victim.read_bytes()
     if place == "env":
         monkeypatch.setenv("JAXREC_DATA", str(tmp_path / "data"))
-        put(tiny.cache, official())  # a good one, which must not be taken instead
+        put(tiny.cache, official())  # an undamaged copy, which must not be used instead
     tiny.site = tiny.zip.read_bytes()
-    if harm == "damaged":
+    if damage == "changed":
         victim.write_bytes(good[:-1])
         expected = ValueError, f"{victim}: expected sha256 {sha256(good)}, got {sha256(good[:-1])}."
     else:
@@ -337,56 +364,56 @@ EVIL = ["../x", "ml-100k/../../x", "/etc/x", "..\\x", "\\x", "C:\\x", "C:x", "//
 def test_evil_entries_are_refused(tmp_path, name):
     archive = pack(tmp_path / "evil.zip", {"p/a": "1", name: "2", "p/b": "3"})
     with pytest.raises(ValueError, match="refused: the entry"):
-        datasets._unpack(archive, tmp_path / "deep/out", prefix="p/", members=["a"])
+        datasets._unpack(archive, tmp_path / "deep/out", datasets.Form(None, "p", ["a"]))
     assert [path.name for path in tmp_path.rglob("*")] == ["evil.zip"]
 
 
 def test_evil_entries_are_refused_by_load(tiny, tmp_path, monkeypatch):
-    site, wheel = datasets.RECORDS["ml-100k"]
-    archive = pack(tmp_path / "evil.zip", {site.prefix + k: v for k, v in official().items()} | {"../x": "2"})
-    site = dataclasses.replace(site, sha256=sha256(archive.read_bytes()))  # as if a record had been made of it
-    monkeypatch.setitem(datasets.RECORDS, "ml-100k", (site, wheel))
+    site, _ = datasets.FORMS["ml-100k"]
+    archive = pack(tmp_path / "evil.zip", members(site, official()) | {"../x": "2"})
+    digest = sha256(archive.read_bytes())  # as if it had been registered
+    register(tmp_path / "evil.txt", monkeypatch, {site.archive: digest})
     with pytest.raises(ValueError, match=r"refused: the entry '\.\./x'"):
         load("ml-100k", path=archive)
 
 
 def test_harmless_names_pass(tmp_path):
     archive = pack(tmp_path / "fine.zip", {"p/..a": "1", "p/q/b.": "2", "p/a..b": "3"})
-    datasets._unpack(archive, tmp_path / "deep/out", prefix="p/", members=["..a", "a..b"])
+    datasets._unpack(archive, tmp_path / "deep/out", datasets.Form(None, "p", ["..a", "a..b"]))
     assert {path.name: path.read_text() for path in (tmp_path / "deep/out").iterdir()} == {"..a": "1", "a..b": "3"}
 
 
 def test_a_zip_without_its_members(tmp_path):
     archive = pack(tmp_path / "poor.zip", {"p/a": "1"})
     with pytest.raises(ValueError, match="expected the entries p/b, which are not in it"):
-        datasets._unpack(archive, tmp_path / "out", prefix="p/", members=["a", "b"])
+        datasets._unpack(archive, tmp_path / "out", datasets.Form(None, "p", ["a", "b"]))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk full")])
 def test_an_interrupted_unpack_leaves_nothing(tiny, monkeypatch, error):
     tiny.site = tiny.zip.read_bytes()
-    read = zipfile.ZipFile.read
+    read = zipfile.ZipFile.open
 
-    def interrupted(self, name):
-        if name.endswith("u.user"):
+    def interrupted(self, member, *args, **options):
+        if getattr(member, "filename", member).endswith("u.user"):
             assert not tiny.cache.exists()  # not even while it is being written
             assert len(list(tiny.cache.parent.rglob("u.*"))) == 2
             raise error
-        return read(self, name)
+        return read(self, member, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(zipfile.ZipFile, "read", interrupted)
+        patch.setattr(zipfile.ZipFile, "open", interrupted)
         with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else DatasetNotFound):
             load("ml-100k")
     assert list(tiny.cache.parent.iterdir()) == []
     assert load("ml-100k").source == str(tiny.cache)
 
 
-def test_another_process_was_faster(tmp_path, monkeypatch):
+def test_a_folder_that_another_process_has_unpacked_is_kept(tmp_path, monkeypatch):
     archive = pack(tmp_path / "fine.zip", {"p/a": "1"})
     put(tmp_path / "out", {"a": b"theirs"})
-    datasets._unpack(archive, tmp_path / "out", prefix="p/", members=["a"])
+    datasets._unpack(archive, tmp_path / "out", datasets.Form(None, "p", ["a"]))
     assert (tmp_path / "out/a").read_text() == "theirs"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fine.zip", "out"]
 
@@ -395,13 +422,129 @@ def test_another_process_was_faster(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "rename", fails)
     with pytest.raises(PermissionError):  # nobody was faster: the error is real
-        datasets._unpack(archive, tmp_path / "new", prefix="p/", members=["a"])
+        datasets._unpack(archive, tmp_path / "new", datasets.Form(None, "p", ["a"]))
 
 
 def test_the_unpacked_folder_is_open_to_its_group_as_any_new_folder(tmp_path):
-    datasets._unpack(pack(tmp_path / "fine.zip", {"a": "1"}), tmp_path / "out", prefix="", members=["a"])
+    datasets._unpack(pack(tmp_path / "fine.zip", {"p/a": "1"}), tmp_path / "out", datasets.Form(None, "p", ["a"]))
     (tmp_path / "any").mkdir()
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+# pip
+
+
+def test_pip_is_announced_before_it_runs(tiny, caplog, monkeypatch):
+    tiny.pip = tiny.wheel.read_bytes()
+    run, said = subprocess.run, []
+
+    def record(command, **options):
+        said.extend((entry.levelno, entry.getMessage()) for entry in caplog.records)
+        return run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", record)
+    load("ml-100k")
+    announced = [text for level, text in said if level >= logging.WARNING and "Running pip" in text]
+    assert len(announced) == 1
+    assert "pip=False does without" in announced[0]
+    assert f"{sys.executable} -I -m pip download" in announced[0]
+    assert "recbole==1.2.1" in announced[0]
+
+
+def test_load_without_pip(tiny):
+    tiny.pip = tiny.wheel.read_bytes()
+    with pytest.raises(DatasetNotFound, match="5. recbole==1.2.1: not tried, because pip=False"):
+        load("ml-100k", pip=False)
+    assert tiny.asked == [SITE, SITE]
+    tiny.site = tiny.zip.read_bytes()
+    assert len(load("ml-100k", pip=False).ratings) == len(RATINGS)
+
+
+# The registry
+
+
+def test_every_file_is_registered_and_every_entry_is_used():
+    registry = datasets._registry()
+    used = set()
+    for forms in datasets.FORMS.values():
+        for form in forms:
+            used |= set(form.files) | ({form.archive} - {None})
+            assert form.archive is None or registry.get_url(form.archive).startswith(("https://", "recbole=="))
+            assert bool(form.archive) != bool(form.origin)
+    assert set(registry.registry) == used
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in registry.registry.values())
+    assert set(registry.urls) == {form.archive for forms in datasets.FORMS.values() for form in forms} - {None}
+
+
+def test_the_registry_is_part_of_the_package():
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
+    assert (
+        datasets.REGISTRY.relative_to(Path(jaxrec.__file__).parent).as_posix()
+        in (project["tool"]["setuptools"]["package-data"]["jaxrec"])
+    )
+
+
+# What a killed process leaves behind
+
+KILLED = """
+import os, signal, sys, zipfile, pooch
+from pathlib import Path
+from jaxrec.data import datasets
+datasets.REGISTRY = Path(sys.argv[1])
+where, content = sys.argv[2], Path(sys.argv[3]).read_bytes()
+die = lambda *args, **options: os.kill(os.getpid(), signal.SIGKILL)
+
+def download(self, url, output_file, pooch, check_only=False):
+    Path(output_file).write_bytes(content[:100])
+    if where == "download":
+        die()
+    Path(output_file).write_bytes(content)
+
+pooch.HTTPDownloader.__call__ = download
+if where == "unpack":
+    extract, count = zipfile.ZipFile._extract_member, []
+    zipfile.ZipFile._extract_member = lambda *args: die() if len(count) == 2 else (count.append(1), extract(*args))[1]
+if where == "rename":
+    Path.rename = die
+datasets.load("ml-100k", pip=False)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
+@pytest.mark.parametrize("where", ["download", "unpack", "rename"])
+def test_a_killed_load_leaves_nothing_that_is_used(tiny, where):
+    cache = tiny.cache.parent
+    command = [sys.executable, "-c", KILLED, str(datasets.REGISTRY), where, str(tiny.zip)]
+    done = real_run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    left = list(cache.iterdir())
+    assert left != []
+    assert all(re.fullmatch(r"\.jaxrec-.*\.tmp", path.name) for path in left)
+    tiny.site = tiny.zip.read_bytes()
+    assert len(load("ml-100k").ratings) == len(RATINGS)
+    assert len(tiny.asked) == 1, "it was downloaded again"
+    assert set(cache.iterdir()) == {*left, tiny.cache}, "what is younger than a day may be in use"
+    shutil.rmtree(tiny.cache)
+    for path in left:
+        os.utime(path, (0, 0))
+    load("ml-100k")
+    assert list(cache.iterdir()) == [tiny.cache]
+
+
+def test_the_folder_of_a_running_load_is_not_removed(tiny):
+    fcntl = pytest.importorskip("fcntl")
+    running, abandoned = (tiny.cache.parent / f".jaxrec-{name}.tmp" for name in ("running", "abandoned"))
+    for folder in (running, abandoned):
+        put(folder, {"u.data": b"half"})
+        os.utime(folder, (0, 0))
+    tiny.site = tiny.zip.read_bytes()
+    lock = os.open(running, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        load("ml-100k")
+    finally:
+        os.close(lock)
+    assert sorted(tiny.cache.parent.iterdir()) == [running, tiny.cache]
 
 
 def test_heavy_imports_wait_for_their_use():

@@ -1,4 +1,4 @@
-"""Declared columns: by hand, against scikit-learn, unknown values, what is refused, saving."""
+"""Declared columns: results by hand and by scikit-learn, unknown values, errors, saving."""
 
 import datetime
 import json
@@ -113,12 +113,12 @@ def test_statistics_come_from_fitting_alone():
         DAY,
     ],
 )
-def test_numbers_that_are_none_are_refused(encoder, bad):
+def test_values_that_are_not_numbers_are_refused(encoder, bad):
     with pytest.raises(ValueError, match=r"age: expected finite numbers, got .* in row 1"):
         encoder({**TABLE, "age": [1, bad, 2, 3]})
 
 
-def test_what_else_is_refused(encoder):
+def test_other_errors(encoder):
     with pytest.raises(ValueError, match=r"expected a column 'title', got a table with 'age', 'job', 'genres'\."):
         encoder({name: TABLE[name] for name in ("age", "job", "genres")})
     with pytest.raises(ValueError, match="columns of one length"):
@@ -145,7 +145,7 @@ def test_a_table_is_brought_into_the_order_of_the_ids():
         features.align({"film": [3, 3]}, "film", [3])
 
 
-# Missing values: one thing in every kind of column, frame and request
+# Missing values are the same in every kind of column, frame and request
 
 MISSING = [
     None, float("nan"), np.float32("nan"), np.float16("nan"), np.datetime64("NaT", "s"), np.timedelta64("NaT", "s"),
@@ -251,7 +251,7 @@ def test_text_that_looks_like_a_missing_value_is_a_value():
     assert encoder({"a": words}).sum(axis=1).tolist() == [1] * 5
 
 
-# One category of what is equal
+# Equal values are one category
 
 NOON = datetime.datetime(2020, 12, 31, 12)
 ZONE = datetime.timezone(datetime.timedelta(hours=5))
@@ -303,7 +303,7 @@ def test_columns_of_bools_keep_their_names_and_are_asked_with_anything():
     assert encoder({"a": asked})[:, 0].tolist() == [0] * 6 + [1, 1, 0]
 
 
-def test_text_is_compared_to_the_letter():
+def test_text_is_compared_exactly():
     words = ["01", "1", "1.0", " 1", "A", "a"]
     encoder = features.fit_encoder({"a": words}, {"a": Category()})
     assert encoder({"a": words}).sum(axis=0).tolist() == [1] * 6
@@ -397,7 +397,7 @@ def test_features_beyond_float32_are_refused():
 
 
 @pytest.mark.parametrize("wrong", [{"std": 0}, {"std": -1.0}, {"std": np.nan}, {"std": np.inf}, {"mean": np.nan}])
-def test_a_mean_or_deviation_that_cannot_be_is_refused(wrong):
+def test_invalid_means_and_deviations_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected a finite number"):
         Numeric(**wrong)
     with pytest.raises(ValueError, match="expected a finite number"):
@@ -420,7 +420,7 @@ def test_two_features_of_one_name_are_refused():
 
 
 @pytest.mark.parametrize("wrong", ["writer", b"writer", 3, None, np.array(3.0), {"a": 1}])
-def test_a_request_of_one_value_is_no_column(wrong):
+def test_a_single_value_is_not_a_column(wrong):
     encoder = features.fit_encoder({"job": ["writer", "w", "r", "i", "t", "e"]}, {"job": Category()})
     with pytest.raises(ValueError, match="job: expected a column, a list of one value per row, got"):
         encoder({"job": wrong})

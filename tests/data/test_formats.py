@@ -1,4 +1,4 @@
-"""Own ratings in and out: what goes out comes back bit for bit, and what cannot be read says why and where."""
+"""Round trips through files, frames and matrices are exact; what cannot be read is an error that says why and where."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def as_rows(ratings):
 
 
 def hard(kind="text"):
-    """Values that need every digit, a 0, a negative one; times and weights; ids that look like numbers, or are."""
+    """Ratings that are hard to keep: values with all digits, 0, below 0; times, weights, ids that look like numbers."""
     value = np.array([0.1, 0.0, -1 / 3, 16777216.0, 1e-30, np.float32(2) / 3], np.float32)
     user = {"text": ["007", "b,c", 'say "x"', "007", "é", "b,c"], "number": [7, -3, 2**60, 7, 0, -3]}[kind]
     time = np.array([0, -5, 2**40, 978300760, 1, 2])
@@ -42,13 +42,13 @@ def same(a, b):
 NAMES = {"user": "who", "item": "what", "value": "stars", "time": "when", "weights": "sure"}
 
 
-# there and back
+# Round trips
 
 
 @pytest.mark.parametrize("kind", ["text", "number"])
 @pytest.mark.parametrize("names", [{}, NAMES], ids=["default", "named"])
 @pytest.mark.parametrize("form", ["csv", "tsv", "parquet", "polars", "pandas"])
-def test_there_and_back(tmp_path, kind, names, form):
+def test_round_trips(tmp_path, kind, names, form):
     ratings = hard(kind)
     back = names or {"time": "time", "weights": "weights"}
     match form:
@@ -79,7 +79,7 @@ def test_there_and_back(tmp_path, kind, names, form):
     same(ratings, again)
 
 
-def test_contiguous_ids_go_out_where_there_are_no_raw_ones():
+def test_positions_are_written_if_there_are_no_raw_ids():
     ratings = Ratings([2, 0], [1, 1], [5.0, 3.0], 4, 3)
     assert data.to_polars(ratings).columns == ["user", "item", "rating"]
     assert data.to_polars(ratings).rows() == [(2, 1, 5.0), (0, 1, 3.0)]
@@ -126,7 +126,7 @@ def test_pandas_dates_are_times():
     assert data.from_frame(frame, time="t").time.tolist() == [86400]
 
 
-def test_parquet_that_is_none_or_lacks_a_column(tmp_path):
+def test_parquet_files_that_are_missing_invalid_or_lack_a_column(tmp_path):
     with pytest.raises(FileNotFoundError):
         data.read_parquet(tmp_path / "nowhere")
     (tmp_path / "p").write_text("user,item,rating")
@@ -162,7 +162,7 @@ def test_files_have_the_mode_of_any_new_file(tmp_path):
     assert mode("r") == mode("plain")
 
 
-# sparse and dense matrices
+# Sparse and dense matrices
 
 
 @pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csr_array, sparse.csc_array, sparse.coo_array])
@@ -194,9 +194,9 @@ def test_sparse_matrices_that_are_refused():
         data.to_csr(Ratings([0, 0], [1, 1], [1.0, 2.0], 2, 2))
 
 
-def test_dense_tables_there_and_back():
+def test_dense_matrices_round_trip():
     where = np.array([[True, False, True], [False, False, True]])
-    value = np.where(where, [[1.0, 9.0, 0.0], [9.0, 9.0, 2.5]], np.nan)  # what the mask hides may be anything
+    value = np.where(where, [[1.0, 9.0, 0.0], [9.0, 9.0, 2.5]], np.nan)  # masked entries may have any value
     ratings = data.from_user_item_matrix(value, where, item_ids=list("xyz"))
     assert as_rows(ratings) == [(0, "x", 1.0, None, None), (0, "z", 0.0, None, None), (1, "z", 2.5, None, None)]
     again, mask = data.to_user_item_matrix(ratings)
@@ -207,7 +207,7 @@ def test_dense_tables_there_and_back():
 
 
 @pytest.mark.parametrize("where", [np.ones((2, 3)), np.ones((3, 2), bool), np.ones(2, bool)])
-def test_a_mask_that_is_none(where):
+def test_invalid_masks(where):
     with pytest.raises(ValueError, match=r"expected a matrix \[n_users, n_items\] and a bool mask of its shape"):
         data.from_user_item_matrix(np.ones((2, 3)), where)
 
@@ -217,7 +217,7 @@ def test_a_table_without_ratings():
         data.from_user_item_matrix(np.ones((2, 3)), np.zeros((2, 3), bool))
 
 
-# csv
+# Csv files
 
 
 @pytest.fixture
@@ -283,7 +283,7 @@ def test_csv_with_an_empty_cell(csv, row, column):
 
 
 @pytest.mark.parametrize("before", [0, 300], ids=["first", "late"])
-def test_csv_with_a_rating_that_is_no_number(csv, before):
+def test_csv_with_a_rating_that_is_not_a_number(csv, before):
     rows = "".join(f"{n},1,4\n" for n in range(before))
     with pytest.raises(ValueError, match=r"number|parse"):
         data.read_csv(csv(f"user,item,rating\n{rows}999,1,good\n"))
@@ -332,11 +332,11 @@ def test_csv_weights(csv):
     assert ratings.weights.tolist() == [0.5]
 
 
-# a path is a path
+# Paths are not patterns
 
 
 @pytest.mark.parametrize("name", ["g[1]", "g*", "g?", "~", "~root", "{a,b}", "http:", "s3:x", "%41", "a b"])
-def test_a_path_is_no_pattern(tmp_path, monkeypatch, name):
+def test_a_path_is_not_a_pattern(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for write, read in ((data.write_csv, data.read_csv), (data.write_parquet, data.read_parquet)):
         for other in ("g1", "gg", "a", "b", "A"):
@@ -349,7 +349,7 @@ def test_a_path_is_no_pattern(tmp_path, monkeypatch, name):
             (tmp_path / name).unlink()
 
 
-# ids in text
+# Ids that are text
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_ids_that_are_text_come_back_as_text(tmp_path, ids):
 
 
 @pytest.mark.parametrize("ids", [["1", "2"], ["1.0", "2.5"], ["1e3", "7"]], ids=str)
-def test_ids_that_read_as_numbers_stay_text_where_that_is_said(tmp_path, ids):
+def test_ids_that_look_like_numbers_stay_text_with_text_ids(tmp_path, ids):
     ratings = Ratings.from_columns(ids, [30, 10], [5, 4])
     data.write_csv(ratings, tmp_path / "r")
     assert as_rows(data.read_csv(tmp_path / "r", text_ids="user")) == as_rows(ratings)
@@ -407,8 +407,8 @@ INTEGERS = st.one_of(st.lists(st.integers(-(2**63), 2**63 - 1)), st.lists(st.int
 TICKS = st.lists(st.integers(-(2**62), 2**62), min_size=6, max_size=6)
 
 
-def there_and_back(ratings, folder, text_ids):
-    """Through every form, with the names of the forms."""
+def round_trips(ratings, folder, text_ids):
+    """Yields the name of each form, and the ratings after a round trip through it."""
     columns = {"time": "time", "weights": "weights"}
     data.write_csv(ratings, folder / "c")
     data.write_parquet(ratings, folder / "p")
@@ -425,7 +425,7 @@ def there_and_back(ratings, folder, text_ids):
     unit=st.sampled_from(["s", "ms", "us", "ns"]),
     values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=6, max_size=6),
 )
-def test_whatever_goes_out_comes_back(ids, ticks, unit, values):
+def test_any_ratings_survive_a_round_trip(ids, ticks, unit, values):
     ids, n = ids[:6], len(ids[:6])
     times = np.array(ticks[:n])
     times = times if unit == "s" else times.astype(f"M8[{unit}]")
@@ -433,13 +433,13 @@ def test_whatever_goes_out_comes_back(ids, ticks, unit, values):
     ratings = Ratings.from_columns(ids, range(n), values[:n], time=times, weights=weights)
     numbers = isinstance(ids[0], str) and all(NUMBER.fullmatch(one) for one in ids)
     with tempfile.TemporaryDirectory() as folder:
-        for form, again in there_and_back(ratings, Path(folder), "user" if numbers else False):
+        for form, again in round_trips(ratings, Path(folder), "user" if numbers else False):
             assert as_rows(again) == as_rows(ratings), form
             assert again.time_unit == ratings.time_unit, form
             assert again.value.tobytes() == ratings.value.tobytes(), form
 
 
-# times
+# Times
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "polars", "pandas"])
@@ -447,7 +447,7 @@ def test_whatever_goes_out_comes_back(ids, ticks, unit, values):
 def test_the_last_item_within_a_second(tmp_path, form, unit):
     times = np.array([900, 100, 500]).astype(f"M8[{unit}]")
     ratings = Ratings([0, 0, 0], [0, 1, 2], [1, 1, 1], 1, 3, time=times, weights=[1, 1, 1])
-    again = dict(there_and_back(ratings, tmp_path, False))[form]
+    again = dict(round_trips(ratings, tmp_path, False))[form]
     assert data.splits.leave_last(again)[1].item.tolist() == [0]
 
 
@@ -530,10 +530,10 @@ def test_milliseconds_as_integers(csv):
     assert data.from_frame(pl.read_csv(path), time="t", time_unit="ms").time_unit == "ms"
 
 
-# known ids
+# Known ids
 
 
-def test_every_reader_drops_the_unknown_where_that_is_asked_for(tmp_path):
+def test_every_reader_drops_unknown_ids_on_request(tmp_path):
     ratings = Ratings.from_columns(["ann", "zoe"], [1, 2], [5, 4])
     known = {"user_ids": ["bob", "ann"], "item_ids": [2, 1]}
     data.write_csv(ratings, tmp_path / "c")
@@ -549,7 +549,7 @@ def test_every_reader_drops_the_unknown_where_that_is_asked_for(tmp_path):
             read(**known)
 
 
-# columns that are lost, or not there
+# Repeated names and unusual types
 
 
 def test_two_columns_of_one_name(csv):
@@ -576,7 +576,7 @@ def test_polars_text_of_every_kind(dtype):
     assert data.from_frame(frame).user_ids.tolist() == ["a", "b"]
 
 
-def test_matrices_that_are_none():
+def test_invalid_matrices():
     with pytest.raises(ValueError, match="expected a SciPy sparse matrix"):
         data.from_csr(np.ones((2, 2)))
     with pytest.raises(ValueError, match="expected a SciPy sparse matrix"):

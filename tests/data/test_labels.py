@@ -1,4 +1,4 @@
-"""Binary labels: by hand; what is drawn was not rated, comes once, and is drawn evenly."""
+"""Binary labels by hand; sampled negatives were not rated, are distinct, and are drawn uniformly."""
 
 from collections import Counter
 
@@ -28,7 +28,7 @@ def test_a_threshold_by_hand():
     assert FILMS.value.tolist() == [5, 3, 0, 4, 2], "the input is left as it was"
 
 
-def test_what_lies_between_two_thresholds_was_not_shown():
+def test_ratings_between_two_thresholds_are_left_out():
     labels = binarize(FILMS, positive=4, negative=2)
     assert labels.value.tolist() == [1, 0, 1, 0]
     assert labels.time.tolist() == labels.weights.tolist() == [0, 2, 3, 4]
@@ -51,7 +51,7 @@ def test_labels_that_are_all_alike(options, ones, zeros):
         binarize(FILMS, **options)
 
 
-def test_labels_of_nothing():
+def test_labels_without_ratings():
     with pytest.raises(ValueError, match=r"got 0 ones and 0 zeros from no ratings"):
         binarize(Ratings([], [], [], 3, 2), positive=4)
 
@@ -74,7 +74,7 @@ def test_confidences_beyond_float32_are_refused(alpha):
 
 
 def draw(seed, n_users=12, n_items=9):
-    """User j rated about a share j / n_users of the items: user 0 none, the last nearly all; one has all."""
+    """User j rated about j / n_users of the items: user 0 none, the last nearly all, and one user all."""
     rng = np.random.default_rng(seed)
     rated = rng.random((n_users, n_items)) < np.arange(n_users)[:, None] / n_users
     rated[5] = True
@@ -122,7 +122,7 @@ def test_the_same_seed_gives_the_same_zeros():
 
 
 @pytest.mark.parametrize(("n_rated", "n_drawn"), [(1, 1), (2, 2), (3, 3)])  # 1 of 5, 2 of 4, and all 3 of 3
-def test_zeros_are_drawn_evenly(n_rated, n_drawn):
+def test_zeros_are_drawn_uniformly(n_rated, n_drawn):
     n_users = 20_000  # all rated the same items
     rated = [1, 4, 2][:n_rated]
     ratings = Ratings(np.repeat(np.arange(n_users), n_rated), rated * n_users, np.ones(n_users * n_rated), n_users, 6)
@@ -137,7 +137,7 @@ def test_zeros_are_drawn_evenly(n_rated, n_drawn):
     assert max(abs(count - expected) for count in sets.values()) <= 5 * np.sqrt(expected)
 
 
-def test_more_than_half_is_drawn_evenly_too():
+def test_more_than_half_of_the_items_are_drawn_uniformly_too():
     n_users = 20_000  # 1 one and 5 zeros of 7: two are left out
     ratings = Ratings(np.arange(n_users), np.full(n_users, 3), np.ones(n_users), n_users, 8)
     labels = with_sampled_negatives(ratings, per_positive=5, rng=1)

@@ -1,4 +1,4 @@
-"""Layouts: each holds every rating exactly once, with its value and weight, and padding is inert and in range."""
+"""Layouts: each holds every rating exactly once, with its value and weight; padding has no effect and is in range."""
 
 import os
 
@@ -82,7 +82,7 @@ def test_dense_holds_every_rating_once(ratings):
     assert not layout.value[~layout.where].any()
 
 
-def test_dense_tells_a_rating_of_0_from_none():
+def test_dense_tells_a_rating_of_0_from_no_rating():
     layout = dense(Ratings([1], [0], [0.0], 2, 2))
     assert layout.where.tolist() == [[False, True], [False, False]]
 
@@ -94,7 +94,7 @@ def test_dense_refuses_a_pair_that_occurs_twice():
 
 
 @pytest.mark.parametrize("weights", [None, [1.0]])
-def test_dense_refuses_what_does_not_fit_before_it_takes_any(weights):
+def test_dense_refuses_what_does_not_fit_before_it_allocates(weights):
     ratings = Ratings([0], [0], [1.0], 2_000_000, 3_000_000, weights=weights)
     gib = 2e6 * 3e6 * (5 if weights is None else 9) / 2**30
     with pytest.raises(
@@ -103,7 +103,7 @@ def test_dense_refuses_what_does_not_fit_before_it_takes_any(weights):
         dense(ratings)
 
 
-def test_dense_goes_by_the_memory_that_is_free(monkeypatch):
+def test_dense_is_limited_by_the_free_memory(monkeypatch):
     ratings = draw(0, weighted=False)
     needed = 2 * N_USERS * N_ITEMS * 5
     free = lambda number: monkeypatch.setattr(layouts, "free_memory", lambda: number)
@@ -115,12 +115,12 @@ def test_dense_goes_by_the_memory_that_is_free(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "MemTotal:  1 kB\n"])
-def test_where_the_kernel_does_not_say_it_is_the_machines_memory(monkeypatch, text):
+def test_without_the_kernels_figure_the_limit_is_the_total_memory(monkeypatch, text):
     monkeypatch.setattr(layouts.Path, "read_text", lambda self: text)
     assert layouts.free_memory() >= 2**30
 
 
-def test_free_memory_is_what_the_kernel_says():
+def test_free_memory_is_read_from_the_kernel():
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 2**26 < layouts.free_memory() <= total
 
@@ -192,7 +192,7 @@ def test_memory_refuses_what_rows_refuses(options, message):
 def test_a_layout_has_its_own_copy(layout):
     ratings = draw(1, n=64 * 16 // 32)
     own = np.array(ratings.value)
-    object.__setattr__(ratings, "value", own)  # whose columns nobody can change otherwise
+    object.__setattr__(ratings, "value", own)  # their columns are immutable otherwise
     built = layout(ratings)
     before = np.array(built.value)
     own[:] = 99
@@ -236,7 +236,7 @@ def test_linked_orders(ratings, pad_to_multiple):
     assert sorted(by_item.tolist()) == list(range(len(item))), "a permutation"
     assert (np.diff(item[by_item]) >= 0).all(), "sorted by item, padding included"
     np.testing.assert_array_equal(links.user_by_item, user[by_item])
-    # group g stands at start[g] : start[g + 1], counted slowly
+    # group g is at start[g] : start[g + 1]; computed slowly
     for start, ids, size in (
         (links.user_start, user, ratings.n_users),
         (links.item_start, item[by_item], ratings.n_items),
@@ -297,7 +297,7 @@ def test_map_gives_one_result_per_row_in_row_order(ratings, side, pad_to_multipl
     own, size = (ratings.user, ratings.n_users) if side == "user" else (ratings.item, ratings.n_items)
     sums = lambda b, more: {"row": b.row + more, "sum": b.value.sum(1), "count": b.where.sum(1)[:, None]}
     every = jax.jit(lambda layout, more: layout.map(lambda buckets, more: [sums(b, more) for b in buckets], more))
-    got = host(every(layout, jnp.int32(0)))  # eagerly it is thirty programs a case
+    got = host(every(layout, jnp.int32(0)))  # without jit each case compiles thirty programs
     assert got["row"].tolist() == list(range(size)), "rows without ratings too"
     np.testing.assert_array_equal(got["sum"], [ratings.value[own == row].sum() for row in range(size)])
     np.testing.assert_array_equal(got["count"], [[(own == row).sum()] for row in range(size)])
@@ -317,7 +317,7 @@ def test_every_device_holds_its_part_of_every_bucket(ratings):
 
 
 @pytest.mark.parametrize("devices", [[], [0, 0]])
-def test_no_device_or_one_twice(devices):
+def test_no_devices_and_repeated_devices(devices):
     with pytest.raises(ValueError, match="devices: expected distinct devices, at least one"):
         rows(staircase(), "user", devices=[jax.devices()[number] for number in devices])
 
@@ -331,11 +331,11 @@ def staircase():
 @pytest.mark.parametrize(
     ("options", "lengths"),
     [
-        # shortest, then ceil(length * growth) again and again; the last is as long as the longest row
+        # the shortest length, then ceil(length * growth) repeatedly; the last is the longest row's
         ({"min_length": 2, "bucket_growth": 1.5}, [2, 3, 5, 8, 12, 18, 27, 41, 60]),
         ({"min_length": 10, "bucket_growth": 2}, [10, 20, 40, 60]),
         ({"min_length": 100}, [60]),
-        ({}, [60]),  # a bucket more costs more than all padding
+        ({}, [60]),  # one more bucket costs more than all padding
         ({"min_length": 45, "bucket_growth": 1.001}, list(range(45, 61))),
     ],
     ids=str,
@@ -357,7 +357,7 @@ def test_padding_rows_have_no_ratings():
 
 
 @pytest.mark.parametrize("side", ["users", "", None, 0])
-def test_a_side_that_is_neither(side):
+def test_a_side_that_is_neither_user_nor_item(side):
     with pytest.raises(ValueError, match=r"^side: expected one of 'user', 'item', got"):
         rows(draw(0), side)
 
@@ -370,7 +370,7 @@ def test_growth_that_does_not_grow(growth):
 
 @pytest.mark.parametrize("min_length", [0, -3])
 def test_a_shortest_length_from_which_nothing_grows(min_length):
-    nothing = Ratings([], [], [], 3, 2)  # with ratings, a library that does not refuse would never come back
+    nothing = Ratings([], [], [], 3, 2)  # with ratings, a library that does not refuse this would loop forever
     with pytest.raises(ValueError, match=rf"^min_length: expected .*, got {min_length}"):
         rows(nothing, "user", min_length=min_length)
 

@@ -92,7 +92,7 @@ def test_subtracted_means_leave_means_of_zero(fit, again, left, weighted):
     np.testing.assert_allclose(means, np.zeros(len(means)), atol=2e-6)
 
 
-def test_an_item_without_ratings_gets_the_mean_of_ratings_not_of_means():
+def test_an_item_without_ratings_gets_the_mean_of_all_ratings():
     ratings = Ratings([0, 1, 2, 3], [0, 0, 0, 1], [1, 1, 1, 5], 4, 3)
     assert means_by_item(ratings).item[2] == (1 + 1 + 1 + 5) / 4
 
@@ -184,7 +184,7 @@ def test_predictions_come_in_the_ratings_units(fit, mu):
     assert {leaf.dtype for leaf in jax.tree.leaves(with_means)} == {jnp.dtype("float32")}
 
 
-def test_where_the_means_go():
+def test_means_become_the_offset_of_the_factors():
     zero = Factors(w=jnp.zeros((4, 1)), b=jnp.zeros(4), x=jnp.zeros((4, 1)))
     assert add_means(zero, means_global(FILMS)).mu.shape == ()
     both = means_by_item_then_user(FILMS)
@@ -210,12 +210,12 @@ def test_one_mean_per_row(name, table):
             call()
 
 
-def test_what_is_fitted_on_train_knows_nothing_of_test():
+def test_means_are_fitted_on_train_only():
     train = draw(5).take(slice(0, 50))
     assert normalize.means_by_item(train).item.shape == (7,), "over all items, rated or not"
 
 
-# What comes from outside
+# Arguments of other types, and invalid ones
 
 
 TABLES = Means(3.0, item=np.float32([2, 4, 9, 0.5]), user=np.float32([0, 1, 0, 7]))
@@ -232,7 +232,7 @@ def test_means_at_any_kind_of_ids_are_numpy(kind):
 @pytest.mark.parametrize("means", [Means(3.0), TABLES, Means(3.0, item=TABLES.item), Means(3.0, user=TABLES.user)])
 @pytest.mark.parametrize("wrong", [-1, 4, 2**40 + 1, -(2**40), 2**32])
 @pytest.mark.parametrize("side", ["user", "item"])
-def test_means_at_ids_that_are_not_there(means, wrong, side):
+def test_means_at_ids_out_of_range(means, wrong, side):
     ids = {"user": [0, 1], "item": [0, 1], side: np.array([0, wrong])}
     if wrong == 4 and getattr(means, side) is None:
         assert means.at(**ids).shape == (2,), "nothing is read there"
@@ -241,7 +241,7 @@ def test_means_at_ids_that_are_not_there(means, wrong, side):
         means.at(**ids)
 
 
-def test_means_at_pairs_that_are_none():
+def test_means_at_invalid_pairs():
     for user, item in (([0, 1], [0]), ([[0]], [0]), (0, [0, 1])):
         with pytest.raises(ValueError, match="expected arrays of one shape, got user:"):
             TABLES.at(user, item)
@@ -270,7 +270,7 @@ def test_means_that_are_not_finite(wrong):
 
 @FITS
 def test_ratings_at_the_end_of_float32(fit):
-    """What float32 does not hold, -3e38 - 1e38, is refused, and never infinite."""
+    """A result that does not fit in float32, -3e38 - 1e38, is an error rather than infinite."""
     big = Ratings([0, 1, 0], [0, 1, 1], [3e38, -3e38, 3e38], 2, 2)
     if fit is means_by_item:
         assert np.isfinite(subtract(big, fit(big)).value).all()

@@ -1,6 +1,5 @@
-"""Every reader on a few hand-written rows of its form, hard cases first; and on the real files where they are."""
+"""Every reader on a few hand-written rows of its form, hard cases first, and on the real files if they are there."""
 
-import dataclasses
 import io
 import os
 from pathlib import Path
@@ -44,7 +43,7 @@ def arrays_1m():
 
 @pytest.mark.parametrize("form", ["official", "arrays"])
 def test_ml_1m(form):
-    # a title that has the separator in it is nothing that the real file holds
+    # the real file has no title with the separator in it
     files = official_1m() if form == "official" else arrays_1m()
     files["movies.dat"] = files["movies.dat"].replace(b"Ten ::", b"Ten")
     dataset = readers.ml_1m(files) if form == "official" else readers.ml_1m_without_times(files)
@@ -151,23 +150,24 @@ def test_ncf_is_found_inside_ml_1m_too(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for name, content in ncf().items():
         (folder / name).write_bytes(content)
-    (form,) = datasets.RECORDS["ml-1m-ncf"]
-    digests = {name: datasets._sha256(content) for name, content in ncf().items()}
-    monkeypatch.setitem(datasets.RECORDS, "ml-1m-ncf", (dataclasses.replace(form, files=digests),))
+    (form,) = datasets.FORMS["ml-1m-ncf"]
+    rows = [f"{form.folder}/{name} {datasets._sha256(content)}\n" for name, content in ncf().items()]
+    (tmp_path / "registry.txt").write_text("".join(rows))
+    monkeypatch.setattr(datasets, "REGISTRY", tmp_path / "registry.txt")
     monkeypatch.setenv("JAXREC_DATA", str(tmp_path))
     assert data.load("ml-1m-ncf").source == str(folder)
 
 
 @pytest.mark.parametrize("name", ["ml-1m-ncf", "jester5k", "gowalla"])
-def test_what_nobody_publishes_as_a_zip_says_what_to_get_and_where(tmp_path, monkeypatch, name):
+def test_without_a_published_zip_the_error_says_what_to_get_and_where(tmp_path, monkeypatch, name):
     monkeypatch.setenv("JAXREC_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    (form,) = datasets.RECORDS[name]
+    (form,) = datasets.FORMS[name]
     with pytest.raises(data.DatasetNotFound) as error:
         data.load(name)
     message = str(error.value)
     assert form.origin in message
-    assert ", ".join(form.files) in message
+    assert ", ".join(form.names) in message
     assert f"load({name!r}, path=THE_FOLDER)" in message
     with pytest.raises(FileNotFoundError, match="does not exist"):
         data.load(name, path=tmp_path / "nothing")

@@ -1,4 +1,4 @@
-"""Splits: train + test = input, in the order of the input; the same seed, the same split."""
+"""Splits: train and test together are the input, in its order; the same seed gives the same split."""
 
 import datetime
 from collections import Counter
@@ -11,7 +11,7 @@ from jaxrec.data import splits
 
 
 def draw(seed, n=40):
-    """Ratings with repeated pairs and values, so that only counting rows tells what was lost."""
+    """Ratings with repeated pairs and values, so that a lost row is found only by counting."""
     rng = np.random.default_rng(seed)
     return Ratings(
         user=rng.integers(6, size=n),
@@ -26,7 +26,7 @@ def draw(seed, n=40):
 
 
 def timed(seed, n=40):
-    """Ratings with many equal times, in no order; the weight numbers the rows."""
+    """Ratings with many equal times in random order; the weights number the rows."""
     rng = np.random.default_rng(seed)
     columns = rng.integers(6, size=n), rng.integers(5, size=n), np.ones(n)
     return Ratings(*columns, 8, 5, time=rng.integers(9, size=n), weights=np.arange(n))
@@ -38,7 +38,7 @@ def as_rows(ratings):
 
 
 def assert_parts(ratings, *parts):
-    """Together the input, over the same users and items, each in the order of the input."""
+    """Checks that the parts together are the input, with the same users and items, each in the order of the input."""
     assert sum((Counter(as_rows(part)) for part in parts), Counter()) == Counter(as_rows(ratings))
     row = {content: number for number, content in enumerate(as_rows(ratings))}
     assert len(row) == len(ratings), "the test needs rows that differ"
@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_split():
     assert splits.random(ratings, test_fraction=0.3, rng=8)[1].time.tolist() != one
 
 
-def test_a_generator_moves_on():
+def test_a_generator_gives_another_split_each_time():
     rng = np.random.default_rng(0)
     one, other = (splits.random(draw(0), test_fraction=0.3, rng=rng)[1].time.tolist() for _ in range(2))
     assert one != other
@@ -92,7 +92,7 @@ def test_every_rating_has_an_equal_chance():
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 1.5, float("nan")])
-def test_a_share_outside_0_and_1(share):
+def test_a_fraction_outside_0_and_1(share):
     with pytest.raises(ValueError, match=r"^test_fraction: expected a fraction in \(0, 1\)"):
         splits.random(draw(0), test_fraction=share, rng=0)
 
@@ -205,11 +205,11 @@ def test_all_of_test_is_later_than_all_of_train(seed, share):
     train, test = splits.by_time(ratings, test_fraction=share)
     assert_parts(ratings, train, test)
     assert train.time.max() < test.time.min()
-    sizes = [int((ratings.time >= at).sum()) for at in np.unique(ratings.time)[1:]]  # every cut there is
+    sizes = [int((ratings.time >= at).sum()) for at in np.unique(ratings.time)[1:]]  # all possible cuts
     assert abs(len(test) - round(share * 40)) == min(abs(size - round(share * 40)) for size in sizes)
 
 
-def test_distinct_times_meet_the_share_exactly():
+def test_with_distinct_times_the_fraction_is_exact():
     order = np.random.default_rng(0).permutation(20)
     ratings = Ratings(np.zeros(20, int), np.arange(20), np.ones(20), 1, 20, time=order)
     assert sorted(splits.by_time(ratings, test_fraction=0.25)[1].time.tolist()) == [15, 16, 17, 18, 19]
@@ -224,12 +224,12 @@ def test_distinct_times_meet_the_share_exactly():
         ([1, 3, 3, 3, 3, 3], [3] * 5),
     ],
 )
-def test_equal_times_go_where_the_share_is_nearer(times, expected):
+def test_equal_times_stay_together_on_the_side_that_is_nearer_to_the_fraction(times, expected):
     ratings = Ratings(np.zeros(6, int), np.arange(6), np.ones(6), 1, 6, time=times)
     assert splits.by_time(ratings, test_fraction=0.5)[1].time.tolist() == expected
 
 
-def test_from_a_moment_on():
+def test_from_a_start_time_on():
     ratings = Ratings([0] * 4, range(4), [1] * 4, 1, 4, time=[40, 10, 30, 20])
     train, test = splits.by_time(ratings, start_time=30)
     assert (train.time.tolist(), test.time.tolist()) == ([10, 20], [40, 30])
@@ -239,13 +239,13 @@ def test_from_a_moment_on():
             splits.by_time(ratings, start_time=at)
 
 
-def test_one_moment_only():
+def test_equal_times_only():
     with pytest.raises(ValueError, match=r"leaves the test part empty"):
         splits.by_time(Ratings([0] * 4, range(4), [1] * 4, 1, 4, time=[5] * 4), test_fraction=0.5)
 
 
 @pytest.mark.parametrize("options", [{}, {"test_fraction": 0.5, "start_time": 3}], ids=["neither", "both"])
-def test_a_share_or_a_moment(options):
+def test_either_a_fraction_or_a_start_time(options):
     with pytest.raises(ValueError, match=r"^by_time: expected either test_fraction or start_time"):
         splits.by_time(timed(0), **options)
 
@@ -308,7 +308,7 @@ def test_every_rating_of_a_test_user_has_an_equal_chance_to_be_given():
 @pytest.mark.parametrize(
     "options", [{"test_fraction": 0.0, "given_fraction": 0.5}, {"test_fraction": 0.5, "given_fraction": 1.0}], ids=str
 )
-def test_shares_outside_0_and_1(options):
+def test_fractions_outside_0_and_1(options):
     with pytest.raises(ValueError, match=r"^(test|given)_fraction: expected a fraction in \(0, 1\), got"):
         splits.by_user(draw(0), **options, rng=0)
 
@@ -354,7 +354,7 @@ def test_a_published_split_of_other_ratings(mask):
 
 
 def moments(*fractions, unit="ms"):
-    """One user's ratings within a second, the item numbers the row."""
+    """One user's ratings within a second; the items number the rows."""
     times = np.array(fractions).astype(f"M8[{unit}]")
     n = len(fractions)
     return Ratings([0] * n, range(n), [1] * n, 1, n, time=times)
@@ -390,15 +390,15 @@ def test_from_a_datetime_on(at):
     assert (train.item.tolist(), test.item.tolist()) == ([0], [1, 2])
 
 
-def test_a_moment_of_nanoseconds_is_compared_exactly():
-    times = 2**60 + np.arange(3)  # float64 has one number for all of them
+def test_a_start_time_in_nanoseconds_is_compared_exactly():
+    times = 2**60 + np.arange(3)  # equal in float64
     _, test = splits.by_time(
         Ratings([0] * 3, range(3), [1] * 3, 1, 3, time=times, time_unit="ns"), start_time=2**60 + 1
     )
     assert test.item.tolist() == [1, 2]
 
 
-def test_a_moment_of_another_form():
+def test_a_start_time_of_another_form():
     with pytest.raises(ValueError, match=r"^start_time: expected numbers, .*, got '12/31/2019'"):
         splits.by_time(timed(0), start_time="12/31/2019")
 

@@ -1,4 +1,4 @@
-"""Synthetic ratings: what is promised of the truth they are drawn from."""
+"""Synthetic ratings have the stated properties of the truth that they are drawn from."""
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def test_the_truth_predicts_the_rating_without_noise_to_the_last_bit(rank):
     np.testing.assert_array_equal(data.ratings.value, exact, err_msg="no sum rounds")
 
 
-def test_chunks_do_not_show(monkeypatch):
+def test_the_chunk_size_changes_nothing(monkeypatch):
     whole = low_rank(30, 20, 250, rng=5)
     monkeypatch.setattr(synthetic, "GATHER_FLOATS", 4 * 7)
     assert columns(low_rank(30, 20, 250, rng=5)) == columns(whole)
@@ -103,7 +103,7 @@ def test_rank_0_is_biases_alone():
     np.testing.assert_allclose(without, np.zeros_like(block), atol=1e-5)
 
 
-def test_the_spread_of_the_parts():
+def test_the_variance_of_the_parts():
     value = low_rank(2000, 2000, 40_000, noise=0.0, rng=0).ratings.value
     assert abs(value.mean() - 3.5) < 0.1
     assert abs(value.var() - 3 * 0.5**2) < 0.1  # b, c and w . x, each of standard deviation 1/2
@@ -117,8 +117,8 @@ def test_some_are_far_more_active():
 
 
 @pytest.mark.parametrize(("activity", "popularity"), [(0.0, 1.5), (0.5, 0.0), (0.7, 0.7)])
-def test_counts_fall_as_powers_of_the_place(activity, popularity):
-    """So few of all pairs that hardly any is drawn twice: the counts are those of independent draws."""
+def test_counts_fall_as_powers_of_the_rank(activity, popularity):
+    """So few of all pairs that hardly any is drawn twice: the counts are nearly those of independent draws."""
     ratings = low_rank(4000, 5000, 20_000, rank=0, activity=activity, popularity=popularity, rng=0).ratings
     for ids, size, exponent in ((ratings.user, 4000, activity), (ratings.item, 5000, popularity)):
         count = np.sort(np.bincount(ids, minlength=size))[::-1]
@@ -127,11 +127,11 @@ def test_counts_fall_as_powers_of_the_place(activity, popularity):
             continue
         chance = (np.arange(size) + 10.0) ** -exponent
         expected = 20_000 * chance / chance.sum()
-        for part in (slice(0, 50), slice(50, 500), slice(500, size)):  # sorting lifts the head a little
+        for part in (slice(0, 50), slice(50, 500), slice(500, size)):  # sorting raises the largest counts a little
             assert count[part].sum() == pytest.approx(expected[part].sum(), rel=0.2)
 
 
-def test_places_are_shuffled():
+def test_ranks_are_shuffled():
     count = np.bincount(low_rank(500, 400, 20_000, rng=0).ratings.user, minlength=500)
     assert np.sort(count)[-5:].mean() > 3 * count[:5].mean()
 
@@ -162,7 +162,7 @@ def test_negative_numbers(name):
         ({"activity": 1e6}, "expected exponents such as 1"),
     ],
 )
-def test_sizes_that_are_none(change, message):
+def test_invalid_sizes(change, message):
     with pytest.raises(ValueError, match=message):
         low_rank(**{"n_users": 30, "n_items": 20, "n_ratings": 100, "rng": 0, **change})
 
