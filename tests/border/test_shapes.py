@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import jaxrec
-from jaxrec import losses, models
+from jaxrec import losses, models, retrieval
 from jaxrec.data import normalize
 from jaxrec.losses import closed_form, content, penalty, softmax
+from jaxrec.retrieval import candidates, quantized
 from tests.border.calls import FACTORS, GRID, LAYOUTS, N_ITEMS, N_USERS, RATINGS, TRAIN, WHERE, B, D, W, X, Y
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
@@ -203,3 +204,19 @@ def test_means_of_other_tables():
     more = jaxrec.Ratings([0], [0], [1.0], N_USERS + 1, N_ITEMS)
     with pytest.raises(ValueError, match="means.user: expected one per user"):
         normalize.subtract(more, means)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda items: retrieval.top_k(W, items, 1), "at least one item"),
+        (lambda items: jax.jit(lambda items: retrieval.top_k(W, items, 1))(items), "at least one item"),
+        (lambda items: retrieval.related_ids(items, [0], 1), "at least two items"),
+        (quantized.quantize, "at least one item"),
+        (lambda items: candidates.nearest(items, 1, progress=False), "at least one item"),
+    ],
+    ids=["top_k", "top_k under jit", "related_ids", "quantize", "nearest"],
+)
+def test_an_empty_catalogue_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(jnp.zeros((0, D)))
