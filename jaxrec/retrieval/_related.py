@@ -45,7 +45,8 @@ def related_ids(
         k: the number of neighbors, at most n_items - 1.
 
     Raises:
-        ValueError: fewer than two items; k or an item out of range; `item` or `x` of another rank; features that are not finite.
+        ValueError: fewer than two items; k or an item out of range; `item` or `x` of another rank; features that
+            are not finite.
 
     >>> x = jnp.array([[0.9, 0.0], [1.0, 0.01], [0.99, 0.0], [0.1, 1.0], [0.0, 0.9]])  # the notes' films
     >>> related_ids(x, jnp.array([2, 3]), 1)[1].tolist()  # nearest to "Cute puppies of love", to "Nonstop car chases"

@@ -92,8 +92,8 @@ def nearest(
         progress: show a bar.
 
     Raises:
-        ValueError: items that are not a table, or none; k, batch_size or block below 1; vectors that are not finite; `allowed`
-            of another size.
+        ValueError: items that are not a table, or none; k, batch_size or block below 1; vectors that are not finite;
+            `allowed` of another size.
     """
     (items,) = check.as_floats(items=items)
     if items.ndim != 2 or min(k, batch_size, 1 if block is None else block) < 1:

@@ -83,9 +83,9 @@ def top_k(
             of 64. None: 16,384; on a GPU as many as 1 GiB of products holds.
 
     Raises:
-        ValueError: no items; k or block out of range; queries and items of different dimensions; `exclude` or `allowed` of
-            another size; ids to exclude that are not items (not checked under jit, where they are ignored); a `score`
-            with an index, which has its own.
+        ValueError: no items; k or block out of range; queries and items of different dimensions; `exclude` or `allowed`
+            of another size; ids to exclude that are not items (not checked under jit, where they are ignored); a
+            `score` with an index, which has its own.
     """
     queries = check.as_array("queries", queries)
     if queries.ndim == 1:
