@@ -91,6 +91,13 @@ def central_differences(function, at, step=1e-5):
     return out
 
 
+def assert_same_top_k(found, expected):
+    """Checks (scores, int32 ids) of a search, exactly."""
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+    assert found[1].dtype == np.int32
+
+
 def _at(per_row, row):
     return per_row[row] if np.ndim(per_row) else per_row
 
