@@ -62,9 +62,7 @@ def test_user_gradient_equals_a_calculation_by_hand(x64):
 
 def test_item_gradient_equals_a_calculation_by_hand(x64):
     w, b = jnp.array([[5.0, 0.0], [5.0, 0.0], [0.0, 5.0], [0.0, 4.0]]), jnp.array([0.5, 0.0, 0.5, 0.0])
-    y = jnp.array(
-        [0.0, 0.0, 5.0, jnp.nan]
-    )  # Swords vs. karate, x = (0, 0.9), c = 0.2; its residuals are 0.7, 0.2 and 0.2
+    y = jnp.array([0.0, 0.0, 5.0, jnp.nan])  # Swords vs. karate, x = (0, 0.9), c = 0.2: residuals 0.7, 0.2 and 0.2
     by_x, by_c = closed_form.item_gradient(
         jnp.array([0.0, 0.9]), w, b, y, ~jnp.isnan(y), l2=0.1, c=jnp.array(0.2), l2_bias=3.0
     )
@@ -100,9 +98,10 @@ def test_item_gradient_equals_autodiff_and_finite_differences(x64, name, options
     arguments = p.x[item], p.w, p.b, p.y[item], p.where[item]
     device, keywords = list(map(jnp.asarray, arguments)), {"l2": 0.3} | on_device(ONE_ITEM[options])
     got = tuple(closed_form.item_gradient(*device, loss=entry.loss, **keywords))
-    oracle = lambda x, **changes: reference.item_cost(
-        x, *arguments[1:], l2=0.3, loss=entry.oracle, **(ONE_ITEM[options] | changes)
-    )
+
+    def oracle(x, **changes):
+        return reference.item_cost(x, *arguments[1:], l2=0.3, loss=entry.oracle, **(ONE_ITEM[options] | changes))
+
     by_x = reference.central_differences(oracle, p.x[item])
     if "c" in keywords:
         c = keywords.pop("c")
