@@ -1,6 +1,6 @@
 """The formulas as slow NumPy loops: no jax, no broadcasting, nothing shared with the library.
 
-i = item, j = user, as in the notes; Y, R and weights are [n_items, n_users]. What is not rated is never read.
+i is an item and j a user; y, where and weights are [n_items, n_users]. Masked entries are never read.
 """
 
 import math
@@ -21,20 +21,20 @@ def absolute_error(prediction, target):
 
 
 def logistic(prediction, target):
-    """-y log g(z) - (1 - y) log(1 - g(z)): as the notes print it, so for moderate logits only."""
+    """-y log g(z) - (1 - y) log(1 - g(z)), as the lecture notes print it: accurate for moderate logits only."""
     g = 1 / (1 + math.exp(-prediction))
     return -target * math.log(g) - (1 - target) * math.log(1 - g)
 
 
 def total(loss, prediction, target, where=None, weights=None):
     """(sum, count) of a pointwise loss."""
-    sum_, count = 0.0, 0.0
+    loss_sum, count = 0.0, 0.0
     for k in np.ndindex(np.shape(prediction)):
         if where is None or where[k]:
             weight = 1.0 if weights is None else weights[k]
-            sum_ += weight * loss(prediction[k], target[k])
+            loss_sum += weight * loss(prediction[k], target[k])
             count += weight
-    return sum_, count
+    return loss_sum, count
 
 
 def half_squared_norm(row):
@@ -42,7 +42,7 @@ def half_squared_norm(row):
 
 
 def user_cost(w, b, x, y, where, *, l2, loss=half_squared_error, weights=None, offset=0.0, l2_bias=0.0):
-    """One user: w [d], b a number, x [n_items, d], y and where [n_items]; offset a number or one per item."""
+    """The cost of one user: w [d], b a number, x [n_items, d], y and where [n_items], offset a number or [n_items]."""
     out = l2 * half_squared_norm(w) + l2_bias * b**2 / 2
     for i in range(len(x)):
         if where[i]:
@@ -52,7 +52,7 @@ def user_cost(w, b, x, y, where, *, l2, loss=half_squared_error, weights=None, o
 
 
 def item_cost(x, w, b, y, where, *, l2, loss=half_squared_error, weights=None, c=None, offset=0.0, l2_bias=0.0):
-    """One item: x [d], w [n_users, d], b, y and where [n_users]; c a number or None."""
+    """The cost of one item: x [d], w [n_users, d], b, y and where [n_users], c a number or None."""
     out = l2 * half_squared_norm(x) + (0.0 if c is None else l2_bias * c**2 / 2)
     for j in range(len(w)):
         if where[j]:
@@ -62,7 +62,7 @@ def item_cost(x, w, b, y, where, *, l2, loss=half_squared_error, weights=None, c
 
 
 def cost(w, b, x, c, mu, y, where, *, l2, loss=half_squared_error, weights=None, l2_bias=0.0):
-    """J: W [n_users, d], b [n_users], X [n_items, d], c [n_items] or None, mu a number, [n_items] or None."""
+    """The joint cost J: w [n_users, d], b [n_users], x [n_items, d], c [n_items] or None, mu also a number."""
     (l2_users, l2_items), (bias_users, bias_items) = _pair(l2), _pair(l2_bias)
     out = 0.0
     for j in range(len(w)):
@@ -80,7 +80,7 @@ def cost(w, b, x, c, mu, y, where, *, l2, loss=half_squared_error, weights=None,
 
 
 def central_differences(function, at, step=1e-5):
-    """The gradient of a number in an array (or a number), one entry at a time: (f(a + h) - f(a - h)) / 2h."""
+    """The gradient of a scalar function at an array or number: (f(a + h) - f(a - h)) / 2h for each entry."""
     at = np.array(at, np.float64)
     out = np.zeros(at.shape)
     for k in np.ndindex(at.shape):
@@ -89,6 +89,13 @@ def central_differences(function, at, step=1e-5):
         down[k] -= step
         out[k] = (function(up) - function(down)) / (2 * step)
     return out
+
+
+def assert_same_top_k(found, expected):
+    """Checks (scores, int32 ids) of a search, exactly."""
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+    assert found[1].dtype == np.int32
 
 
 def _at(per_row, row):

@@ -1,4 +1,4 @@
-"""What a GPU's program computes is what a CPU's does: the same calls, in the forms of either, on a CPU."""
+"""The GPU's form of every operation gives the results of the CPU's form. Both run on a CPU."""
 
 import jax
 import jax.numpy as jnp
@@ -13,80 +13,87 @@ from jaxrec.solvers import batched_ridge
 
 RATINGS = data.synthetic.low_rank(60, 40, 900, rng=0).ratings
 SIDES = tuple(data.rows(RATINGS, side, bucket_growth=1.4) for side in ("user", "item"))
-FACTORS = models.init(60, 40, 20, key=jax.random.key(0), mu=3.5)  # so that some rows are solved in the dual
+FACTORS = models.init(60, 40, 20, key=jax.random.key(0), mu=3.5)  # rank 20, so that some rows are solved in the dual
 TABLES = models.as_vectors(FACTORS)
-PRODUCTS = models.init(60, 40, 20, key=jax.random.key(0), item_bias=False)
-CHAIN = jax.tree.map(lambda part: part[0], bayes.init_chains(60, 40, 4, key=jax.random.key(0), chains=1))
+WITHOUT_ITEM_BIAS = models.init(60, 40, 20, key=jax.random.key(0), item_bias=False)
+CHAIN = jax.tree.map(lambda leaf: leaf[0], bayes.init_chains(60, 40, 4, key=jax.random.key(0), chains=1))
 
 VECTORS = jnp.asarray(np.random.default_rng(0).normal(size=(5003, 8)).round(1), jnp.float32)  # with ties
 SEEN = jnp.array([[0, 4999], [1, 2], [3, 3]]), jnp.array([[True, True], [True, False], [True, True]])
-MEASURES = {"ndcg": metrics.ndcg, "mine": lambda ids, relevant, where, filled: jnp.sum(jnp.where(filled, ids, 0))}
+SUM_OF_IDS = lambda ids, relevant, where, filled: jnp.sum(jnp.where(filled, ids, 0))
+METRICS = {"ndcg": metrics.ndcg, "sum of ids": SUM_OF_IDS}
 
 CALLS = {
     "sweep": lambda: solvers.sweep(FACTORS, *SIDES, l2=0.7, l2_bias=0.3),
-    "sweep, 3 steps": lambda: solvers.sweep(FACTORS, *SIDES, l2=0.7, l2_bias=0.3, cg_steps=3),
-    "implicit_sweep": lambda: solvers.implicit_sweep(PRODUCTS, *SIDES, l2=0.7, unobserved_weight=0.1),
-    "implicit_cost": lambda: solvers.implicit_cost(PRODUCTS, SIDES[0], l2=0.7, unobserved_weight=0.1),
+    "sweep, 3 steps of conjugate gradients": lambda: solvers.sweep(FACTORS, *SIDES, l2=0.7, l2_bias=0.3, cg_steps=3),
+    "implicit_sweep": lambda: solvers.implicit_sweep(WITHOUT_ITEM_BIAS, *SIDES, l2=0.7, unobserved_weight=0.1),
+    "implicit_cost": lambda: solvers.implicit_cost(WITHOUT_ITEM_BIAS, SIDES[0], l2=0.7, unobserved_weight=0.1),
     "fold_in": lambda: solvers.fold_in(FACTORS, SIDES[0], l2=0.7, l2_bias=0.3),
     "leave_one_out": lambda: solvers.leave_one_out(FACTORS, SIDES[0], l2=0.7),
-    "a sweep's derivative": lambda: jax.grad(lambda l2: solvers.sweep(FACTORS, *SIDES, l2=l2, l2_bias=0.3)[1])(0.7),
+    "derivative of a sweep": lambda: jax.grad(lambda l2: solvers.sweep(FACTORS, *SIDES, l2=l2, l2_bias=0.3)[1])(0.7),
     "dense_sweep": lambda: solvers.dense_sweep(FACTORS, data.dense(RATINGS), l2=0.7, l2_bias=0.3),
     "bayes.gibbs_sweep": lambda: bayes.gibbs_sweep(CHAIN, data.dense(RATINGS), key=jax.random.key(1), mu=3.5),
-    "bayes.gibbs_sweep of Rows": lambda: bayes.gibbs_sweep(CHAIN, SIDES, key=jax.random.key(1), mu=3.5),
+    "bayes.gibbs_sweep, rows": lambda: bayes.gibbs_sweep(CHAIN, SIDES, key=jax.random.key(1), mu=3.5),
     "top_k": lambda: top_k(VECTORS[:70], VECTORS, 3),
-    "top_k of allowed, and exclusions": lambda: top_k(VECTORS[:3], VECTORS, 3, exclude=SEEN, allowed=VECTORS[:, 0] > 0),
-    "top_k of most": lambda: top_k(VECTORS[:3], VECTORS, 200),
-    "top_k by eight bits": lambda: quantized.quantize(VECTORS).top_k(VECTORS[:3], 3),
+    "top_k, allowed and exclude": lambda: top_k(VECTORS[:3], VECTORS, 3, exclude=SEEN, allowed=VECTORS[:, 0] > 0),
+    "top_k, k = 200": lambda: top_k(VECTORS[:3], VECTORS, 200),
+    "top_k, quantized": lambda: quantized.quantize(VECTORS).top_k(VECTORS[:3], 3),
     "related": lambda: related_ids(VECTORS, [5, 4], 3),
-    "evaluate": lambda: evaluation.evaluate(TABLES, None, RATINGS, k=(2, 30), metrics=MEASURES),
+    "evaluate": lambda: evaluation.evaluate(TABLES, None, RATINGS, k=(2, 30), metrics=METRICS),
     "gradient": lambda: losses.closed_form.gradient(FACTORS, data.linked(RATINGS), l2=0.7),
     "value_and_gradient": lambda: losses.closed_form.value_and_gradient(FACTORS, data.linked(RATINGS), l2=0.7),
-    "of a minibatch": lambda: losses.closed_form.value_and_gradient(FACTORS, data.observed(RATINGS), l2=0.7),
-    "of Dense": lambda: losses.closed_form.value_and_gradient(FACTORS, data.dense(RATINGS), l2=0.7),
+    "value_and_gradient, observed": lambda: losses.closed_form.value_and_gradient(
+        FACTORS, data.observed(RATINGS), l2=0.7
+    ),
+    "value_and_gradient, dense": lambda: losses.closed_form.value_and_gradient(FACTORS, data.dense(RATINGS), l2=0.7),
 }
 
 
-def check(name, right):
-    found = CALLS[name]()
-    assert jax.tree.structure(found) == jax.tree.structure(right)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(right), strict=True):
-        if jnp.issubdtype(jnp.asarray(theirs).dtype, jnp.integer):  # ids
-            np.testing.assert_array_equal(ours, theirs)
-        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5 * float(jnp.max(jnp.abs(theirs), initial=1)))
+def assert_result_is(name, expected):
+    """Checks the result of a call: ids exactly, floats up to a tolerance."""
+    got = CALLS[name]()
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for leaf, expected_leaf in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        if jnp.issubdtype(jnp.asarray(expected_leaf).dtype, jnp.integer):
+            np.testing.assert_array_equal(leaf, expected_leaf)
+        atol = 2e-5 * float(jnp.max(jnp.abs(expected_leaf), initial=1))
+        np.testing.assert_allclose(leaf, expected_leaf, rtol=2e-4, atol=atol)
 
 
-# compiled twice, for ten seconds and more
-SLOW = {"leave_one_out", "a sweep's derivative", "bayes.gibbs_sweep", "bayes.gibbs_sweep of Rows"}
-of_calls = lambda names: [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
+# Each compiles two programs, for ten seconds and more.
+SLOW = {"leave_one_out", "derivative of a sweep", "bayes.gibbs_sweep", "bayes.gibbs_sweep, rows"}
+cases = lambda names: [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
 
 
-@pytest.mark.parametrize("name", of_calls(CALLS))
-def test_a_gpus_form_says_the_same(lowered_for, monkeypatch, name):
-    right = CALLS[name]()
+@pytest.mark.parametrize("name", cases(CALLS))
+def test_the_gpus_form_gives_the_result_of_the_cpus(lowered_for, monkeypatch, name):
+    expected = CALLS[name]()
     monkeypatch.setattr(csr, "fast_scatters", lambda on: on == "gpu")
     lowered_for("cuda")
-    check(name, right)
+    assert_result_is(name, expected)
 
 
-@pytest.mark.parametrize("name", of_calls(["sweep", "sweep, 3 steps", "implicit_cost", "a sweep's derivative"]))
-def test_buckets_that_are_joined_say_the_same(lowered_for, monkeypatch, name):
-    right = CALLS[name]()
+@pytest.mark.parametrize(
+    "name", cases(["sweep", "sweep, 3 steps of conjugate gradients", "implicit_cost", "derivative of a sweep"])
+)
+def test_merged_buckets_give_the_result_of_separate_buckets(lowered_for, monkeypatch, name):
+    expected = CALLS[name]()
     monkeypatch.setattr(batched_ridge, "MERGE", 300)
     lowered_for("cuda")
     assert 1 < len(batched_ridge._merged_buckets(SIDES[0].buckets, "gpu")) < len(SIDES[0].buckets)
-    check(name, right)
+    assert_result_is(name, expected)
 
 
 @pytest.mark.parametrize("name", ["gradient", "value_and_gradient"])
-def test_a_gpu_with_slow_scatters_says_the_same(lowered_for, monkeypatch, name):
-    right = CALLS[name]()
+def test_a_gpu_with_slow_scatters_gives_the_result_of_a_cpu(lowered_for, monkeypatch, name):
+    expected = CALLS[name]()
     monkeypatch.setattr(csr, "fast_scatters", lambda on: False)
     lowered_for("cuda")
-    check(name, right)
+    assert_result_is(name, expected)
 
 
-def products(jaxpr):
-    """Every product of matrices in a program, those in its loops and branches too."""
+def matrix_products(jaxpr):
+    """Every matrix product of a program, also those in its loops and branches."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             yield equation
@@ -95,13 +102,14 @@ def products(jaxpr):
         ):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
-                yield from products(inner)
+                yield from matrix_products(inner)
 
 
-ALSO = {
+# Further calls that must multiply in full precision.
+MORE_CALLS = {
     "predict_all": lambda: models.predict_all(FACTORS),
-    "losses.cost of Dense": lambda: losses.cost(FACTORS, data.dense(RATINGS), l2=0.7),
-    "user_cost's derivative": lambda: jax.grad(losses.user_cost)(
+    "losses.cost, dense": lambda: losses.cost(FACTORS, data.dense(RATINGS), l2=0.7),
+    "derivative of user_cost": lambda: jax.grad(losses.user_cost)(
         FACTORS.w[0], FACTORS.b[0], FACTORS.x, jnp.ones(40), jnp.ones(40, bool), l2=0.7
     ),
     "in_batch_softmax": lambda: losses.softmax.in_batch(VECTORS[:9], VECTORS[:9], jnp.arange(9)),
@@ -109,25 +117,25 @@ ALSO = {
 }
 
 
-NOT_TRACED = {"top_k by eight bits", "related", "evaluate"}  # they look at their arguments on the host
+NOT_TRACED = {"top_k, quantized", "related", "evaluate"}  # they assert_result_is their arguments on the host
 
 
-@pytest.mark.parametrize("name", [name for name in CALLS | ALSO if name not in NOT_TRACED])
-def test_what_is_solved_ranked_or_compared_is_multiplied_in_every_digit(lowered_for, name):
-    """By default it is TF32 on a GPU, of three digits."""
+@pytest.mark.parametrize("name", [name for name in CALLS | MORE_CALLS if name not in NOT_TRACED])
+def test_every_matrix_product_has_the_highest_precision(lowered_for, name):
+    """The default on a GPU is TF32, which has three digits."""
     lowered_for("cuda")
-    found = list(products(jax.make_jaxpr((CALLS | ALSO)[name])().jaxpr))
+    products = list(matrix_products(jax.make_jaxpr((CALLS | MORE_CALLS)[name])().jaxpr))
     highest = (jax.lax.Precision.HIGHEST,) * 2
-    assert {equation.params["precision"] for equation in found} <= {highest}
+    assert {equation.params["precision"] for equation in products} <= {highest}
 
 
-def test_products_are_found():
+def test_matrix_products_in_loops_and_jitted_functions_are_found():
     program = jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 3, lambda _, x: jax.jit(jnp.matmul)(x, x), x))(jnp.eye(2))
-    assert len(list(products(program.jaxpr))) == 1
+    assert len(list(matrix_products(program.jaxpr))) == 1
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_a_gpus_gradient_sorts_nothing_and_is_no_sparse_librarys(monkeypatch, fast):
+def test_the_gradient_of_linked_ratings_on_a_gpu_has_no_sort_no_loop_and_no_call_of_cusparse(monkeypatch, fast):
     monkeypatch.setattr(csr, "fast_scatters", lambda on: fast)
     jax.clear_caches()
     run = jax.jit(lambda factors, ratings: losses.closed_form.value_and_gradient(factors, ratings, l2=0.7))

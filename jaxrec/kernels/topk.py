@@ -92,11 +92,11 @@ def two_pass(
 
     Args:
         queries: one per row.
-        items: the catalogue; it is read in place, never copied.
+        items: the catalogue, at least one item; it is read in place, never copied.
         exclude: (ids, where), items that each query must not get.
         allowed: False for items that no query gets.
         score: called with one block of items, then with the candidates of one query.
-        k: at most m.
+        k: between 1 and m.
         block: items scored at once; memory is n * block numbers, and n * m / (items per group) for the group maxima.
             None: see the module's table.
     """

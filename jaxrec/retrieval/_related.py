@@ -40,12 +40,13 @@ def related_ids(
     Ties go to the lowest id. The notes print the norm without its square; the distances here are squared.
 
     Args:
-        x: the items' features (or any vectors, such as the output of a tower).
+        x: the features of at least two items (or any vectors, such as the output of a tower).
         item: the item i, or several [n]; not checked if traced.
         k: the number of neighbors, at most n_items - 1.
 
     Raises:
-        ValueError: k or an item out of range; `item` or `x` of another rank; features that are not finite.
+        ValueError: fewer than two items; k or an item out of range; `item` or `x` of another rank; features that
+            are not finite.
 
     >>> x = jnp.array([[0.9, 0.0], [1.0, 0.01], [0.99, 0.0], [0.1, 1.0], [0.0, 0.9]])  # the notes' films
     >>> related_ids(x, jnp.array([2, 3]), 1)[1].tolist()  # nearest to "Cute puppies of love", to "Nonstop car chases"
@@ -54,6 +55,8 @@ def related_ids(
     (x,) = check.as_floats(x=x)
     if x.ndim != 2 or np.ndim(item) > 1:
         raise ValueError(f"expected x [n_items, d] and item [] or [n], got shapes {x.shape} and {np.shape(item)}.")
+    if len(x) < 2:
+        raise ValueError(f"x: expected at least two items, because an item is not its own neighbor, got {len(x)}.")
     if not 1 <= k < len(x):
         raise ValueError(f"k: expected between 1 and {len(x) - 1}, the other items of the catalogue, got {k}.")
     query_ids = jnp.atleast_1d(check.row_ids("item", item, size=len(x)))

@@ -83,7 +83,7 @@ def nearest(
     """The k nearest items of every item, excluding itself: [n_items, k], by blocks of rows and of the catalogue.
 
     Args:
-        items: the items' vectors.
+        items: the items' vectors, at least one.
         k: the length of the lists; they are padded if the catalogue has fewer other items.
         score: as in `retrieval.top_k`.
         allowed: [n_items], False for items that no list may contain.
@@ -92,14 +92,16 @@ def nearest(
         progress: show a bar.
 
     Raises:
-        ValueError: items that are not a table; k, batch_size or block below 1; vectors that are not finite; `allowed`
-            of another size.
+        ValueError: items that are not a table, or none; k, batch_size or block below 1; vectors that are not finite;
+            `allowed` of another size.
     """
     (items,) = check.as_floats(items=items)
     if items.ndim != 2 or min(k, batch_size, 1 if block is None else block) < 1:
         raise ValueError(
             f"expected items [n, d] and k, batch_size, block >= 1, got {items.shape}, {k}, {batch_size}, {block}."
         )
+    if len(items) == 0:
+        raise ValueError("items: expected a catalogue of at least one item, got none.")
     if not bool(jnp.isfinite(items).all()):
         raise ValueError("items: expected finite vectors, got NaN or infinity. Has training diverged?")
     n = len(items)

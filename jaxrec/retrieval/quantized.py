@@ -75,14 +75,16 @@ def quantize(items: Shaped[ArrayLike, "m d"]) -> Quantized:
     """Rounds a catalogue to eight bits, each item scaled by its largest component; 36 bytes more per item at d = 32.
 
     Args:
-        items: finite vectors; types other than float32 are converted to float32.
+        items: finite vectors, at least one; types other than float32 are converted to float32.
 
     Raises:
-        ValueError: not a table; values that are not finite (not checked under jit).
+        ValueError: not a table; no items; values that are not finite (not checked under jit).
     """
     items = check.as_array("items", items).astype(jnp.float32)
     if items.ndim != 2:
         raise ValueError(f"items: expected a table [m, d], got shape {items.shape}.")
+    if len(items) == 0:
+        raise ValueError("items: expected a catalogue of at least one item, got none.")
     if not check.traced(items) and not bool(jnp.isfinite(items).all()):
         raise ValueError("items: expected finite vectors, got NaN or infinity. Has training diverged?")
     return _build(items)

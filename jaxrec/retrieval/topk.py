@@ -71,7 +71,8 @@ def top_k(
 
     Args:
         queries: one query [d], or one per row [n, d].
-        items: the catalogue; or an index over one, such as that of `approximate.build_index`, which may miss items.
+        items: the catalogue, at least one item; or an index over one, such as that of `approximate.build_index`,
+            which may miss items.
         k: the length of the lists, at most the catalogue's size.
         exclude: (ids [n, e], where [n, e]), or [e] for one query: the items that each query must not get, such as those
             that the user has seen; `where` is False at padding.
@@ -82,9 +83,9 @@ def top_k(
             of 64. None: 16,384; on a GPU as many as 1 GiB of products holds.
 
     Raises:
-        ValueError: k or block out of range; queries and items of different dimensions; `exclude` or `allowed` of
-            another size; ids to exclude that are not items (not checked under jit, where they are ignored); a `score`
-            with an index, which has its own.
+        ValueError: no items; k or block out of range; queries and items of different dimensions; `exclude` or `allowed`
+            of another size; ids to exclude that are not items (not checked under jit, where they are ignored); a
+            `score` with an index, which has its own.
     """
     queries = check.as_array("queries", queries)
     if queries.ndim == 1:
@@ -123,6 +124,8 @@ def _check(
         raise ValueError(
             f"expected queries [n, d] and items [m, d] of one dimension d, got {queries.shape} and {items.shape}."
         )
+    if len(items) == 0:
+        raise ValueError("items: expected a catalogue of at least one item, got none.")
     if not 1 <= k <= len(items):
         raise ValueError(f"k: expected between 1 and the catalogue's {len(items)} items, got {k}.")
     if block is not None and block < 1:

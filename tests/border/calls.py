@@ -1,6 +1,6 @@
 """One valid eager call of every public function that computes on the device, outside solvers and training.
 
-Laws run over the table. `solvers`, `training` and the Flax models have tables of their own beside their tests.
+The tests of this folder use them. `solvers`, `training` and the Flax models have such tables in their own tests.
 """
 
 from functools import partial
@@ -37,17 +37,18 @@ W, X = FACTORS.w, FACTORS.x
 Y, WHERE = jnp.arange(9.0), jnp.arange(9) % 3 > 0
 B = jnp.zeros(N_USERS)
 LABELS = (Y > 4).astype(jnp.float32)
-IDS, LISTED = jnp.array([[0, 4, 2], [5, 8, 1]]), jnp.array([[4, 2], [3, 3]])
-WIDE = jax.random.normal(jax.random.key(1), (6000, 4))
-INDEX = quantized.quantize(WIDE)
+IDS, RELEVANT = jnp.array([[0, 4, 2], [5, 8, 1]]), jnp.array([[4, 2], [3, 3]])
+LARGE_CATALOGUE = jax.random.normal(jax.random.key(1), (6000, 4))
+INDEX = quantized.quantize(LARGE_CATALOGUE)
 TABLE = candidates.Table(jnp.zeros((4, 2), jnp.int32), jnp.ones((4, 2), bool))
 EXCLUDE = jnp.array([[1, 2]] * N_USERS), jnp.ones((N_USERS, 2), bool)
 L2 = {"l2": 0.1}
-GRID = jnp.ones((N_ITEMS, N_USERS)), jnp.ones((N_ITEMS, N_USERS), bool)
-KERNELS = {"layer": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+MATRIX_AND_MASK = jnp.ones((N_ITEMS, N_USERS)), jnp.ones((N_ITEMS, N_USERS), bool)
+NETWORK_PARAMS = {"layer": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
 
 
-def of_layouts(function, *names):
+def on_layouts(function, *names):
+    """A call of the function on each of the layouts."""
     return lambda: [function(FACTORS, LAYOUTS[name], **L2) for name in names]
 
 
@@ -59,30 +60,30 @@ CALLS = {
     "losses.from_elementwise": lambda: losses.from_elementwise(optax.huber_loss)(Y, Y),
     "losses.user_cost": lambda: losses.user_cost(W[0], B[0], X, Y, WHERE, **L2),
     "losses.item_cost": lambda: losses.item_cost(X[0], W, B, Y[:7], WHERE[:7], **L2),
-    "losses.users_cost": lambda: losses.users_cost(W, B, X, *GRID, **L2),
-    "losses.items_cost": lambda: losses.items_cost(X, W, B, *GRID, **L2),
-    "losses.cost": of_layouts(losses.cost, *LAYOUTS),
+    "losses.users_cost": lambda: losses.users_cost(W, B, X, *MATRIX_AND_MASK, **L2),
+    "losses.items_cost": lambda: losses.items_cost(X, W, B, *MATRIX_AND_MASK, **L2),
+    "losses.cost": on_layouts(losses.cost, *LAYOUTS),
     "losses.data_term": lambda: [losses.data_term(FACTORS, layout) for layout in LAYOUTS.values()],
-    "losses.closed_form.cost": of_layouts(closed_form.cost, "dense", "observed", "linked"),
-    "losses.closed_form.gradient": of_layouts(closed_form.gradient, "dense", "observed", "linked"),
-    "losses.closed_form.value_and_gradient": of_layouts(closed_form.value_and_gradient, "dense", "observed", "linked"),
+    "losses.closed_form.cost": on_layouts(closed_form.cost, "dense", "observed", "linked"),
+    "losses.closed_form.gradient": on_layouts(closed_form.gradient, "dense", "observed", "linked"),
+    "losses.closed_form.value_and_gradient": on_layouts(closed_form.value_and_gradient, "dense", "observed", "linked"),
     "losses.closed_form.user_gradient": lambda: closed_form.user_gradient(W[0], B[0], X, Y, WHERE, **L2),
     "losses.closed_form.item_gradient": lambda: closed_form.item_gradient(X[0], W, B, Y[:7], WHERE[:7], **L2),
     "losses.content.two_tower": lambda: content.two_tower(W, W, B),
     "losses.softmax.in_batch": lambda: softmax.in_batch(W, W, jnp.arange(7), log_q=B - 2),
     "losses.softmax.log_popularity": lambda: softmax.log_popularity(Y),
-    "losses.content.kernel_l2": lambda: content.kernel_l2(KERNELS, **L2),
+    "losses.content.kernel_l2": lambda: content.kernel_l2(NETWORK_PARAMS, **L2),
     "losses.softmax.listwise": lambda: losses.softmax.listwise(W, jnp.abs(W)),
     "metrics.rmse": lambda: metrics.rmse(Y, Y, where=WHERE, weights=Y),
     "metrics.mae": lambda: metrics.mae(Y, Y, where=WHERE, weights=Y),
     "metrics.auc": lambda: metrics.auc(Y, LABELS, where=WHERE),
     "metrics.log_loss": lambda: metrics.log_loss(Y, LABELS, where=WHERE),
     **{
-        f"metrics.{name}": partial(getattr(metrics, name), IDS, LISTED)
+        f"metrics.{name}": partial(getattr(metrics, name), IDS, RELEVANT)
         for name in ("precision", "recall", "hit_rate", "ndcg", "average_precision", "reciprocal_rank")
     },
-    "metrics.ranking.hits": lambda: metrics.ranking.hits(IDS, LISTED),
-    "metrics.auc_at_k": lambda: metrics.auc_at_k(IDS, LISTED, n_candidates=9),
+    "metrics.ranking.hits": lambda: metrics.ranking.hits(IDS, RELEVANT),
+    "metrics.auc_at_k": lambda: metrics.auc_at_k(IDS, RELEVANT, n_candidates=9),
     "models.init": lambda: models.init(N_USERS, N_ITEMS, D, key=jax.random.key(0), mu=3.5),
     "models.predict": lambda: [models.predict(FACTORS, [0, 1], [2, 8]), models.predict(FACTORS, TEST, train=TRAIN)],
     "models.predict_all": lambda: models.predict_all(FACTORS),
@@ -95,14 +96,14 @@ CALLS = {
     "models.baselines.content_profile": lambda: baselines.content_profile(RATINGS, np.ones((N_ITEMS, 2))),
     "retrieval.top_k": lambda: [
         retrieval.top_k(W, X, 2, exclude=EXCLUDE),
-        retrieval.top_k(WIDE[:3], WIDE, 2, block=1024),
-        retrieval.top_k(WIDE[:3], INDEX, 2),
+        retrieval.top_k(LARGE_CATALOGUE[:3], LARGE_CATALOGUE, 2, block=1024),
+        retrieval.top_k(LARGE_CATALOGUE[:3], INDEX, 2),
     ],
     "retrieval.related_ids": lambda: retrieval.related_ids(X, [0, 3], 2),
     "retrieval.dot": lambda: retrieval.dot(W, X),
     "retrieval.cosine": lambda: retrieval.cosine(W, X),
     "retrieval.negative_squared_distance": lambda: retrieval.negative_squared_distance(W, X),
-    "retrieval.quantized.quantize": lambda: quantized.quantize(WIDE),
+    "retrieval.quantized.quantize": lambda: quantized.quantize(LARGE_CATALOGUE),
     "retrieval.candidates.nearest": lambda: candidates.nearest(X, 2, batch_size=4, progress=False),
     "retrieval.candidates.top_of_groups": lambda: candidates.top_of_groups(Y, WHERE[None], 2),
     "retrieval.candidates.favorites": lambda: candidates.favorites(Y, 2),
@@ -112,12 +113,12 @@ CALLS = {
     "retrieval.rerank.order": lambda: rerank.order(Y[:3], IDS[0], WHERE[:3], k=2),
     "retrieval.rerank.diversify": lambda: rerank.diversify(Y, X, k=2, trade_off=0.5),
     "evaluation.evaluate": lambda: evaluation.evaluate(
-        (W, X), TRAIN, TEST, k=(2, 3), metrics={"ndcg": metrics.ndcg, "own": of_lists, "auc": metrics.auc_at_k}
+        (W, X), TRAIN, TEST, k=(2, 3), metrics={"ndcg": metrics.ndcg, "own": sum_of_ids, "auc": metrics.auc_at_k}
     ),
     "recommend": lambda: jaxrec.recommend(FACTORS, TRAIN, 0, k=2),
     "related": lambda: jaxrec.related(FACTORS, TRAIN, 0, k=2),
 }
 
 
-def of_lists(ids, relevant, *, where):
+def sum_of_ids(ids, relevant, *, where):
     return jnp.sum(ids).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""An eager call may compile once: the second identical one compiles nothing, for whoever explores in a notebook."""
+"""A second identical eager call compiles nothing, so that a notebook does not wait for the compiler again."""
 
 import importlib
 import inspect
@@ -8,7 +8,7 @@ import pytest
 
 from tests.border.calls import CALLS
 
-# Modules whose public functions have to be in the table.
+# Modules whose public functions must all be in CALLS.
 MODULES = (
     *("losses", "losses.closed_form", "losses.content", "losses.softmax", "metrics", "models", "models.baselines"),
     *("retrieval", "retrieval.candidates", "retrieval.quantized", "retrieval.rerank", "evaluation"),
@@ -17,21 +17,21 @@ MODULES = (
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.usefixtures("as_users_run")
-def test_the_second_identical_call_compiles_nothing(name, compilations):
+def test_a_second_identical_call_compiles_nothing(name, compilations):
     jax.block_until_ready(CALLS[name]())
     before = compilations()
     jax.block_until_ready(CALLS[name]())
     assert compilations() == before
 
 
-def test_the_count_sees_a_compilation(compilations):
+def test_a_compilation_is_counted(compilations):
     before = compilations()
     jax.jit(lambda x: x + 1)(1.0)
     assert compilations() > before
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_public_function_is_in_the_table(module):
+def test_every_public_function_has_a_call(module):
     loaded = importlib.import_module(f"jaxrec.{module}")
     functions = [name for name in loaded.__all__ if inspect.isroutine(getattr(loaded, name))]
     missing = [name for name in functions if f"{module}.{name}" not in CALLS]

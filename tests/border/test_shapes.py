@@ -1,4 +1,4 @@
-"""Tables that do not fit are refused, and never broadcast: shapes are free to look at, under jit too."""
+"""Tables that do not fit are refused and never broadcast, also under jit, because shapes are static."""
 
 import dataclasses
 
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import jaxrec
-from jaxrec import losses, models
+from jaxrec import losses, models, retrieval
 from jaxrec.data import normalize
 from jaxrec.losses import closed_form, content, penalty, softmax
-from tests.border.calls import FACTORS, GRID, LAYOUTS, N_ITEMS, N_USERS, RATINGS, TRAIN, WHERE, B, D, W, X, Y
+from jaxrec.retrieval import candidates, quantized
+from tests.border.calls import FACTORS, LAYOUTS, MATRIX_AND_MASK, N_ITEMS, N_USERS, RATINGS, TRAIN, WHERE, B, D, W, X, Y
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
@@ -53,18 +54,18 @@ WRONG_PARTS = {
 
 @pytest.mark.parametrize("part", WRONG_PARTS)
 @pytest.mark.parametrize("name", TAKES_FACTORS)
-def test_factors_whose_parts_do_not_fit(name, part):
+def test_factors_whose_parts_do_not_fit_are_refused(name, part):
     wrong = dataclasses.replace(FACTORS, **WRONG_PARTS[part])
     for function in (TAKES_FACTORS[name], jax.jit(TAKES_FACTORS[name])):
         with pytest.raises(ValueError, match=r"factors: expected"):
             function(wrong)
 
 
-KNOWS_ITS_TABLES = [name for name in TAKES_FACTORS if name.endswith(("dense", "linked", "rows", "data_term"))]
+KNOWS_TABLE_SIZES = [name for name in TAKES_FACTORS if name.endswith(("dense", "linked", "rows", "data_term"))]
 
 
-@pytest.mark.parametrize("name", KNOWS_ITS_TABLES)
-def test_factors_of_other_tables(name):
+@pytest.mark.parametrize("name", KNOWS_TABLE_SIZES)
+def test_factors_of_another_size_than_the_ratings_are_refused(name):
     for n_users, n_items in ((N_USERS + 1, N_ITEMS), (N_USERS, N_ITEMS + 1), (N_ITEMS, N_USERS)):
         wrong = models.init(n_users, n_items, D, key=jax.random.key(0))
         for function in (TAKES_FACTORS[name], jax.jit(TAKES_FACTORS[name])):
@@ -73,8 +74,8 @@ def test_factors_of_other_tables(name):
 
 
 @pytest.mark.parametrize("name", [name for name in TAKES_FACTORS if name.endswith("observed")])
-def test_factors_too_short_for_the_ids_of_a_minibatch(name):
-    """It knows no sizes: rows that no pair of it reads may be there or not, so only ids beyond a table are refused."""
+def test_factors_too_short_for_the_ids_of_a_minibatch_are_refused(name):
+    """A minibatch does not know the sizes of the tables, so only ids beyond a table are refused."""
     assert (RATINGS.user.max(), RATINGS.item.max()) == (N_USERS - 1, N_ITEMS - 1)
     for n_users, n_items in ((N_USERS - 1, N_ITEMS), (N_USERS, N_ITEMS - 1), (N_ITEMS, N_USERS)):
         short = models.init(n_users, n_items, D, key=jax.random.key(0))
@@ -83,23 +84,23 @@ def test_factors_too_short_for_the_ids_of_a_minibatch(name):
                 function(short)
 
 
-BY_ROW = {
+TAKES_STRENGTHS = {
     "cost": lambda l2: losses.cost(FACTORS, LAYOUTS["linked"], l2=l2),
     "cost of a minibatch": lambda l2: losses.cost(FACTORS, LAYOUTS["observed"], l2=l2),
     "closed_form.gradient": lambda l2: closed_form.gradient(FACTORS, LAYOUTS["linked"], l2=l2),
     "l2_bias": lambda l2: losses.cost(FACTORS, LAYOUTS["linked"], l2=0.1, l2_bias=l2),
     "penalty": lambda l2: penalty.l2_penalty(FACTORS, l2=l2),
-    "users_cost": lambda l2: losses.users_cost(W, B, X, *GRID, l2=l2[0]),
-    "items_cost": lambda l2: losses.items_cost(X, W, B, *GRID, l2=l2[1]),
+    "users_cost": lambda l2: losses.users_cost(W, B, X, *MATRIX_AND_MASK, l2=l2[0]),
+    "items_cost": lambda l2: losses.items_cost(X, W, B, *MATRIX_AND_MASK, l2=l2[1]),
 }
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])
-@pytest.mark.parametrize("name", BY_ROW)
-def test_strengths_are_numbers_or_one_per_row(name, size):
+@pytest.mark.parametrize("name", TAKES_STRENGTHS)
+def test_strengths_of_another_length_than_the_rows_are_refused(name, size):
     with pytest.raises(ValueError, match="l2: expected a number or one per row"):
-        BY_ROW[name]((jnp.ones(size), jnp.ones(size)))
-    BY_ROW[name]((jnp.ones(N_USERS), jnp.ones(N_ITEMS)))
+        TAKES_STRENGTHS[name]((jnp.ones(size), jnp.ones(size)))
+    TAKES_STRENGTHS[name]((jnp.ones(N_USERS), jnp.ones(N_ITEMS)))
 
 
 ONE_ROW = {
@@ -128,7 +129,7 @@ ONE_ROW = {
     ids=lambda changes: next(iter(changes)),
 )
 @pytest.mark.parametrize("name", ONE_ROW)
-def test_one_users_arrays_fit(name, changes):
+def test_arrays_of_one_user_that_do_not_fit_are_refused(name, changes):
     with pytest.raises(ValueError, match="expected"):
         ONE_ROW[name](**({"l2": 0.1} | changes))
 
@@ -136,25 +137,25 @@ def test_one_users_arrays_fit(name, changes):
 @pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf, jnp.float32(-0.5)])
 @pytest.mark.parametrize("option", ["l2", "l2_bias"])
 @pytest.mark.parametrize("name", [*ONE_ROW, *(name for name in TAKES_FACTORS if "," in name)])
-def test_strengths_are_finite_and_not_negative(name, option, wrong):
-    given = {"l2": 0.1} | {option: wrong}
-    function = {
-        "cost": lambda layout: losses.cost(FACTORS, LAYOUTS[layout], **given),
+def test_strengths_that_are_negative_or_not_finite_are_refused(name, option, wrong):
+    penalties = {"l2": 0.1} | {option: wrong}
+    functions = {
+        "cost": lambda layout: losses.cost(FACTORS, LAYOUTS[layout], **penalties),
         **{
-            f"closed_form.{each.__name__}": lambda layout, each=each: each(FACTORS, LAYOUTS[layout], **given)
-            for each in (closed_form.cost, closed_form.gradient, closed_form.value_and_gradient)
+            f"closed_form.{f.__name__}": lambda layout, f=f: f(FACTORS, LAYOUTS[layout], **penalties)
+            for f in (closed_form.cost, closed_form.gradient, closed_form.value_and_gradient)
         },
-        **{each: lambda _, each=each: ONE_ROW[each](**given) for each in ONE_ROW},
+        **{name: lambda _, name=name: ONE_ROW[name](**penalties) for name in ONE_ROW},
     }
-    kind, _, layout = name.partition(", ")
+    function_name, _, layout = name.partition(", ")
     with pytest.raises(ValueError, match=f"{option}: expected finite numbers >= 0, got"):
-        function[kind](layout)
+        functions[function_name](layout)
 
 
 @pytest.mark.parametrize(
-    "loss", [content.two_tower, lambda u, v, y, **more: softmax.in_batch(u, v, y.astype(int), **more)]
+    "loss", [content.two_tower, lambda u, v, y, **options: softmax.in_batch(u, v, y.astype(int), **options)]
 )
-def test_pairs_of_vectors_fit(loss):
+def test_pairs_of_vectors_that_do_not_fit_are_refused(loss):
     u, y = np.ones((4, 3)), np.ones(4)
     for wrong in ((u[:1], u, y), (u, u[:1], y), (u, u, y[:1]), (u[:, :1], u, y), (u, u, y[:, None]), (u[0], u[0], y)):
         with pytest.raises(ValueError, match="expected"):
@@ -164,13 +165,13 @@ def test_pairs_of_vectors_fit(loss):
             loss(u, u, y, **{option: np.ones(1, bool)})
 
 
-def test_predictions_of_ratings_are_of_their_own_tables():
+def test_predict_accepts_ratings_of_the_factors_tables_and_refuses_others():
     np.testing.assert_array_equal(models.predict(FACTORS, RATINGS), models.predict(FACTORS, RATINGS.user, RATINGS.item))
-    more = jaxrec.Ratings([0], [0], [1.0], N_USERS + 1, N_ITEMS)
+    larger = jaxrec.Ratings([0], [0], [1.0], N_USERS + 1, N_ITEMS)
     with pytest.raises(ValueError, match=r"expected \(7, 9\) users and items, as the factors have, got \(8, 9\)"):
-        models.predict(FACTORS, more)
+        models.predict(FACTORS, larger)
     with pytest.raises(ValueError, match="train: expected"):
-        models.predict(FACTORS, RATINGS, train=more)
+        models.predict(FACTORS, RATINGS, train=larger)
     for wrong in ((RATINGS, [0]), ([0],)):
         with pytest.raises(ValueError, match="item|expected user and item ids"):
             models.predict(FACTORS, *wrong)
@@ -180,8 +181,8 @@ def test_predictions_of_ratings_are_of_their_own_tables():
         models.predict(FACTORS, [0, 1], [0])
 
 
-def test_predictions_find_raw_ids_in_train():
-    """Positions in test's own tables are other people: raw ids say who is who."""
+def test_predict_aligns_ratings_to_train_by_raw_ids():
+    """The positions in test's tables are other users and items than those in train's."""
     names = {"user_ids": [f"u{j}" for j in range(N_USERS)], "item_ids": np.arange(N_ITEMS) + 100}
     train = dataclasses.replace(TRAIN, **names)
     test = jaxrec.Ratings.from_columns(["u6", "u2", "u6"], [108, 100, 101], [1, 2, 3])
@@ -191,15 +192,32 @@ def test_predictions_find_raw_ids_in_train():
         models.predict(FACTORS, test)
     with pytest.raises(ValueError, match="'zoe' is not among the 7 known ids"):
         models.predict(FACTORS, jaxrec.Ratings.from_columns(["zoe"], [108]), train=train)
-    as_many = jaxrec.Ratings([1], [0], [1], N_USERS, N_ITEMS, user_ids=[f"v{j}" for j in range(N_USERS)])
+    same_size = jaxrec.Ratings([1], [0], [1], N_USERS, N_ITEMS, user_ids=[f"v{j}" for j in range(N_USERS)])
     with pytest.raises(ValueError, match="'v1' is not among the 7 known ids"):
-        models.predict(FACTORS, as_many, train=train)
-    positions = jaxrec.Ratings([1], [0], [1], N_USERS, N_ITEMS)
-    np.testing.assert_array_equal(models.predict(FACTORS, positions, train=train), models.predict(FACTORS, [1], [0]))
+        models.predict(FACTORS, same_size, train=train)
+    without_raw_ids = jaxrec.Ratings([1], [0], [1], N_USERS, N_ITEMS)
+    expected = models.predict(FACTORS, [1], [0])
+    np.testing.assert_array_equal(models.predict(FACTORS, without_raw_ids, train=train), expected)
 
 
-def test_means_of_other_tables():
+def test_means_of_another_size_are_refused():
     means = normalize.means_by_item_then_user(RATINGS)
-    more = jaxrec.Ratings([0], [0], [1.0], N_USERS + 1, N_ITEMS)
+    larger = jaxrec.Ratings([0], [0], [1.0], N_USERS + 1, N_ITEMS)
     with pytest.raises(ValueError, match="means.user: expected one per user"):
-        normalize.subtract(more, means)
+        normalize.subtract(larger, means)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda items: retrieval.top_k(W, items, 1), "at least one item"),
+        (lambda items: jax.jit(lambda items: retrieval.top_k(W, items, 1))(items), "at least one item"),
+        (lambda items: retrieval.related_ids(items, [0], 1), "at least two items"),
+        (quantized.quantize, "at least one item"),
+        (lambda items: candidates.nearest(items, 1, progress=False), "at least one item"),
+    ],
+    ids=["top_k", "top_k under jit", "related_ids", "quantize", "nearest"],
+)
+def test_an_empty_catalogue_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(jnp.zeros((0, D)))

@@ -1,4 +1,4 @@
-"""Narrow types: what subtracts, sums or counts does so in float32 at least, whatever comes in."""
+"""Narrow types: every function that subtracts, sums or counts does so in float32 at least."""
 
 import dataclasses
 
@@ -32,20 +32,20 @@ OBSERVED = data.observed(RATINGS)
 TABLES = {"w": (N_USERS, D), "b": (N_USERS,), "x": (N_ITEMS, D), "c": (N_ITEMS,), "mu": (N_ITEMS,)}
 
 
-def factors(cast):
+def binary_factors(cast):
+    """Factors of zeros and ones, which every type can hold."""
     rng = np.random.default_rng(5)
     return Factors(**{name: jnp.asarray(cast(rng.integers(0, 2, shape))) for name, shape in TABLES.items()})
 
 
-def floats(tree):
-    return jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf, tree
-    )
+def as_float32(tree):
+    convert = lambda leaf: leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+    return jax.tree.map(convert, tree)
 
 
 A, B = np.array([3, 0, 1, 7, 2]), np.array([5, 1, 0, 2, 2])
 M, ONES = np.arange(15).reshape(5, 3) % 4, np.array([1, 0, 1, 1, 0])
-# name -> a function of a cast, which every array of numbers goes through
+# name -> a function of `cast`, which converts every array of numbers.
 COMPUTES = {
     **{
         f"losses.{loss.__name__}": lambda cast, loss=loss: loss(cast(A), cast(B), weights=cast(B))
@@ -69,9 +69,9 @@ COMPUTES = {
     "softmax.in_batch": lambda cast: softmax.in_batch(cast(M), cast(M[::-1]), A, weights=cast(B)),
     "softmax.log_popularity": lambda cast: softmax.log_popularity(cast(A)),
     "losses.softmax.listwise": lambda cast: losses.softmax.listwise(cast(M), cast(M[::-1]), weights=cast(B)),
-    "losses.cost of values": lambda cast: losses.cost(factors(np.float32), with_values(cast), l2=0.5),
+    "losses.cost of values": lambda cast: losses.cost(binary_factors(np.float32), observed_ratings(cast), l2=0.5),
     "closed_form of values": lambda cast: closed_form.value_and_gradient(
-        factors(np.float32), with_values(cast), l2=0.5
+        binary_factors(np.float32), observed_ratings(cast), l2=0.5
     ),
     "retrieval.top_k": lambda cast: retrieval.top_k(cast(M[:2]), cast(M), 3),
     "retrieval.related_ids": lambda cast: retrieval.related_ids(cast(M), [0, 2], 2),
@@ -81,9 +81,9 @@ COMPUTES = {
     "candidates.nearest": lambda cast: candidates.nearest(cast(M), 2, progress=False),
     "candidates.top_of_groups": lambda cast: candidates.top_of_groups(cast(A), ONES[None] > 0, 2),
     "candidates.favorites": lambda cast: candidates.favorites(cast(A), 2),
-    "ranking.rank": lambda cast: rerank.rank(cast(M[0]), cast(M), np.array([0, 3]), np.ones(2, bool), k=2),
-    "ranking.order": lambda cast: rerank.order(cast(A[:2]), np.array([0, 3]), np.ones(2, bool), k=2),
-    "ranking.diversify": lambda cast: rerank.diversify(cast(A), cast(M), k=3, trade_off=0.5),
+    "rerank.rank": lambda cast: rerank.rank(cast(M[0]), cast(M), np.array([0, 3]), np.ones(2, bool), k=2),
+    "rerank.order": lambda cast: rerank.order(cast(A[:2]), np.array([0, 3]), np.ones(2, bool), k=2),
+    "rerank.diversify": lambda cast: rerank.diversify(cast(A), cast(M), k=3, trade_off=0.5),
     "evaluation.evaluate": lambda cast: list(
         evaluation.evaluate(
             (cast(np.arange(N_USERS)[:, None] % 3), cast(np.arange(N_ITEMS)[:, None])), TRAIN, TEST, k=2,
@@ -93,7 +93,8 @@ COMPUTES = {
 }  # fmt: skip
 
 
-def with_values(cast):
+def observed_ratings(cast):
+    """Observed ratings whose values and weights are converted."""
     return dataclasses.replace(
         OBSERVED, value=cast(RATINGS.value.astype(int)), weights=cast(RATINGS.weights.astype(int))
     )
@@ -101,43 +102,41 @@ def with_values(cast):
 
 @pytest.mark.parametrize("dtype", NARROW)
 @pytest.mark.parametrize("name", COMPUTES)
-def test_is_what_it_is_of_float32(name, dtype):
+def test_results_of_narrow_types_equal_those_of_float32(name, dtype):
     cast = lambda array: np.asarray(array).astype(dtype)
-    as_floats = lambda array: cast(array).astype(np.float32)
-    got, expected = COMPUTES[name](cast), COMPUTES[name](as_floats)
+    cast_to_float32 = lambda array: cast(array).astype(np.float32)
+    got, expected = COMPUTES[name](cast), COMPUTES[name](cast_to_float32)
     assert jax.tree.structure(got) == jax.tree.structure(expected)
-    for g, e in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        assert g.dtype == e.dtype
-        np.testing.assert_allclose(g, e, rtol=1e-6)
+    for leaf, expected_leaf in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert leaf.dtype == expected_leaf.dtype
+        np.testing.assert_allclose(leaf, expected_leaf, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 @pytest.mark.parametrize("name", ["cost", "gradient", "data_term", "predict_layout"])
-def test_of_half_precision_parameters(name, dtype):
-    """Sums are made in float32; a gradient comes back in the parameters' type."""
-    narrow, wide = (factors(lambda a, dtype=dtype: np.asarray(a, dtype)), factors(np.float32))
+def test_results_of_half_precision_parameters_equal_those_of_float32(name, dtype):
+    """Sums are computed in float32; a gradient has the parameters' type."""
+    narrow, wide = (binary_factors(lambda a, dtype=dtype: np.asarray(a, dtype)), binary_factors(np.float32))
     for layout in (data.dense(RATINGS), OBSERVED, data.linked(RATINGS)):
-        of = {
+        function = {
             "cost": lambda f, layout=layout: losses.cost(f, layout, l2=0.5),
-            "gradient": lambda f, layout=layout: floats(closed_form.value_and_gradient(f, layout, l2=0.5)),
+            "gradient": lambda f, layout=layout: as_float32(closed_form.value_and_gradient(f, layout, l2=0.5)),
             "data_term": lambda f, layout=layout: losses.data_term(f, layout),
             "predict_layout": lambda f, layout=layout: layouts.predict_layout(f, layout),
         }[name]
-        for g, e in zip(jax.tree.leaves(of(narrow)), jax.tree.leaves(of(wide)), strict=True):
-            np.testing.assert_allclose(g, e, rtol=1e-2 if name == "gradient" else 1e-6)
-            assert g.dtype == jnp.float32
+        leaves, expected_leaves = jax.tree.leaves(function(narrow)), jax.tree.leaves(function(wide))
+        for leaf, expected in zip(leaves, expected_leaves, strict=True):
+            np.testing.assert_allclose(leaf, expected, rtol=1e-2 if name == "gradient" else 1e-6)
+            assert leaf.dtype == jnp.float32
     got = jax.grad(closed_form.cost)(narrow, OBSERVED, l2=0.5)
     assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype(dtype)}
 
 
-# Longer than a narrow type can count
-
-
-N = 70_000
+N = 70_000  # more than a type of 16 bits can count
 
 
 @pytest.mark.parametrize("dtype", NARROW)
-def test_counts_and_sums_beyond_the_type(dtype):
+def test_counts_and_sums_beyond_the_range_of_the_type_are_exact(dtype):
     prediction, target, weights = (np.arange(N) % 2).astype(dtype), np.zeros(N, dtype), np.ones(N, dtype)
     for loss in (losses.squared_error, losses.absolute_error):
         total = loss(prediction, target, weights=weights)
@@ -149,22 +148,22 @@ def test_counts_and_sums_beyond_the_type(dtype):
     assert float(metrics.auc(prediction, prediction.astype(np.float32), weights=weights)) == 1
 
 
-def test_weights_beyond_int32():
+def test_weights_whose_sum_exceeds_int32_are_summed_exactly():
     weights = np.full(4, 2**30, np.int32)
     total = losses.squared_error(np.ones(4, np.int32), np.zeros(4, np.int32), weights=weights)
     assert (float(total.sum), float(total.count)) == (2.0**32, 2.0**32)
     assert float(softmax.log_popularity(weights)[0]) == pytest.approx(np.log(0.25))
 
 
-def test_the_issues_examples():
+def test_metrics_of_uint8_and_float16_do_not_overflow():
     y, p = np.array([5, 1, 3], np.uint8), np.array([3, 4, 3], np.uint8)
     assert float(metrics.mae(p, y)) == pytest.approx(5 / 3)
     many = np.float16(np.arange(70_000) % 3)
     assert float(metrics.rmse(many, np.zeros(70_000, np.float16))) == pytest.approx(np.sqrt(5 / 3), rel=1e-3)
 
 
-def test_scores_of_64_bits_are_ranked_as_they_are():
-    """Times in nanoseconds, say: float32 would make them all the same."""
+def test_64_bit_scores_are_ranked_in_64_bits():
+    """Such as times in nanoseconds: in float32 they would all be equal."""
     score, target = np.array([2**60 + 1, 2**60, 2**60 + 2, 2**60 - 1]), np.array([1, 0, 1, 0])
     assert float(metrics.auc(score, target)) == 1
     assert float(metrics.auc(1 + 1e-12 * np.arange(4.0), target)) == float(metrics.auc(np.arange(4.0), target))

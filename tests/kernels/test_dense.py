@@ -1,4 +1,4 @@
-"""The dense normal equations and solves are NumPy's, row by row."""
+"""The normal equations of a dense, masked matrix and their solutions against NumPy, one row at a time."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from jaxrec.kernels import dense
 
 
 @pytest.mark.parametrize("sizes", [(5, 1, 3), (7, 4, 6), (3, 5, 2), (4, 2, 0)], ids=str)
-def test_equations_and_solutions_are_numpys(x64, sizes):
+def test_normal_equations_and_solutions_equal_numpys(x64, sizes):
     m, k, n = sizes
     rng = np.random.default_rng(0)
     table, y = rng.normal(size=(m, k)), rng.normal(size=(m, n))

@@ -1,4 +1,4 @@
-"""The sparse kernels against loops: sampled dots in chunks and whole, sparse times dense at any number of columns."""
+"""The sparse kernels against loops: dot products of sampled pairs, and sparse matrices times dense tables."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ import pytest
 
 from jaxrec import data
 from jaxrec.kernels import csr
-from jaxrec.kernels import sampled_dot as sampled_dot_file
+from jaxrec.kernels import sampled_dot as sampled_dot_module
 from jaxrec.kernels.csr import csr_matmul, linked_matmul
 from jaxrec.kernels.sampled_dot import sampled_dot
 from jaxrec.types import Ratings
@@ -22,20 +22,19 @@ def tables(d, seed=0, n_users=7, n_items=5):
 
 @pytest.mark.parametrize("n", [0, 1, 8, 21])
 @pytest.mark.parametrize("d", [0, 3, 8])
-def test_sampled_dot_is_the_loop_in_chunks_and_whole(x64, monkeypatch, n, d):
-    monkeypatch.setattr(
-        sampled_dot_file, "GATHER_FLOATS", 8 * max(1, d)
-    )  # none, a part of one, one, and two with something left over
+def test_sampled_dot_equals_the_loop_in_chunks_and_all_at_once(x64, monkeypatch, n, d):
+    # Chunks of 8 pairs: n is no chunk, a part of one, exactly one, and two chunks and a part.
+    monkeypatch.setattr(sampled_dot_module, "GATHER_FLOATS", 8 * max(1, d))
     w, x = tables(d)
     rng = np.random.default_rng(1)
     user, item = rng.integers(0, len(w), n), rng.integers(0, len(x), n)
     expected = [sum(w[j, k] * x[i, k] for k in range(d)) for j, i in zip(user, item, strict=True)]
     arrays = [jnp.asarray(a) for a in (w, x, user.astype(np.int32), item.astype(np.int32))]
-    for form in (sampled_dot, sampled_dot_file._all_at_once, jax.jit(sampled_dot)):
+    for form in (sampled_dot, sampled_dot_module._all_at_once, jax.jit(sampled_dot)):
         np.testing.assert_allclose(form(*arrays), np.array(expected), rtol=1e-12)
 
 
-def test_sampled_dot_takes_a_vmap_over_models():
+def test_sampled_dot_can_be_vmapped_over_models():
     w, x = (jnp.asarray(np.stack([a, 2 * a]), jnp.float32) for a in tables(3))
     user, item = jnp.array([0, 6, 3]), jnp.array([4, 0, 0])
     out = jax.vmap(sampled_dot, in_axes=(0, 0, None, None))(w, x, user, item)
@@ -43,15 +42,10 @@ def test_sampled_dot_takes_a_vmap_over_models():
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_an_accelerator_gets_it_whole(platform):
-    shape = jax.ShapeDtypeStruct
-    structs = (
-        shape((7, 3), jnp.float32),
-        shape((5, 3), jnp.float32),
-        shape((90_000,), jnp.int32),
-        shape((90_000,), jnp.int32),
-    )
-    traced = jax.jit(sampled_dot).trace(*structs)
+def test_sampled_dot_on_an_accelerator_has_no_loop(platform):
+    w, x = (jax.ShapeDtypeStruct((n, 3), jnp.float32) for n in (7, 5))
+    ids = jax.ShapeDtypeStruct((90_000,), jnp.int32)
+    traced = jax.jit(sampled_dot).trace(w, x, ids, ids)
     assert "while" in traced.lower(lowering_platforms=("cpu",)).as_text()
     assert "while" not in traced.lower(lowering_platforms=(platform,)).as_text()
 
@@ -71,7 +65,7 @@ def form(request, monkeypatch):
     return FORMS[request.param]
 
 
-def draw(lengths, d, k=5):
+def random_csr(lengths, d, k=5):
     rng = np.random.default_rng(0)
     start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     col, value = rng.integers(0, k, start[-1]).astype(np.int32), rng.normal(size=start[-1])
@@ -80,8 +74,8 @@ def draw(lengths, d, k=5):
 
 @pytest.mark.parametrize("lengths", [[2, 0, 3], [0, 0], [], [0, 31, 32, 33, 1000, 0, 64, 0], [1] * 70], ids=str)
 @pytest.mark.parametrize("d", [0, 1, 3, 8, 9])
-def test_csr_matmul_is_the_loop(x64, form, lengths, d):
-    start, col, value, table = draw(lengths, d)
+def test_csr_matmul_equals_the_loop(x64, form, lengths, d):
+    start, col, value, table = random_csr(lengths, d)
     expected = np.zeros((len(lengths), d))
     for row in range(len(lengths)):
         for p in range(start[row], start[row + 1]):
@@ -90,26 +84,26 @@ def test_csr_matmul_is_the_loop(x64, form, lengths, d):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_csr_matmul_differentiates_in_its_table_and_values(x64, form):
-    start, col, value, table = map(jnp.asarray, draw([2, 0, 40, 3], 3))
+def test_csr_matmul_has_the_derivatives_of_the_dense_product(x64, form):
+    start, col, value, table = map(jnp.asarray, random_csr([2, 0, 40, 3], 3))
     row = jnp.repeat(jnp.arange(4), jnp.diff(start))
     total = lambda v, t: jnp.sum(csr_matmul(start, col, v, t, **form) ** 2)
     dense = lambda v, t: jnp.sum(jnp.zeros((4, 3)).at[row].add(v[:, None] * t[col]) ** 2)
     found, expected = (jax.grad(each, argnums=(0, 1))(value, table) for each in (total, dense))
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+    for gradient, expected_gradient in zip(found, expected, strict=True):
+        np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-9, atol=1e-9)
 
 
-def test_csr_matmul_takes_a_vmap_over_tables(form):
-    start, col, value, table = draw([2, 0, 40, 3], 3)
-    given = jnp.asarray(start), jnp.asarray(col), jnp.asarray(value, jnp.float32)
+def test_csr_matmul_can_be_vmapped_over_tables(form):
+    start, col, value, table = random_csr([2, 0, 40, 3], 3)
+    matrix = jnp.asarray(start), jnp.asarray(col), jnp.asarray(value, jnp.float32)
     tables = jnp.asarray(np.stack([table, 2 * table]), jnp.float32)
-    found = jax.vmap(lambda table: csr_matmul(*given, table, **form))(tables)
+    found = jax.vmap(lambda table: csr_matmul(*matrix, table, **form))(tables)
     np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("version", [(0, 9, 0), (0, 10, 1), (0, 10, 2), (0, 11, 0), (0, 11, 1), (0, 11, 2), (1, 0, 0)])
-def test_scatters_are_trusted_where_they_are_atomic(monkeypatch, version):
+def test_scatters_are_fast_on_gpus_except_with_jaxlib_0_10_2_to_0_11_1(monkeypatch, version):
     monkeypatch.setattr(csr.jaxlib.version, "__version_info__", version)
     assert csr.fast_scatters("gpu") == (version in [(0, 9, 0), (0, 10, 1), (0, 11, 2), (1, 0, 0)])
     assert not csr.fast_scatters("cpu")
@@ -117,10 +111,10 @@ def test_scatters_are_trusted_where_they_are_atomic(monkeypatch, version):
 
 
 @pytest.mark.parametrize("side", ["user", "item"])
-def test_linked_matmul_is_the_dense_product_and_so_is_its_derivative(x64, side):
+def test_linked_matmul_and_its_derivative_equal_the_dense_products(x64, side):
     rng = np.random.default_rng(0)
-    where = rng.random((6, 4)) < 0.5  # users, items
-    where[2] = where[:, 1] = False
+    where = rng.random((6, 4)) < 0.5  # [users, items]
+    where[2] = where[:, 1] = False  # a user and an item without ratings
     user, item = np.nonzero(where)
     order = rng.permutation(len(user))
     ratings = data.linked(Ratings(user[order], item[order], np.ones(len(user)), n_users=6, n_items=4))

@@ -1,4 +1,4 @@
-"""The towers' costs: loops in NumPy, masks, who is a negative, the correction, gradients without NaN."""
+"""Costs of two towers: against loops in NumPy; masks, negatives, the popularity correction, finite gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ USER = np.array([0, 1, 2, 0, 3, 9])
 WHERE = np.array([True, True, True, True, True, False])
 
 
-def vectors(n=6, d=4):
+def random_vectors(n=6, d=4):
     rng = np.random.default_rng(0)
     return rng.normal(size=(n, d)), rng.normal(size=(n, d))
 
@@ -26,8 +26,8 @@ def softmax_by_loops(v_user, v_item, *, log_q=None, temperature=1.0, user=None, 
         negatives = [
             m for m in np.flatnonzero(where) if m != n and ITEM[m] != ITEM[n] and (user is None or user[m] != user[n])
         ]
-        below = np.exp(score(n)) + sum(np.exp(score(m)) for m in negatives)
-        total += (1 if weights is None else weights[n]) * -np.log(np.exp(score(n)) / below)
+        denominator = np.exp(score(n)) + sum(np.exp(score(m)) for m in negatives)
+        total += (1 if weights is None else weights[n]) * -np.log(np.exp(score(n)) / denominator)
     return total
 
 
@@ -42,28 +42,30 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_in_batch_softmax_is_the_loop(x64, options):
-    v_user, v_item = vectors()
-    given = {name: jnp.asarray(o) if np.ndim(o) else o for name, o in options.items()}
-    total = softmax.in_batch(*map(jnp.asarray, (v_user, v_item, ITEM)), where=jnp.asarray(WHERE), **given)
+def test_in_batch_softmax_equals_the_loop(x64, options):
+    v_user, v_item = random_vectors()
+    keywords = {name: jnp.asarray(option) if np.ndim(option) else option for name, option in options.items()}
+    keywords["where"] = jnp.asarray(WHERE)
+    arrays = [jnp.asarray(array) for array in (v_user, v_item, ITEM)]
+    total = softmax.in_batch(*arrays, **keywords)
     np.testing.assert_allclose(total.sum, softmax_by_loops(v_user, v_item, **options), rtol=1e-10)
     np.testing.assert_allclose(total.count, np.sum(options.get("weights", np.ones(6)) * WHERE))
-    jitted = jax.jit(lambda *a: softmax.in_batch(*a, where=jnp.asarray(WHERE), **given).sum)
-    np.testing.assert_allclose(jitted(*map(jnp.asarray, (v_user, v_item, ITEM))), total.sum, rtol=1e-12)
+    jitted = jax.jit(lambda *arrays: softmax.in_batch(*arrays, **keywords).sum)
+    np.testing.assert_allclose(jitted(*arrays), total.sum, rtol=1e-12)
 
 
-def test_an_accidental_hit_is_no_negative_at_all(x64):
-    v_user, v_item = map(jnp.asarray, vectors())
-    pull = jax.grad(lambda v: softmax.in_batch(v_user[:3], v, jnp.asarray(ITEM[:3])).sum)(v_item[:3])
-    alone = jax.grad(lambda v: softmax.in_batch(v_user[:2], v, jnp.asarray(ITEM[:2])).sum)(v_item[:2])
-    # user 0's own item stands in column 2 as well: it contributes as without that column
+def test_another_pair_with_the_same_item_is_not_a_negative(x64):
+    v_user, v_item = map(jnp.asarray, random_vectors())
+    three_pairs = jax.grad(lambda v: softmax.in_batch(v_user[:3], v, jnp.asarray(ITEM[:3])).sum)(v_item[:3])
+    two_pairs = jax.grad(lambda v: softmax.in_batch(v_user[:2], v, jnp.asarray(ITEM[:2])).sum)(v_item[:2])
+    assert not np.allclose(three_pairs[:2], two_pairs)
+    # Pairs 0 and 2 have the same item, so the cost of pair 0 does not depend on the item vector of pair 2.
     first = lambda v: softmax.in_batch(v_user[:3], v, jnp.asarray(ITEM[:3]), weights=jnp.array([1.0, 0, 0])).sum
-    assert not np.allclose(pull[:2], alone)
     assert jax.grad(first)(v_item[:3])[2].tolist() == [0] * 4
 
 
-def test_garbage_in_the_padding_reaches_nothing():
-    v_user, v_item = (jnp.asarray(v, jnp.float32).at[5].set(jnp.nan) for v in vectors())
+def test_garbage_in_the_padding_changes_neither_value_nor_gradient():
+    v_user, v_item = (jnp.asarray(v, jnp.float32).at[5].set(jnp.nan) for v in random_vectors())
     log_q = jnp.zeros(6).at[5].set(-jnp.inf)
     cost = lambda u, v: softmax.in_batch(u, v, jnp.asarray(ITEM), log_q=log_q, where=jnp.asarray(WHERE)).mean()
     value, gradients = jax.value_and_grad(cost, (0, 1))(v_user, v_item)
@@ -71,11 +73,11 @@ def test_garbage_in_the_padding_reaches_nothing():
     assert all(bool(jnp.isfinite(g).all()) and g[5].tolist() == [0] * 4 for g in gradients)
 
 
-def test_the_correction_makes_the_batch_as_good_as_the_catalogue():
-    """One kind of user, who takes item i as often as q(i) says: the softmax of the catalogue has its optimum at log q.
+def test_the_popularity_correction_learns_the_optimum_of_the_full_softmax():
+    """All users are alike and choose item i with probability q(i): the optimum of the full softmax is log q.
 
-    The corrected cost finds that; without the correction popular items stand among the negatives as often as among the
-    positives, and popularity is not learned at all.
+    The corrected cost finds it. Without the correction an item is as often a negative as a positive, and its popularity
+    is not learned.
     """
     rng = np.random.default_rng(0)
     q = np.exp(rng.normal(size=100))
@@ -85,8 +87,8 @@ def test_the_correction_makes_the_batch_as_good_as_the_catalogue():
 
     def descend(corrected):
         def cost(z, batch):
-            given = log_q[batch] if corrected else None
-            return softmax.in_batch(jnp.ones((32, 1)), z[batch][:, None], batch, log_q=given).mean()
+            correction = log_q[batch] if corrected else None
+            return softmax.in_batch(jnp.ones((32, 1)), z[batch][:, None], batch, log_q=correction).mean()
 
         step = lambda z, batch: (z - 3 * jax.grad(cost)(z, batch), None)
         return np.asarray(jax.jit(lambda batches: jax.lax.scan(step, jnp.zeros(100), batches)[0])(batches))
@@ -96,38 +98,38 @@ def test_the_correction_makes_the_batch_as_good_as_the_catalogue():
     assert abs(slope(descend(False))) < 0.3
 
 
-def test_log_popularity_is_a_logarithm_from_the_start():
+def test_log_popularity_does_not_round_small_probabilities_to_zero():
     log_q = softmax.log_popularity(jnp.array([1.0, 0.0, 3e9]))
     np.testing.assert_allclose(log_q, [-np.log(3e9), -np.inf, 0], rtol=1e-5, atol=1e-6)
 
 
-def test_two_tower_cost_by_hand():
-    v_user, v_item = vectors()
+def test_two_tower_cost_equals_a_calculation_by_hand():
+    v_user, v_item = random_vectors()
     y = np.array([1.0, 2, 3, 4, 5, np.nan])
     z = 1.5 * (v_user * v_item).sum(axis=1) + 3
-    given = [jnp.asarray(a, jnp.float32) for a in (v_user, v_item, y)]
-    total = content.two_tower(*given, where=jnp.asarray(WHERE), scale=1.5, offset=3.0)
+    arrays = [jnp.asarray(array, jnp.float32) for array in (v_user, v_item, y)]
+    total = content.two_tower(*arrays, where=jnp.asarray(WHERE), scale=1.5, offset=3.0)
     np.testing.assert_allclose(total.sum, ((z - y)[:5] ** 2).sum(), rtol=1e-5)
     assert float(total.count) == 5
     weights = jnp.array([2.0, 1, 1, 0, 0, 9])
     np.testing.assert_allclose(
-        content.two_tower(*given, where=jnp.asarray(WHERE), weights=weights, scale=1.5, offset=3.0).sum,
+        content.two_tower(*arrays, where=jnp.asarray(WHERE), weights=weights, scale=1.5, offset=3.0).sum,
         2 * (z - y)[0] ** 2 + ((z - y)[1:3] ** 2).sum(),
         rtol=1e-5,
     )
     label = jnp.array([1.0, 0, 1, 0, 1, 0])
-    plain = (v_user * v_item).sum(axis=1)
+    logit = (v_user * v_item).sum(axis=1)
     np.testing.assert_allclose(
-        content.two_tower(*given[:2], label, loss=losses.logistic).sum,
-        np.sum(np.log1p(np.exp(plain)) - np.asarray(label) * plain),
+        content.two_tower(*arrays[:2], label, loss=losses.logistic).sum,
+        np.sum(np.log1p(np.exp(logit)) - np.asarray(label) * logit),
         rtol=1e-5,
     )
 
 
-def test_the_regularizer_is_of_kernels_alone():
+def test_the_penalty_of_a_network_includes_only_its_kernels():
     towers = TwoTower(layers=(4, 2))
     params = towers.init(jax.random.key(0), jnp.ones((1, 3)), jnp.ones((1, 5)))
-    params = jax.tree.map(lambda leaf: leaf + 1, params)  # biases are 1 now
+    params = jax.tree.map(lambda leaf: leaf + 1, params)  # the biases are not 0 any more
     squares = [np.sum(np.square(leaf)) for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
     assert float(content.kernel_l2(params, l2=0.5)) == pytest.approx(0.25 * sum(squares), rel=1e-5)
     with pytest.raises(ValueError, match="params: expected .* no leaf is named 'kernel'"):

@@ -1,4 +1,4 @@
-"""The laws of the costs: user, item, all users, all items, joint; on every layout (laws.py has the tables)."""
+"""The costs of a user, an item, all users, all items, and the joint cost on every layout (cases.py has the cases)."""
 
 import dataclasses
 import math
@@ -11,10 +11,12 @@ import pytest
 from jaxrec import data, losses, models
 from jaxrec.types import Dense, Factors, Observed
 from tests import reference
-from tests.losses.laws import (
+from tests.losses.cases import (
     LAYOUTS,
     N_ITEMS,
     N_USERS,
+    ONE_ITEM,
+    ONE_USER,
     OPTIONS,
     PER_ITEM,
     PER_USER,
@@ -22,14 +24,15 @@ from tests.losses.laws import (
     RANK,
     ROWS,
     SMOOTH,
-    assert_trees_close,
-    case,
     finite_differences,
-    tree_as,
+    on_device,
+    random_problem,
+    rated_everywhere,
     value_and_gradient,
     with_garbage,
-    without_any,
+    without_ratings,
 )
+from tests.trees import as_dtype, assert_trees_close
 
 every_loss = pytest.mark.parametrize("name", POINTWISE)
 every_option = pytest.mark.parametrize("option", OPTIONS)
@@ -46,21 +49,21 @@ every_layout = pytest.mark.parametrize("layout", LAYOUTS | ROWS)
 GARBAGE = [np.nan, np.inf, -1e300]
 
 
-# The notes' table by hand. Films x users (Alice, Bob, Carol, Dave); 0 is a rating, ? is none.
+# The lecture notes' table: films x users (Alice, Bob, Carol, Dave). 0 is a rating; `_` is none.
 
-Q = math.nan
+_ = math.nan
 Y = [
     [5, 5, 0, 0],  # Love at last           x = (0.9, 0)
-    [5, Q, Q, 0],  # Romance forever        x = (1.0, 0.01)
-    [Q, 4, 0, Q],  # Cute puppies of love   x = (0.99, 0)
+    [5, _, _, 0],  # Romance forever        x = (1.0, 0.01)
+    [_, 4, 0, _],  # Cute puppies of love   x = (0.99, 0)
     [0, 0, 5, 4],  # Nonstop car chases     x = (0.1, 1.0)
-    [0, 0, 5, Q],  # Swords vs. karate      x = (0, 0.9)
+    [0, 0, 5, _],  # Swords vs. karate      x = (0, 0.9)
 ]
 X = [[0.9, 0.0], [1.0, 0.01], [0.99, 0.0], [0.1, 1.0], [0.0, 0.9]]
 W = [[5.0, 0.0], [5.0, 0.0], [0.0, 5.0], [0.0, 4.0]]
 B = [0.5, 0.0, 0.5, 0.0]
 
-# residual = w . x + b - y, over the films that Alice rated
+# Residuals w . x + b - y of the films that each user rated.
 ALICE = [5 * 0.9 + 0.5 - 5, 5 * 1.0 + 0.5 - 5, 5 * 0.1 + 0.5 - 0, 5 * 0.0 + 0.5 - 0]  # 0, 0.5, 1, 0.5
 BOB = [5 * 0.9 - 5, 5 * 0.99 - 4, 5 * 0.1 - 0, 5 * 0.0 - 0]  # -0.5, 0.95, 0.5, 0
 CAROL = [5 * 0.0 + 0.5 - 0, 5 * 0.0 + 0.5 - 0, 5 * 1.0 + 0.5 - 5, 5 * 0.9 + 0.5 - 5]  # 0.5, 0.5, 0.5, 0
@@ -73,50 +76,50 @@ HALF_SQUARES = [
 ]
 
 
-def notes():
-    """w, b, x, y, where as arrays; y is NaN where the notes print ?."""
+def lecture_notes_problem():
+    """w, b, x, y, where as arrays; y is NaN where the lecture notes print a question mark."""
     y = jnp.array(Y)
     return jnp.array(W), jnp.array(B), jnp.array(X), y, ~jnp.isnan(y)
 
 
-def test_the_notes_table_has_the_residuals_written_above():
+def test_the_half_squares_above_are_those_of_the_residuals():
     assert [sum(r**2 for r in residuals) / 2 for residuals in (ALICE, BOB, CAROL, DAVE)] == pytest.approx(HALF_SQUARES)
-    assert sum(rating is not Q for row in Y for rating in row) == 4 + 4 + 4 + 3
+    assert sum(rating is not _ for row in Y for rating in row) == 4 + 4 + 4 + 3
 
 
 @pytest.mark.parametrize("user", range(4))
-def test_user_cost_of_the_notes(x64, user):
-    w, b, x, y, where = notes()
-    without = losses.user_cost(w[user], b[user], x, y[:, user], where[:, user], l2=0.0)
+def test_user_cost_equals_a_calculation_by_hand(x64, user):
+    w, b, x, y, where = lecture_notes_problem()
+    unpenalized = losses.user_cost(w[user], b[user], x, y[:, user], where[:, user], l2=0.0)
     penalized = losses.user_cost(w[user], b[user], x, y[:, user], where[:, user], l2=0.1)
-    assert float(without) == pytest.approx(HALF_SQUARES[user], abs=1e-12)
+    assert float(unpenalized) == pytest.approx(HALF_SQUARES[user], abs=1e-12)
     assert float(penalized) == pytest.approx(HALF_SQUARES[user] + 0.1 / 2 * [25, 25, 25, 16][user], rel=1e-12)
 
 
-def test_user_gradient_of_the_notes(x64):
-    w, b, x, y, where = notes()
+def test_user_gradient_equals_a_calculation_by_hand(x64):
+    w, b, x, y, where = lecture_notes_problem()
     by_w, by_b = jax.grad(losses.user_cost, argnums=(0, 1))(w[1], b[1], x, y[:, 1], where[:, 1], l2=0.1)
-    # Bob: sum of residual * x, over Love at last, Cute puppies, car chases, Swords; + 0.1 * (5, 0)
+    # Bob: the sum of residual * x over Love at last, Cute puppies, car chases and Swords, plus 0.1 * (5, 0).
     expected = [-0.5 * 0.9 + 0.95 * 0.99 + 0.5 * 0.1 + 0 * 0.0 + 0.1 * 5, 0.5 * 1.0 + 0.1 * 0]
     np.testing.assert_allclose(by_w, expected, rtol=1e-12)
     assert float(by_b) == pytest.approx(-0.5 + 0.95 + 0.5 + 0)
 
 
-def test_item_cost_and_gradient_of_the_notes(x64):
-    w, b, x, y, where = notes()
+def test_item_cost_and_gradient_equal_a_calculation_by_hand(x64):
+    w, b, x, y, where = lecture_notes_problem()
     film = 3  # Nonstop car chases: residuals 1 (Alice), 0.5 (Bob), 0.5 (Carol), 0 (Dave)
     cost = lambda x: losses.item_cost(x, w, b, y[film], where[film], l2=0.1)
     assert float(cost(x[film])) == pytest.approx((1 + 0.25 + 0.25 + 0) / 2 + 0.1 / 2 * (0.01 + 1))
-    # sum of residual * w + 0.1 * x
+    # The sum of residual * w, plus 0.1 * x.
     expected = [1 * 5 + 0.5 * 5 + 0.5 * 0 + 0 * 0 + 0.1 * 0.1, 1 * 0 + 0.5 * 0 + 0.5 * 5 + 0 * 4 + 0.1 * 1]
     np.testing.assert_allclose(jax.grad(cost)(x[film]), expected, rtol=1e-12)
     film = 2  # Cute puppies of love: 0.95 (Bob), 0.5 (Carol); Alice and Dave did not rate it
-    without = losses.item_cost(x[film], w, b, y[film], where[film], l2=0.0)
-    assert float(without) == pytest.approx((0.95**2 + 0.25) / 2)
+    unpenalized = losses.item_cost(x[film], w, b, y[film], where[film], l2=0.0)
+    assert float(unpenalized) == pytest.approx((0.95**2 + 0.25) / 2)
 
 
-def test_joint_cost_of_the_notes(x64):
-    w, b, x, y, where = notes()
+def test_joint_cost_equals_a_calculation_by_hand(x64):
+    w, b, x, y, where = lecture_notes_problem()
     factors, ratings = Factors(w, b, x), Dense(y, where)
     squares_of_x = 0.9**2 + (1 + 0.01**2) + 0.99**2 + (0.1**2 + 1) + 0.9**2
     expected = sum(HALF_SQUARES) + 0.1 / 2 * (25 + 25 + 25 + 16) + 0.1 / 2 * squares_of_x
@@ -132,58 +135,36 @@ def test_joint_cost_of_the_notes(x64):
     assert float(items) == pytest.approx(sum(HALF_SQUARES) + 0.1 / 2 * squares_of_x, rel=1e-12)
 
 
-def test_binary_labels_by_hand(x64):
-    # engaged with the first item, shown the second in vain, not shown the third; logits w x + b = 0, log 3, log 7
+def test_user_cost_of_binary_labels_equals_a_calculation_by_hand(x64):
+    # The user liked the first item, did not like the second, and was not shown the third. Logits: 0, log 3, log 7.
     x = jnp.array([[0.0], [math.log(3)], [math.log(7)]])
     y, shown = jnp.array([1.0, 0.0, jnp.nan]), jnp.array([True, True, False])
     got = losses.user_cost(jnp.array([1.0]), jnp.array(0.0), x, y, shown, l2=0.4, loss=losses.logistic)
     assert float(got) == pytest.approx(-math.log(1 / 2) - math.log(1 - 3 / 4) + 0.4 / 2 * 1)
 
 
-# One user, one item: options of the two, against the loops
-
-ONE_USER = {
-    "plain": {},
-    "weights": {"weights": np.arange(1, 1 + N_ITEMS) / 4},
-    "offset a number": {"offset": 0.75},
-    "offset per item": {"offset": np.arange(N_ITEMS) / 2 - 1},
-    "l2_bias": {"l2_bias": 0.2},
-}
-ONE_USER["all"] = ONE_USER["weights"] | ONE_USER["offset per item"] | ONE_USER["l2_bias"]
-ONE_ITEM = {
-    "plain": {},
-    "weights": {"weights": np.arange(1, 1 + N_USERS) / 4},
-    "offset": {"offset": 0.75},
-    "c": {"c": 0.6},
-    "l2_bias": {"c": 0.6, "l2_bias": 0.2},
-    "l2_bias without c": {"l2_bias": 0.2},
-}
-ONE_ITEM["all"] = ONE_ITEM["weights"] | ONE_ITEM["offset"] | ONE_ITEM["l2_bias"]
-
-
-def on_device(options):
-    """Keywords for the library: arrays for what is an array (and c), numbers as they are."""
-    return {k: jnp.asarray(v) if k == "c" or np.ndim(v) else v for k, v in options.items()}
+# One user or one item, with every option, against the slow loops
 
 
 def one_user(name="half_squared_error", user=0):
-    problem = case(binary=POINTWISE[name].binary)
+    problem = random_problem(binary=POINTWISE[name].binary)
     return problem.w[user], problem.b[user], problem.x, problem.y[:, user], problem.where[:, user]
 
 
 def one_item(name="half_squared_error", item=2):
-    problem = case(binary=POINTWISE[name].binary)
+    problem = random_problem(binary=POINTWISE[name].binary)
     return problem.x[item], problem.w, problem.b, problem.y[item], problem.where[item]
 
 
 @every_loss
 @pytest.mark.parametrize("options", ONE_USER)
-def test_user_cost_is_the_loop_and_so_is_its_gradient(x64, name, options):
+def test_user_cost_and_its_gradient_equal_the_loops(x64, name, options):
     entry, arguments = POINTWISE[name], one_user(name)
     assert 0 < arguments[4].sum() < N_ITEMS
-    oracle = lambda w, b, x: reference.user_cost(
-        w, b, x, *arguments[3:], l2=0.3, loss=entry.oracle, **ONE_USER[options]
-    )
+
+    def oracle(w, b, x):
+        return reference.user_cost(w, b, x, *arguments[3:], l2=0.3, loss=entry.oracle, **ONE_USER[options])
+
     value, (by_w, by_b, by_x) = jax.value_and_grad(losses.user_cost, argnums=(0, 1, 2))(
         *map(jnp.asarray, arguments), l2=0.3, loss=entry.loss, **on_device(ONE_USER[options])
     )
@@ -196,15 +177,17 @@ def test_user_cost_is_the_loop_and_so_is_its_gradient(x64, name, options):
 
 @every_loss
 @pytest.mark.parametrize("options", ONE_ITEM)
-def test_item_cost_is_the_loop_and_so_is_its_gradient(x64, name, options):
+def test_item_cost_and_its_gradient_equal_the_loops(x64, name, options):
     entry, arguments = POINTWISE[name], one_item(name)
     assert 0 < arguments[4].sum() < N_USERS
-    oracle = lambda x, **changes: reference.item_cost(
-        x, *arguments[1:], l2=0.3, loss=entry.oracle, **(ONE_ITEM[options] | changes)
-    )
-    cost = lambda x, c: losses.item_cost(
-        x, *map(jnp.asarray, arguments[1:]), l2=0.3, loss=entry.loss, **(on_device(ONE_ITEM[options]) | {"c": c})
-    )
+
+    def oracle(x, **changes):
+        return reference.item_cost(x, *arguments[1:], l2=0.3, loss=entry.oracle, **(ONE_ITEM[options] | changes))
+
+    def cost(x, c):
+        keywords = on_device(ONE_ITEM[options]) | {"c": c}
+        return losses.item_cost(x, *map(jnp.asarray, arguments[1:]), l2=0.3, loss=entry.loss, **keywords)
+
     x, c = arguments[0], ONE_ITEM[options].get("c")
     value, (by_x, by_c) = jax.value_and_grad(cost, argnums=(0, 1))(
         jnp.asarray(x), None if c is None else jnp.asarray(c)
@@ -218,19 +201,20 @@ def test_item_cost_is_the_loop_and_so_is_its_gradient(x64, name, options):
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-def test_one_user_s_garbage_under_the_mask_is_inert(x64, garbage):
+def test_masked_garbage_does_not_change_the_cost_of_one_user(x64, garbage):
     w, b, x, y, where = map(jnp.asarray, one_user())
     arrays = {"y": y, "weights": jnp.arange(1.0, 1 + N_ITEMS), "offset": jnp.arange(0.0, N_ITEMS)}
-    cost = lambda w, b, y, weights, offset: losses.user_cost(
-        w, b, x, y, where, l2=0.3, weights=weights, offset=offset, l2_bias=0.1
-    )
-    spoil = lambda value: {k: jnp.where(where, a, value) for k, a in arrays.items()}
+
+    def cost(w, b, y, weights, offset):
+        return losses.user_cost(w, b, x, y, where, l2=0.3, weights=weights, offset=offset, l2_bias=0.1)
+
+    spoil = lambda value: {name: jnp.where(where, array, value) for name, array in arrays.items()}
     clean = jax.value_and_grad(cost, argnums=(0, 1))(w, b, **spoil(0.0))
     spoilt = jax.value_and_grad(cost, argnums=(0, 1))(w, b, **spoil(garbage))
     assert_trees_close(spoilt, clean, rtol=0, atol=0)
 
 
-def test_one_user_without_ratings_is_her_penalty(x64):
+def test_the_cost_of_a_user_without_ratings_is_the_penalty(x64):
     w, b, x, y, where = map(jnp.asarray, one_user(user=1))
     assert not where.any()
     assert np.isnan(y).all()
@@ -242,11 +226,11 @@ def test_one_user_without_ratings_is_her_penalty(x64):
     np.testing.assert_array_equal(by_w, np.zeros(RANK))
 
 
-def test_vmap_of_user_cost_is_the_loop_over_users(x64):
-    problem = case()
+def test_vmap_of_user_cost_equals_a_loop_over_users(x64):
+    problem = random_problem()
     w, b, x, y, where = map(jnp.asarray, (problem.w, problem.b, problem.x, problem.y, problem.where))
-    one = lambda w, b, y, where, l2: losses.user_cost(w, b, x, y, where, l2=l2)
-    got = jax.vmap(one, in_axes=(0, 0, 1, 1, 0))(w, b, y, where, jnp.asarray(PER_USER))
+    cost = lambda w, b, y, where, l2: losses.user_cost(w, b, x, y, where, l2=l2)
+    got = jax.vmap(cost, in_axes=(0, 0, 1, 1, 0))(w, b, y, where, jnp.asarray(PER_USER))
     expected = [
         reference.user_cost(problem.w[j], problem.b[j], problem.x, problem.y[:, j], problem.where[:, j], l2=PER_USER[j])
         for j in range(N_USERS)
@@ -254,13 +238,13 @@ def test_vmap_of_user_cost_is_the_loop_over_users(x64):
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
-# All users, all items
+# All users or all items
 
 
 @every_loss
 @pytest.mark.parametrize("per_row", [False, True])
-def test_users_cost_is_the_sum_of_the_loops(x64, name, per_row):
-    p, entry = case(binary=POINTWISE[name].binary), POINTWISE[name]
+def test_users_cost_equals_the_sum_of_the_loops(x64, name, per_row):
+    p, entry = random_problem(binary=POINTWISE[name].binary), POINTWISE[name]
     expected = sum(
         reference.user_cost(
             p.w[j], p.b[j], p.x, p.y[:, j], p.where[:, j], l2=PER_USER[j] if per_row else 0.3, loss=entry.oracle
@@ -274,8 +258,8 @@ def test_users_cost_is_the_sum_of_the_loops(x64, name, per_row):
 
 @every_loss
 @pytest.mark.parametrize("per_row", [False, True])
-def test_items_cost_is_the_sum_of_the_loops(x64, name, per_row):
-    p, entry = case(binary=POINTWISE[name].binary), POINTWISE[name]
+def test_items_cost_equals_the_sum_of_the_loops(x64, name, per_row):
+    p, entry = random_problem(binary=POINTWISE[name].binary), POINTWISE[name]
     expected = sum(
         reference.item_cost(p.x[i], p.w, p.b, p.y[i], p.where[i], l2=PER_ITEM[i] if per_row else 0.3, loss=entry.oracle)
         for i in range(N_ITEMS)
@@ -285,8 +269,8 @@ def test_items_cost_is_the_sum_of_the_loops(x64, name, per_row):
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
-def test_joint_cost_is_the_users_costs_and_the_items_penalty(x64):
-    p = case(OPTIONS["l2 per row"])
+def test_joint_cost_equals_the_users_costs_plus_the_items_penalty_and_vice_versa(x64):
+    p = random_problem(OPTIONS["l2 per row"])
     w, b, x, y, where = map(jnp.asarray, (p.w, p.b, p.x, p.y, p.where))
     l2_users, l2_items = p.strengths()["l2"]
     joint = losses.cost(Factors(w, b, x), Dense(y, where), l2=(l2_users, l2_items))
@@ -300,51 +284,51 @@ def test_joint_cost_is_the_users_costs_and_the_items_penalty(x64):
 
 
 @every_option
-def test_joint_cost_is_the_loop(x64, option):
-    problem = case(OPTIONS[option])
+def test_joint_cost_with_every_option_equals_the_loop(x64, option):
+    problem = random_problem(OPTIONS[option])
     got = losses.cost(problem.factors(), problem.layout(LAYOUTS["dense"]), **problem.strengths())
     np.testing.assert_allclose(got, problem.reference(), rtol=1e-12)
 
 
 @every_option
 def test_every_option_changes_the_cost(option):
-    """Otherwise the test above would not notice that an option is ignored."""
-    if option == "the notes'":
+    """Otherwise the test above would not notice an option that is ignored."""
+    if option == "plain":
         return
-    base = case(OPTIONS["the notes'"])
-    problem = case(OPTIONS[option])
+    base = random_problem(OPTIONS["plain"])
+    problem = random_problem(OPTIONS[option])
     assert abs(problem.reference() - base.reference()) > 1e-3
 
 
 @layouts_and_losses
-def test_layouts_agree_with_the_loop(x64, layout, name):
+def test_cost_and_data_term_on_every_layout_equal_the_loop(x64, layout, name):
     entry = POINTWISE[name]
-    problem = case(OPTIONS["all"], binary=entry.binary)
+    problem = random_problem(OPTIONS["all"], binary=entry.binary)
     ratings = problem.layout((LAYOUTS | ROWS)[layout])
     got = losses.cost(problem.factors(), ratings, loss=entry.loss, **problem.strengths())
     np.testing.assert_allclose(got, problem.reference(entry.oracle), rtol=1e-12)
     total = losses.data_term(problem.factors(), ratings, loss=entry.loss)
     np.testing.assert_allclose(total.count, np.nansum(problem.weights), rtol=1e-12)
-    free = problem._replace(l2=0.0, l2_bias=0.0)
-    np.testing.assert_allclose(total.sum, free.reference(entry.oracle), rtol=1e-12)
+    unpenalized = problem._replace(l2=0.0, l2_bias=0.0)
+    np.testing.assert_allclose(total.sum, unpenalized.reference(entry.oracle), rtol=1e-12)
 
 
 @every_layout
-def test_layouts_agree_without_weights_too(x64, layout):
-    problem = case(OPTIONS["the notes'"])
+def test_cost_and_data_term_without_weights_on_every_layout_equal_the_loop(x64, layout):
+    problem = random_problem(OPTIONS["plain"])
     ratings = problem.layout((LAYOUTS | ROWS)[layout])
     np.testing.assert_allclose(losses.cost(problem.factors(), ratings, l2=0.3), problem.reference(), rtol=1e-12)
     assert float(losses.data_term(problem.factors(), ratings).count) == problem.where.sum()
 
 
-def test_the_padded_layouts_are_padded():
-    """Otherwise the tests above and below test nothing about padding."""
-    problem = case()
+def test_the_padded_layouts_have_padding():
+    """Otherwise the other tests would not test it."""
+    problem = random_problem()
     for name, build in (LAYOUTS | ROWS).items():
         layout = build(problem.ratings())
         where = [bucket.where for bucket in getattr(layout, "buckets", [layout])]
-        spare = sum(w.size - int(w.sum()) for w in where)
-        assert (spare > 0) == (name not in ("observed", "linked")), name
+        n_masked = sum(mask.size - int(mask.sum()) for mask in where)
+        assert (n_masked > 0) == (name not in ("observed", "linked")), name
         if "rows" in name and "padded" in name:
             assert len(layout.buckets) > 1
             assert all(len(bucket.row) % 4 == 0 for bucket in layout.buckets)
@@ -352,9 +336,9 @@ def test_the_padded_layouts_are_padded():
 
 
 @layouts_and_losses
-def test_gradient_is_the_finite_difference_on_every_layout(x64, layout, name):
+def test_gradient_on_every_layout_equals_finite_differences(x64, layout, name):
     entry = SMOOTH[name]
-    problem = case(OPTIONS["all"], binary=entry.binary)
+    problem = random_problem(OPTIONS["all"], binary=entry.binary)
     ratings = problem.layout((LAYOUTS | ROWS)[layout])
     _, got = value_and_gradient(problem.factors(), ratings, loss=entry.loss, **problem.strengths())
     assert_trees_close(got, finite_differences(problem, entry.oracle), rtol=1e-7, atol=1e-8)
@@ -362,8 +346,8 @@ def test_gradient_is_the_finite_difference_on_every_layout(x64, layout, name):
 
 @every_layout
 @pytest.mark.parametrize("garbage", GARBAGE)
-def test_garbage_under_the_mask_is_inert_on_every_layout(x64, layout, garbage):
-    problem = case(OPTIONS["all"])
+def test_masked_garbage_does_not_change_value_and_gradient_on_any_layout(x64, layout, garbage):
+    problem = random_problem(OPTIONS["all"])
     ratings = problem.layout((LAYOUTS | ROWS)[layout])
     clean = value_and_gradient(problem.factors(), with_garbage(ratings, 0.0), **problem.strengths())
     spoilt = value_and_gradient(problem.factors(), with_garbage(ratings, garbage), **problem.strengths())
@@ -372,8 +356,8 @@ def test_garbage_under_the_mask_is_inert_on_every_layout(x64, layout, garbage):
 
 
 @every_layout
-def test_the_mean_of_an_item_without_ratings_is_not_read(x64, layout):
-    problem = case(OPTIONS["all"])
+def test_mu_of_an_item_without_ratings_is_not_read(x64, layout):
+    problem = random_problem(OPTIONS["all"])
     spoilt = dataclasses.replace(problem.factors(), mu=problem.factors().mu.at[0].set(np.nan))
     ratings = problem.layout((LAYOUTS | ROWS)[layout])
     clean = value_and_gradient(problem.factors(), ratings, **problem.strengths())
@@ -381,79 +365,78 @@ def test_the_mean_of_an_item_without_ratings_is_not_read(x64, layout):
 
 
 @layouts_and_losses
-def test_nothing_rated_is_the_penalty_alone(x64, layout, name):
-    problem, loss = case(OPTIONS["all"], binary=SMOOTH[name].binary), SMOOTH[name].loss
-    nothing = with_garbage(without_any(problem.layout((LAYOUTS | ROWS)[layout])), np.nan)
-    value, _ = value_and_gradient(problem.factors(), nothing, loss=loss, **problem.strengths())
+def test_the_cost_without_ratings_is_the_penalty(x64, layout, name):
+    problem, loss = random_problem(OPTIONS["all"], binary=SMOOTH[name].binary), SMOOTH[name].loss
+    no_ratings = with_garbage(without_ratings(problem.layout((LAYOUTS | ROWS)[layout])), np.nan)
+    value, _ = value_and_gradient(problem.factors(), no_ratings, loss=loss, **problem.strengths())
     np.testing.assert_allclose(value, problem.reference(where=np.zeros_like(problem.where)), rtol=1e-12)
-    free = jax.tree.map(lambda strength: 0 * strength, problem.strengths())
-    value, gradient = value_and_gradient(problem.factors(), nothing, loss=loss, **free)
+    no_penalty = jax.tree.map(lambda strength: 0 * strength, problem.strengths())
+    value, gradient = value_and_gradient(problem.factors(), no_ratings, loss=loss, **no_penalty)
     assert float(value) == 0
     for leaf in jax.tree.leaves(gradient):
         np.testing.assert_array_equal(leaf, np.zeros(leaf.shape))
 
 
 @pytest.mark.parametrize("layout", ["dense", "observed padded", "rows of users"])
-def test_the_data_term_of_nothing_is_zero(layout):
-    problem = case(OPTIONS["weights"])
-    nothing = with_garbage(without_any((LAYOUTS | ROWS)[layout](problem.ratings())), np.nan)
-    total = losses.data_term(problem.factors(jnp.float32), nothing)
+def test_the_data_term_without_ratings_is_zero(layout):
+    problem = random_problem(OPTIONS["weights"])
+    no_ratings = with_garbage(without_ratings((LAYOUTS | ROWS)[layout](problem.ratings())), np.nan)
+    total = losses.data_term(problem.factors(jnp.float32), no_ratings)
     assert (float(total.sum), float(total.count)) == (0, 0)
 
 
 @pytest.mark.parametrize("layout", ["observed", "linked", "rows of users"])
-def test_mask_is_deletion(x64, layout):
-    """A rating with `where` False in the layout = a rating that was never in the table."""
-    problem = case(OPTIONS["all"])
+def test_masking_a_rating_equals_deleting_it(x64, layout):
+    problem = random_problem(OPTIONS["all"])
     ratings = problem.ratings()
-    drop = (int(ratings.user[3]), int(ratings.item[3]))
+    masked_user, masked_item = int(ratings.user[3]), int(ratings.item[3])
     build = (LAYOUTS | ROWS)[layout]
 
-    def without(part):
+    def mask_rating(part):
         if hasattr(part, "buckets"):
-            return dataclasses.replace(part, buckets=tuple(without(bucket) for bucket in part.buckets))
+            return dataclasses.replace(part, buckets=tuple(mask_rating(bucket) for bucket in part.buckets))
         user, item = (part.user, part.item) if hasattr(part, "user") else (part.row[:, None], part.other)
-        return dataclasses.replace(part, where=part.where & ~((user == drop[0]) & (item == drop[1])))
+        return dataclasses.replace(part, where=part.where & ~((user == masked_user) & (item == masked_item)))
 
-    masked = without(problem.layout(build))
+    masked = mask_rating(problem.layout(build))
     where = problem.where.copy()
-    where[drop[1], drop[0]] = False
+    where[masked_item, masked_user] = False
     assert where.sum() == problem.where.sum() - 1
     got = losses.cost(problem.factors(), masked, **problem.strengths())
     np.testing.assert_allclose(got, problem.reference(where=where), rtol=1e-12)
 
 
-def test_order_of_observed_ratings_does_not_matter(x64):
-    problem = case(OPTIONS["all"])
-    as_given = problem.layout(LAYOUTS["observed padded"])
-    order = np.random.default_rng(1).permutation(len(as_given.value))
-    permuted = jax.tree.map(lambda column: column[order], as_given)
+def test_the_order_of_observed_ratings_does_not_change_value_and_gradient(x64):
+    problem = random_problem(OPTIONS["all"])
+    ratings = problem.layout(LAYOUTS["observed padded"])
+    order = np.random.default_rng(1).permutation(len(ratings.value))
+    permuted = jax.tree.map(lambda column: column[order], ratings)
     cost = lambda ratings: value_and_gradient(problem.factors(), ratings, **problem.strengths())
-    assert_trees_close(cost(permuted), cost(as_given))
+    assert_trees_close(cost(permuted), cost(ratings))
 
 
-def test_integer_weights_are_repetition_of_ratings(x64):
-    problem = case(OPTIONS["weights"])
-    once = problem.layout(LAYOUTS["observed"])
-    times = np.random.default_rng(2).integers(0, 4, len(once.value))
-    weighted = dataclasses.replace(once, weights=jnp.asarray(times * 1.0))
-    repeated = jax.tree.map(lambda column: jnp.repeat(column, times), dataclasses.replace(once, weights=None))
+def test_integer_weights_equal_repeated_ratings(x64):
+    problem = random_problem(OPTIONS["weights"])
+    ratings = problem.layout(LAYOUTS["observed"])
+    times = np.random.default_rng(2).integers(0, 4, len(ratings.value))
+    weighted = dataclasses.replace(ratings, weights=jnp.asarray(times * 1.0))
+    repeated = jax.tree.map(lambda column: jnp.repeat(column, times), dataclasses.replace(ratings, weights=None))
     assert_trees_close(
         losses.data_term(problem.factors(), weighted), losses.data_term(problem.factors(), repeated), rtol=1e-12
     )
 
 
-def test_totals_add_over_parts_in_different_layouts(x64):
-    problem = case(OPTIONS["weights"])
+def test_data_terms_of_parts_in_different_layouts_add_up_to_the_full_data_term(x64):
+    problem = random_problem(OPTIONS["weights"])
     ratings, f = problem.ratings(), problem.factors()
-    whole = losses.data_term(f, problem.layout(LAYOUTS["dense"]), loss=losses.squared_error)
+    expected = losses.data_term(f, problem.layout(LAYOUTS["dense"]), loss=losses.squared_error)
     builds = [LAYOUTS["dense"], LAYOUTS["observed padded"], LAYOUTS["linked padded"], ROWS["rows of items"]]
     parts = [
-        losses.data_term(f, tree_as(build(ratings.take(slice(k, None, 4))), jnp.float64), loss=losses.squared_error)
+        losses.data_term(f, as_dtype(build(ratings.take(slice(k, None, 4))), jnp.float64), loss=losses.squared_error)
         for k, build in enumerate(builds)
     ]
     total = parts[0] + parts[1] + parts[2] + parts[3]
-    assert_trees_close(total, whole)
+    assert_trees_close(total, expected)
     squares, count = problem._replace(l2=0.0).reference(reference.squared_error), np.nansum(problem.weights)
     np.testing.assert_allclose(total.mean(), squares / count, rtol=1e-12)
 
@@ -461,8 +444,8 @@ def test_totals_add_over_parts_in_different_layouts(x64):
 @pytest.mark.parametrize(
     "layout", ["dense", "observed padded", "linked padded", "rows of users", "rows of items padded"]
 )
-def test_vmap_over_factors_is_the_loop(x64, layout):
-    problems = [case(OPTIONS["all"], seed=0), case(OPTIONS["all"], seed=0)]
+def test_vmap_over_factors_equals_the_loops(x64, layout):
+    problems = [random_problem(OPTIONS["all"], seed=0), random_problem(OPTIONS["all"], seed=0)]
     problems[1] = problems[1]._replace(w=problems[1].w + 1, x=-problems[1].x, c=problems[1].c * 2)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p.factors() for p in problems))
     ratings = problems[0].layout((LAYOUTS | ROWS)[layout])
@@ -473,17 +456,17 @@ def test_vmap_over_factors_is_the_loop(x64, layout):
 @pytest.mark.parametrize(
     "layout", ["dense", "observed padded", "linked padded", "rows of users", "rows of items padded"]
 )
-def test_jit_is_eager_and_traces_once_per_shape(layout):
-    traced = []
+def test_jit_equals_eager_and_traces_once_per_shape(layout):
+    traces = []
 
     @jax.jit
     def cost(factors, ratings, l2):
-        traced.append(1)
+        traces.append(1)
         return losses.cost(factors, ratings, l2=l2)
 
-    problem = case(OPTIONS["all"])
+    problem = random_problem(OPTIONS["all"])
     for scale in (1.0, 0.5):
-        # New factors, ratings and strengths in the same shapes, in float32.
+        # Other factors, ratings and strengths of the same shapes, in float32.
         changed = problem._replace(w=scale * problem.w, y=scale * problem.y)
         f, ratings = changed.factors(jnp.float32), (LAYOUTS | ROWS)[layout](changed.ratings())
         value, eager = cost(f, ratings, scale * 0.3), losses.cost(f, ratings, l2=scale * 0.3)
@@ -491,13 +474,13 @@ def test_jit_is_eager_and_traces_once_per_shape(layout):
         np.testing.assert_allclose(value, eager, rtol=1e-6)
         expected = changed._replace(l2=scale * 0.3, l2_bias=0.0).reference()
         np.testing.assert_allclose(value, expected, rtol=1e-5)
-    assert len(traced) == 1
+    assert len(traces) == 1
 
 
 @pytest.mark.parametrize("option", ["mu a number", "mu per item"])
 @pytest.mark.parametrize("layout", ["dense", "observed", "rows of items"])
-def test_mu_gets_no_gradient(x64, option, layout):
-    problem = case(OPTIONS[option])
+def test_the_cost_has_no_gradient_in_mu(x64, option, layout):
+    problem = random_problem(OPTIONS[option])
     ratings = problem.layout((LAYOUTS | ROWS)[layout])
     _, gradient = value_and_gradient(problem.factors(), ratings, **problem.strengths())
     np.testing.assert_array_equal(gradient.mu, np.zeros(np.shape(problem.mu)))
@@ -513,24 +496,24 @@ def test_mu_gets_no_gradient(x64, option, layout):
         ("rows of users", "logistic"),
     ],
 )
-def test_forward_mode_and_hessian_vector_products(x64, layout, name):
+def test_forward_mode_and_hessian_vector_products_equal_finite_differences(x64, layout, name):
     entry = SMOOTH[name]
-    problem = case(OPTIONS["all"], binary=entry.binary)
+    problem = random_problem(OPTIONS["all"], binary=entry.binary)
     ratings, strengths = problem.layout((LAYOUTS | ROWS)[layout]), problem.strengths()
     rng = np.random.default_rng(6)
     direction = {k: rng.normal(size=getattr(problem, k).shape) for k in "wbxc"}
     moved = lambda step: problem._replace(**{k: getattr(problem, k) + step * direction[k] for k in "wbxc"})
 
     @jax.jit
-    def slope_and_product(f, direction):
+    def directional_derivative_and_hessian_product(f, direction):
         cost = lambda f: losses.cost(f, ratings, loss=entry.loss, **strengths)
         return jax.jvp(cost, (f,), (direction,))[1], jax.jvp(jax.grad(cost), (f,), (direction,))[1]
 
-    slope, product = slope_and_product(
-        problem.factors(), tree_as(Factors(**direction, mu=np.zeros(N_ITEMS)), jnp.float64)
+    derivative, product = directional_derivative_and_hessian_product(
+        problem.factors(), as_dtype(Factors(**direction, mu=np.zeros(N_ITEMS)), jnp.float64)
     )
-    by_step = lambda f: (f(1e-4) - f(-1e-4)) / 2e-4
-    np.testing.assert_allclose(slope, by_step(lambda step: moved(step).reference(entry.oracle)), rtol=1e-6)
+    cost = lambda step: moved(step).reference(entry.oracle)
+    np.testing.assert_allclose(derivative, (cost(1e-4) - cost(-1e-4)) / 2e-4, rtol=1e-6)
     gradient = lambda step: value_and_gradient(moved(step).factors(), ratings, loss=entry.loss, **strengths)[1]
     expected = jax.tree.map(lambda up, down: (up - down) / 2e-4, gradient(1e-4), gradient(-1e-4))
     assert_trees_close(product, expected, rtol=1e-5, atol=1e-6)
@@ -538,13 +521,13 @@ def test_forward_mode_and_hessian_vector_products(x64, layout, name):
 
 @pytest.mark.parametrize("logit", [-1e4, 1e4])
 @pytest.mark.parametrize("layout", ["dense", "observed padded", "linked padded", "rows of users"])
-def test_extreme_logits_stay_finite(layout, logit):
-    problem = case(binary=True)
+def test_value_and_gradient_of_extreme_logits_are_finite_and_exact(layout, logit):
+    problem = random_problem(binary=True)
     ratings = (LAYOUTS | ROWS)[layout](problem.ratings())
     factors = dataclasses.replace(problem.factors(jnp.float32), mu=jnp.float32(logit))
     factors = dataclasses.replace(factors, w=0 * factors.w, b=0 * factors.b)
     value, gradient = value_and_gradient(factors, ratings, l2=0.0, l2_bias=0.0, loss=losses.logistic)
-    wrong = np.nansum(problem.y == (logit < 0), where=problem.where)  # labelled the other way, each costs |logit|
+    wrong = np.nansum(problem.y == (logit < 0), where=problem.where)  # labels on the other side: each costs |logit|
     assert 0 < wrong < problem.where.sum()
     assert float(value) == wrong * 1e4
     np.testing.assert_array_equal(
@@ -555,19 +538,10 @@ def test_extreme_logits_stay_finite(layout, logit):
 # Minibatches
 
 
-def rated_everywhere(option="all", binary=False):
-    """A problem in which every user and item has a rating."""
-    problem = case(OPTIONS[option], binary=binary)
-    where = np.random.default_rng(4).random(problem.where.shape) < 0.5
-    where[:, 0] = where[2] = True
-    fill = lambda a: None if a is None else np.where(problem.where, a, 1.0)
-    return problem._replace(where=where, y=fill(problem.y), weights=fill(problem.weights))
-
-
 @pytest.mark.parametrize(
     ("option", "size"),
     [
-        ("the notes'", 7),
+        ("plain", 7),
         ("l2 per user, a number for items", 7),
         ("l2_bias without c", 7),
         ("l2_bias a pair", 7),
@@ -575,22 +549,22 @@ def rated_everywhere(option="all", binary=False):
         ("all", 100),
     ],
 )
-def test_minibatches_add_up_to_the_whole(x64, option, size):
+def test_costs_of_minibatches_add_up_to_the_full_cost(x64, option, size):
     problem = rated_everywhere(option)
     assert len(problem.ratings()) % size != 0  # the last batch is padded
     batches = list(data.batches.minibatches(problem.ratings(), size, rng=0)(1))
     assert len(batches) == -(-len(problem.ratings()) // size)
-    assert {len(batch.value) for batch in batches} == {size}  # so one trace serves them all
-    cost = lambda batch: value_and_gradient(problem.factors(), tree_as(batch, jnp.float64), **problem.strengths())
+    assert {len(batch.value) for batch in batches} == {size}  # one shape, so that one trace is enough
+    cost = lambda batch: value_and_gradient(problem.factors(), as_dtype(batch, jnp.float64), **problem.strengths())
     parts = [cost(batch) for batch in batches]
     value, gradient = jax.tree.map(lambda *leaves: sum(leaves), *parts)
     np.testing.assert_allclose(value, problem.reference(), rtol=1e-12)
     assert_trees_close(gradient, finite_differences(problem, reference.half_squared_error), rtol=1e-7, atol=1e-8)
 
 
-def test_minibatches_leave_out_the_penalty_of_rows_without_ratings(x64):
-    """Such a row stands in no batch: its penalty is nobody's share, and the batches move it nowhere."""
-    problem = case(OPTIONS["all"])
+def test_minibatches_do_not_penalize_rows_without_ratings(x64):
+    """Such a row is in no batch, so no batch has a part of its penalty, and its gradient is 0."""
+    problem = random_problem(OPTIONS["all"])
     (l2_users, l2_items), (bias_users, bias_items) = problem.l2, problem.l2_bias
     unrated = sum(l2_users[j] * reference.half_squared_norm(problem.w[j]) for j in (1, 5))
     unrated += sum(bias_users * problem.b[j] ** 2 / 2 for j in (1, 5))
@@ -599,21 +573,21 @@ def test_minibatches_leave_out_the_penalty_of_rows_without_ratings(x64):
     assert unrated > 0.1
     cost = lambda f, r: value_and_gradient(f, r, **problem.strengths())
     batches = data.batches.minibatches(problem.ratings(), 7, rng=0)(0)
-    parts = [cost(problem.factors(), tree_as(batch, jnp.float64)) for batch in batches]
+    parts = [cost(problem.factors(), as_dtype(batch, jnp.float64)) for batch in batches]
     value, gradient = jax.tree.map(lambda *leaves: sum(leaves), *parts)
     np.testing.assert_allclose(value, problem.reference() - unrated, rtol=1e-12)
-    whole = finite_differences(problem, reference.half_squared_error)
+    full_gradient = finite_differences(problem, reference.half_squared_error)
     rated_users, rated_items = [0, 2, 3, 4], [1, 2, 3]
     for name, rated in (("w", rated_users), ("b", rated_users), ("x", rated_items), ("c", rated_items)):
-        got, expected = np.asarray(getattr(gradient, name)), getattr(whole, name)
+        got, expected = np.asarray(getattr(gradient, name)), getattr(full_gradient, name)
         np.testing.assert_allclose(got[rated], expected[rated], rtol=1e-7, atol=1e-8)
         np.testing.assert_array_equal(np.delete(got, rated, axis=0), 0)
 
 
-def test_garbage_in_a_batch_s_padding_is_inert(x64):
-    problem = case(OPTIONS["all"])
+def test_garbage_in_the_padding_of_a_minibatch_changes_nothing(x64):
+    problem = random_problem(OPTIONS["all"])
     *_, last = data.batches.minibatches(problem.ratings(), 7, rng=0)(0)
-    last = tree_as(last, jnp.float64)
+    last = as_dtype(last, jnp.float64)
     assert not last.where.all()
     cost = lambda f, r: value_and_gradient(f, r, **problem.strengths())
     clean = cost(problem.factors(), last)
@@ -624,18 +598,19 @@ def test_garbage_in_a_batch_s_padding_is_inert(x64):
         assert_trees_close(spoilt, clean, rtol=0, atol=0)
 
 
-def test_observed_without_counts_takes_the_whole_penalty(x64):
-    problem = case()
-    one = jax.tree.map(lambda column: column[:1], problem.layout(LAYOUTS["observed"]))
-    assert one.user_count is None
-    j, i = int(one.user[0]), int(one.item[0])
+def test_observed_ratings_without_counts_have_the_full_penalty(x64):
+    problem = random_problem()
+    one_rating = jax.tree.map(lambda column: column[:1], problem.layout(LAYOUTS["observed"]))
+    assert one_rating.user_count is None
+    j, i = int(one_rating.user[0]), int(one_rating.item[0])
     where = np.zeros_like(problem.where)
     where[i, j] = True
-    np.testing.assert_allclose(losses.cost(problem.factors(), one, l2=0.3), problem.reference(where=where), rtol=1e-12)
+    got = losses.cost(problem.factors(), one_rating, l2=0.3)
+    np.testing.assert_allclose(got, problem.reference(where=where), rtol=1e-12)
 
 
-def test_a_batch_of_one_rating_by_hand(x64):
-    """User 1 has 2 ratings in the whole and item 0 has 4: the batch carries 1/2 and 1/4 of their penalties."""
+def test_the_cost_of_a_batch_of_one_rating_equals_a_calculation_by_hand(x64):
+    """User 1 has 2 ratings in all and item 0 has 4, so the batch has 1/2 and 1/4 of their penalties."""
     factors = Factors(jnp.array([[9.0], [2.0]]), jnp.array([9.0, 0.5]), jnp.array([[3.0], [9.0]]))
     batch = Observed(
         user=jnp.array([1]),
@@ -650,18 +625,18 @@ def test_a_batch_of_one_rating_by_hand(x64):
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
-# Mistakes
+# Wrong arguments
 
 
 @pytest.mark.parametrize("option", ["l2", "l2_bias"])
-def test_a_strength_per_row_that_is_no_pair_is_refused(option):
-    problem = case()
+def test_one_array_of_strengths_in_place_of_a_pair_is_refused(option):
+    problem = random_problem()
     f, ratings = problem.factors(jnp.float32), LAYOUTS["dense"](problem.ratings())
     with pytest.raises(ValueError, match=r"pair.*\(6,\)"):
         losses.cost(f, ratings, **({"l2": 0.1} | {option: jnp.ones(N_USERS)}))
 
 
-def test_shape_mistakes_are_refused_with_both_shapes(as_users_run):
+def test_arrays_of_different_shapes_are_refused_with_both_shapes(as_users_run):
     w, b, x, y, where = (jnp.nan_to_num(jnp.asarray(a)) if a.dtype != bool else jnp.asarray(a) for a in one_user())
     with pytest.raises(ValueError, match=r"\(5,\).*\(5, 1\)"):
         losses.user_cost(w, b, x, y[:, None], where, l2=0.1)
@@ -674,34 +649,31 @@ def test_shape_mistakes_are_refused_with_both_shapes(as_users_run):
     x, w, b, y, where = (jnp.nan_to_num(jnp.asarray(a)) if a.dtype != bool else jnp.asarray(a) for a in one_item())
     with pytest.raises(ValueError, match=r"\(6,\).*\(6, 1\)"):
         losses.item_cost(x, w, b, y[:, None], where, l2=0.1)
-    problem = case()
+    problem = random_problem()
     ratings = LAYOUTS["dense"](problem.ratings())
-    with pytest.raises(ValueError, match=r"\(5, 6\).*\(6, 5\)"):  # users first instead of items first
+    with pytest.raises(ValueError, match=r"\(5, 6\).*\(6, 5\)"):  # a matrix with users first
         losses.cost(problem.factors(jnp.float32), Dense(ratings.value.T, ratings.where.T), l2=0.1)
 
 
 @pytest.mark.parametrize("function", [losses.user_cost, losses.item_cost])
-def test_features_of_what_was_not_rated_are_inert(x64, function):
-    table, bias, y = (
-        jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
-        jnp.array([0.1, 0.2, 0.3]),
-        jnp.array([4.0, 2.0, 1.0]),
-    )
+def test_features_of_unrated_items_and_users_change_nothing(x64, function):
+    table = jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    bias, y = jnp.array([0.1, 0.2, 0.3]), jnp.array([4.0, 2.0, 1.0])
     where, own = jnp.array([True, False, True]), jnp.array([0.5, -0.5])
     spoiled = table.at[1].set(jnp.nan)
 
     def cost(own, table):
-        given = (own, bias[0], table) if function is losses.user_cost else (own, table, bias)
-        return function(*given, y, where, l2=0.1)
+        parameters = (own, bias[0], table) if function is losses.user_cost else (own, table, bias)
+        return function(*parameters, y, where, l2=0.1)
 
     np.testing.assert_allclose(cost(own, spoiled), cost(own, table))
     np.testing.assert_allclose(jax.grad(cost)(own, spoiled), jax.grad(cost)(own, table))
-    by_hand = losses.closed_form.user_gradient if function is losses.user_cost else losses.closed_form.item_gradient
-    given = (own, bias[0], spoiled) if function is losses.user_cost else (own, spoiled, bias)
-    np.testing.assert_allclose(jax.tree.leaves(by_hand(*given, y, where, l2=0.1))[0], jax.grad(cost)(own, table))
+    gradient = losses.closed_form.user_gradient if function is losses.user_cost else losses.closed_form.item_gradient
+    parameters = (own, bias[0], spoiled) if function is losses.user_cost else (own, spoiled, bias)
+    np.testing.assert_allclose(jax.tree.leaves(gradient(*parameters, y, where, l2=0.1))[0], jax.grad(cost)(own, table))
 
 
-def test_one_strength_per_row_must_be_one_per_row(as_users_run):
+def test_strengths_of_another_length_than_the_rows_are_refused(as_users_run):
     factors = models.init(3, 2, 2, key=jax.random.key(0))
     ratings = Dense(jnp.ones((2, 3)), jnp.ones((2, 3), bool))
     for wrong in ((jnp.ones((3, 1)), 1.0), (jnp.ones(2), 1.0), (1.0, jnp.ones(3))):

@@ -1,4 +1,4 @@
-"""ALS: the objective never rises, its end is a stationary point, options do what they say, truth is recovered."""
+"""ALS: it never increases the objective, ends at a stationary point, recovers synthetic factors, refuses bad input."""
 
 import dataclasses
 from functools import partial
@@ -12,29 +12,30 @@ import pytest
 from jaxrec import Ratings, data, losses, models, solvers
 from jaxrec.solvers import common
 from jaxrec.solvers._als import als, dense_sweep, sweep
+from tests.trees import as_dtype
 
 
-def toy(seed=0, n_users=12, n_items=9, share=0.5, weights=False):
-    """Ratings of which the last user and the last item have none."""
+def random_ratings(seed=0, n_users=12, n_items=9, density=0.5, weights=False):
+    """Random ratings; the last user and the last item have none."""
     rng = np.random.default_rng(seed)
-    user, item = np.nonzero(rng.random((n_users - 1, n_items - 1)) < share)
-    w = rng.integers(1, 4, len(user)) if weights else None
-    return Ratings(user, item, rng.normal(3.5, 1.0, len(user)), n_users, n_items, weights=w)
+    user, item = np.nonzero(rng.random((n_users - 1, n_items - 1)) < density)
+    weights = rng.integers(1, 4, len(user)) if weights else None
+    return Ratings(user, item, rng.normal(3.5, 1.0, len(user)), n_users, n_items, weights=weights)
 
 
-def start(ratings, rank=2, item_bias=True, mu=3.5, dtype=jnp.float32):
+def initial_factors(ratings, rank=2, item_bias=True, mu=3.5, dtype=jnp.float32):
     key = jax.random.key(0)
     return models.init(ratings.n_users, ratings.n_items, rank, key=key, item_bias=item_bias, mu=mu, dtype=dtype)
 
 
-def rows(ratings, dtype=jnp.float32, **options):
-    sides = data.rows(ratings, "user", **options), data.rows(ratings, "item", **options)
-    return jax.tree.map(lambda a: a.astype(dtype) if a.dtype == jnp.float32 else a, sides)
+def both_sides(ratings, dtype=jnp.float32, **options):
+    """(by_user, by_item): the ratings in rows of users and in rows of items."""
+    return as_dtype((data.rows(ratings, "user", **options), data.rows(ratings, "item", **options)), dtype)
 
 
 CASES = {
     "biases": {},
-    "notes' model": {"item_bias": False},
+    "no item biases": {"item_bias": False},
     "no mu": {"mu": None},
     "mu per item": {"mu": np.linspace(2.0, 4.0, 9)},
     "weights": {"weights": True},
@@ -44,56 +45,56 @@ CASES = {
     "l2_bias pair": {"l2_bias": (0.3, np.linspace(0.1, 1.0, 9))},
     "rank 0": {"rank": 0, "l2_bias": 1.0},
     "conjugate gradients": {"cg_steps": 2},
-    "conjugate gradients, weights, the notes' model": {"cg_steps": 3, "weights": True, "item_bias": False},
+    "conjugate gradients, weights, no item biases": {"cg_steps": 3, "weights": True, "item_bias": False},
 }
 
 
-def given(case):
-    """(ratings, the penalties' strengths, the other options) of a case."""
+def ratings_and_options(case):
+    """(ratings, keywords of the penalties, keywords of `initial_factors` and of the solver) of a case."""
     options = dict(CASES[case])
-    ratings = toy(weights=options.pop("weights", False))
+    ratings = random_ratings(weights=options.pop("weights", False))
     penalties = {"l2": options.pop("l2", 0.7), "l2_bias": options.pop("l2_bias", 0.0)}
-    as_jax = lambda s: tuple(map(jnp.asarray, s)) if isinstance(s, tuple) else s
-    return ratings, {name: as_jax(s) for name, s in penalties.items()}, options
+    as_jax = lambda strength: tuple(map(jnp.asarray, strength)) if isinstance(strength, tuple) else strength
+    return ratings, {name: as_jax(strength) for name, strength in penalties.items()}, options
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_converges_to_a_stationary_point_and_never_rises(x64, case):
-    ratings, penalties, options = given(case)
-    until = {"sweeps": 3000, "tol": 1e-15, "cg_steps": options.pop("cg_steps", None)}
-    init = start(ratings, dtype=jnp.float64, **options)
-    factors, info = als(rows(ratings, jnp.float64), init=init, **until, progress=False, **penalties)
+def test_als_never_increases_the_objective_and_converges_to_a_stationary_point(x64, case):
+    ratings, penalties, options = ratings_and_options(case)
+    stopping = {"sweeps": 3000, "tol": 1e-15, "cg_steps": options.pop("cg_steps", None)}
+    init = initial_factors(ratings, dtype=jnp.float64, **options)
+    factors, info = als(both_sides(ratings, jnp.float64), init=init, **stopping, progress=False, **penalties)
     assert (np.diff(info.trace) <= 1e-12 * info.trace[0]).all()
     assert info.converged
     assert info.steps == len(info.trace) - 1
-    dense = jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, data.dense(ratings))
+    dense = as_dtype(data.dense(ratings), jnp.float64)
     gradient = jax.grad(losses.cost)(factors, dense, **penalties)
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient) if g.size) < 1e-4
     np.testing.assert_allclose(info.trace[-1], losses.cost(factors, dense, **penalties), rtol=1e-12)
 
 
-def test_one_sweep_is_every_users_then_every_items_ridge(x64):
-    ratings = toy()
-    init = start(ratings, dtype=jnp.float64)
-    factors, _ = sweep(init, *rows(ratings, jnp.float64), l2=0.7)
+def test_one_sweep_solves_every_users_ridge_regression_and_then_every_items(x64):
+    ratings = random_ratings()
+    init = initial_factors(ratings, dtype=jnp.float64)
+    factors, _ = sweep(init, *both_sides(ratings, jnp.float64), l2=0.7)
     offset = np.asarray(init.c) + 3.5
     for j in range(ratings.n_users - 1):
-        mine = ratings.user == j
-        x = np.c_[np.asarray(init.x), np.ones(ratings.n_items)][ratings.item[mine]]
-        y = ratings.value[mine] - offset[ratings.item[mine]]
+        rated = ratings.user == j
+        x = np.c_[np.asarray(init.x), np.ones(ratings.n_items)][ratings.item[rated]]
+        y = ratings.value[rated] - offset[ratings.item[rated]]
         v = np.linalg.solve(x.T @ x + np.diag([0.7, 0.7, 0.0]), x.T @ y)
         np.testing.assert_allclose(np.append(factors.w[j], factors.b[j]), v, rtol=1e-7)
     i = 3
-    its = ratings.item == i
-    w = np.c_[np.asarray(factors.w), np.ones(ratings.n_users)][ratings.user[its]]
-    y = ratings.value[its] - 3.5 - np.asarray(factors.b)[ratings.user[its]]
+    rated = ratings.item == i
+    w = np.c_[np.asarray(factors.w), np.ones(ratings.n_users)][ratings.user[rated]]
+    y = ratings.value[rated] - 3.5 - np.asarray(factors.b)[ratings.user[rated]]
     v = np.linalg.solve(w.T @ w + np.diag([0.7, 0.7, 0.0]), w.T @ y)
     np.testing.assert_allclose(np.append(factors.x[i], factors.c[i]), v, rtol=1e-7)
 
 
-def test_rows_without_ratings_are_zero_and_predict_the_rest():
-    ratings = toy()
-    factors, _ = als(rows(ratings), init=start(ratings), l2=0.7, progress=False)
+def test_a_user_without_ratings_is_zero_and_is_predicted_by_mu_and_the_item_biases():
+    ratings = random_ratings()
+    factors, _ = als(both_sides(ratings), init=initial_factors(ratings), l2=0.7, progress=False)
     np.testing.assert_array_equal(factors.w[-1], np.zeros(2))
     assert factors.b[-1] == 0
     assert factors.c[-1] == 0
@@ -101,59 +102,59 @@ def test_rows_without_ratings_are_zero_and_predict_the_rest():
 
 
 @pytest.mark.parametrize("options", [{"bucket_growth": 4.0}, {"min_length": 1}, {"pad_to_multiple": 5}])
-def test_layout_does_not_matter(options):
-    ratings = toy(n_users=40, n_items=30)
-    init = start(ratings)
-    plain, _ = als(rows(ratings), init=init, l2=0.7, sweeps=3, tol=-1.0, progress=False)
-    other, _ = als(rows(ratings, **options), init=init, l2=0.7, sweeps=3, tol=-1.0, progress=False)
-    chex.assert_trees_all_close(plain, other, rtol=1e-3, atol=1e-4)
+def test_buckets_and_padding_do_not_change_the_result(options):
+    ratings = random_ratings(n_users=40, n_items=30)
+    init = initial_factors(ratings)
+    expected, _ = als(both_sides(ratings), init=init, l2=0.7, sweeps=3, tol=-1.0, progress=False)
+    got, _ = als(both_sides(ratings, **options), init=init, l2=0.7, sweeps=3, tol=-1.0, progress=False)
+    chex.assert_trees_all_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_recovers_a_synthetic_truth_to_the_noise():
+def test_als_recovers_synthetic_factors_up_to_the_noise():
     dataset = data.synthetic.low_rank(300, 200, 20_000, rank=2, noise=0.1, rng=0)
     train, test = data.splits.random(dataset.ratings, test_fraction=0.1, rng=0)
-    factors, _ = als(rows(train), init=start(train, rank=2), l2=0.1, sweeps=60, progress=False)
+    factors, _ = als(both_sides(train), init=initial_factors(train, rank=2), l2=0.1, sweeps=60, progress=False)
     prediction = models.predict(factors, jnp.asarray(test.user), jnp.asarray(test.item))
     rmse = float(np.sqrt(np.mean((np.asarray(prediction) - test.value) ** 2)))
-    assert 0.095 < rmse < 0.13  # the noise is 0.1; parameters estimated from 60 ratings a user cost the rest
+    assert 0.095 < rmse < 0.13  # the noise is 0.1; the rest is the error of parameters from 60 ratings per user
 
 
-def test_stops_by_callback_tol_and_sweeps_and_shows_a_bar(capsys):
-    ratings = toy()
-    seen = []
+def test_als_stops_by_callback_by_sweeps_and_by_tol_and_shows_a_progress_bar(capsys):
+    ratings = random_ratings()
+    steps = []
+
+    def stop_after_three(step, factors, info):
+        steps.append(step)
+        return step == info.steps == 3
+
     _, info = als(
-        rows(ratings),
-        init=start(ratings),
-        l2=0.7,
-        tol=0.0,
-        callback=lambda k, f, info: seen.append(k) or k == info.steps == 3,
-        progress=True,
+        both_sides(ratings), init=initial_factors(ratings), l2=0.7, tol=0.0, callback=stop_after_three, progress=True
     )
-    assert seen == [1, 2, 3]
+    assert steps == [1, 2, 3]
     assert (info.steps, info.converged) == (3, False)
     assert "als" in capsys.readouterr().err
-    _, info = als(rows(ratings), init=start(ratings), l2=0.7, sweeps=2, tol=-1.0, progress=False)
+    _, info = als(both_sides(ratings), init=initial_factors(ratings), l2=0.7, sweeps=2, tol=-1.0, progress=False)
     assert (info.steps, info.converged) == (2, False)
-    _, info = als(rows(ratings), init=start(ratings), l2=0.7, tol=0.5, progress=False)
+    _, info = als(both_sides(ratings), init=initial_factors(ratings), l2=0.7, tol=0.5, progress=False)
     assert info.converged
     assert info.residual == pytest.approx((info.trace[-2] - info.trace[-1]) / info.trace[-2])
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow
-def test_sweep_vmaps_over_l2():
-    ratings = toy()
-    sides, init = rows(ratings), start(ratings)
-    together = jax.vmap(lambda l2: sweep(init, *sides, l2=l2)[0].w)(jnp.array([0.5, 5.0]))
-    alone = jnp.stack([sweep(init, *sides, l2=l2)[0].w for l2 in (0.5, 5.0)])
-    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+def test_vmap_of_a_sweep_over_l2_equals_single_sweeps():
+    ratings = random_ratings()
+    sides, init = both_sides(ratings), initial_factors(ratings)
+    batch = jax.vmap(lambda l2: sweep(init, *sides, l2=l2)[0].w)(jnp.array([0.5, 5.0]))
+    single = jnp.stack([sweep(init, *sides, l2=l2)[0].w for l2 in (0.5, 5.0)])
+    np.testing.assert_allclose(batch, single, rtol=1e-4, atol=1e-5)
 
 
-def test_bad_input():
-    ratings = toy()
-    by_user, by_item = rows(ratings)
-    init = start(ratings)
+def test_rows_factors_and_options_that_do_not_fit_are_refused():
+    ratings = random_ratings()
+    by_user, by_item = both_sides(ratings)
+    init = initial_factors(ratings)
     with pytest.raises(ValueError, match="expected Rows of side 'user', got 'item'"):
         als((by_item, by_user), init=init, l2=1.0)
     with pytest.raises(ValueError, match=r"expected factors of \(12, 9\)"):
@@ -169,55 +170,54 @@ def test_bad_input():
         als((by_user, by_item), init=dataclasses.replace(init, x=init.x * jnp.nan), l2=1.0, progress=False)
 
 
-def test_sides_that_hold_different_ratings_are_refused():
-    by_user, by_item = rows(toy()), rows(toy(seed=1))
+def test_sides_with_different_ratings_are_refused():
+    by_user, by_item = both_sides(random_ratings())[0], both_sides(random_ratings(seed=1))[1]
     with pytest.raises(ValueError, match="by_user and by_item hold different ratings"):
-        als((by_user[0], by_item[1]), init=start(toy()), l2=0.7)
+        als((by_user, by_item), init=initial_factors(random_ratings()), l2=0.7)
 
 
-def test_a_start_that_fits_exactly_is_converged():
+def test_initial_factors_that_fit_exactly_are_converged_after_one_sweep():
     ratings = Ratings([0, 1, 1], [0, 0, 1], [3.0, 3.0, 3.0], 2, 2)
-    zero = jax.tree.map(jnp.zeros_like, start(ratings, mu=None))
-    factors, info = als(rows(ratings), init=dataclasses.replace(zero, mu=jnp.array(3.0)), l2=0.7, progress=False)
+    zero = jax.tree.map(jnp.zeros_like, initial_factors(ratings, mu=None))
+    factors, info = als(both_sides(ratings), init=dataclasses.replace(zero, mu=jnp.array(3.0)), l2=0.7, progress=False)
     assert info.converged
     np.testing.assert_array_equal(info.trace, [0.0, 0.0])
     np.testing.assert_allclose(models.predict_all(factors), np.full((2, 2), 3.0))
 
 
-@pytest.mark.parametrize("case", ["biases", "notes' model", "mu per item", "weights", "l2_bias pair"])
-def test_a_dense_sweep_is_the_sweep(x64, case):
-    ratings, penalties, options = given(case)
-    init = start(ratings, dtype=jnp.float64, **options)
-    expected = sweep(init, *rows(ratings, jnp.float64), **penalties)
-    spoiled = data.dense(ratings)  # what is not observed may be anything
-    nan = lambda a: None if a is None else jnp.where(spoiled.where, a.astype(jnp.float64), jnp.nan)
-    spoiled = dataclasses.replace(spoiled, value=nan(spoiled.value), weights=nan(spoiled.weights))
+@pytest.mark.parametrize("case", ["biases", "no item biases", "mu per item", "weights", "l2_bias pair"])
+def test_a_dense_sweep_equals_a_sweep_and_does_not_read_masked_values(x64, case):
+    ratings, penalties, options = ratings_and_options(case)
+    init = initial_factors(ratings, dtype=jnp.float64, **options)
+    expected = sweep(init, *both_sides(ratings, jnp.float64), **penalties)
+    dense = data.dense(ratings)
+    spoil = lambda a: None if a is None else jnp.where(dense.where, a.astype(jnp.float64), jnp.nan)
+    spoiled = dataclasses.replace(dense, value=spoil(dense.value), weights=spoil(dense.weights))
     chex.assert_trees_all_close(dense_sweep(init, spoiled, **penalties), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_a_dense_grid_over_one_matrix_is_its_members_alone():
-    ratings = toy(share=0.8)
-    init, layout = start(ratings), data.dense(ratings)
+def test_vmap_and_gradient_of_a_dense_sweep_over_l2_equal_single_sweeps_and_finite_differences():
+    ratings = random_ratings(density=0.8)
+    init, layout = initial_factors(ratings), data.dense(ratings)
     run = jax.jit(lambda l2: dense_sweep(init, layout, l2=l2, l2_bias=1.0)[1])
     l2 = jnp.array([0.5, 1.0, 4.0])
-    np.testing.assert_allclose(jax.vmap(run)(l2), [run(each) for each in l2], rtol=1e-4)
+    np.testing.assert_allclose(jax.vmap(run)(l2), [run(strength) for strength in l2], rtol=1e-4)
     step = 1e-2
-    finite = (run(l2[1] + step) - run(l2[1] - step)) / (2 * step)
-    np.testing.assert_allclose(jax.grad(run)(l2[1]), finite, rtol=2e-2)
+    difference = (run(l2[1] + step) - run(l2[1] - step)) / (2 * step)
+    np.testing.assert_allclose(jax.grad(run)(l2[1]), difference, rtol=2e-2)
 
 
-def test_a_dense_sweep_wants_the_factors_tables():
-    ratings = toy()
+def test_a_dense_sweep_of_a_transposed_matrix_is_refused():
+    ratings = random_ratings()
     with pytest.raises(ValueError, match="9 items"):
-        dense_sweep(start(ratings), data.dense(ratings).T, l2=1.0)
+        dense_sweep(initial_factors(ratings), data.dense(ratings).T, l2=1.0)
 
 
 @pytest.mark.parametrize(
     "solver", [solvers.als, partial(solvers.implicit_als, unobserved_weight=0.2)], ids=["als", "implicit_als"]
 )
-def test_ratings_are_prepared_for_you(solver):
-    """Rows, start and mean: the same as giving them."""
-    ratings, key = toy(), jax.random.key(5)
+def test_ratings_give_the_same_result_as_prepared_rows_initial_factors_and_mean(solver):
+    ratings, key = random_ratings(), jax.random.key(5)
     implicit = isinstance(solver, partial)
     mu = None if implicit else float(np.mean(ratings.value, dtype=np.float64))
     init = models.init(ratings.n_users, ratings.n_items, 2, key=key, item_bias=not implicit, mu=mu)
@@ -229,8 +229,8 @@ def test_ratings_are_prepared_for_you(solver):
         np.testing.assert_array_equal(got.info.trace, expected.info.trace)
 
 
-def test_the_mean_of_weighted_ratings_is_weighted():
-    ratings = dataclasses.replace(toy(), weights=np.arange(1.0, 1 + len(toy())))
+def test_the_mean_rating_of_weighted_ratings_is_weighted():
+    ratings = dataclasses.replace(random_ratings(), weights=np.arange(1.0, 1 + len(random_ratings())))
     expected = np.average(ratings.value.astype(np.float64), weights=ratings.weights)
     for train in (ratings, (data.rows(ratings, "user"), data.rows(ratings, "item")), data.dense(ratings)):
         assert common.mean_rating(train) == pytest.approx(expected, rel=1e-7)
@@ -239,14 +239,14 @@ def test_the_mean_of_weighted_ratings_is_weighted():
 @pytest.mark.parametrize(
     ("train", "options", "message"),
     [
-        (toy(), {}, "expected either rank=.*got neither"),
-        (toy(), {"rank": 2, "init": "given"}, "expected either rank=.*got both"),
-        (toy(), {"init": "given", "key": jax.random.key(0)}, "key: expected None with init=, got a key"),
-        (data.rows(toy(), "user"), {"rank": 2}, "train: expected Ratings, or a pair of Rows"),
+        (random_ratings(), {}, "expected either rank=.*got neither"),
+        (random_ratings(), {"rank": 2, "init": True}, "expected either rank=.*got both"),
+        (random_ratings(), {"init": True, "key": jax.random.key(0)}, "key: expected None with init=, got a key"),
+        (data.rows(random_ratings(), "user"), {"rank": 2}, "train: expected Ratings, or a pair of Rows"),
     ],
 )
-def test_a_start_is_made_or_given(as_users_run, train, options, message):
+def test_exactly_one_of_rank_and_init_is_accepted(as_users_run, train, options, message):
     if "init" in options:
-        options = options | {"init": start(toy())}
+        options = options | {"init": initial_factors(random_ratings())}
     with pytest.raises(ValueError, match=message):
         als(train, l2=1.0, progress=False, **options)

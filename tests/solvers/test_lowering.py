@@ -1,4 +1,4 @@
-"""What a sweep over 20M ratings is for a GPU, read off the program: no GPU is needed, and no ratings."""
+"""The programs of a sweep over 20M ratings, lowered for a GPU and a CPU from shapes alone: no GPU, and no ratings."""
 
 import re
 from functools import partial
@@ -11,16 +11,17 @@ from benchmarks import shapes
 from jaxrec import solvers
 
 SIZES = 138_493, 26_744
-CASES = [("explicit", 3), ("implicit", None), ("implicit", 3)]  # each is traced for some seconds
+SLOW_CASES = [("explicit", 3), ("implicit", None), ("implicit", 3)]  # tracing each takes some seconds
 
 
 @pytest.fixture(scope="module")
-def sides():
+def both_sides():
+    """(by_user, by_item): shapes of rows of 20M ratings."""
     return shapes.rows(*SIZES, 20_000_000)
 
 
-def trips(text):
-    """Of each loop of a lowered program, how often its body runs: counted loops compare with a constant."""
+def loop_lengths(text):
+    """The number of iterations of each loop of a lowered program: the constant that its counter is compared with."""
     counts = []
     for condition in re.findall(r"stablehlo\.while.*?cond \{(.*?)\n *\} do", text, flags=re.DOTALL):
         bound = re.search(r"compare +LT, %\w+, %(\w+)", condition).group(1)
@@ -28,14 +29,14 @@ def trips(text):
     return counts
 
 
-def test_trips_are_counted():
+def test_loop_lengths_are_counted():
     loop = lambda n: lambda x: jax.lax.fori_loop(0, n, lambda i, x: jnp.sin(x) + i, x)
     text = jax.jit(lambda x: loop(7)(loop(30)(x))).trace(shapes.f32((3,))).lower().as_text()
-    assert sorted(trips(text)) == [7, 30]
+    assert sorted(loop_lengths(text)) == [7, 30]
 
 
-def test_the_ratings_that_are_not_there_are_20_million(sides):
-    for rows in sides:
+def test_the_shapes_are_those_of_20_million_ratings(both_sides):
+    for rows in both_sides:
         entries = sum(bucket.other.shape[0] * bucket.other.shape[1] for bucket in rows.buckets)
         assert 20_000_000 < entries < 30_000_000
         assert sum(len(bucket.row) for bucket in rows.buckets) == len(rows.position)
@@ -43,24 +44,26 @@ def test_the_ratings_that_are_not_there_are_20_million(sides):
 
 @pytest.mark.parametrize(
     ("name", "cg_steps"),
-    [("explicit", None), *(pytest.param(*each, marks=pytest.mark.slow) for each in CASES)],
+    [("explicit", None), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_CASES)],
 )
-def test_a_gpus_sweep_is_few_large_steps_and_cusolvers(sides, name, cg_steps):
+def test_a_sweep_on_a_gpu_has_few_large_steps_and_factorizes_by_cusolver(both_sides, name, cg_steps):
     factors = shapes.factors(*SIZES, 64, biases=name == "explicit")
     sweep = {
         "explicit": partial(solvers.sweep, l2=1.0, cg_steps=cg_steps),
         "implicit": partial(solvers.implicit_sweep, l2=1.0, unobserved_weight=0.1, cg_steps=cg_steps),
     }
-    text = jax.jit(sweep[name]).trace(factors, *sides).lower(lowering_platforms=("cuda",)).as_text()
-    assert sum(trips(text)) <= 100, trips(text)
+    text = jax.jit(sweep[name]).trace(factors, *both_sides).lower(lowering_platforms=("cuda",)).as_text()
+    assert sum(loop_lengths(text)) <= 100, loop_lengths(text)
     assert ("cusolver_potrf" in text) == (cg_steps is None)
     assert "lapack" not in text
 
 
-def test_a_cpus_sweep_is_many_small_steps_and_never_lapacks(sides):
+def test_a_sweep_on_a_cpu_has_many_small_steps_and_never_calls_lapack(both_sides):
     sweep = jax.jit(partial(solvers.sweep, l2=1.0))
-    text = sweep.trace(shapes.factors(*SIZES, 64, biases=True), *sides).lower(lowering_platforms=("cpu",)).as_text()
-    assert "lapack" not in text  # two at once wait for each other for ever: kernels.cholesky
+    text = (
+        sweep.trace(shapes.factors(*SIZES, 64, biases=True), *both_sides).lower(lowering_platforms=("cpu",)).as_text()
+    )
+    assert "lapack" not in text  # two concurrent calls can deadlock: see kernels.cholesky
     factor = jax.jit(jnp.linalg.cholesky).trace(shapes.f32((3, 3))).lower(lowering_platforms=("cpu",))
-    assert "lapack" in factor.as_text()  # what the line above looks for
-    assert sum(trips(text)) > 1000
+    assert "lapack" in factor.as_text()  # so the assertion above can fail
+    assert sum(loop_lengths(text)) > 1000

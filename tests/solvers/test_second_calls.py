@@ -1,4 +1,4 @@
-"""The law of eager calls: the second identical one compiles nothing, of every public function of the solvers."""
+"""A second identical eager call compiles nothing: every public function of the solvers and of bayes."""
 
 import functools
 import inspect
@@ -11,15 +11,6 @@ import pytest
 from jaxrec import bayes, data, losses, models, solvers
 from jaxrec.bayes import new_user, ordinal, side_information
 from jaxrec.solvers import ridge
-
-COMPILED = [0]
-
-
-def _count(event, duration, **_):
-    COMPILED[0] += event == "/jax/core/compile/backend_compile_duration"
-
-
-jax.monitoring.register_event_duration_secs_listener(_count)
 
 KEY = jax.random.key(0)
 QUIET = {"progress": False}
@@ -46,19 +37,19 @@ def factors(item_bias=True):
 
 
 @functools.cache
-def row():
-    """Of one user: features, ratings and where they are."""
+def user_row():
+    """(x, y, where) of one user."""
     return factors().x, jnp.arange(9.0), jnp.arange(9) % 2 == 0
 
 
 @functools.cache
-def normal():
-    return ridge.normal_equations(*row())
+def normal_equations():
+    return ridge.normal_equations(*user_row())
 
 
 @functools.cache
-def factor():
-    return ridge.factorize(normal(), 0.5)
+def ridge_factor():
+    return ridge.factorize(normal_equations(), 0.5)
 
 
 @functools.cache
@@ -82,13 +73,13 @@ def mixture():
 
 
 @functools.cache
-def levels():
+def ordinal_scale():
     return ordinal.ordinal_scale([1.0, 2.0, 2.0, 3.0])
 
 
-def cells():
-    """(cut, η, p, level, where) of four latents."""
-    return levels().cut, jnp.arange(4.0), jnp.ones(4), jnp.array([0, 1, 2, 1]), jnp.ones(4, bool)
+def latents():
+    """(cut, η, p, level, where) of four latent variables."""
+    return ordinal_scale().cut, jnp.arange(4.0), jnp.ones(4), jnp.array([0, 1, 2, 1]), jnp.ones(4, bool)
 
 
 @functools.cache
@@ -101,7 +92,8 @@ def posterior():
     return bayes.Posterior(jnp.ones(2), *(jnp.ones((2, 3)) for _ in range(4)))
 
 
-CALLS = {  # one call or several of every public function, each with all that it is given made before
+# One or more calls of every public function. The arguments are cached, so that the second call makes none of them.
+CALLS = {
     "als": lambda: solvers.als(sides(), init=factors(), l2=1.0, sweeps=2, **QUIET),
     "sweep": lambda: (
         solvers.sweep(factors(), *sides(), l2=1.0),
@@ -115,15 +107,18 @@ CALLS = {  # one call or several of every public function, each with all that it
     "implicit_cost": lambda: solvers.implicit_cost(factors(False), sides()[0], l2=1.0),
     "implicit_fold_in": lambda: solvers.implicit_fold_in(factors(False), sides()[0], l2=1.0),
     "frequency_scaled_l2": lambda: solvers.frequency_scaled_l2(ratings(), 1.0),
-    "solve_user": lambda: solvers.solve_user(*row(), l2=1.0, offset=jnp.ones(9), prior=1.0),
-    "solve_item": lambda: solvers.solve_item(row()[0], row()[1], *row()[1:], l2=1.0),
-    "ridge.normal_equations": lambda: ridge.normal_equations(*row(), weights=row()[1]),
-    "ridge.factorize": lambda: (ridge.factorize(normal(), 0.5), ridge.factorize(normal(), jnp.ones(2))),
-    "ridge.factorize_matrix": lambda: ridge.factorize_matrix(normal(), jnp.eye(2)),
-    "ridge.solve": lambda: (ridge.solve(factor()), ridge.solve(factor(), jnp.ones(2))),
-    "ridge.sample": lambda: ridge.sample(factor(), key=KEY),
-    "ridge.leave_one_out_predictions": lambda: ridge.leave_one_out_predictions(factor(), *row()),
-    "ridge.with_one": lambda: ridge.with_one(row()[0]),
+    "solve_user": lambda: solvers.solve_user(*user_row(), l2=1.0, offset=jnp.ones(9), prior=1.0),
+    "solve_item": lambda: solvers.solve_item(user_row()[0], user_row()[1], *user_row()[1:], l2=1.0),
+    "ridge.normal_equations": lambda: ridge.normal_equations(*user_row(), weights=user_row()[1]),
+    "ridge.factorize": lambda: (
+        ridge.factorize(normal_equations(), 0.5),
+        ridge.factorize(normal_equations(), jnp.ones(2)),
+    ),
+    "ridge.factorize_matrix": lambda: ridge.factorize_matrix(normal_equations(), jnp.eye(2)),
+    "ridge.solve": lambda: (ridge.solve(ridge_factor()), ridge.solve(ridge_factor(), jnp.ones(2))),
+    "ridge.sample": lambda: ridge.sample(ridge_factor(), key=KEY),
+    "ridge.leave_one_out_predictions": lambda: ridge.leave_one_out_predictions(ridge_factor(), *user_row()),
+    "ridge.with_one": lambda: ridge.with_one(user_row()[0]),
     "bayes.init_chains": lambda: bayes.init_chains(12, 9, 2, key=KEY, chains=2, levels=(1.0, 2.0)),
     "bayes.gibbs_sweep": lambda: (
         bayes.gibbs_sweep(chain(), dense(), key=KEY, mu=3.5),
@@ -138,18 +133,18 @@ CALLS = {  # one call or several of every public function, each with all that it
     "side_information.check_priors": lambda: side_information.check_priors(side_information.Priors()),
     "side_information.draw": lambda: side_information.draw(chain().users, (), side_information.Priors(), key=KEY),
     "side_information.draw_row_precision": lambda: side_information.draw_row_precision(
-        chain().items, row()[1], row()[1], key=KEY
+        chain().items, user_row()[1], user_row()[1], key=KEY
     ),
     "side_information.gamma": lambda: side_information.gamma(2, 3.0, key=KEY),
     "side_information.prior_mean": lambda: side_information.prior_mean(chain().users, ()),
     "side_information.wishart": lambda: side_information.wishart(5.0, jnp.eye(3), key=KEY),
     "ordinal.ordinal_scale": lambda: ordinal.ordinal_scale([1.0, 2.0, 2.0, 3.0]),
-    "ordinal.level_index": lambda: ordinal.level_index(levels(), row()[1]),
-    "ordinal.draw_latents": lambda: ordinal.draw_latents(*cells(), key=KEY),
-    "ordinal.draw_cuts": lambda: ordinal.draw_cuts(*cells(), 3.0, key=KEY),
+    "ordinal.level_index": lambda: ordinal.level_index(ordinal_scale(), user_row()[1]),
+    "ordinal.draw_latents": lambda: ordinal.draw_latents(*latents(), key=KEY),
+    "ordinal.draw_cuts": lambda: ordinal.draw_cuts(*latents(), 3.0, key=KEY),
     "ordinal.log_interval": lambda: ordinal.log_interval(*interval()),
-    "ordinal.probabilities": lambda: ordinal.probabilities(levels().cut, *interval()),
-    "ordinal.moments": lambda: ordinal.moments(levels(), *interval()),
+    "ordinal.probabilities": lambda: ordinal.probabilities(ordinal_scale().cut, *interval()),
+    "ordinal.moments": lambda: ordinal.moments(ordinal_scale(), *interval()),
     "new_user.draws": lambda: new_user.draws([chains()], mu=3.5),
     "new_user.posterior": lambda: new_user.posterior(draws(), np.array([3, 7]), np.array([5, 2], np.uint8)),
     "new_user.posterior_predictive": lambda: (
@@ -167,11 +162,11 @@ SLOW = {"bayes.gibbs_sweep", "bayes.gibbs"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CALLS])
-def test_the_second_call_compiles_nothing(name):
+def test_a_second_identical_call_compiles_nothing(name, compilations):
     jax.block_until_ready([leaf for leaf in jax.tree.leaves(CALLS[name]()) if isinstance(leaf, jax.Array)])
-    before = COMPILED[0]
+    before = compilations()
     CALLS[name]()
-    assert COMPILED[0] == before, f"{name} compiled {COMPILED[0] - before} programs again"
+    assert compilations() == before, f"{name} compiled {compilations() - before} programs again"
 
 
 def test_every_public_function_is_in_the_table():
@@ -185,13 +180,14 @@ def test_every_public_function_is_in_the_table():
         for name in module.__all__
         if callable(getattr(module, name)) and not inspect.isclass(getattr(module, name))
     }
-    again = {"ridge.solve_user", "ridge.solve_item", "bayes.Features", "bayes.basis"}  # listed elsewhere; a type
-    assert public - again == set(CALLS)
+    # Functions that are listed under another name, and a type.
+    not_listed = {"ridge.solve_user", "ridge.solve_item", "bayes.Features", "bayes.basis"}
+    assert public - not_listed == set(CALLS)
 
 
-def test_a_law_that_is_broken_is_seen():
-    anew = lambda: jax.jit(lambda x: x + 1)(jnp.ones(3))
-    anew()
-    before = COMPILED[0]
-    anew()
-    assert COMPILED[0] > before
+def test_a_function_that_compiles_at_every_call_is_counted(compilations):
+    compile_anew = lambda: jax.jit(lambda x: x + 1)(jnp.ones(3))
+    compile_anew()
+    before = compilations()
+    compile_anew()
+    assert compilations() > before

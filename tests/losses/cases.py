@@ -1,7 +1,7 @@
-"""The tables that the laws run over: pointwise losses, layouts, options of the joint cost; and one small data set.
+"""The cases of the tests in this folder: pointwise losses, layouts, options of the joint cost; and one small problem.
 
-The data (6 users, 5 items) have every hard case: users 1 and 5 and items 0 and 4 have no rating (so the ids that
-padding carries, first and last, belong to empty rows), a rating of 0, weights, and NaN where nothing was rated.
+The problem has 6 users and 5 items, and every hard case: users 1 and 5 and items 0 and 4 have no ratings (so the first
+and the last id, which padding has, belong to empty rows), one rating is 0, and what is not rated is NaN.
 """
 
 import dataclasses
@@ -15,13 +15,14 @@ import numpy as np
 from jaxrec import data, losses
 from jaxrec.types import Factors
 from tests import reference
+from tests.trees import as_dtype
 
 
 class Pointwise(NamedTuple):
     loss: object
-    slope: object  # None where the library offers none
-    oracle: object
-    binary: bool = False
+    slope: object  # None: the loss has none
+    oracle: object  # the loss of one prediction, as a slow Python function
+    binary: bool = False  # whether the targets are 0 or 1
 
 
 POINTWISE = {
@@ -56,7 +57,7 @@ ROWS = {
 
 
 class Option(NamedTuple):
-    """What of the joint cost is turned on."""
+    """The options of the joint cost in one case."""
 
     c: bool = False
     mu: str | None = None
@@ -68,7 +69,7 @@ class Option(NamedTuple):
 PER_USER, PER_ITEM = np.arange(1, 1 + N_USERS) / 8, np.arange(3, 3 + N_ITEMS) / 16
 
 OPTIONS = {
-    "the notes'": Option(),
+    "plain": Option(),
     "no penalty": Option(l2=0.0),
     "c": Option(c=True),
     "mu a number": Option(mu="number"),
@@ -84,9 +85,33 @@ OPTIONS = {
     "all": Option(True, "per item", True, (PER_USER, PER_ITEM), (0.2, PER_ITEM)),
 }
 
+# Options of the cost of one user, and of one item.
+ONE_USER = {
+    "plain": {},
+    "weights": {"weights": np.arange(1, 1 + N_ITEMS) / 4},
+    "offset a number": {"offset": 0.75},
+    "offset per item": {"offset": np.arange(N_ITEMS) / 2 - 1},
+    "l2_bias": {"l2_bias": 0.2},
+}
+ONE_USER["all"] = ONE_USER["weights"] | ONE_USER["offset per item"] | ONE_USER["l2_bias"]
+ONE_ITEM = {
+    "plain": {},
+    "weights": {"weights": np.arange(1, 1 + N_USERS) / 4},
+    "offset": {"offset": 0.75},
+    "c": {"c": 0.6},
+    "l2_bias": {"c": 0.6, "l2_bias": 0.2},
+    "l2_bias without c": {"l2_bias": 0.2},
+}
+ONE_ITEM["all"] = ONE_ITEM["weights"] | ONE_ITEM["offset"] | ONE_ITEM["l2_bias"]
 
-class Case(NamedTuple):
-    """One data set and one point in parameter space, in NumPy: w, b, x, c, mu, y, where, weights, l2, l2_bias."""
+
+def on_device(options):
+    """Options of one user or item as keywords for the library: arrays (and c) as JAX arrays, numbers as they are."""
+    return {name: jnp.asarray(value) if name == "c" or np.ndim(value) else value for name, value in options.items()}
+
+
+class Problem(NamedTuple):
+    """Parameters, ratings and penalties in NumPy; y, where and weights are [n_items, n_users]."""
 
     w: np.ndarray
     b: np.ndarray
@@ -100,19 +125,19 @@ class Case(NamedTuple):
     l2_bias: object
 
     def reference(self, loss=reference.half_squared_error, **changes):
-        """J by the loops, some arrays exchanged."""
+        """The joint cost J by the slow loops, with some of the arrays replaced."""
         return reference.cost(**(self._asdict() | changes), loss=loss)
 
     def factors(self, dtype=jnp.float64):
-        return tree_as(Factors(self.w, self.b, self.x, self.c, self.mu), dtype)
+        return as_dtype(Factors(self.w, self.b, self.x, self.c, self.mu), dtype)
 
     def strengths(self):
-        """l2 and l2_bias as keywords for the library."""
-        device = lambda strength: jax.tree.map(lambda a: jnp.asarray(a) if np.ndim(a) else a, strength)
-        return {"l2": device(self.l2), "l2_bias": device(self.l2_bias)}
+        """The penalties as keywords for the library."""
+        convert = lambda strength: jax.tree.map(lambda a: jnp.asarray(a) if np.ndim(a) else a, strength)
+        return {"l2": convert(self.l2), "l2_bias": convert(self.l2_bias)}
 
     def ratings(self):
-        """The host's columns, in a random order."""
+        """The rated entries as Ratings, in a random order."""
         item, user = np.nonzero(self.where)
         order = np.random.default_rng(5).permutation(len(user))
         item, user = item[order], user[order]
@@ -120,20 +145,20 @@ class Case(NamedTuple):
         return data.Ratings(user, item, self.y[item, user], N_USERS, N_ITEMS, weights=weights)
 
     def layout(self, build, dtype=jnp.float64):
-        return tree_as(build(self.ratings()), dtype)
+        return as_dtype(build(self.ratings()), dtype)
 
 
-def case(option=OPTIONS["the notes'"], *, binary=False, seed=0):
+def random_problem(option=OPTIONS["plain"], *, binary=False, seed=0):
     rng = np.random.default_rng(seed)
     where = rng.random((N_ITEMS, N_USERS)) < 0.7
     where[:, [1, 5]] = False  # users without ratings
     where[[0, 4], :] = False  # items without ratings
     where[2, 2] = True
     y = rng.integers(0, 2, where.shape) * 1.0 if binary else rng.integers(0, 11, where.shape) / 2  # exact in float32
-    y[2, 2] = 0.0  # a rating
+    y[2, 2] = 0.0  # a rating of 0
     weights = rng.integers(1, 9, where.shape) / 4
     mu = {None: None, "number": np.float64(0.75), "per item": rng.normal(size=N_ITEMS)}[option.mu]
-    return Case(
+    return Problem(
         w=rng.normal(size=(N_USERS, RANK)),
         b=rng.normal(size=N_USERS),
         x=rng.normal(size=(N_ITEMS, RANK)),
@@ -147,44 +172,43 @@ def case(option=OPTIONS["the notes'"], *, binary=False, seed=0):
     )
 
 
-def tree_as(tree, dtype):
-    """Every floating leaf in one dtype, on the device."""
-    floating = lambda leaf: np.issubdtype(np.asarray(leaf).dtype, np.floating)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if floating(leaf) else jnp.asarray(leaf), tree)
+def rated_everywhere(option="all", binary=False):
+    """A problem in which every user and every item has a rating."""
+    problem = random_problem(OPTIONS[option], binary=binary)
+    where = np.random.default_rng(4).random(problem.where.shape) < 0.5
+    where[:, 0] = where[2] = True
+    fill = lambda array: None if array is None else np.where(problem.where, array, 1.0)
+    return problem._replace(where=where, y=fill(problem.y), weights=fill(problem.weights))
 
 
 def with_garbage(layout, garbage):
-    """The layout with `garbage` in value and weights wherever `where` is False."""
+    """The layout with `garbage` in all masked values and weights."""
     if hasattr(layout, "buckets"):
         return dataclasses.replace(layout, buckets=tuple(with_garbage(bucket, garbage) for bucket in layout.buckets))
     spoil = lambda array: None if array is None else jnp.where(layout.where, array, garbage)
     return dataclasses.replace(layout, value=spoil(layout.value), weights=spoil(layout.weights))
 
 
-def without_any(layout):
-    """The layout with nothing rated: `where` False everywhere."""
+def without_ratings(layout):
+    """The layout with everything masked."""
     if hasattr(layout, "buckets"):
-        return dataclasses.replace(layout, buckets=tuple(without_any(bucket) for bucket in layout.buckets))
+        return dataclasses.replace(layout, buckets=tuple(without_ratings(bucket) for bucket in layout.buckets))
     return dataclasses.replace(layout, where=jnp.zeros_like(layout.where))
 
 
 def finite_differences(problem, loss):
-    """The gradient of J by finite differences of the loops, as NumPy Factors (mu: 0, it is data)."""
-    by = lambda name: reference.central_differences(
-        lambda array: problem.reference(loss, **{name: array}), getattr(problem, name)
-    )
-    c = None if problem.c is None else by("c")
+    """The gradient of J by finite differences of the slow loops, as NumPy Factors. That of mu is 0: it is data."""
+
+    def gradient(name):
+        cost = lambda array: problem.reference(loss, **{name: array})
+        return reference.central_differences(cost, getattr(problem, name))
+
+    c = None if problem.c is None else gradient("c")
     mu = None if problem.mu is None else np.zeros(np.shape(problem.mu))
-    return Factors(by("w"), by("b"), by("x"), c, mu)
-
-
-def assert_trees_close(got, expected, rtol=1e-10, atol=1e-10):
-    assert jax.tree.structure(got) == jax.tree.structure(expected)
-    for a, e in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, e, rtol=rtol, atol=atol)
+    return Factors(gradient("w"), gradient("b"), gradient("x"), c, mu)
 
 
 @partial(jax.jit, static_argnames="loss")
 def value_and_gradient(factors, ratings, *, l2, l2_bias, loss=losses.half_squared_error):
-    """`losses.cost` and its jax.grad in the factors: compiled once per layout and loss for all tests."""
+    """`losses.cost` and its gradient by jax.grad, compiled once per layout and loss for all tests."""
     return jax.value_and_grad(losses.cost)(factors, ratings, l2=l2, l2_bias=l2_bias, loss=loss)
