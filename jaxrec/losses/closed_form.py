@@ -31,7 +31,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Shaped
 
 from jaxrec import check
-from jaxrec.kernels.platform import derived_as
+from jaxrec.kernels.platform import with_derivative_of
 from jaxrec.losses import collaborative
 from jaxrec.losses.layouts import DataGradient, check_tables, data_gradient, minibatch, predict_entries, predict_layout
 from jaxrec.losses.penalty import L2, Strength, l2_penalty
@@ -206,7 +206,9 @@ def _jitted_value_and_gradient(
     if kernel is None:
         value, data = by_xla(promoted, ratings)
     else:
-        value, data = jax.lax.platform_dependent(promoted, ratings, tpu=derived_as(by_xla, kernel), default=by_xla)
+        value, data = jax.lax.platform_dependent(
+            promoted, ratings, tpu=with_derivative_of(by_xla, kernel), default=by_xla
+        )
     batch = minibatch(ratings)
     penalty = l2_penalty(promoted, l2=l2, l2_bias=l2_bias, batch=batch)
     return value + penalty, _cast_like(factors, _add_penalty_gradient(promoted, ratings, data, l2, l2_bias))
@@ -291,13 +293,13 @@ def _errors(prediction: Array, target: ArrayLike, where: Array, weights: ArrayLi
 def _tpu_kernel(
     factors: Factors, ratings: Any, loss: PointwiseLoss
 ) -> Callable[[Factors, Any], tuple[Array, DataGradient]] | None:
-    """Returns the TPU form of the data term's value and gradient, or None if no kernel covers this case."""
+    """Returns the TPU's implementation of the data term's value and gradient, or None if no kernel covers this case."""
     has_kernel = loss in (half_squared_error, logistic)
     fits = factors.w.dtype == jnp.float32 and factors.w.shape[1] <= 510  # a larger d does not fit into VMEM
     if not (isinstance(ratings, Dense) and ratings.weights is None and has_kernel and fits):
         return None
 
-    def on_tpu(factors: Factors, ratings: Dense) -> tuple[Array, DataGradient]:
+    def tpu_kernel(factors: Factors, ratings: Dense) -> tuple[Array, DataGradient]:
         from jaxrec.kernels import tpu_cost  # imports Pallas, needed only when a program is lowered for a TPU
 
         tables = factors.w, factors.b, factors.x, item_term(factors)
@@ -305,7 +307,7 @@ def _tpu_kernel(
         value, *data_gradient = tpu_cost.cost_and_sums(*tables, ratings.value, ratings.where, loss=pointwise)
         return value, DataGradient(*data_gradient)
 
-    return on_tpu
+    return tpu_kernel
 
 
 def _add_penalty_gradient(

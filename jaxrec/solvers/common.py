@@ -159,10 +159,11 @@ def alternate(
     """Runs sweeps until the objective falls by less than `tol` relative to itself.
 
     If the objective rises or is NaN, some normal equations lost their precision to rounding. That sweep is repeated
-    with `mend`, which refits such rows, and all later sweeps use it too. It is compiled only then.
+    with `refit`, which solves such rows again from their features, and all later sweeps use it too. It is compiled only
+    then.
 
     Args:
-        step: step(factors, mend) -> (factors, objective), one sweep.
+        step: step(factors, refit) -> (factors, objective), one sweep.
         init: the initial factors.
         before: the objective at `init`.
         sweeps: as in `als`.
@@ -173,13 +174,13 @@ def alternate(
     Raises:
         FloatingPointError: the objective is no longer finite.
     """
-    factors, trace, mend = init, [float(before)], False
+    factors, trace, refit = init, [float(before)], False
     with tqdm(total=sweeps, desc="als", unit="sweep", disable=not progress) as bar:
         for number in range(1, sweeps + 1):
-            swept, objective = step(factors, mend)
-            if not mend and not float(objective) <= trace[-1] + RISE * abs(trace[-1]) + RISE**2 * abs(trace[0]):
-                mend = True  # rows lost their precision to rounding: refit them from here on
-                swept, objective = step(factors, mend)
+            swept, objective = step(factors, refit)
+            if not refit and not float(objective) <= trace[-1] + RISE * abs(trace[-1]) + RISE**2 * abs(trace[0]):
+                refit = True  # rows lost their precision to rounding: refit them from here on
+                swept, objective = step(factors, refit)
             factors = swept
             trace.append(float(objective))
             if not np.isfinite(trace[-1]):
