@@ -20,7 +20,7 @@ from jaxtyping import Bool, Shaped
 from jaxrec import check
 from jaxrec.counting_sort import group_by
 from jaxrec.data.layouts import pad_rows
-from jaxrec.prediction import as_vectors
+from jaxrec.prediction import scorer_vectors
 from jaxrec.retrieval import related_ids, top_k
 from jaxrec.types import Factors, Ratings
 
@@ -108,8 +108,8 @@ def recommend(
         ValueError: an unknown user; tables whose sizes differ from train's, or that are not finite; k not in
             [1, n_items]; titles or allowed of another length; batch_size < 1.
     """
-    vectors = as_vectors(factors) if isinstance(factors, Factors) else factors
-    user_vectors, items = check.as_floats(users=vectors[0], items=vectors[1])
+    vectors = scorer_vectors("factors", factors)
+    user_vectors, items = check.as_floats(users=vectors.users, items=vectors.items)
     _check_tables((len(user_vectors), len(items)), train, titles)
     if allowed is not None:
         allowed = check.mask("allowed", allowed, (len(items),))
@@ -163,6 +163,8 @@ def related(
         ValueError: an unknown item; a table whose size differs from train's; k out of range; features that are not
             finite.
     """
+    if hasattr(factors, "factors"):
+        check.factors("factors", factors, alternative="the items' vectors")
     x = factors.x if isinstance(factors, Factors) else jnp.asarray(factors)
     n_users = len(factors.w) if isinstance(factors, Factors) else train.n_users
     _check_tables((n_users, len(x)), train, titles)

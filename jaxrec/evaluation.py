@@ -37,7 +37,7 @@ from jaxrec.kernels.rank_by_count import ranks
 from jaxrec.kernels.topk import orderable
 from jaxrec.kernels.topk_select import largest
 from jaxrec.metrics.ranking import (
-    OF_HITS,
+    HIT_FORMULAS,
     auc_at_k,
     average_precision,
     hit_rate,
@@ -46,7 +46,7 @@ from jaxrec.metrics.ranking import (
     recall,
     reciprocal_rank,
 )
-from jaxrec.prediction import as_vectors
+from jaxrec.prediction import scorer_vectors
 from jaxrec.ratings import check_same_ids
 from jaxrec.types import Factors, Ratings
 
@@ -106,7 +106,7 @@ def evaluate(
             vectors that are not finite, whose products may overflow, or of different dimensions; k or batch_size below
             1; lists with empty positions for a metric without `filled`.
     """
-    users, items = as_vectors(scorer) if isinstance(scorer, Factors) else scorer
+    users, items = scorer_vectors("scorer", scorer)
     users, items = check.as_floats(users=users, items=items)
     lengths = (k,) if isinstance(k, int | np.integer) else tuple(k)
     _check(users, items, train, test, lengths, allowed, batch_size)
@@ -214,7 +214,7 @@ def _measure(
     1 and the reciprocal rank 1/2. Three items are ranked (n_candidates), so all three positions are filled.
     """
     k_max = max(k for _, k in metrics)
-    needs_lists = any(metric not in OF_HITS for metric, _ in metrics)
+    needs_lists = any(metric not in HIT_FORMULAS for metric, _ in metrics)
     needs_n_candidates = needs_lists or any(metric is auc_at_k for metric, _ in metrics)
 
     def measure_chunk(rows: tuple[Array, tuple[IdLists, IdLists | None]], platform: Platform) -> _Measured:
@@ -242,8 +242,8 @@ def _measure(
         count = jnp.sum(where, axis=1, dtype=jnp.float32)
 
         def metric_values(metric: Metric, k: int) -> Array:
-            if metric in OF_HITS:
-                values = jax.vmap(OF_HITS[metric])(hit[:, :k], jnp.maximum(count, 1), filled[:, :k], n_candidates)
+            if metric in HIT_FORMULAS:
+                values = jax.vmap(HIT_FORMULAS[metric])(hit[:, :k], jnp.maximum(count, 1), filled[:, :k], n_candidates)
             else:
                 optional = {"filled": filled[:, :k], "n_candidates": n_candidates}
                 kwargs = {name: array for name, array in optional.items() if _accepts(metric, name)}
@@ -295,7 +295,7 @@ def _check_overlap(count: int, train: Ratings, test: Ratings) -> None:
 def _check_filled(metrics_at_k: Mapping[str, tuple[Metric, int]], measured: _Measured, users: np.ndarray) -> None:
     """Raises a ValueError if a list has empty positions and a metric does not take `filled`, which masks them."""
     for name, (metric, k) in metrics_at_k.items():
-        if metric in OF_HITS or _accepts(metric, "filled"):
+        if metric in HIT_FORMULAS or _accepts(metric, "filled"):
             continue
         n_candidates = np.asarray(measured.n_candidates)
         if (n_candidates < k).any():

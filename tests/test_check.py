@@ -1,11 +1,15 @@
 """The checks at the door: what they pass is unchanged, what they refuse is named."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxrec import check
+from jaxrec import check, losses, models, solvers, storage
+from tests.test_api import FUNCTIONS, parameters
 
 
 @pytest.mark.parametrize("values", [[0, 2], np.array([[0], [2]], np.int64), np.array([2], np.uint8), jnp.array([1, 2])])
@@ -165,3 +169,76 @@ def test_what_lies_on_an_accelerator_is_looked_at_there(on_a_device, monkeypatch
     with pytest.raises(ValueError, match="expected integer ids"):
         check.row_ids("user", numbers, size=4)
     assert check.row_ids("user", jnp.zeros((0,), jnp.int32), size=4).shape == (0,)
+
+
+def with_argument(name):
+    """The names of the public functions that have an argument of this name."""
+    return [function_name for function_name, function in FUNCTIONS.items() if name in parameters(function)]
+
+
+def call(function, **arguments):
+    """Calls a function with these arguments, and None for its other required ones: these are to be checked later."""
+    required = [p.name for p in parameters(function).values() if p.default is p.empty]
+    return function(**{**dict.fromkeys(required), **arguments})
+
+
+@pytest.mark.parametrize("name", with_argument("key"))
+def test_a_seed_in_place_of_a_key_is_refused_with_the_call_that_makes_the_key(as_users_run, name):
+    for seed in (0, np.int64(7)):
+        message = rf"^key: expected jax\.random\.key\({seed}\), got {type(seed).__name__} {seed}\.$"
+        with pytest.raises(ValueError, match=message):
+            call(FUNCTIONS[name], key=seed)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        (True, "bool"),
+        ("0", "str"),
+        (jnp.array(0), r"int32 of shape \(\)"),
+        (jax.random.split(jax.random.key(0)), r"key<fry> of shape \(2,\)"),
+    ],
+)
+def test_other_values_in_place_of_one_key_are_refused(wrong, got):
+    with pytest.raises(ValueError, match=rf"key: expected one random key, such as jax\.random\.key\(0\), got {got}\."):
+        check.random_key(wrong)
+
+
+def test_new_and_old_keys_pass_also_under_vmap():
+    check.random_key(jax.random.key(0))
+    check.random_key(jax.random.PRNGKey(0))
+    check.random_key(np.asarray(jax.random.PRNGKey(0)))
+    check.random_key(None, optional=True)
+    with pytest.raises(ValueError, match="got NoneType"):
+        check.random_key(None)
+    keys = jax.random.split(jax.random.key(0), 3)
+    assert jax.vmap(lambda key: check.random_key(key) or jnp.ones(()))(keys).shape == (3,)
+
+
+@pytest.mark.parametrize("name", with_argument("loss"))
+def test_a_loss_of_optax_is_refused_with_the_call_that_converts_it(as_users_run, name):
+    with pytest.raises(ValueError, match=r"^loss: expected a pointwise loss.* losses\.from_elementwise\(optax\.huber_"):
+        call(FUNCTIONS[name], loss=optax.huber_loss)
+
+
+def test_pointwise_losses_pass_whether_named_converted_or_partial():
+    for loss in (losses.logistic, losses.from_elementwise(optax.huber_loss), partial(losses.squared_error)):
+        check.pointwise_loss(loss)
+    check.pointwise_loss(lambda prediction, target, **masks: losses.squared_error(prediction, target, **masks))
+    with pytest.raises(ValueError, match=r"losses\.from_elementwise\(<lambda>\)"):
+        check.pointwise_loss(lambda prediction, target: (prediction - target) ** 2)
+    with pytest.raises(ValueError, match=r"loss: expected a function .*, got str"):
+        check.pointwise_loss("huber")
+
+
+MODEL = storage.Model(models.init(3, 4, 2, key=jax.random.key(0)))
+RESULT = solvers.ALSResult(MODEL.factors, None)
+
+
+@pytest.mark.parametrize("given", [MODEL, RESULT], ids=["a saved model", "the result of a solver"])
+@pytest.mark.parametrize("name", [*with_argument("factors"), *with_argument("scorer")])
+def test_what_contains_factors_is_refused_where_factors_are_expected(as_users_run, name, given):
+    argument = "scorer" if "scorer" in parameters(FUNCTIONS[name]) else "factors"
+    message = rf"^{argument}: expected Factors.*, got {type(given).__name__}\. Pass its factors: model\.factors\.$"
+    with pytest.raises(ValueError, match=message):
+        call(FUNCTIONS[name], **{argument: given})

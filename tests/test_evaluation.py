@@ -117,7 +117,7 @@ def test_the_librarys_metrics_are_the_same_from_hits_and_from_lists():
     users, items, seen, relevant = draw(1)
     given = {"k": (1, 5, 40), "metrics": ALL | {"auc": metrics.auc_at_k}}
     by_lists = {name: partial(metric) for name, metric in given["metrics"].items()}
-    assert not set(by_lists.values()) & set(metrics.ranking.OF_HITS)
+    assert not set(by_lists.values()) & set(metrics.ranking.HIT_FORMULAS)
     fast = evaluation.evaluate((users, items), seen, relevant, **given)
     slow = evaluation.evaluate((users, items), seen, relevant, **given | {"metrics": by_lists})
     assert list(fast) == [f"{name}@{k}" for k in (1, 5, 40) for name in by_lists]

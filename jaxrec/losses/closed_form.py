@@ -33,7 +33,14 @@ from jaxtyping import Bool, Float, Shaped
 from jaxrec import check
 from jaxrec.kernels.platform import with_derivative_of
 from jaxrec.losses import collaborative
-from jaxrec.losses.layouts import DataGradient, check_tables, data_gradient, minibatch, predict_entries, predict_layout
+from jaxrec.losses.layouts import (
+    DataGradient,
+    as_minibatch,
+    check_tables,
+    data_gradient,
+    predict_entries,
+    predict_entries_forward_only,
+)
 from jaxrec.losses.penalty import L2, Strength, l2_penalty
 from jaxrec.losses.pointwise import PointwiseLoss, Slope, half_squared_error, logistic, slope_of
 from jaxrec.numerics import product
@@ -102,6 +109,7 @@ def user_gradient(
     l2_bias: Strength = 0.0,
 ) -> UserGradient:
     """Gradient of `losses.user_cost` with respect to (w, b). Same arguments and errors."""
+    check.pointwise_loss(loss)
     collaborative.check_row(x, y, where, row={"b": b}, l2=l2, l2_bias=l2_bias, offset=offset)
     w, b, x, offset = check.as_floats(w=w, b=b, x=x, offset=offset)
     where = jnp.asarray(where)
@@ -125,6 +133,7 @@ def item_gradient(
     l2_bias: Strength = 0.0,
 ) -> ItemGradient:
     """Gradient of `losses.item_cost` with respect to x, and to c if the item has a bias. Same arguments."""
+    check.pointwise_loss(loss)
     collaborative.check_row(w, y, where, row={} if c is None else {"c": c}, l2=l2, l2_bias=l2_bias, offset=offset)
     check.same_shape(y=y, b=b)
     x, w, b, c, offset = check.as_floats(x=x, w=w, b=b, c=c, offset=offset)
@@ -151,7 +160,7 @@ def gradient(
     Raises:
         ValueError: as for `losses.cost`.
     """
-    _check(factors, ratings, l2, l2_bias)
+    _check(factors, ratings, l2, l2_bias, loss)
     return _jitted_gradient(factors, ratings, l2, l2_bias, loss=loss)
 
 
@@ -160,7 +169,9 @@ def _jitted_gradient(
     factors: Factors, ratings: Dense | Observed | Linked, l2: L2, l2_bias: L2, *, loss: PointwiseLoss
 ) -> Factors:
     promoted = in_float32(factors)
-    e = _errors(predict_entries(promoted, ratings), ratings.value, ratings.where, ratings.weights, slope_of(loss))
+    e = _errors(
+        predict_entries_forward_only(promoted, ratings), ratings.value, ratings.where, ratings.weights, slope_of(loss)
+    )
     return _cast_like(
         factors, _add_penalty_gradient(promoted, ratings, data_gradient(promoted, ratings, e), l2, l2_bias)
     )
@@ -181,7 +192,7 @@ def value_and_gradient(
     Raises:
         ValueError: as for `losses.cost`.
     """
-    _check(factors, ratings, l2, l2_bias)
+    _check(factors, ratings, l2, l2_bias, loss)
     return ValueAndGradient(*_jitted_value_and_gradient(factors, ratings, l2, l2_bias, loss=loss))
 
 
@@ -198,7 +209,7 @@ def _jitted_value_and_gradient(
     kernel, slope = _tpu_kernel(promoted, ratings, loss), slope_of(loss)
 
     def by_xla(factors: Factors, ratings: Any) -> tuple[Array, DataGradient]:
-        prediction = predict_entries(factors, ratings)
+        prediction = predict_entries_forward_only(factors, ratings)
         value = loss(prediction, ratings.value, where=ratings.where, weights=ratings.weights).sum
         e = _errors(prediction, ratings.value, ratings.where, ratings.weights, slope)
         return value, data_gradient(factors, ratings, e)
@@ -209,7 +220,7 @@ def _jitted_value_and_gradient(
         value, data = jax.lax.platform_dependent(
             promoted, ratings, tpu=with_derivative_of(by_xla, kernel), default=by_xla
         )
-    batch = minibatch(ratings)
+    batch = as_minibatch(ratings)
     penalty = l2_penalty(promoted, l2=l2, l2_bias=l2_bias, batch=batch)
     return value + penalty, _cast_like(factors, _add_penalty_gradient(promoted, ratings, data, l2, l2_bias))
 
@@ -227,7 +238,7 @@ def cost(
     The ratings' values and weights, l2 and l2_bias are differentiable too.
     Forward mode (jvp, Hessian-vector products) is not supported here; use `losses.cost`.
     """
-    _check(factors, ratings, l2, l2_bias)
+    _check(factors, ratings, l2, l2_bias, loss)
     as_float = lambda strength: jnp.asarray(strength, jnp.result_type(strength, 0.0))  # integers have no derivative
     l2, l2_bias = jax.tree.map(as_float, (l2, l2_bias))
     return _cost(loss, factors, ratings, l2, l2_bias)
@@ -246,9 +257,9 @@ def _cost_forward(loss: PointwiseLoss, factors: Factors, ratings: Any, l2: L2, l
 def _cost_backward(loss: PointwiseLoss, saved: Any, cotangent: Array) -> Any:
     factors_gradient, factors, ratings, l2, l2_bias = saved
     scale = lambda tree: jax.tree.map(lambda leaf: (cotangent * leaf.astype(cotangent.dtype)).astype(leaf.dtype), tree)
-    batch = minibatch(ratings)
+    batch = as_minibatch(ratings)
     # The cost is element-wise in values, weights and strengths, so autodiff needs no scatter for these.
-    prediction = predict_layout(factors, ratings)
+    prediction = predict_entries(factors, ratings)
     data_term = lambda value, weights: loss(prediction, value, where=ratings.where, weights=weights).sum
     data = ratings.value, ratings.weights
     floating = tuple(
@@ -268,10 +279,11 @@ def _cost_backward(loss: PointwiseLoss, saved: Any, cotangent: Array) -> Any:
 _cost.defvjp(_cost_forward, _cost_backward)
 
 
-def _check(factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> None:
+def _check(factors: Factors, ratings: Any, l2: L2, l2_bias: L2, loss: PointwiseLoss) -> None:
+    check.pointwise_loss(loss)
+    check_tables(factors, ratings)
     if not isinstance(ratings, Dense | Observed | Linked):
         raise TypeError(f"expected ratings as Dense, Observed or Linked, got {type(ratings).__name__}.")
-    check_tables(factors, ratings)
     check.strength("l2", l2, zero=True)
     check.strength("l2_bias", l2_bias, zero=True)
 
@@ -314,7 +326,7 @@ def _add_penalty_gradient(
     factors: Factors, ratings: Dense | Observed | Linked, data: DataGradient, l2: L2, l2_bias: L2
 ) -> Factors:
     """The data gradient plus the gradient of the penalty, as Factors."""
-    batch = minibatch(ratings)
+    batch = as_minibatch(ratings)
     # The penalty is element-wise in the tables (a minibatch's in its own rows only), so autodiff is as cheap.
     penalty_gradient = jax.grad(l2_penalty)(factors, l2=l2, l2_bias=l2_bias, batch=batch)
     gradient = dataclasses.replace(factors, w=data.w, b=data.b, x=data.x, c=None if factors.c is None else data.c)

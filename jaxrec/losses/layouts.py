@@ -1,6 +1,6 @@
-"""What is computed on each layout of ratings: predictions of its entries, and the transpose, sums over its rows.
+"""Predictions of the entries of each layout of ratings, and gradients, which are sums over the entries of its rows.
 
-The one place where losses look at which layout they have: `Dense`, `Observed`, `Linked` or `Rows`.
+The only place where losses distinguish the layouts `Dense`, `Observed`, `Linked` and `Rows`.
 """
 
 from functools import partial
@@ -19,7 +19,14 @@ from jaxrec.numerics import product
 from jaxrec.prediction import all_predictions, biases, check_factors, pair_predictions
 from jaxrec.types import Dense, Factors, Linked, Observed, Rows
 
-__all__ = ["DataGradient", "check_tables", "data_gradient", "minibatch", "predict_entries", "predict_layout"]
+__all__ = [
+    "DataGradient",
+    "as_minibatch",
+    "check_tables",
+    "data_gradient",
+    "predict_entries",
+    "predict_entries_forward_only",
+]
 
 
 class DataGradient(NamedTuple):
@@ -31,7 +38,7 @@ class DataGradient(NamedTuple):
     c: Array
 
 
-def predict_layout(factors: Factors, ratings: Dense | Observed | Linked | Rows) -> Any:
+def predict_entries(factors: Factors, ratings: Dense | Observed | Linked | Rows) -> Any:
     """Predictions for a layout's entries, in the shape of its `value` (Rows: one array per bucket)."""
     check_tables(factors, ratings)
     match ratings:
@@ -48,10 +55,10 @@ def predict_layout(factors: Factors, ratings: Dense | Observed | Linked | Rows) 
             raise TypeError(f"expected ratings as Dense, Observed, Linked or Rows, got {type(ratings).__name__}.")
 
 
-def predict_entries(factors: Factors, ratings: Dense | Observed | Linked) -> Array:
-    """`predict_layout` without storing the gathered rows. Not for autodiff, whose transpose of it would be slow."""
+def predict_entries_forward_only(factors: Factors, ratings: Dense | Observed | Linked) -> Array:
+    """`predict_entries` without storing the gathered rows. Not to be differentiated: its transpose would be slow."""
     if isinstance(ratings, Dense):
-        return predict_layout(factors, ratings)
+        return predict_entries(factors, ratings)
     dot = sampled_dot(factors.w, factors.x, ratings.user, ratings.item)
     return dot + biases(factors, ratings.user, ratings.item)
 
@@ -98,8 +105,8 @@ def _scatter_gradient(factors: Factors, ratings: Observed | Linked, e: Array, *,
     return DataGradient(w, sum_per_user(e), x, sum_per_item(e))
 
 
-def minibatch(ratings: Any) -> Observed | None:
-    """The ratings if they may be a minibatch, which takes its share of the penalty (`penalty.l2_penalty`)."""
+def as_minibatch(ratings: Any) -> Observed | None:
+    """The ratings if their layout can be a minibatch, which has its share of the penalty (`l2_penalty`); else None."""
     return ratings if isinstance(ratings, Observed) else None
 
 

@@ -70,6 +70,7 @@ def l2_penalty(factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, batch: Observed |
         ValueError: a strength that is negative, not finite, or not one per row; ids of the batch that are not in the
             tables.
     """
+    check.factors("factors", factors)
     users, items = per_side(l2)
     bias_users, bias_items = per_side(l2_bias)
     check.strength("l2", l2, zero=True)

@@ -43,7 +43,7 @@ from jaxtyping import Bool, Float, Int
 from jaxrec import check
 
 __all__ = [
-    "OF_HITS",
+    "HIT_FORMULAS",
     "Formula",
     "auc_at_k",
     "average_precision",
@@ -228,7 +228,7 @@ def _auc_at_k(hit: Array, count: Array, filled: Array, n_candidates: Array) -> A
 
 
 # The formula of each metric, for callers that know the hits without having the lists (`evaluation`).
-OF_HITS: Mapping[Callable[..., Array], Formula] = MappingProxyType(
+HIT_FORMULAS: Mapping[Callable[..., Array], Formula] = MappingProxyType(
     {
         precision: _precision,
         recall: _recall,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxrec import check
 from jaxrec.gather import gather
 from jaxrec.kernels.chunks import by_chunks
 from jaxrec.kernels.least_squares import Lists, rows_per_chunk
@@ -112,6 +113,7 @@ def leave_one_out(
     Raises:
         ValueError: as `fold_in`.
     """
+    check.pointwise_loss(loss)
     check_side(factors, rows, l2, l2_bias)
     return _leave_one_out(factors, rows, l2=l2, l2_bias=l2_bias, loss=loss)
 
@@ -134,6 +136,7 @@ def check_side(factors: Factors, rows: Rows, l2: L2, l2_bias: L2 = 0.0) -> None:
     Raises:
         ValueError: otherwise.
     """
+    check.factors("factors", factors)
     check_is_rows(rows)
     by_user, n_rows = rows.side == "user", len(rows.position)
     n_users, n_items = (n_rows, rows.n_others) if by_user else (rows.n_others, n_rows)

@@ -243,6 +243,7 @@ def frequency_scaled_l2(
 
 
 def _check_side(factors: Factors, rows: Rows, l2: L2, unobserved_weight: ArrayLike) -> None:
+    check.factors("factors", factors)
     check_is_rows(rows)
     by_user, n_rows = rows.side == "user", len(rows.position)
     features = factors.x if by_user else factors.w

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
+from jaxrec import check
 from jaxrec.data import layouts
 from jaxrec.losses.penalty import L2
 from jaxrec.models.factors import init as init_factors
@@ -102,6 +103,7 @@ def make_init(
         ValueError: `train` is neither Ratings nor a pair of Rows; neither or both of `init` and `rank` are passed; a
             `key` is passed with `init`, which ignores it.
     """
+    check.random_key(key, optional=True)
     check_train(train)
     if (init is None) == (rank is None):
         raise ValueError(
@@ -231,6 +233,7 @@ def check_tables(by_user: Rows, by_item: Rows, factors: Factors) -> None:
     Raises:
         ValueError: otherwise.
     """
+    check.factors("factors", factors)
     for name, rows, side in (("by_user", by_user, "user"), ("by_item", by_item, "item")):
         if rows.side != side:
             raise ValueError(

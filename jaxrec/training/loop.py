@@ -114,6 +114,7 @@ def fit(
             initial parameters that are not finite; a history to resume that was made with other arguments.
         FloatingPointError: the loss, the parameters after an epoch, or a validation is not finite.
     """
+    check.random_key(key)
     _check_options(epochs, patience, tol, validate, batches)
     state = init_state(params, optimizer)
     if nonfinite := _nonfinite_names(state.params):

@@ -46,7 +46,7 @@ def calls(tmp_path_factory):
     path = tmp_path_factory.mktemp("compilations") / "sum.jaxrec"
     serving.save(path, lambda state, a: state["t"].sum() + a, {"t": x(4)}, x(2, 1), platforms=("cpu",))
     served = serving.load(path)
-    total = lambda watched: history.pooled_embeddings(told, linked, watched, params.raters)[0].sum()
+    total = lambda watched: history.pooled_embeddings(told, linked, watched, params.user_embedding)[0].sum()
     return {
         "unit": lambda: unit(x(3, 4)),
         "gradient of unit": lambda: jax.grad(lambda a: unit(a).sum())(x(3, 4)),
@@ -61,10 +61,12 @@ def calls(tmp_path_factory):
         "Head.apply in training": lambda: HEAD.apply(head, x(2, 4), x(2, 5, 4), **noise()),
         "history.sample_mask": lambda: history.sample_mask(linked, key=jax.random.key(0)),
         "history.history_features": lambda: history.history_features(linked, keep, mu=3.5, tags=tags),
-        "history.pooled_embeddings": lambda: history.pooled_embeddings(told, linked, params.watched, params.raters),
-        "gradient of history.pooled_embeddings": lambda: jax.grad(total)(params.watched),
+        "history.pooled_embeddings": lambda: history.pooled_embeddings(
+            told, linked, params.item_embedding, params.user_embedding
+        ),
+        "gradient of history.pooled_embeddings": lambda: jax.grad(total)(params.item_embedding),
         "history.user_history": lambda: history.user_history(
-            *user(), c=told.c, mu=3.5, watched=params.watched, tags=tags
+            *user(), c=told.c, mu=3.5, item_embedding=params.item_embedding, tags=tags
         ),
         "hybrid.init_params": init,
         "hybrid.as_factors": lambda: hybrid.as_factors(TOWERS, params, content, linked),

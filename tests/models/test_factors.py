@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec import Ratings, data, losses, models
-from jaxrec.losses.layouts import predict_layout
+from jaxrec.losses.layouts import predict_entries
 from jaxrec.models.factors import init
 from jaxrec.prediction import as_vectors, predict, predict_all
 from jaxrec.types import Factors
@@ -64,13 +64,13 @@ def test_predictions_of_layouts(mu):
     factors, expected = draw(mu, item_bias=True), by_loop(draw(mu, item_bias=True))
     user, item = np.array([0, 4, 4, 1, 2]), np.array([6, 0, 3, 3, 1])
     ratings = Ratings(user, item, np.zeros(5), N_USERS, N_ITEMS)
-    np.testing.assert_allclose(predict_layout(factors, data.dense(ratings)), expected.T, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(predict_entries(factors, data.dense(ratings)), expected.T, rtol=1e-5, atol=1e-5)
     for layout in (data.observed(ratings, pad_to_multiple=4), data.linked(ratings, pad_to_multiple=4)):
         want = expected[np.asarray(layout.user), np.asarray(layout.item)]
-        np.testing.assert_allclose(predict_layout(factors, layout), want, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(predict_entries(factors, layout), want, rtol=1e-5, atol=1e-5)
     for side in ("user", "item"):
         layout = data.rows(ratings, side, min_length=1, pad_to_multiple=2)
-        for bucket, got in zip(layout.buckets, predict_layout(factors, layout), strict=True):
+        for bucket, got in zip(layout.buckets, predict_entries(factors, layout), strict=True):
             row, other = np.asarray(bucket.row)[:, None], np.asarray(bucket.other)
             want = expected[row, other] if side == "user" else expected[other, row]
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
@@ -79,7 +79,7 @@ def test_predictions_of_layouts(mu):
 @pytest.mark.usefixtures("as_users_run")
 def test_predictions_of_what_is_no_layout():
     with pytest.raises(TypeError, match=r"^expected ratings as Dense, Observed, Linked or Rows, got Ratings"):
-        predict_layout(draw(None, True), Ratings([0], [0], [1.0], N_USERS, N_ITEMS))
+        predict_entries(draw(None, True), Ratings([0], [0], [1.0], N_USERS, N_ITEMS))
 
 
 @MODELS

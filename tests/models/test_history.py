@@ -82,11 +82,11 @@ def test_one_users_padded_list_gives_her_row(ratings, tags):
         pad = lambda column, n=n: jnp.asarray(np.r_[column[user == n], column[:3]])  # padding that would be seen
         where = jnp.arange(len(pad(item))) < (user == n).sum()
         features, bag = history.user_history(
-            pad(item), pad(value), where, c=told.c, mu=MU, watched=watched, tags=jnp.asarray(tags)
+            pad(item), pad(value), where, c=told.c, mu=MU, item_embedding=watched, tags=jnp.asarray(tags)
         )
         np.testing.assert_allclose(features, told.user[n], atol=1e-5)
         np.testing.assert_allclose(bag, bags[n], atol=1e-4)
-    nothing, bag = history.user_history(pad(item), pad(value), where & False, c=told.c, mu=MU, watched=watched)
+    nothing, bag = history.user_history(pad(item), pad(value), where & False, c=told.c, mu=MU, item_embedding=watched)
     assert nothing.tolist() == [0, 0]
     assert bag.tolist() == [0] * 4
 
@@ -94,7 +94,7 @@ def test_one_users_padded_list_gives_her_row(ratings, tags):
 def test_what_is_held_out_is_in_no_feature(ratings, tags):
     """The held-out ratings' values are turned round: no feature of anybody moves."""
     linked = data.linked(ratings)
-    keep = history.sample_mask(linked, key=jax.random.key(0), held=0.5)
+    keep = history.sample_mask(linked, key=jax.random.key(0), held_out_fraction=0.5)
     assert 0 < int(keep.sum()) < len(ratings)
     turned = jax.tree.map(lambda a: a, linked)
     turned = type(linked)(**{**vars(turned), "value": jnp.where(keep, linked.value, 6 - linked.value)})
@@ -108,15 +108,19 @@ MANY = Ratings(np.repeat(np.arange(500), 40), np.tile(np.arange(40), 500), np.on
 
 def test_part_holds_out_the_share_asked_for_and_another_each_time():
     linked = data.linked(MANY)
-    keep = history.sample_mask(linked, key=jax.random.key(0), held=0.3, cold=0.0)
+    keep = history.sample_mask(linked, key=jax.random.key(0), held_out_fraction=0.3, cold_probability=0.0)
     assert abs(float(keep.mean()) - 0.7) < 0.02
     per_user = np.asarray(keep).reshape(500, 40).mean(axis=1)
     assert per_user.min() < 0.5 < 0.95 < per_user.max()  # some users lose much, some nothing
-    assert bool((keep != history.sample_mask(linked, key=jax.random.key(1), held=0.3, cold=0.0)).any())
+    assert bool(
+        (keep != history.sample_mask(linked, key=jax.random.key(1), held_out_fraction=0.3, cold_probability=0.0)).any()
+    )
 
 
 def test_part_makes_newcomers_of_users_and_items():
-    keep = history.sample_mask(data.linked(MANY), key=jax.random.key(0), held=0.001, cold=0.2, few=3.0)
+    keep = history.sample_mask(
+        data.linked(MANY), key=jax.random.key(0), held_out_fraction=0.001, cold_probability=0.2, max_cold_ratings=3.0
+    )
     table = np.asarray(keep).reshape(500, 40)
     of_users, of_items = table.mean(axis=1), table.mean(axis=0)
     new_users, new_items = of_users < 0.4, of_items < 0.4
@@ -128,9 +132,12 @@ def test_part_makes_newcomers_of_users_and_items():
     assert table[~new_users][:, ~new_items].mean() > 0.98
 
 
-@pytest.mark.parametrize("wrong", [{"held": 0.0}, {"held": 0.6}, {"cold": 1.0}, {"few": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"held_out_fraction": 0.0}, {"held_out_fraction": 0.6}, {"cold_probability": 1.0}, {"max_cold_ratings": 0.0}],
+)
 def test_part_refuses(wrong):
-    with pytest.raises(ValueError, match="expected held in"):
+    with pytest.raises(ValueError, match="expected held_out_fraction in"):
         history.sample_mask(data.linked(MANY), key=jax.random.key(0), **wrong)
 
 
@@ -157,7 +164,11 @@ def test_narrow_types_are_summed_in_float32(ratings, tags, dtype):
     item, value = np.asarray(linked.item)[mine], np.asarray(linked.value)[mine]
     one_user = {"where": np.ones(len(item), bool), "c": expected.c, "mu": MU}
     features, bag = history.user_history(
-        item, value.astype(dtype), watched=tables[0].astype(dtype), tags=np.asarray(tags).astype(dtype), **one_user
+        item,
+        value.astype(dtype),
+        item_embedding=tables[0].astype(dtype),
+        tags=np.asarray(tags).astype(dtype),
+        **one_user,
     )
     np.testing.assert_allclose(features, expected.user[2], atol=1e-5)
     np.testing.assert_allclose(bag, bags[0][2], rtol=1e-5, atol=1e-4)
@@ -180,7 +191,7 @@ def one_user(ratings, tags):
         "value": np.array([5.0, 3.0, 2.0], np.float32),
         "where": np.array([True, True, False]),
         "c": c,
-        "watched": jnp.ones((I, 4)),
+        "item_embedding": jnp.ones((I, 4)),
         "tags": jnp.asarray(tags),
     }
 
@@ -210,10 +221,13 @@ def test_what_is_masked_may_be_anything(one_user, item, value, jit):
         ({"value": np.float32([5, np.nan, 2])}, "value: expected finite numbers, got nan at position 1"),
         ({"value": np.float32([5])}, "expected arrays of one shape"),
         ({"where": np.array([1, 1, 0])}, "where: expected a mask of bools"),
-        ({"watched": np.ones((I - 1, 4))}, rf"watched: expected shape \[{I}, 2 e\], got \[{I - 1}, 4\]"),
-        ({"watched": np.ones((I, 3))}, "watched: expected rows of an even width .two halves., got width 3"),
+        ({"item_embedding": np.ones((I - 1, 4))}, rf"item_embedding: expected shape \[{I}, 2 e\], got \[{I - 1}, 4\]"),
+        (
+            {"item_embedding": np.ones((I, 3))},
+            "item_embedding: expected rows of an even width .two halves., got width 3",
+        ),
         ({"tags": np.ones((I + 1, 3))}, rf"tags: expected shape \[{I}, g\]"),
-        ({"c": np.ones(I + 2)}, "watched: expected shape"),
+        ({"c": np.ones(I + 2)}, "item_embedding: expected shape"),
         ({"mu": np.ones(I)}, r"mu: expected shape \[\], got"),
         ({"mu": np.nan}, "mu: expected finite numbers"),
         ({"damping": (-1.0, 3.0)}, "damping: expected finite numbers >= 0, got -1"),
@@ -249,12 +263,12 @@ def test_tables_of_other_users_and_items_are_refused(ratings):
     told = history.history_features(linked, mu=MU)
     fits = jnp.ones((I, 4)), jnp.ones((U, 4))
     for name, tables in {
-        "watched": (jnp.ones((I + 1, 4)), fits[1]),
-        "raters": (fits[0], jnp.ones((U - 1, 4))),
+        "item_embedding": (jnp.ones((I + 1, 4)), fits[1]),
+        "user_embedding": (fits[0], jnp.ones((U - 1, 4))),
     }.items():
         with pytest.raises(ValueError, match=f"{name}: expected shape"):
             history.pooled_embeddings(told, linked, *tables)
-    with pytest.raises(ValueError, match="history.one: expected shape"):
+    with pytest.raises(ValueError, match="history.kept: expected shape"):
         history.pooled_embeddings(told, data.linked(ratings.take(slice(0, 5))), *fits)
 
 
@@ -264,6 +278,12 @@ def test_without_damping_a_mean_of_nothing_is_zero():
     assert told.c.tolist() == [0, 2]
     assert np.isfinite(told.user).all()
     features, _ = history.user_history(
-        jnp.array([0]), jnp.array([5.0]), jnp.array([False]), c=told.c, mu=3.0, watched=jnp.ones((2, 2)), damping=(0, 0)
+        jnp.array([0]),
+        jnp.array([5.0]),
+        jnp.array([False]),
+        c=told.c,
+        mu=3.0,
+        item_embedding=jnp.ones((2, 2)),
+        damping=(0, 0),
     )
     assert features.tolist() == [0, 0]

@@ -32,7 +32,7 @@ def test_it_is_the_formula(world):
     _, content, linked, params = world
     factors = hybrid.as_factors(TOWERS, params, content, linked)
     told = history.history_features(linked, mu=params.ids.mu, tags=content.tags)
-    watched, raters = history.pooled_embeddings(told, linked, params.watched, params.raters)
+    watched, raters = history.pooled_embeddings(told, linked, params.item_embedding, params.user_embedding)
     z = lambda f: (f - f.mean(axis=0, keepdims=True)) / jnp.maximum(f.std(axis=0, keepdims=True), 1e-9)
     v_user, v_item = TOWERS.apply(
         params.towers,
@@ -40,8 +40,10 @@ def test_it_is_the_formula(world):
         jnp.concatenate([content.items, (told.item - params.item_moments[:1]) / params.item_moments[1:], raters], 1),
     )
     ids = params.ids
-    expected = params.scale * v_user @ v_item.T + ids.w @ ids.x.T + (ids.b + params.trust[0] * told.b)[:, None]
-    expected += (ids.c + params.trust[1] * told.c)[None, :] + ids.mu
+    expected = (
+        params.scale * v_user @ v_item.T + ids.w @ ids.x.T + (ids.b + params.history_bias_weights[0] * told.b)[:, None]
+    )
+    expected += (ids.c + params.history_bias_weights[1] * told.c)[None, :] + ids.mu
     np.testing.assert_allclose(models.predict_all(factors), expected, atol=1e-4)
     # moments were taken with init's mu, from the whole history
     first = history.history_features(linked, mu=3.5, tags=content.tags)
@@ -129,8 +131,8 @@ def test_content_that_does_not_fit_is_refused(world, change, message):
         ({"ids": {"x": jnp.ones((40, 3))}}, r"params.ids.x: expected shape \(40, 2\)"),
         ({"ids": {"c": jnp.ones(41)}}, r"params.ids.c: expected shape \(40,\)"),
         ({"ids": {"mu": jnp.ones(40)}}, r"mu: expected shape \[\]"),
-        ({"params": {"watched": jnp.ones((41, 6))}}, r"watched: expected shape \[40, 2 e\]"),
-        ({"params": {"raters": jnp.ones((59, 6))}}, r"raters: expected shape \[60, 2 e\]"),
+        ({"params": {"item_embedding": jnp.ones((41, 6))}}, r"item_embedding: expected shape \[40, 2 e\]"),
+        ({"params": {"user_embedding": jnp.ones((59, 6))}}, r"user_embedding: expected shape \[60, 2 e\]"),
         ({"content": {"tags": None}}, "expected the 6 history features .* got 2. Pass the same tags"),
         ({"options": {"known": (np.ones(59, bool), np.ones(40, bool))}}, r"known\[0\]: expected a mask of bools"),
         ({"options": {"known": (np.ones(60, bool), np.arange(40))}}, r"known\[1\]: expected a mask of bools"),
@@ -158,7 +160,7 @@ def test_what_does_not_fit_the_model_is_refused(world, change, message):
         ({"item": np.array([40, 0])}, "item: expected ids"),
         ({"item": np.array([2**40, 0])}, "item: expected ids"),
         ({"value": np.array([np.nan, 1])}, "value: expected finite numbers, got nan at position 0"),
-        ({"c": np.ones(39)}, "watched: expected shape"),
+        ({"c": np.ones(39)}, "item_embedding: expected shape"),
         ({"tags": None}, "Pass the same tags as to init_params"),
     ],
 )

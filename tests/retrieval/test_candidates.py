@@ -81,14 +81,14 @@ def test_merge_against_sets(seed, size):
     for got in (run(*args), jax.jit(run)(*args)):
         expected = by_sets(sources, size, set(seen[real].tolist()), allowed)
         assert got.ids.shape == (size,)
-        assert got.named.shape == (size, 4)
+        assert got.proposed_by.shape == (size, 4)
         assert [
             (int(i), set(np.flatnonzero(n).tolist()))
-            for i, n in zip(got.ids[got.where], got.named[got.where], strict=True)
+            for i, n in zip(got.ids[got.where], got.proposed_by[got.where], strict=True)
         ] == expected
         assert got.where.tolist() == [True] * len(expected) + [False] * (size - len(expected))
         assert not got.ids[~got.where].any()
-        assert not got.named[~got.where].any()
+        assert not got.proposed_by[~got.where].any()
 
 
 def test_a_user_who_has_seen_everything_gets_nothing():
