@@ -8,6 +8,8 @@
 [(7, 1, 18, 'Film 18', 16.0), (7, 2, 3, 'Film 3', 14.0), (8, 1, 3, 'Film 3', 14.0), (8, 2, 14, 'Film 14', 14.0)]
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,11 +50,11 @@ class Recommendations(NamedTuple):
     title: np.ndarray
     score: np.ndarray
 
-    def to_polars(self) -> "pl.DataFrame":
+    def to_polars(self) -> pl.DataFrame:
         """The table as a polars DataFrame."""
         return _to_polars(self._asdict())
 
-    def to_pandas(self) -> "pd.DataFrame":
+    def to_pandas(self) -> pd.DataFrame:
         """The table as a pandas DataFrame."""
         return _to_pandas(self._asdict())
 
@@ -70,11 +72,11 @@ class RelatedItems(NamedTuple):
     title: np.ndarray
     distance: np.ndarray
 
-    def to_polars(self) -> "pl.DataFrame":
+    def to_polars(self) -> pl.DataFrame:
         """The table as a polars DataFrame."""
         return _to_polars(self._asdict())
 
-    def to_pandas(self) -> "pd.DataFrame":
+    def to_pandas(self) -> pd.DataFrame:
         """The table as a pandas DataFrame."""
         return _to_pandas(self._asdict())
 
@@ -242,7 +244,7 @@ def _check_options(k: int, batch_size: int, n_items: int) -> None:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
 
 
-def _to_polars(columns: dict[str, np.ndarray]) -> "pl.DataFrame":
+def _to_polars(columns: dict[str, np.ndarray]) -> pl.DataFrame:
     import polars
 
     # without titles the column is of objects, which polars could not write to a file
@@ -250,7 +252,7 @@ def _to_polars(columns: dict[str, np.ndarray]) -> "pl.DataFrame":
     return polars.DataFrame(columns | titles, schema_overrides={"title": polars.String})
 
 
-def _to_pandas(columns: dict[str, np.ndarray]) -> "pd.DataFrame":
+def _to_pandas(columns: dict[str, np.ndarray]) -> pd.DataFrame:
     import pandas
 
     return pandas.DataFrame(columns)

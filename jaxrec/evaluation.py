@@ -15,6 +15,8 @@ receive the lists.
 {'recall': array([1., 0.], dtype=float32), 'mrr': array([0.5, 0. ], dtype=float32)}
 """
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -56,7 +58,7 @@ __all__ = ["evaluate"]
 SCORES_PER_CHUNK: dict[Platform, int] = {"cpu": 2**20, "gpu": 2**28, "tpu": 2**28}
 
 # The metrics of `evaluate` if none are passed.
-DEFAULT_METRICS: Mapping[str, "Metric"] = {
+DEFAULT_METRICS: Mapping[str, Metric] = {
     "precision": precision,
     "recall": recall,
     "hit_rate": hit_rate,

@@ -3,6 +3,8 @@
 For given pairs, for all pairs, and for the entries of every layout. Losses, solvers and models build on these.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -19,6 +19,8 @@ slope, its derivative with respect to the prediction (`pointwise.slope_of`).
 (True, True)
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from functools import partial

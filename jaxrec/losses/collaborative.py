@@ -17,6 +17,8 @@ Alice's row of the lecture notes' table of five films (the third is not rated; 0
 [-0.399..., 0.5]
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import jax

@@ -10,6 +10,8 @@ trained by `losses.softmax.in_batch` instead.
 (0.36, 2.0)
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

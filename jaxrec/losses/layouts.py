@@ -3,6 +3,8 @@
 The only place where losses distinguish the layouts `Dense`, `Observed`, `Linked` and `Rows`.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any, NamedTuple
 

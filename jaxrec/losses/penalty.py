@@ -1,5 +1,7 @@
 """The L2 penalty: l2/2 times squared norms of rows, of the full tables or the share of a minibatch."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp

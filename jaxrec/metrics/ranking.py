@@ -30,6 +30,8 @@ In the example hit = 0 1 0 1 and R = 3: precision 2/4, recall 2/3, average preci
 [0.5, 0.6667, 0.3333]
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any

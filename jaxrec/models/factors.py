@@ -1,5 +1,7 @@
 """Parameters of matrix factorization; `prediction` computes predictions from them."""
 
+from __future__ import annotations
+
 import dataclasses
 
 import jax

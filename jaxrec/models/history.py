@@ -26,6 +26,8 @@ entries only, so the catalogue may be of any size.
 ((30, 2), (20, 2))
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 

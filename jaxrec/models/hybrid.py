@@ -26,6 +26,8 @@ so `predict`, `losses.cost`, `losses.closed_form.cost` (with its cheap gradient)
 (30, 10)
 """
 
+from __future__ import annotations
+
 import dataclasses
 from dataclasses import dataclass
 from typing import Any

@@ -16,6 +16,8 @@ different numbers of features.
 Source: the lecture notes' content-based filtering; Covington, Adams, Sargin 2016 (the two-stage form).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -24,6 +24,8 @@ sources proposed each item.
 ([0, 2], [[True, False], [True, True]])
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

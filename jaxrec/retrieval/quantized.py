@@ -18,6 +18,8 @@ the full catalogue is searched. The result is always that of `top_k`, up to the 
 True
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import partial
 

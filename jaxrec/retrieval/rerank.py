@@ -10,6 +10,8 @@
 [0, 2, 1]
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import NamedTuple
 

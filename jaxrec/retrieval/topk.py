@@ -10,6 +10,8 @@
 [[0, 1]]
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
