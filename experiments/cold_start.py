@@ -44,7 +44,7 @@ class Settings(harness.Settings):
     width: int = 32
     held_out_fraction: float = 0.3
     cold_probability: float = 0.05
-    drop: float = 0.1
+    id_dropout: float = 0.1
     l2: float = 10.0
     l2_bias: float = 3.0
     decay: float = 1e-3

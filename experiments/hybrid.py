@@ -39,7 +39,7 @@ class Settings(harness.Settings):
     width: int = 32
     held_out_fraction: float = 0.3
     cold_probability: float = 0.05
-    drop: float = 0.1
+    id_dropout: float = 0.1
     l2: float = 10.0
     l2_bias: float = 3.0
     decay: float = 1e-3
@@ -84,7 +84,7 @@ def train_hybrid(
             keep,
             known=None if ids else none_known,
             key=key_drop,
-            drop=settings.drop,
+            id_dropout=settings.id_dropout,
         )
         held = dataclasses.replace(ratings, where=ratings.where & ~keep)
         error = losses.closed_form.cost(factors, held, l2=0.0) / jnp.sum(held.where, dtype=jnp.float32)

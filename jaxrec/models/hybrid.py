@@ -151,7 +151,7 @@ def as_factors(
     *,
     known: tuple[Bool[ArrayLike, " n_users"], Bool[ArrayLike, " n_items"]] | None = None,
     key: PRNGKeyArray | None = None,
-    drop: float = 0.1,
+    id_dropout: float = 0.1,
 ) -> Factors:
     """Evaluates the model to Factors, of dimension layers[-1] + rank, for the history in `ratings`.
 
@@ -167,18 +167,18 @@ def as_factors(
         keep: which ratings are kept as history; None keeps all.
         known: masks (users', items') of the ids whose parameters were trained; None for all.
         key: a random key for a training step, for dropout in the towers and of ids; None for prediction.
-        drop: the probability that an id is dropped in a training step, in [0, 1].
+        id_dropout: the probability that an id is dropped in a training step, in [0, 1].
 
     Raises:
         ValueError: content, parameters, `keep` or `known` of other users, items or ratings than these; content that is
-            not finite (not checked under jit); `drop` out of range.
+            not finite (not checked under jit); `id_dropout` out of range.
     """
     check.random_key(key, optional=True)
     content = _as_floats(content)
     check_content(content, ratings)
     _check_params(params, len(content.users), len(content.items))
-    if not check.traced(drop) and not 0 <= drop <= 1:
-        raise ValueError(f"drop: expected a probability in [0, 1], got {drop}.")
+    if not check.traced(id_dropout) and not 0 <= id_dropout <= 1:
+        raise ValueError(f"id_dropout: expected a probability in [0, 1], got {id_dropout}.")
     user_known, item_known = (
         jnp.ones(len(table), bool) if known is None else check.mask(f"known[{k}]", known[k], (len(table),))
         for k, table in enumerate((content.users, content.items))
@@ -187,8 +187,8 @@ def as_factors(
     if key is not None:
         key_towers, key_user, key_item = jax.random.split(key, 3)
         rngs = {"dropout": key_towers}
-        user_known = user_known & jax.random.bernoulli(key_user, 1 - drop, user_known.shape)
-        item_known = item_known & jax.random.bernoulli(key_item, 1 - drop, item_known.shape)
+        user_known = user_known & jax.random.bernoulli(key_user, 1 - id_dropout, user_known.shape)
+        item_known = item_known & jax.random.bernoulli(key_item, 1 - id_dropout, item_known.shape)
 
     summary = history.history_features(
         ratings, keep, mu=0.0 if params.ids.mu is None else params.ids.mu, tags=content.tags

@@ -139,20 +139,20 @@ def test_auc_of_hundreds_of_thousands_of_entries_is_exact():
 
 
 @METRICS
-@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e38])
-@pytest.mark.parametrize("place", ["prediction", "target", "weights"])
-def test_masked_entries_may_be_arbitrary(metric, garbage, place):
+@pytest.mark.parametrize("masked_value", [np.nan, np.inf, -np.inf, 1e38])
+@pytest.mark.parametrize("masked_column", ["prediction", "target", "weights"])
+def test_masked_entries_may_be_arbitrary(metric, masked_value, masked_column):
     score, target, weights, where = draw(0)
     columns = {"prediction": score, "target": target, "weights": weights}
-    dirty = columns | {place: np.where(where, columns[place], np.float32(garbage))}
+    with_masked_values = columns | {masked_column: np.where(where, columns[masked_column], np.float32(masked_value))}
     put = lambda columns: [jnp.asarray(column) for column in (*columns.values(), where)]
-    clean, got = (VALUE_AND_GRADIENT[metric](*put(which)) for which in (columns, dirty))
+    clean, got = (VALUE_AND_GRADIENT[metric](*put(which)) for which in (columns, with_masked_values))
     np.testing.assert_array_equal(got[0], clean[0])
     np.testing.assert_array_equal(got[1], clean[1])
     assert np.isfinite(clean[1]).all()
-    if np.isnan(garbage):
-        eager = call(metric)(*put(dirty))
-        np.testing.assert_allclose(eager, clean[0], rtol=1e-6, err_msg="the checks do not look under the mask")
+    if np.isnan(masked_value):
+        eager = call(metric)(*put(with_masked_values))
+        np.testing.assert_allclose(eager, clean[0], rtol=1e-6, err_msg="masked entries are not checked")
 
 
 @METRICS

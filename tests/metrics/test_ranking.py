@@ -39,10 +39,10 @@ def brute(name, listed, relevant):
             1 / math.log2(r + 2) for r in range(min(k, R))
         )
     # auc_at_k compares every relevant item with every other item; unlisted items share one position after the list
-    place = {item: r for r, item in enumerate(listed) if item is not None}
+    position = {item: r for r, item in enumerate(listed) if item is not None}
     won = pairs = 0.0
     for one, other in itertools.product(relevant, set(range(N_ITEMS)) - relevant):
-        a, b = place.get(one, k), place.get(other, k)
+        a, b = position.get(one, k), position.get(other, k)
         won += 1.0 if a < b else 0.5 if a == b else 0.0
         pairs += 1
     return won / pairs if pairs else None

@@ -56,18 +56,20 @@ def test_integer_weights_equal_repetition(metric, seed):
 
 
 @METRICS
-@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e38])
-@pytest.mark.parametrize("place", ["prediction", "target", "weights"])
-def test_masked_entries_may_be_arbitrary(metric, garbage, place):
+@pytest.mark.parametrize("masked_value", [np.nan, np.inf, -np.inf, 1e38])
+@pytest.mark.parametrize("masked_column", ["prediction", "target", "weights"])
+def test_masked_entries_may_be_arbitrary(metric, masked_value, masked_column):
     prediction, target, where = draw(0)
     columns = {"prediction": prediction, "target": target, "weights": np.linspace(1, 2, 12, dtype=np.float32)}
-    dirty = columns | {place: np.where(where, columns[place], np.float32(garbage))}
+    with_masked_values = columns | {masked_column: np.where(where, columns[masked_column], np.float32(masked_value))}
 
     def value(prediction, columns):
         rest = {name: jnp.asarray(column) for name, column in columns.items() if name != "prediction"}
         return metric(prediction, where=jnp.asarray(where), **rest)
 
-    clean, got = (jax.value_and_grad(value)(jnp.asarray(which["prediction"]), which) for which in (columns, dirty))
+    clean, got = (
+        jax.value_and_grad(value)(jnp.asarray(which["prediction"]), which) for which in (columns, with_masked_values)
+    )
     np.testing.assert_array_equal(got[0], clean[0])
     np.testing.assert_array_equal(got[1], clean[1])
     assert np.isfinite(clean[1]).all()

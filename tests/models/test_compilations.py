@@ -9,7 +9,7 @@ from jaxrec import data, serving
 from jaxrec.data import normalize
 from jaxrec.models import baselines, history, hybrid
 from jaxrec.models.head import Head
-from jaxrec.models.two_tower import TwoTower, from_unit, to_unit, unit
+from jaxrec.models.two_tower import TwoTower, from_unit, to_unit, unit_vectors
 
 compiled = 0
 
@@ -48,8 +48,8 @@ def calls(tmp_path_factory):
     served = serving.load(path)
     total = lambda table: history.pooled_embeddings(features, linked, table, params.user_embedding)[0].sum()
     return {
-        "unit": lambda: unit(x(3, 4)),
-        "gradient of unit": lambda: jax.grad(lambda a: unit(a).sum())(x(3, 4)),
+        "unit_vectors": lambda: unit_vectors(x(3, 4)),
+        "gradient of unit_vectors": lambda: jax.grad(lambda a: unit_vectors(a).sum())(x(3, 4)),
         "to_unit": lambda: to_unit(x(3), (1, 5)),
         "from_unit": lambda: from_unit(x(3), (1, 5)),
         "TwoTower.init": lambda: TOWERS.init(jax.random.key(0), x(3, 5), x(4, 7)),

@@ -88,10 +88,10 @@ def test_one_users_padded_list_gives_the_users_row_of_all_features(ratings, tags
         )
         np.testing.assert_allclose(features, all_features.user[n], atol=1e-5)
         np.testing.assert_allclose(embedding, embeddings[n], atol=1e-4)
-    nothing, embedding = history.user_history(
+    features_of_nothing, embedding = history.user_history(
         pad(item), pad(value), where & False, c=all_features.c, mu=MU, item_embedding=watched
     )
-    assert nothing.tolist() == [0, 0]
+    assert features_of_nothing.tolist() == [0, 0]
     assert embedding.tolist() == [0] * 4
 
 

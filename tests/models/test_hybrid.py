@@ -73,11 +73,13 @@ def test_users_and_items_with_unknown_ids_are_predicted_from_features_only(examp
 
 def test_the_key_of_a_training_step_determines_the_dropped_ids_and_units(example):
     _, content, linked, params = example
-    at = lambda seed, drop=0.5: hybrid.as_factors(TOWERS, params, content, linked, key=jax.random.key(seed), drop=drop)
+    at = lambda seed, id_dropout=0.5: hybrid.as_factors(
+        TOWERS, params, content, linked, key=jax.random.key(seed), id_dropout=id_dropout
+    )
     dropped = np.asarray((at(0).w[:, 8:] == 0).all(axis=1))
     assert 10 < dropped.sum() < 50
     assert not np.allclose(at(0).x[:, :8], at(1).x[:, :8])
-    assert not np.asarray(at(0, drop=0.0).w[:, 8:] == 0).any()
+    assert not np.asarray(at(0, id_dropout=0.0).w[:, 8:] == 0).any()
 
 
 def test_ratings_that_are_not_kept_do_not_change_predictions(example):
@@ -143,7 +145,10 @@ def test_content_that_does_not_fit_the_ratings_is_refused(example, change, messa
         ({"options": {"known": (np.ones(59, bool), np.ones(40, bool))}}, r"known\[0\]: expected a mask of bools"),
         ({"options": {"known": (np.ones(60, bool), np.arange(40))}}, r"known\[1\]: expected a mask of bools"),
         ({"options": {"keep": np.ones(7, bool)}}, "keep: expected a mask of bools"),
-        ({"options": {"drop": 1.5, "key": jax.random.key(0)}}, r"drop: expected a probability in \[0, 1\], got 1.5"),
+        (
+            {"options": {"id_dropout": 1.5, "key": jax.random.key(0)}},
+            r"id_dropout: expected a probability in \[0, 1\], got 1.5",
+        ),
     ],
 )
 @pytest.mark.usefixtures("as_users_run")
@@ -208,7 +213,7 @@ def test_content_of_narrow_types_is_computed_in_float32(example, dtype):
 def test_the_callers_mask_is_not_modified(example):
     _, content, linked, params = example
     known = np.ones(60, bool), np.ones(40, bool)
-    hybrid.as_factors(TOWERS, params, content, linked, known=known, key=jax.random.key(0), drop=0.5)
+    hybrid.as_factors(TOWERS, params, content, linked, known=known, key=jax.random.key(0), id_dropout=0.5)
     assert known[0].all()
     assert known[1].all()
 

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.models.two_tower import Tower, TwoTower, from_unit, to_unit, unit
+from jaxrec.models.two_tower import Tower, TwoTower, from_unit, to_unit, unit_vectors
 
 
 def test_unit_has_length_one_and_zeros_stay_zeros_with_zero_gradient():
     x = jnp.array([[3.0, 4.0], [0.0, 0.0], [1e-15, 0.0]])
-    np.testing.assert_allclose(unit(x), [[0.6, 0.8], [0, 0], [1, 0]], rtol=1e-6)
-    gradient = jax.grad(lambda x: jnp.sum(unit(x)[:, 0]))(x[:2])
+    np.testing.assert_allclose(unit_vectors(x), [[0.6, 0.8], [0, 0], [1, 0]], rtol=1e-6)
+    gradient = jax.grad(lambda x: jnp.sum(unit_vectors(x)[:, 0]))(x[:2])
     np.testing.assert_allclose(gradient, [[(1 - 0.36) / 5, -0.48 / 5], [0, 0]], rtol=1e-5)
 
 

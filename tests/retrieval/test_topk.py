@@ -113,8 +113,8 @@ def test_seen_items_are_never_returned_even_if_all_items_are_requested(seed, blo
 
 def test_an_empty_list_of_exclusions_excludes_nothing():
     queries, items = draw(0)
-    nothing = jnp.zeros((len(queries), 0), jnp.int32), jnp.zeros((len(queries), 0), bool)
-    got = top_k(jnp.asarray(queries), jnp.asarray(items), 5, exclude=nothing)
+    no_exclusions = jnp.zeros((len(queries), 0), jnp.int32), jnp.zeros((len(queries), 0), bool)
+    got = top_k(jnp.asarray(queries), jnp.asarray(items), 5, exclude=no_exclusions)
     assert_equal(got, full_sort(queries @ items.T, 5))
 
 
