@@ -4,6 +4,8 @@ One sweep does both. The biases are part of the regressions: a user's (w, b) reg
 (x, c) regress y - b - mu on (w, 1). Each half minimizes the joint cost in its own parameters, so the cost never rises.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 

@@ -4,6 +4,8 @@
 each row's regression predicts a rating that it was not fitted to, without refitting.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from functools import partial
 

@@ -19,6 +19,8 @@ Sources: Hu, Koren, Volinsky 2008, Collaborative filtering for implicit feedback
 Revisiting the performance of iALS on item recommendation benchmarks.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from functools import partial
 from typing import Any
