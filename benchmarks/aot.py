@@ -221,7 +221,7 @@ def _compiled(
 
 
 def _cases(struct: Struct) -> list[tuple[str, Callable[..., Any], Callable[..., Any], tuple[Any, ...]]]:
-    """(name, kernel, plain implementation, arguments): ragged sizes, columns or rows that are multiples of a tile, long rows."""
+    """(name, kernel, plain implementation, arguments): ragged sizes, multiples of a tile, long rows."""
     cases: list[tuple[str, Callable[..., Any], Callable[..., Any], tuple[Any, ...]]] = []
     for n, m, d in [(64, 1_000_001, 32), (1000, 100_001, 128), (300, 10_001, 2048), (1, 50, 3)]:
         arrays: tuple[Any, ...] = (struct(n, d), struct(m, d), struct(m, dtype=bool))
