@@ -37,7 +37,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Int, PRNGKeyArray, Shaped
 from tqdm import tqdm
 
-from jaxrec import check
 from jaxrec.bayes import ordinal, side_information
 from jaxrec.bayes.model import (
     ChainState,
@@ -99,7 +98,6 @@ def gibbs_sweep(
         ValueError: a state of several chains, or with parts of inconsistent shapes; ratings, features and priors as in
             `gibbs`.
     """
-    check.random_key(key)
     if jnp.ndim(state.alpha) != 0:
         raise ValueError(f"state: expected one chain, got alpha of shape {state.alpha.shape}. Use vmap for several.")
     check_state(state)
@@ -249,7 +247,6 @@ def gibbs(
         FloatingPointError: a chain is no longer finite.
         ImportError: with progress, without ArviZ (pip install 'jaxrec[bayes]').
     """
-    check.random_key(key)
     if progress:
         _check_arviz()
     state = _initial_state(train, rank, init, chains, levels, features, key)

@@ -83,7 +83,6 @@ def init_chains(
     Raises:
         ValueError: a size or number of chains below 1; features of another number of rows; fewer than two levels.
     """
-    check.random_key(key)
     for name, size in (("n_users", n_users), ("n_items", n_items), ("rank", rank), ("chains", chains)):
         check.size_of_table(name, size)
     for name, n, bases in (("users", n_users, features[0]), ("items", n_items, features[1])):

@@ -195,7 +195,6 @@ def draw(side: SideState, bases: tuple[Basis, ...], priors: Priors, *, key: PRNG
     Raises:
         ValueError: priors that are not finite and positive; features that do not fit the side's links.
     """
-    check.random_key(key)
     check_priors(priors)
     _check_bases(side, bases)
     return _draw(side, bases, priors, key=key)
@@ -252,7 +251,6 @@ def draw_row_precision(
     Raises:
         ValueError: columns that do not have one entry per row.
     """
-    check.random_key(key)
     check.same_shape(row_precision=side.row_precision, count=count, error=error)
     return _draw_row_precision(side, count, error, key=key)
 
@@ -297,7 +295,6 @@ def wishart(dof: Number, scale_matrix: Float[ArrayLike, "k k"], *, key: PRNGKeyA
 
     Source: Bartlett 1934, The vector representation of a sample.
     """
-    check.random_key(key)
     if np.ndim(scale_matrix) != 2 or np.shape(scale_matrix)[0] != np.shape(scale_matrix)[1]:
         raise ValueError(f"scale_matrix: expected a square matrix, got shape {np.shape(scale_matrix)}.")
     if not check.traced(dof) and not np.shape(scale_matrix)[0] - 1 < float(dof) < np.inf:
@@ -329,7 +326,6 @@ def gamma(shape: Number, rate: Number, *, key: PRNGKeyArray) -> Array:
     Raises:
         ValueError: a shape or rate that is not finite and positive.
     """
-    check.random_key(key)
     check.strength("shape", shape)
     check.strength("rate", rate)
     shape, rate = floats(shape, rate)

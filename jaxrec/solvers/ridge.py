@@ -216,7 +216,6 @@ def sample(
     Raises:
         ValueError: as `solve`.
     """
-    check.random_key(key)
     mean = _prior_mean(factor, prior_mean)
     check_factor(factor)
     return _sample(factor, mean, key)
