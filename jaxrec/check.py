@@ -315,10 +315,10 @@ def random_key(key: Any, *, optional: bool = False) -> None:
     is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if (is_typed and shape == ()) or (dtype == np.uint32 and len(shape) == 1):
         return
+    seed, got = 0, type(key).__name__ if dtype is None else f"{dtype} of shape {shape}"
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
-        raise ValueError(f"key: expected jax.random.key({int(key)}), got {type(key).__name__} {int(key)}.")
-    got = type(key).__name__ if dtype is None else f"{dtype} of shape {shape}"
-    raise ValueError(f"key: expected one random key, such as jax.random.key(0), got {got}.")
+        seed, got = int(key), f"{type(key).__name__} {int(key)}"
+    raise ValueError(f"key: expected one random key, such as jax.random.key({seed}), got {got}.")
 
 
 def pointwise_loss(loss: Any) -> None:

@@ -185,7 +185,9 @@ def call(function, **arguments):
 @pytest.mark.parametrize("name", with_argument("key"))
 def test_a_seed_in_place_of_a_key_is_refused_with_the_call_that_makes_the_key(as_users_run, name):
     for seed in (0, np.int64(7)):
-        message = rf"^key: expected jax\.random\.key\({seed}\), got {type(seed).__name__} {seed}\.$"
+        message = (
+            rf"^key: expected one random key, such as jax\.random\.key\({seed}\), got {type(seed).__name__} {seed}\.$"
+        )
         with pytest.raises(ValueError, match=message):
             call(FUNCTIONS[name], key=seed)
 
