@@ -4,8 +4,8 @@
 
 For TPUs it compiles the kernels: libtpu raises for kernels that do not fit in VMEM and for operations that Mosaic does
 not have. Every kernel is compiled at sizes that take each of its paths. Temporaries are the bytes held in HBM besides
-arguments and results. On the first chip a plain XLA form is compiled as well, for comparison. It computes everything at
-once; the library's own XLA forms work in blocks and hold less.
+arguments and results. On the first chip a plain XLA implementation is compiled as well, for comparison. It computes
+everything at once; the library's own XLA implementations work in blocks and hold less.
 
 For an H100 it compiles the functions that users call, at the sizes that the suite measures, and counts the kernels that
 they would launch (`benchmarks.launches`), as an estimate of their time without a device.
@@ -221,7 +221,7 @@ def _compiled(
 
 
 def _cases(struct: Struct) -> list[tuple[str, Callable[..., Any], Callable[..., Any], tuple[Any, ...]]]:
-    """(name, kernel, plain form, arguments): ragged sizes, columns or rows that are multiples of a tile, long rows."""
+    """(name, kernel, plain implementation, arguments): ragged sizes, multiples of a tile, long rows."""
     cases: list[tuple[str, Callable[..., Any], Callable[..., Any], tuple[Any, ...]]] = []
     for n, m, d in [(64, 1_000_001, 32), (1000, 100_001, 128), (300, 10_001, 2048), (1, 50, 3)]:
         arrays: tuple[Any, ...] = (struct(n, d), struct(m, d), struct(m, dtype=bool))

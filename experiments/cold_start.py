@@ -42,9 +42,9 @@ class Settings(harness.Settings):
     dropout: float = 0.0
     rank: int = 8
     width: int = 32
-    held: float = 0.3
-    cold: float = 0.05
-    drop: float = 0.1
+    held_out_fraction: float = 0.3
+    cold_probability: float = 0.05
+    id_dropout: float = 0.1
     l2: float = 10.0
     l2_bias: float = 3.0
     decay: float = 1e-3

@@ -57,7 +57,7 @@ class Settings(harness.Settings):
     burn_in: int = 40
     scale_matrix: float = 1.0
     chains: int = 3
-    held: float = 0.2  # the share of test where split is 'random'
+    test_fraction: float = 0.2  # where split is 'random'
 
 
 def side(dataset: Dataset) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -177,7 +177,7 @@ def main(settings: Settings) -> dict[str, Any]:
         check.choice("models", name, tuple(MODELS))
     dataset = harness.load(settings)
     if settings.split == "random":
-        train, test = data.splits.random(dataset.ratings, test_fraction=settings.held, rng=settings.seed)
+        train, test = data.splits.random(dataset.ratings, test_fraction=settings.test_fraction, rng=settings.seed)
     else:
         train, test = harness.split(dataset, settings)
     biases = harness.errors(models.baselines.damped_biases(train), test, dataset.scale)["rmse"]

@@ -37,9 +37,9 @@ class Settings(harness.Settings):
     dropouts: tuple[float, ...] = (0.0, 0.1, 0.2)
     rank: int = 8
     width: int = 32
-    held: float = 0.3
-    cold: float = 0.05
-    drop: float = 0.1
+    held_out_fraction: float = 0.3
+    cold_probability: float = 0.05
+    id_dropout: float = 0.1
     l2: float = 10.0
     l2_bias: float = 3.0
     decay: float = 1e-3
@@ -70,7 +70,12 @@ def train_hybrid(
     def cost(params: hybrid.Hybrid, batch: Any, *, key: Array) -> Array:
         del batch  # content and ratings are traced arguments of the enclosing function
         key_part, key_drop = jax.random.split(key)
-        keep = history.sample_mask(ratings, key=key_part, held=settings.held, cold=settings.cold)
+        keep = history.sample_mask(
+            ratings,
+            key=key_part,
+            held_out_fraction=settings.held_out_fraction,
+            cold_probability=settings.cold_probability,
+        )
         factors = hybrid.as_factors(
             towers,
             params,
@@ -79,7 +84,7 @@ def train_hybrid(
             keep,
             known=None if ids else none_known,
             key=key_drop,
-            drop=settings.drop,
+            id_dropout=settings.id_dropout,
         )
         held = dataclasses.replace(ratings, where=ratings.where & ~keep)
         error = losses.closed_form.cost(factors, held, l2=0.0) / jnp.sum(held.where, dtype=jnp.float32)

@@ -2,7 +2,7 @@
 
 Setting and candidates are those of experiments.retrieve_and_rank. A fifth of train is held out; the towers learn from
 the rest, and requests built from the rest get candidates, whose labels are whether the user liked them in the held-out
-fifth. The heads are trained on these. Besides the vectors they see the sources that named a candidate and its
+fifth. The heads are trained on these. Besides the vectors they see the sources that proposed a candidate and its
 popularity, and each user appears twice, the second time without any history. The number of epochs is chosen by NDCG at
 10 on a part of the users. Then requests are built from all of train with the same towers, and the heads are measured on
 what users liked later, against the product and popularity on the same candidates.
@@ -49,7 +49,7 @@ class Lists:
 
     v_user: Array  # [n, d]
     v_item: Array  # [n, c, d]
-    more: Array  # [n, c, sources + 1], which sources named it, and its popularity
+    more: Array  # [n, c, sources + 1], which sources proposed it, and its popularity
     ids: Array  # [n, c]
     where: Array  # [n, c], False at padding
     liked: Array  # [n, c]
@@ -123,7 +123,7 @@ def _lists(
     """Lists of the requests' candidates; popularity is that of `liked`, and `after` [n, n_items] are the labels."""
     _, _, found = jax.jit(jax.vmap(partial(respond, towers, catalogue, settings=settings)))(requests)
     popularity = jnp.log1p(jnp.bincount(jnp.asarray(liked.item), length=liked.n_items))
-    more = [found.named.astype(jnp.float32), (popularity - popularity.mean())[found.ids][..., None]]
+    more = [found.proposed_by.astype(jnp.float32), (popularity - popularity.mean())[found.ids][..., None]]
     vectors = request_vectors(towers, catalogue, requests)
     was_liked = np.take_along_axis(after, np.asarray(found.ids), axis=1) & np.asarray(found.where)
     return Lists(

@@ -5,7 +5,7 @@ later. Two towers on features and histories, with a bias per film, are trained b
 correction on liked films that are in no history of their step; its temperature is chosen by NDCG at 10 on the newest
 tenth of train. Printed are the recall of each source and of their union; precision, recall and NDCG at 10 of the ranked
 candidates, compared with ranking the full catalogue; and for three users what they watched, what they are recommended
-and which sources named it. A request is one compiled function: one pass of the user tower, look-ups, merging, ranking.
+and which sources proposed it. A request is one compiled function: a pass of the user tower, look-ups, merging, ranking.
 """
 
 import time
@@ -55,8 +55,8 @@ class Settings(harness.Settings):
     layers: tuple[int, ...] = (256, 128, 32)
     dropout: float = 0.1
     width: int = 32
-    held: float = 0.3
-    cold: float = 0.05
+    held_out_fraction: float = 0.3
+    cold_probability: float = 0.05
     temperatures: tuple[float, ...] = (0.2, 0.4, 0.8)
     batch: int = 1024
     decay: float = 1e-3
@@ -120,7 +120,7 @@ def main(settings: Settings) -> dict[str, Any]:
     values: dict[str, Any] = {"users": len(asking), "known_users": int(known.sum()), "temperature": temperature}
     rows = []
     for source, name in enumerate((*SOURCES, "all together")):
-        named = found.named[:, :, source] if source < len(SOURCES) else found.where
+        named = found.proposed_by[:, :, source] if source < len(SOURCES) else found.where
         recall = np.asarray(metrics.recall(found.ids, relevant, where=where, filled=found.where & named))
         row: dict[str, Any] = {
             "source": name,
@@ -251,7 +251,12 @@ def train_towers(
         def cost(params: hybrid.Hybrid, batch: Any, *, key: Array) -> Any:
             del batch  # content and ratings are traced arguments of the enclosing function
             key_part, key_drop, key_batch = jax.random.split(key, 3)
-            keep = history.sample_mask(ratings, key=key_part, held=settings.held, cold=settings.cold)
+            keep = history.sample_mask(
+                ratings,
+                key=key_part,
+                held_out_fraction=settings.held_out_fraction,
+                cold_probability=settings.cold_probability,
+            )
             factors = hybrid.as_factors(towers, params, content, ratings, keep, known=items_known, key=key_drop)
             users, items = models.as_vectors(factors)
             # a random batch of the held-out liked ratings: those with the largest random numbers
@@ -346,13 +351,13 @@ def _words(dataset: Dataset) -> np.ndarray:
 def _show(
     user: int, ids: Array, found: Candidates, requests: Request, n: int, train: Ratings, titles: np.ndarray
 ) -> None:
-    """Prints what the user of request n last watched, and the recommendations with the sources that named them."""
+    """Prints what the user of request n last watched, and the recommendations with the sources that proposed them."""
     raw = user if train.user_ids is None else train.user_ids[user]
     last = requests.last[n][requests.last_where[n]].tolist()
     print(f"\nUser {raw} last watched: " + "; ".join(str(titles[i]) for i in last[:4]))
     for rank, item in enumerate(ids.tolist()[:5], start=1):
         position = int(jnp.argmax((found.ids == item) & found.where))
-        sources = [SOURCES[s] for s in np.flatnonzero(np.asarray(found.named[position]))]
+        sources = [SOURCES[s] for s in np.flatnonzero(np.asarray(found.proposed_by[position]))]
         print(f"  {rank}. {titles[item]}  ({', '.join(sources)})")
 
 

@@ -8,6 +8,8 @@
 [(7, 1, 18, 'Film 18', 16.0), (7, 2, 3, 'Film 3', 14.0), (8, 1, 3, 'Film 3', 14.0), (8, 2, 14, 'Film 14', 14.0)]
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +22,7 @@ from jaxtyping import Bool, Shaped
 from jaxrec import check
 from jaxrec.counting_sort import group_by
 from jaxrec.data.layouts import pad_rows
-from jaxrec.prediction import as_vectors
+from jaxrec.prediction import scorer_vectors
 from jaxrec.retrieval import related_ids, top_k
 from jaxrec.types import Factors, Ratings
 
@@ -48,11 +50,11 @@ class Recommendations(NamedTuple):
     title: np.ndarray
     score: np.ndarray
 
-    def to_polars(self) -> "pl.DataFrame":
+    def to_polars(self) -> pl.DataFrame:
         """The table as a polars DataFrame."""
         return _to_polars(self._asdict())
 
-    def to_pandas(self) -> "pd.DataFrame":
+    def to_pandas(self) -> pd.DataFrame:
         """The table as a pandas DataFrame."""
         return _to_pandas(self._asdict())
 
@@ -70,11 +72,11 @@ class RelatedItems(NamedTuple):
     title: np.ndarray
     distance: np.ndarray
 
-    def to_polars(self) -> "pl.DataFrame":
+    def to_polars(self) -> pl.DataFrame:
         """The table as a polars DataFrame."""
         return _to_polars(self._asdict())
 
-    def to_pandas(self) -> "pd.DataFrame":
+    def to_pandas(self) -> pd.DataFrame:
         """The table as a pandas DataFrame."""
         return _to_pandas(self._asdict())
 
@@ -108,8 +110,8 @@ def recommend(
         ValueError: an unknown user; tables whose sizes differ from train's, or that are not finite; k not in
             [1, n_items]; titles or allowed of another length; batch_size < 1.
     """
-    vectors = as_vectors(factors) if isinstance(factors, Factors) else factors
-    user_vectors, items = check.as_floats(users=vectors[0], items=vectors[1])
+    vectors = scorer_vectors("factors", factors)
+    user_vectors, items = check.as_floats(users=vectors.users, items=vectors.items)
     _check_tables((len(user_vectors), len(items)), train, titles)
     if allowed is not None:
         allowed = check.mask("allowed", allowed, (len(items),))
@@ -163,6 +165,8 @@ def related(
         ValueError: an unknown item; a table whose size differs from train's; k out of range; features that are not
             finite.
     """
+    if hasattr(factors, "factors"):
+        check.factors("factors", factors, alternative="the items' vectors")
     x = factors.x if isinstance(factors, Factors) else jnp.asarray(factors)
     n_users = len(factors.w) if isinstance(factors, Factors) else train.n_users
     _check_tables((n_users, len(x)), train, titles)
@@ -240,7 +244,7 @@ def _check_options(k: int, batch_size: int, n_items: int) -> None:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
 
 
-def _to_polars(columns: dict[str, np.ndarray]) -> "pl.DataFrame":
+def _to_polars(columns: dict[str, np.ndarray]) -> pl.DataFrame:
     import polars
 
     # without titles the column is of objects, which polars could not write to a file
@@ -248,7 +252,7 @@ def _to_polars(columns: dict[str, np.ndarray]) -> "pl.DataFrame":
     return polars.DataFrame(columns | titles, schema_overrides={"title": polars.String})
 
 
-def _to_pandas(columns: dict[str, np.ndarray]) -> "pd.DataFrame":
+def _to_pandas(columns: dict[str, np.ndarray]) -> pd.DataFrame:
     import pandas
 
     return pandas.DataFrame(columns)

@@ -9,6 +9,8 @@ Traceback (most recent call last):
 ValueError: user: expected ids in [0, 3), got 3 at position 1. Ids must be contiguous; ...
 """
 
+import inspect
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +25,13 @@ __all__ = [
     "as_floats",
     "choice",
     "comparable_ids",
+    "factors",
     "finite",
     "ids",
     "mask",
+    "pointwise_loss",
     "positive",
+    "random_key",
     "row_ids",
     "same_length",
     "same_shape",
@@ -309,3 +314,53 @@ def whole_number(name: str, value: Any, *, least: int | None = None) -> int:
         at_least = "" if least is None else f" >= {least}"
         raise ValueError(f"{name}: expected a whole number{at_least}, got {value!r}.")
     return int(value)
+
+
+def random_key(key: Any, *, optional: bool = False) -> None:
+    """Checks that a key is one of jax.random.key (or of the older jax.random.PRNGKey); None passes if `optional`."""
+    if optional and key is None:
+        return
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if (is_typed and shape == ()) or (dtype == np.uint32 and len(shape) == 1):
+        return
+    seed, got = 0, type(key).__name__ if dtype is None else f"{dtype} of shape {shape}"
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        seed, got = int(key), f"{type(key).__name__} {int(key)}"
+    raise ValueError(f"key: expected one random key, such as jax.random.key({seed}), got {got}.")
+
+
+def pointwise_loss(loss: Any) -> None:
+    """Checks that a loss has the arguments of a pointwise loss: loss(prediction, target, *, where, weights)."""
+    name = _public_name(loss)
+    if not callable(loss):
+        raise ValueError(f"loss: expected a function such as losses.half_squared_error, got {type(loss).__name__}.")
+    try:
+        parameters = inspect.signature(loss).parameters
+    except ValueError:  # a function without a signature, such as one written in C
+        return
+    has_kwargs = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    if not has_kwargs and not {"where", "weights"} <= set(parameters):
+        raise ValueError(
+            f"loss: expected a pointwise loss, with arguments where= and weights=, got {name}. A function of one "
+            f"prediction and one target becomes a pointwise loss by losses.from_elementwise({name})."
+        )
+
+
+def _public_name(function: Any) -> str:
+    """The name by which a function is reached from its package, such as optax.huber_loss, for a message."""
+    name = getattr(function, "__name__", type(function).__name__)
+    package = str(getattr(function, "__module__", "")).partition(".")[0]
+    return f"{package}.{name}" if getattr(sys.modules.get(package), name, None) is function else name
+
+
+def factors(name: str, value: Any, *, alternative: str | None = None) -> None:
+    """Checks that a value is Factors, rather than what contains them: a `storage.Model` or the result of a solver.
+
+    `alternative` is what the caller accepts in place of Factors, for the message.
+    """
+    if all(hasattr(value, table) for table in ("w", "b", "x")):
+        return
+    expected = "Factors" if alternative is None else f"Factors or {alternative}"
+    advice = " Pass its factors: model.factors." if hasattr(value, "factors") else ""
+    raise ValueError(f"{name}: expected {expected}, got {type(value).__name__}.{advice}")

@@ -15,6 +15,8 @@ receive the lists.
 {'recall': array([1., 0.], dtype=float32), 'mrr': array([0.5, 0. ], dtype=float32)}
 """
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -32,12 +34,12 @@ from jaxrec.counting_sort import group_by
 from jaxrec.data.layouts import pad_rows
 from jaxrec.gather import gather
 from jaxrec.kernels.chunks import by_chunks
-from jaxrec.kernels.platform import On, by_platform
+from jaxrec.kernels.platform import Platform, by_platform
 from jaxrec.kernels.rank_by_count import ranks
 from jaxrec.kernels.topk import orderable
 from jaxrec.kernels.topk_select import largest
 from jaxrec.metrics.ranking import (
-    OF_HITS,
+    HIT_FORMULAS,
     auc_at_k,
     average_precision,
     hit_rate,
@@ -46,17 +48,17 @@ from jaxrec.metrics.ranking import (
     recall,
     reciprocal_rank,
 )
-from jaxrec.prediction import as_vectors
+from jaxrec.prediction import scorer_vectors
 from jaxrec.ratings import check_same_ids
 from jaxrec.types import Factors, Ratings
 
 __all__ = ["evaluate"]
 
 # Scores in memory at once: 4 MiB on a CPU; 1 GiB elsewhere, where few large steps are fastest.
-SCORES_PER_CHUNK: dict[On, int] = {"cpu": 2**20, "gpu": 2**28, "tpu": 2**28}
+SCORES_PER_CHUNK: dict[Platform, int] = {"cpu": 2**20, "gpu": 2**28, "tpu": 2**28}
 
 # The metrics of `evaluate` if none are passed.
-DEFAULT_METRICS: Mapping[str, "Metric"] = {
+DEFAULT_METRICS: Mapping[str, Metric] = {
     "precision": precision,
     "recall": recall,
     "hit_rate": hit_rate,
@@ -106,7 +108,7 @@ def evaluate(
             vectors that are not finite, whose products may overflow, or of different dimensions; k or batch_size below
             1; lists with empty positions for a metric without `filled`.
     """
-    users, items = as_vectors(scorer) if isinstance(scorer, Factors) else scorer
+    users, items = scorer_vectors("scorer", scorer)
     users, items = check.as_floats(users=users, items=items)
     lengths = (k,) if isinstance(k, int | np.integer) else tuple(k)
     _check(users, items, train, test, lengths, allowed, batch_size)
@@ -214,10 +216,10 @@ def _measure(
     1 and the reciprocal rank 1/2. Three items are ranked (n_candidates), so all three positions are filled.
     """
     k_max = max(k for _, k in metrics)
-    needs_lists = any(metric not in OF_HITS for metric, _ in metrics)
+    needs_lists = any(metric not in HIT_FORMULAS for metric, _ in metrics)
     needs_n_candidates = needs_lists or any(metric is auc_at_k for metric, _ in metrics)
 
-    def measure_chunk(rows: tuple[Array, tuple[IdLists, IdLists | None]], on: On) -> _Measured:
+    def measure_chunk(rows: tuple[Array, tuple[IdLists, IdLists | None]], platform: Platform) -> _Measured:
         users, ((relevant, where), seen) = rows
         n, m = len(users), len(items)
         column = jnp.arange(n, dtype=jnp.int32)[None, :]
@@ -231,19 +233,19 @@ def _measure(
         if allowed is not None:
             scores = jnp.where(allowed[:, None], scores, -jnp.inf)
             relevant_scores = jnp.where(gather(allowed, relevant.T), relevant_scores, -jnp.inf)
-        rank = ranks(scores, relevant.T, k_max, on=on)
+        rank = ranks(scores, relevant.T, k_max, platform=platform)
         is_hit = where.T & (relevant_scores > -jnp.inf) & (rank < k_max)
         hit = jnp.zeros((n, k_max), jnp.float32).at[column, jnp.where(is_hit, rank, k_max)].set(1, mode="drop")
         n_candidates = (
             jnp.sum(scores > -jnp.inf, axis=0, dtype=jnp.int32) if needs_n_candidates else jnp.full(n, m, jnp.int32)
         )
         filled = jnp.arange(k_max, dtype=jnp.int32)[None, :] < n_candidates[:, None]
-        ids = _top_ids(scores, k_max, filled, on) if needs_lists else jnp.zeros((n, 0), jnp.int32)
+        ids = _top_ids(scores, k_max, filled, platform) if needs_lists else jnp.zeros((n, 0), jnp.int32)
         count = jnp.sum(where, axis=1, dtype=jnp.float32)
 
         def metric_values(metric: Metric, k: int) -> Array:
-            if metric in OF_HITS:
-                values = jax.vmap(OF_HITS[metric])(hit[:, :k], jnp.maximum(count, 1), filled[:, :k], n_candidates)
+            if metric in HIT_FORMULAS:
+                values = jax.vmap(HIT_FORMULAS[metric])(hit[:, :k], jnp.maximum(count, 1), filled[:, :k], n_candidates)
             else:
                 optional = {"filled": filled[:, :k], "n_candidates": n_candidates}
                 kwargs = {name: array for name, array in optional.items() if _accepts(metric, name)}
@@ -258,17 +260,17 @@ def _measure(
         values = tuple(metric_values(metric, k) for metric, k in metrics)
         return _Measured(values, jnp.sum(overlap, axis=1), n_candidates if needs_n_candidates else None)
 
-    def measure(rows: tuple[Array, tuple[IdLists, IdLists | None]], *, on: On) -> _Measured:
-        size = max(64, SCORES_PER_CHUNK[on] // max(1, len(items))) if batch_size is None else batch_size
-        return by_chunks(partial(measure_chunk, on=on), rows, _chunk_size(len(user_rows), size))
+    def measure(rows: tuple[Array, tuple[IdLists, IdLists | None]], *, platform: Platform) -> _Measured:
+        size = max(64, SCORES_PER_CHUNK[platform] // max(1, len(items))) if batch_size is None else batch_size
+        return by_chunks(partial(measure_chunk, platform=platform), rows, _chunk_size(len(user_rows), size))
 
     return by_platform(measure, (gather(users, user_rows), lists))
 
 
-def _top_ids(scores: Array, k: int, filled: Array, on: On) -> Array:
+def _top_ids(scores: Array, k: int, filled: Array, platform: Platform) -> Array:
     """The ids of each column's k best, best first; 0 at empty positions."""
     n_listed = min(k, len(scores))
-    _, ids = largest(orderable(scores), n_listed, on=on)
+    _, ids = largest(orderable(scores), n_listed, platform=platform)
     return jnp.where(filled, jnp.pad(ids, ((0, 0), (0, k - n_listed))), 0)
 
 
@@ -295,7 +297,7 @@ def _check_overlap(count: int, train: Ratings, test: Ratings) -> None:
 def _check_filled(metrics_at_k: Mapping[str, tuple[Metric, int]], measured: _Measured, users: np.ndarray) -> None:
     """Raises a ValueError if a list has empty positions and a metric does not take `filled`, which masks them."""
     for name, (metric, k) in metrics_at_k.items():
-        if metric in OF_HITS or _accepts(metric, "filled"):
+        if metric in HIT_FORMULAS or _accepts(metric, "filled"):
             continue
         n_candidates = np.asarray(measured.n_candidates)
         if (n_candidates < k).any():

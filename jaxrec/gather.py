@@ -24,7 +24,11 @@ def gather(table: Shaped[Array, "n ..."], ids: Int[Array, "..."]) -> Shaped[Arra
 
 
 def rows_where(
-    table: Float[Array, "n d"], ids: Int[Array, "*r"], where: Bool[Array, "*r"], *, on: Literal["cpu", "gpu", "tpu"]
+    table: Float[Array, "n d"],
+    ids: Int[Array, "*r"],
+    where: Bool[Array, "*r"],
+    *,
+    platform: Literal["cpu", "gpu", "tpu"],
 ) -> Float[Array, "*r d"]:
     """Rows of a table, 0 where masked: where(where, table[ids], 0), for many rows of 32 floats or more.
 
@@ -36,7 +40,7 @@ def rows_where(
     """
     d = table.shape[1]
     rows = gather(table, ids)
-    if on == "cpu" and d >= 32:  # rows of 16 floats gain nothing
+    if platform == "cpu" and d >= 32:  # rows of 16 floats gain nothing
         mask = where[..., None].astype(table.dtype)
         for _ in range(max(0, UNROLL_THRESHOLD // d + 1 - COPY_INSTRUCTIONS)):
             rows = rows * mask

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Shaped
 
-__all__ = ["HIGHEST", "binary_cross_entropy", "log_softmax", "product", "unit"]
+__all__ = ["HIGHEST", "binary_cross_entropy", "log_softmax", "product", "unit_vectors"]
 
 # Full precision of a product: by default a GPU multiplies float32 in TF32 and a TPU in bfloat16.
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -57,7 +57,7 @@ def log_softmax(score: Float[Array, "*n c"], where: Bool[Array, "*n c"]) -> Floa
     return shifted - jnp.log(jnp.where(total == 0, 1, total))
 
 
-def unit(x: Shaped[ArrayLike, "*n d"]) -> Float[Array, "*n d"]:
+def unit_vectors(x: Shaped[ArrayLike, "*n d"]) -> Float[Array, "*n d"]:
     """Unit vectors x / ‖x‖ along the last axis; a vector of zeros stays zero, and its gradient is 0.
 
     The derivative is (I - u u') / ‖x‖, with u = x / ‖x‖. Neither depends on the size of x but for the factor 1 / ‖x‖,
@@ -66,7 +66,7 @@ def unit(x: Shaped[ArrayLike, "*n d"]) -> Float[Array, "*n d"]:
 
     Computed in float32 at least: narrower floats, integers and bools give float32. NaN and infinity give NaN.
 
-    >>> unit(jnp.array([[3e25, 4e25], [0.0, 0.0]])).round(6).tolist()
+    >>> unit_vectors(jnp.array([[3e25, 4e25], [0.0, 0.0]])).round(6).tolist()
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
     x = jnp.asarray(x)

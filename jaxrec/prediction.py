@@ -3,8 +3,10 @@
 For given pairs, for all pairs, and for the entries of every layout. Losses, solvers and models build on these.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,7 @@ __all__ = [
     "pair_predictions",
     "predict",
     "predict_all",
+    "scorer_vectors",
 ]
 
 
@@ -137,6 +140,7 @@ def check_factors(factors: Factors) -> None:
     Raises:
         ValueError: if they do not fit.
     """
+    check.factors("factors", factors)
     shape = lambda part: None if part is None else jnp.shape(part)
     w, b, x = jnp.shape(factors.w), jnp.shape(factors.b), jnp.shape(factors.x)
     c, mu = shape(factors.c), shape(factors.mu)
@@ -167,6 +171,19 @@ def as_vectors(factors: Factors) -> Vectors:
     users = jnp.concatenate([factors.w, factors.b[:, None], ones(factors.w)], axis=1)
     items = jnp.concatenate([factors.x, ones(factors.x), item_term(factors)[:, None].astype(factors.x.dtype)], axis=1)
     return Vectors(users, items)
+
+
+def scorer_vectors(name: str, scorer: Any) -> Vectors:
+    """User and item vectors whose products are the scores: of Factors, or a pair of tables as it is.
+
+    Raises:
+        ValueError: `scorer` is neither, such as a `storage.Model`; factors whose parts do not fit.
+    """
+    if isinstance(scorer, Factors):
+        return as_vectors(scorer)
+    if hasattr(scorer, "factors") or not (isinstance(scorer, tuple | list) and len(scorer) == 2):
+        check.factors(name, scorer, alternative="a pair (user vectors, item vectors)")
+    return Vectors(*scorer)
 
 
 def item_term(factors: Factors) -> Float[Array, " n_items"]:

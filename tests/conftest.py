@@ -117,7 +117,7 @@ def lowered_for(monkeypatch):
     """
 
     def use_forms_of(platform):
-        choose = lambda *args, default=None, **forms: forms.get(platform, default)(*args)
+        choose = lambda *args, default=None, **implementations: implementations.get(platform, default)(*args)
         monkeypatch.setattr(jax.lax, "platform_dependent", choose)
         jax.clear_caches()
 

@@ -1,4 +1,4 @@
-"""recommend and related in raw ids and titles: nothing seen comes back, nothing is named wrongly."""
+"""recommend and related return raw ids and titles, never items that were seen, and check their arguments."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from jaxrec import Factors, Ratings, recommend, related
 from jaxrec.models import init, predict_all
 from jaxrec.models.baselines import popularity
 
-# A user's score of item i is c(i) plus the user's b; ann has seen 20 and 50, bob has seen all but 40, eve nothing.
+# A user's score of item i is c(i) plus the user's b; ann has seen 20 and 50, bob all but 40, and eve none.
 ITEMS = [50, 20, 40, 10]  # raw ids, not sorted: contiguous 0, 1, 2, 3
 TITLES = np.array(["Fifty", "Twenty", "Forty", "Ten"])
 RATINGS = Ratings.from_columns(
@@ -31,11 +31,11 @@ FACTORS = Factors(
 
 
 def rows(table):
-    """[(item, title, score or distance)]"""
+    """The rows of a table: [(item, title, score or distance)]."""
     return list(zip(table.item.tolist(), table.title.tolist(), table[-1].tolist(), strict=True))
 
 
-def test_recommend_by_raw_ids_and_titles():
+def test_recommend_returns_raw_ids_and_titles():
     assert rows(recommend(FACTORS, RATINGS, "eve", k=3, titles=TITLES)) == [
         (50, "Fifty", 4.0),
         (20, "Twenty", 3.0),
@@ -46,28 +46,30 @@ def test_recommend_by_raw_ids_and_titles():
 
 @pytest.mark.parametrize("users", [["ann", "eve"], ["eve", "ann", "eve"], None])
 @pytest.mark.parametrize("batch_size", [1, 2, 1024])
-def test_many_users_are_each_alone(users, batch_size):
+def test_several_users_get_what_each_gets_alone(users, batch_size):
     table = recommend(FACTORS, RATINGS, users, k=2, titles=TITLES, batch_size=batch_size)
-    asked = ["bob", "eve", "ann"] if users is None else users
-    alone = [recommend(FACTORS, RATINGS, user, k=2, titles=TITLES) for user in asked]
+    requested = ["bob", "eve", "ann"] if users is None else users
+    alone = [recommend(FACTORS, RATINGS, user, k=2, titles=TITLES) for user in requested]
     assert rows(table) == [row for one in alone for row in rows(one)]
-    assert table.user.tolist() == [user for user, one in zip(asked, alone, strict=True) for _ in one.item]
+    assert table.user.tolist() == [user for user, one in zip(requested, alone, strict=True) for _ in one.item]
     assert table.rank.tolist() == [rank for one in alone for rank in range(1, len(one.item) + 1)]
 
 
 @pytest.mark.parametrize("to", ["to_polars", "to_pandas"])
-def test_the_tables_become_frames(to):
+def test_the_tables_convert_to_data_frames(to):
     frame = getattr(recommend(FACTORS, RATINGS, ["eve", "ann"], k=1, titles=TITLES), to)()
     assert list(frame.columns) == ["user", "rank", "item", "title", "score"]
     assert frame["user"].to_list() == ["eve", "ann"]
     assert (frame["item"].to_list(), frame["title"].to_list()) == ([50, 10], ["Fifty", "Ten"])
     near = getattr(related(FACTORS, RATINGS, 50, k=1), to)()
     if to == "to_polars":
-        assert near.write_csv() == "item,title,distance\n20,,1.0\n", "without titles, too"
+        assert near.write_csv() == "item,title,distance\n20,,1.0\n", (
+            "a table without titles can be written to a file too"
+        )
     assert (near["item"].to_list(), near["title"].to_list(), near["distance"].to_list()) == ([20], [None], [1.0])
 
 
-def test_allowed_items_alone_are_recommended():
+def test_only_allowed_items_are_recommended():
     allowed = np.array([False, True, True, False])
     assert rows(recommend(FACTORS, RATINGS, ["eve", "ann"], k=4, allowed=allowed)) == [
         (20, None, 3.0),
@@ -78,40 +80,40 @@ def test_allowed_items_alone_are_recommended():
         recommend(FACTORS, RATINGS, "eve", k=1, allowed=allowed[:3])
 
 
-def test_vectors_of_any_model_are_taken():
+def test_recommend_and_related_accept_vectors_of_any_model():
     vectors = np.array([[1.0], [2.0], [-1.0]]), np.array([[3.0], [1.0], [2.0], [4.0]])
     assert recommend(vectors, RATINGS, "eve", k=2).item.tolist() == [10, 50]
     assert recommend(vectors, RATINGS, "ann", k=2).score.tolist() == [-2.0, -4.0]
     assert related(vectors[1], RATINGS, 50, k=2).item.tolist() == [40, 10]
 
 
-def test_without_titles():
+def test_without_titles_the_column_is_none():
     assert rows(recommend(FACTORS, RATINGS, "eve", k=1)) == [(50, None, 4.0)]
     assert rows(related(FACTORS, RATINGS, 50, k=1)) == [(20, None, 1.0)]
 
 
-def test_titles_as_a_list():
+def test_titles_may_be_a_list():
     assert recommend(FACTORS, RATINGS, "eve", k=1, titles=TITLES.tolist()).title.tolist() == ["Fifty"]
 
 
-def test_who_has_seen_nearly_everything_gets_a_shorter_list():
+def test_a_user_who_has_seen_nearly_everything_gets_a_shorter_list():
     assert rows(recommend(FACTORS, RATINGS, "bob", k=4)) == [(40, None, 1.5)]
 
 
-def test_who_has_seen_everything_gets_nothing():
+def test_a_user_who_has_seen_everything_gets_an_empty_list():
     everything = Ratings.from_columns(["bob"] * 4, ITEMS, user_ids=["bob", "eve", "ann"], item_ids=ITEMS)
     assert rows(recommend(FACTORS, everything, "bob", k=2)) == []
     assert rows(recommend(FACTORS, everything, [], k=2)) == []
 
 
-def test_what_was_seen_can_be_recommended():
-    kept = recommend(FACTORS, RATINGS, "bob", k=4, exclude_seen=False)
-    assert kept.item.tolist() == [50, 20, 10, 40]
-    assert kept.score.tolist() == [4.5, 3.5, 2.5, 1.5]
+def test_seen_items_can_be_recommended_on_request():
+    best = recommend(FACTORS, RATINGS, "bob", k=4, exclude_seen=False)
+    assert best.item.tolist() == [50, 20, 10, 40]
+    assert best.score.tolist() == [4.5, 3.5, 2.5, 1.5]
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_nothing_seen_comes_back_and_the_rest_is_in_order(seed):
+def test_unseen_items_are_recommended_in_the_order_of_their_scores(seed):
     data = jaxrec.data.synthetic.low_rank(15, 12, 80, rng=seed)
     ratings = data.ratings
     factors = init(15, 12, 3, key=jax.random.key(seed), scale=1.0, mu=3.5)
@@ -126,7 +128,7 @@ def test_nothing_seen_comes_back_and_the_rest_is_in_order(seed):
         np.testing.assert_allclose(best.score, scores[user - 1, np.array(expected) - 1], rtol=1e-5)
 
 
-def test_related_by_raw_ids_and_titles():
+def test_related_returns_raw_ids_and_titles():
     # features: Fifty 0, Twenty 1, Forty 3, Ten -1.5
     assert rows(related(FACTORS, RATINGS, 20, k=3, titles=TITLES)) == [
         (50, "Fifty", 1.0),
@@ -135,11 +137,11 @@ def test_related_by_raw_ids_and_titles():
     ]
 
 
-def test_related_of_a_baseline_without_features():
+def test_without_features_related_lists_items_in_order_of_their_ids():
     assert related(popularity(RATINGS), RATINGS, 20, k=3).item.tolist() == [50, 40, 10]
 
 
-def test_ids_that_were_contiguous_from_the_start():
+def test_ratings_without_raw_ids_use_contiguous_ids():
     ratings = Ratings([0, 0, 1], [2, 0, 1], [1, 2, 3], 3, 4)
     assert recommend(FACTORS, ratings, 0, k=4).item.tolist() == [1, 3]
     assert recommend(FACTORS, ratings, 2, k=4).item.tolist() == [0, 1, 3, 2]
@@ -150,8 +152,12 @@ def test_ids_that_were_contiguous_from_the_start():
         related(FACTORS, ratings, -1, k=1)
 
 
-@pytest.mark.parametrize("raw", [["a", "b", "c", "d"], np.array(["a", "b", "c", "d"], object)], ids=["str", "object"])
-def test_string_item_ids(raw):
+@pytest.mark.parametrize(
+    "raw",
+    [["a", "b", "c", "d"], np.array(["a", "b", "c", "d"], object)],
+    ids=["a list of strings", "an array of objects"],
+)
+def test_item_ids_may_be_strings(raw):
     ratings = Ratings([0], [1], [5.0], 3, 4, item_ids=raw)
     best = recommend(FACTORS, ratings, 0, k=3)
     assert best.item.tolist() == ["a", "d", "c"]
@@ -159,19 +165,19 @@ def test_string_item_ids(raw):
 
 
 @pytest.mark.parametrize("user", ["nobody", "", "an", None, 0, 2])
-def test_an_unknown_user(user):
+def test_an_unknown_user_is_refused(user):
     with pytest.raises(ValueError, match=r"^users: .* is not among the 3 known ids, such as .*bob.* and .*ann"):
         recommend(FACTORS, RATINGS, ["ann", user])
 
 
 @pytest.mark.parametrize("item", [0, 99, "50", None])
-def test_an_unknown_item(item):
+def test_an_unknown_item_is_refused(item):
     with pytest.raises(ValueError, match=r"^item: .* is not among the 4 known ids, such as .*50.* and .*10"):
         related(FACTORS, RATINGS, item, k=1)
 
 
 @pytest.mark.parametrize(("n_users", "n_items"), [(2, 4), (3, 5), (4, 3)])
-def test_factors_of_other_tables(n_users, n_items):
+def test_factors_of_other_table_sizes_are_refused(n_users, n_items):
     factors = init(n_users, n_items, 2, key=jax.random.key(0))
     message = rf"^factors: expected tables of \(3, 4\) users and items, as train has, got \({n_users}, {n_items}\)"
     with pytest.raises(ValueError, match=message):
@@ -180,7 +186,7 @@ def test_factors_of_other_tables(n_users, n_items):
         related(factors, RATINGS, 10, k=1)
 
 
-def test_titles_of_another_length():
+def test_titles_of_another_length_are_refused():
     for call in (
         lambda: recommend(FACTORS, RATINGS, "ann", titles=TITLES[:3], k=1),
         lambda: related(FACTORS, RATINGS, 10, titles=TITLES[:3], k=1),
@@ -190,13 +196,13 @@ def test_titles_of_another_length():
 
 
 @pytest.mark.parametrize("k", [0, 5])
-def test_k_beyond_the_catalogue(k):
+def test_k_outside_of_the_catalogues_size_is_refused(k):
     with pytest.raises(ValueError, match=rf"^k: expected between 1 and the catalogue's 4 items, got {k}"):
         recommend(FACTORS, RATINGS, "ann", k=k)
     with pytest.raises(ValueError, match=rf"^k: expected between 1 and 3, the other items of the catalogue, got {k}"):
         related(FACTORS, RATINGS, 10, k=k)
 
 
-def test_a_model_that_diverged_is_an_error_and_no_empty_list():
+def test_a_model_that_diverged_is_refused():
     with pytest.raises(ValueError, match="factors: expected finite predictions"):
         recommend(dataclasses.replace(FACTORS, mu=jnp.array(jnp.nan)), RATINGS, "ann", k=2)

@@ -1,4 +1,4 @@
-"""Infinite logits, values and gradients: no NaN, and the limits of what is finite."""
+"""For infinite logits and scores, values and gradients are the limits of the finite ones, and never NaN."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ LOGITS = [-np.inf, -3e38, -1e30, -200.0, -20.0, -1.0, -1e-30, 0.0, 1e-30, 0.5, 2
 
 
 def exact(z, y):
-    """In float64, by cases at infinity."""
+    """The binary cross-entropy in float64, with separate cases for infinite logits."""
     softplus = lambda t: np.logaddexp(0, t)
     with np.errstate(invalid="ignore", over="ignore"):
         return (y * softplus(-z) if y > 0 else 0) + ((1 - y) * softplus(z) if y < 1 else 0)
@@ -23,7 +23,7 @@ def exact(z, y):
 
 @pytest.mark.parametrize("y", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("z", LOGITS)
-def test_binary_cross_entropy_and_its_gradients(z, y):
+def test_binary_cross_entropy_and_its_gradients_equal_float64(z, y):
     z32, y32 = jnp.float32(z), jnp.float32(y)
     np.testing.assert_allclose(binary_cross_entropy(z32, y32), np.float32(exact(z, y)), rtol=2e-6)
     slope = jax.grad(binary_cross_entropy)(z32, y32)
@@ -34,7 +34,7 @@ def test_binary_cross_entropy_and_its_gradients(z, y):
 
 
 @pytest.mark.parametrize("function", ["logistic", "log_loss"])
-def test_an_infinite_logit_on_the_right_side_costs_nothing(function):
+def test_an_infinite_logit_of_the_correct_sign_costs_nothing(function):
     z, y = jnp.array([jnp.inf, -jnp.inf, 0.0]), jnp.array([1.0, 0.0, 1.0])
     value = (
         (lambda z, w=None: losses.logistic(z, y, weights=w).sum / 3)
@@ -46,7 +46,7 @@ def test_an_infinite_logit_on_the_right_side_costs_nothing(function):
     wrong = z.at[0].set(-jnp.inf)
     assert float(value(wrong)) == np.inf
     assert np.isfinite(jax.grad(value)(wrong)).all()
-    weights = jnp.array([0.0, 1.0, 2.0])  # what has no weight may cost anything
+    weights = jnp.array([0.0, 1.0, 2.0])  # an entry of weight 0 may have an infinite loss
     assert np.isfinite(value(wrong, weights))
     assert np.isfinite(jax.grad(value)(wrong, weights)).all()
 
@@ -55,7 +55,7 @@ SCORES = st.sampled_from([-np.inf, -1e30, -5.0, 0.0, 1.0, 1.0, 80.0, 3e38, np.in
 
 
 def probabilities(score, where):
-    """By cases, in float64."""
+    """The softmax probabilities in float64, with separate cases for infinite scores."""
     out, s = np.zeros(len(score)), np.where(where, score, -np.inf)
     if not where.any():
         return out
@@ -67,9 +67,9 @@ def probabilities(score, where):
     return e / e.sum()
 
 
-# jitted: a program of each shape, in place of one of each operation
+# jitted, so that one program per shape is compiled instead of one per operation
 LOG_SOFTMAX = jax.jit(log_softmax)
-OF_WHAT_IS_REACHED = jax.jit(
+GRADIENT_OF_FINITE_ENTRIES = jax.jit(
     jax.grad(lambda score, where: jnp.sum(jnp.where(jnp.isneginf(lp := log_softmax(score, where)), 0, lp)))
 )
 LISTWISE = jax.jit(jax.value_and_grad(lambda score, relevance: losses.softmax.listwise(score, relevance).sum))
@@ -77,17 +77,17 @@ LISTWISE = jax.jit(jax.value_and_grad(lambda score, relevance: losses.softmax.li
 
 @given(st.lists(st.tuples(SCORES, st.booleans()), min_size=1, max_size=6))
 @settings(max_examples=150, deadline=None)
-def test_log_softmax(entries):
+def test_log_softmax_equals_the_probabilities_in_float64(entries):
     score, where = (np.array(column) for column in zip(*entries, strict=True))
     score, where = score.astype(np.float32), where.astype(bool)
     found = LOG_SOFTMAX(score, where)
     np.testing.assert_allclose(
         np.exp(np.float64(found)), probabilities(np.float64(score), where), rtol=1e-5, atol=1e-30
     )
-    assert np.isfinite(OF_WHAT_IS_REACHED(score, where)).all()
+    assert np.isfinite(GRADIENT_OF_FINITE_ENTRIES(score, where)).all()
 
 
-def test_log_softmax_shows_a_nan():
+def test_log_softmax_returns_nan_for_an_unmasked_nan():
     found = log_softmax(jnp.array([1.0, jnp.nan, 0.0]), jnp.array([True, True, False]))
     assert np.isnan(found[:2]).all()
     assert np.isfinite(log_softmax(jnp.array([1.0, jnp.nan]), jnp.array([True, False]))[0])
@@ -95,7 +95,7 @@ def test_log_softmax_shows_a_nan():
 
 @given(st.lists(st.lists(SCORES, min_size=3, max_size=3), min_size=1, max_size=3), st.integers(0, 2))
 @settings(max_examples=60, deadline=None)
-def test_a_lists_softmax_is_never_nan(lists, right):
+def test_the_listwise_softmax_is_never_nan(lists, right):
     score, relevance = jnp.array(lists, jnp.float32), jnp.zeros((len(lists), 3)).at[:, right].set(1)
     value, gradient = LISTWISE(score, relevance)
     expected = [probabilities(np.float64(np.float32(s)), np.ones(3, bool))[right] for s in lists]
@@ -106,7 +106,7 @@ def test_a_lists_softmax_is_never_nan(lists, right):
     assert np.isfinite(gradient).all()
 
 
-def test_one_item_of_log_q_minus_infinity_costs_nobody_anything():
+def test_an_item_of_log_q_minus_infinity_changes_neither_loss_nor_gradient():
     v = jax.random.normal(jax.random.key(0), (2, 5, 4))
     log_q = jnp.log(jnp.array([0.1, 0.2, 0.0, 0.3, 0.4]))
     item = jnp.arange(5)
@@ -124,6 +124,6 @@ def test_one_item_of_log_q_minus_infinity_costs_nobody_anything():
 
 
 @pytest.mark.parametrize("count", [[0, 0], [-1, 2], [np.nan, 1.0], [np.inf, 1.0]])
-def test_popularity_of_what_cannot_be_counted(count):
+def test_log_popularity_refuses_counts_that_are_no_counts(count):
     with pytest.raises(ValueError, match="count: expected finite numbers >= 0"):
         softmax.log_popularity(np.array(count))

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jaxrec.numerics import unit
+from jaxrec.numerics import unit_vectors
 
 number = st.floats(-1, 1, width=32).map(lambda v: 0.0 if abs(v) < 1e-6 else v)
 vectors = arrays(np.float32, 3, elements=number)
@@ -24,7 +24,7 @@ def in_float64(x, g):
     return u, (g - u * (u @ g)) / length
 
 
-value_and_gradient = jax.jit(lambda x, g: (unit(x), jax.grad(lambda x: jnp.sum(g * unit(x)))(x)))
+value_and_gradient = jax.jit(lambda x, g: (unit_vectors(x), jax.grad(lambda x: jnp.sum(g * unit_vectors(x)))(x)))
 
 
 @given(x=vectors, g=vectors, exponent=st.integers(-90, 126))
@@ -49,7 +49,7 @@ def test_no_finite_vector_gives_a_nan_in_value_or_derivatives(largest):
     value, gradient = value_and_gradient(x, jnp.array([1.0, 0.5, -0.25]))
     assert np.isfinite(value).all()
     assert np.isfinite(gradient).all()
-    assert np.isfinite(jax.jvp(unit, (x,), (jnp.ones(3),))[1]).all()
+    assert np.isfinite(jax.jvp(unit_vectors, (x,), (jnp.ones(3),))[1]).all()
     if largest >= 1.2e-38:
         np.testing.assert_allclose(value, [np.sqrt(0.5), 0, -np.sqrt(0.5)], rtol=1e-6)
 
@@ -62,14 +62,14 @@ def test_at_zero_value_and_gradient_are_zero():
 def test_it_does_not_depend_on_a_power_of_two():
     x = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32)
     for exponent in (-100, -3, 60, 120):
-        np.testing.assert_array_equal(unit(np.ldexp(x, exponent)), unit(x))
+        np.testing.assert_array_equal(unit_vectors(np.ldexp(x, exponent)), unit_vectors(x))
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.int32, np.float16, jnp.bfloat16])
 def test_narrow_types_are_computed_in_float32(dtype):
     x = np.array([[100, 0, 100], [0, 0, 0]]).astype(dtype)
-    assert unit(x).dtype == jnp.float32
-    np.testing.assert_allclose(unit(x), [[np.sqrt(0.5), 0, np.sqrt(0.5)], [0, 0, 0]], rtol=1e-6)
+    assert unit_vectors(x).dtype == jnp.float32
+    np.testing.assert_allclose(unit_vectors(x), [[np.sqrt(0.5), 0, np.sqrt(0.5)], [0, 0, 0]], rtol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")
@@ -81,6 +81,6 @@ def test_float64_at_its_ends():
 
 
 def test_nan_and_infinity_are_not_made_numbers():
-    assert np.isnan(unit(jnp.array([1.0, np.nan]))).all()
-    assert np.isnan(unit(jnp.array([1.0, np.inf]))).any()
-    assert unit(jnp.zeros((2, 0))).shape == (2, 0)
+    assert np.isnan(unit_vectors(jnp.array([1.0, np.nan]))).all()
+    assert np.isnan(unit_vectors(jnp.array([1.0, np.inf]))).any()
+    assert unit_vectors(jnp.zeros((2, 0))).shape == (2, 0)

@@ -169,6 +169,7 @@ def add_means(factors: Factors, means: Means) -> Factors:
     Raises:
         ValueError: `means` are of another number of users or items; parts of the factors differ in length.
     """
+    check.factors("factors", factors)
     n_users, n_items = len(factors.w), len(factors.x)
     _check_size("user", means.user, n_users)
     _check_size("item", means.item, n_items)

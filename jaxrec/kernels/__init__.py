@@ -1,1 +1,1 @@
-"""The few operations for which a tuned form pays, one file each."""
+"""The few operations for which tuned implementations per platform pay, one file each."""

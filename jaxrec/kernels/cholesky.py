@@ -1,20 +1,21 @@
 """Cholesky factors and solves of batches of small matrices.
 
-| `on` | |
+| `platform` | implementation |
 | --- | --- |
 | `"cpu"` | blocks of 8 columns, by batched products, one chunk of matrices at a time |
 | `"gpu"`, `"tpu"` | `jax.lax.linalg`: cuSOLVER and cuBLAS, or XLA's own |
 
-16,384 x 64 on an H100: 2.5 ms for factor and solve by the library, 15 to 222 ms by the CPU's form.
+16,384 x 64 on an H100: 2.5 ms for factor and solve by the library, 15 to 222 ms by the CPU's implementation.
 
 The CPU does not use `jax.lax.linalg`: there it is a LAPACK call that hands its batch to the thread pool that runs it,
 and waits. Two calls at once (two buckets of rows, say) on a 2-core machine wait for each other forever: jaxlib 0.10.2,
 both workers in CholeskyFactorization::Kernel -> BlockingCounter::Wait, at d = 16 in most runs of an ALS sweep.
 
-The CPU's form factorizes and inverts each diagonal block with the batch as the last axis, so that every operation works
-on long vectors; the rest, d^3 / 3 of the work, is products of panels. `solve` on 2 cores against LAPACK's factorization
-alone: 8192 x 32 takes 34 against 26 ms, 4096 x 64 49 against 56, 1024 x 128 65 against 54. With the batch last in all
-columns it took 361, 549 and 947 ms (with other work running), with blocks of 16 columns 74, 86 and 65.
+The CPU's implementation factorizes and inverts each diagonal block with the batch as the last axis, so that every
+operation works on long vectors; the rest, d^3 / 3 of the work, is products of panels. `solve` on 2 cores against
+LAPACK's factorization alone: 8192 x 32 takes 34 against 26 ms, 4096 x 64 49 against 56, 1024 x 128 65 against 54. With
+the batch last in all columns it took 361, 549 and 947 ms (with other work running), with blocks of 16 columns 74, 86
+and 65.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxrec.kernels.chunks import by_chunks
-from jaxrec.kernels.platform import On, by_platform
+from jaxrec.kernels.platform import Platform, by_platform
 from jaxrec.numerics import HIGHEST
 
 __all__ = ["cho_solve", "cholesky", "inverse", "pivot_ratio", "solve", "solve_transposed"]
@@ -60,14 +61,14 @@ def inverse(lower: Float[Array, "d d"]) -> Float[Array, "d d"]:
     if d == 0:
         return identity
 
-    def form(lower: Array, *, on: On) -> Array:
-        if on == "cpu":  # one solve per column, because the CPU's form solves vectors
+    def implementation(lower: Array, *, platform: Platform) -> Array:
+        if platform == "cpu":  # one solve per column, because the CPU's implementation solves vectors
             columns = (jnp.broadcast_to(lower, (d, d, d)), identity)
             return by_chunks(lambda chunk: _solve_factored(*chunk), columns, _matrices_per_chunk(lower))
         half = _substitute_columns(lower[None], identity[None], transposed=False)
         return _substitute_columns(lower[None], half, transposed=True)[0]
 
-    return by_platform(form, lower)
+    return by_platform(implementation, lower)
 
 
 def pivot_ratio(lower: Float[Array, "*batch d d"]) -> Float[Array, "*batch"]:
@@ -87,7 +88,7 @@ def solve(
     rhs: tuple[Float[Array, "b d"], ...],
     *,
     check_pivots: bool = True,
-    on: On | None = None,
+    platform: Platform | None = None,
 ) -> tuple[tuple[Float[Array, "b d"], ...], Float[Array, " b"]]:
     """(the z with matrix z = rhs for each rhs, the `pivot_ratio`), by a factor that is not kept.
 
@@ -102,17 +103,21 @@ def solve(
         rhs: right-hand sides. A CPU multiplies each separately, because the product of a matrix with two columns is
             far slower than two matrix-vector products.
         check_pivots: whether to compute the pivot ratios.
-        on: the form; None: by the platform.
+        platform: whose implementation to run; None: that of the platform the program is lowered for.
     """
     if matrix.size == 0:
         return rhs, jnp.ones(len(matrix), matrix.dtype)
-    form = partial(_solve_on, check_pivots=check_pivots)
-    return by_platform(form, matrix, rhs) if on is None else form(matrix, rhs, on=on)
+    implementation = partial(_solve_for_platform, check_pivots=check_pivots)
+    return (
+        by_platform(implementation, matrix, rhs) if platform is None else implementation(matrix, rhs, platform=platform)
+    )
 
 
-@partial(jax.jit, static_argnames=("check_pivots", "on"))
-def _solve_on(matrix: Array, rhs: tuple[Array, ...], *, check_pivots: bool, on: On) -> tuple[tuple[Array, ...], Array]:
-    if on != "cpu":
+@partial(jax.jit, static_argnames=("check_pivots", "platform"))
+def _solve_for_platform(
+    matrix: Array, rhs: tuple[Array, ...], *, check_pivots: bool, platform: Platform
+) -> tuple[tuple[Array, ...], Array]:
+    if platform != "cpu":
         return _solve_by_library(matrix, rhs, check_pivots)
     return by_chunks(lambda chunk: _solve(chunk[0], chunk[1], check_pivots), (matrix, rhs), _matrices_per_chunk(matrix))
 
@@ -195,12 +200,14 @@ def _over_batch(matrix: Array, *rhs: Array, cpu: Callable[..., Array], library: 
     d = matrix.shape[-1]
     flat = matrix.reshape(-1, d, d), *(each.reshape(-1, d) for each in rhs)
 
-    def form(*args: Array, on: On) -> Array:
+    def implementation(*args: Array, platform: Platform) -> Array:
         return (
-            by_chunks(lambda chunk: cpu(*chunk), args, _matrices_per_chunk(matrix)) if on == "cpu" else library(*args)
+            by_chunks(lambda chunk: cpu(*chunk), args, _matrices_per_chunk(matrix))
+            if platform == "cpu"
+            else library(*args)
         )
 
-    return by_platform(form, *flat).reshape(shape)
+    return by_platform(implementation, *flat).reshape(shape)
 
 
 def _factorize(a: Float[Array, "b d d"]) -> Float[Array, "b d d"]:

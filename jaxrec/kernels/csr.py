@@ -1,6 +1,6 @@
 """Sparse times dense: sums of the rows of a table that each row of a compressed sparse matrix names.
 
-| `on` | |
+| `platform` | implementation |
 | --- | --- |
 | `"cpu"` | JAX's own product of a BCSR matrix; 500k entries and d = 32, 1.2 ms against 24 for a sorted segment_sum |
 | `"gpu"` | a sorted segment_sum; or as on a TPU, see `fast_scatters` |
@@ -18,7 +18,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxrec.gather import gather
-from jaxrec.kernels.platform import On, by_platform
+from jaxrec.kernels.platform import Platform, by_platform
 from jaxrec.types import Linked
 
 __all__ = ["by_pieces", "csr_matmul", "fast_scatters", "linked_matmul"]
@@ -27,13 +27,13 @@ __all__ = ["by_pieces", "csr_matmul", "fast_scatters", "linked_matmul"]
 PIECE_ENTRIES = 32
 
 
-def fast_scatters(on: On) -> bool:
+def fast_scatters(platform: Platform) -> bool:
     """Whether float32 scatter-adds are atomic adds: on GPUs, except with jaxlib 0.10.2 to 0.11.1.
 
     Those compare and swap instead, and are 450 to 2,000 times slower where many entries meet (openxla/xla#46225,
     jax-ml/jax#38806). 0.11.2 was measured to be fast.
     """
-    return on == "gpu" and not (0, 10, 2) <= jaxlib.version.__version_info__[:3] < (0, 11, 2)
+    return platform == "gpu" and not (0, 10, 2) <= jaxlib.version.__version_info__[:3] < (0, 11, 2)
 
 
 def csr_matmul(
@@ -42,7 +42,7 @@ def csr_matmul(
     value: Float[Array, " n"],
     table: Float[Array, "k d"],
     *,
-    on: On | None = None,
+    platform: Platform | None = None,
 ) -> Float[Array, "m d"]:
     """out[r] = sum over start[r] <= p < start[r+1] of value[p] * table[col[p]].
 
@@ -53,22 +53,22 @@ def csr_matmul(
         col: ids into `table`; trusted.
         value: the entries; 0 for padding.
         table: the dense matrix.
-        on: the form; None: by the platform.
+        platform: whose implementation to run; None: that of the platform the program is lowered for.
     """
     args = start, col, value, table
-    return by_platform(_csr_matmul, *args) if on is None else _csr_matmul(*args, on=on)
+    return by_platform(_csr_matmul, *args) if platform is None else _csr_matmul(*args, platform=platform)
 
 
-def _csr_matmul(start: Array, col: Array, value: Array, table: Array, *, on: On) -> Array:
+def _csr_matmul(start: Array, col: Array, value: Array, table: Array, *, platform: Platform) -> Array:
     m, d = len(start) - 1, table.shape[1]
-    if on == "cpu":
+    if platform == "cpu":
         from jax.experimental import sparse  # takes 0.1 s to import, and only this branch needs it
 
         # Columns are padded to a multiple of 8, the width of a CPU's vectors: 20M entries take 0.06 s with d = 32,
         # 0.18 s with d = 33, and 0.12 s with d = 33 padded to 40.
         padded = jnp.pad(table, ((0, 0), (0, -d % 8)))
         return (sparse.BCSR((value, col, start), shape=(m, len(table))) @ padded)[:, :d]
-    if fast_scatters(on):
+    if fast_scatters(platform):
         row = jnp.repeat(jnp.arange(m, dtype=jnp.int32), jnp.diff(start), total_repeat_length=len(col))
         return jax.ops.segment_sum(value[:, None] * gather(table, col), row, m, indices_are_sorted=True)
     return by_pieces(start, col, value, table)

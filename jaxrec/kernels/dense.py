@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from jaxrec.kernels import cholesky
 from jaxrec.kernels.cholesky import MIN_PIVOT_EPS
-from jaxrec.kernels.platform import On, by_platform
+from jaxrec.kernels.platform import Platform, by_platform
 from jaxrec.numerics import HIGHEST
 
 __all__ = ["dense_normal_equations", "solve"]
@@ -60,9 +60,9 @@ def solve(matrix: Float[Array, "k k n"], rhs: Float[Array, "k n"]) -> tuple[Floa
     return by_platform(_solve, matrix, rhs)
 
 
-def _solve(matrix: Array, rhs: Array, *, on: On) -> tuple[Array, Array]:
-    if on != "cpu":
-        (z,), ratio = cholesky.solve(jnp.moveaxis(matrix, -1, 0), (rhs.T,), on=on)
+def _solve(matrix: Array, rhs: Array, *, platform: Platform) -> tuple[Array, Array]:
+    if platform != "cpu":
+        (z,), ratio = cholesky.solve(jnp.moveaxis(matrix, -1, 0), (rhs.T,), platform=platform)
         return z.T, ratio
     k = len(rhs)
     index = jnp.arange(k)[:, None]

@@ -1,10 +1,10 @@
 """Least squares of many padded rows at once, features gathered from one table, with or without normal equations.
 
-Row r has targets y [l] at the table's rows other [l]. All functions gather the features of a chunk of rows,
-[rows, l, d], for everything that follows: two batched products for the normal equations, or two per step of conjugate
-gradients, which never forms a Gram matrix. The forms differ in the size of a chunk and in how it is gathered:
+Row r has targets y [l] at the table's rows other [l]. All functions gather the features of a chunk of rows, [rows, l,
+d], for everything that follows: two batched products for the normal equations, or two per step of conjugate gradients,
+which never forms a Gram matrix. The implementations differ in the size of a chunk and in how it is gathered:
 
-| `on` | |
+| `platform` | implementation |
 | --- | --- |
 | `"cpu"` | as many rows as stay in the cache (2 MiB), gathered with the mask products of `gather.rows_where` |
 | `"gpu"` | as many rows as 512 MiB hold, because a loop of small steps is a loop of launches; XLA's plain gather |
@@ -29,7 +29,7 @@ from jaxtyping import Float
 from jaxrec.gather import rows_where
 from jaxrec.kernels import cholesky
 from jaxrec.kernels.chunks import by_chunks
-from jaxrec.kernels.platform import On, derived_as
+from jaxrec.kernels.platform import Platform, with_derivative_of
 from jaxrec.numerics import HIGHEST
 
 __all__ = [
@@ -51,7 +51,7 @@ UNROLLED_STEPS = 4
 
 # Floats of features (or of matrices) in one chunk. On a CPU 2 MiB: 1/4 and 4 times as many were up to a fifth slower.
 # Elsewhere 512 MiB, which bounds each of the gathered features, a chunk's Gram matrices and their factors.
-CHUNK_FLOATS: dict[On, int] = {"cpu": 2**19, "gpu": 2**27, "tpu": 2**27}
+CHUNK_FLOATS: dict[Platform, int] = {"cpu": 2**19, "gpu": 2**27, "tpu": 2**27}
 
 
 class Lists(NamedTuple):
@@ -98,7 +98,9 @@ class Solved(NamedTuple):
     pivot_ratio: Array
 
 
-def list_normal_equations(table: Float[Array, "m d"], lists: Lists, *, intercept: bool, on: On) -> Equations:
+def list_normal_equations(
+    table: Float[Array, "m d"], lists: Lists, *, intercept: bool, platform: Platform
+) -> Equations:
     """The sums over every row's entries that its regression needs.
 
     The derivative with respect to a weight is exact where the weight is > 0, and 0 where it is 0.
@@ -107,18 +109,18 @@ def list_normal_equations(table: Float[Array, "m d"], lists: Lists, *, intercept
         table: features of all.
         lists: the rows.
         intercept: whether the rows have one: if so, `rhs` also has the sums of the features.
-        on: the form.
+        platform: whose implementation to run.
     """
-    plain = partial(_by_xla, intercept=intercept, on=on)
+    plain = partial(_by_xla, intercept=intercept, platform=platform)
     fits = table.dtype == jnp.float32 and table.shape[1] <= 255  # larger ones do not fit in a TPU's VMEM
-    if on == "tpu" and fits:
-        return derived_as(plain, partial(_by_pallas, intercept=intercept))(table, lists)
+    if platform == "tpu" and fits:
+        return with_derivative_of(plain, partial(_by_pallas, intercept=intercept))(table, lists)
     return plain(table, lists)
 
 
-def _by_xla(table: Array, lists: Lists, *, intercept: bool, on: On) -> Equations:
-    size = rows_per_chunk(lists.other.shape[1] * table.shape[1], on)
-    return by_chunks(lambda chunk: _equations(table, chunk, intercept, on), lists, size)
+def _by_xla(table: Array, lists: Lists, *, intercept: bool, platform: Platform) -> Equations:
+    size = rows_per_chunk(lists.other.shape[1] * table.shape[1], platform)
+    return by_chunks(lambda chunk: _equations(table, chunk, intercept, platform), lists, size)
 
 
 def _by_pallas(table: Array, lists: Lists, *, intercept: bool) -> Equations:
@@ -135,19 +137,19 @@ def _by_pallas(table: Array, lists: Lists, *, intercept: bool) -> Equations:
     return Equations(gram[:, :d, :d], right_sides, jnp.sum(sums, axis=1))
 
 
-def weighted_entries(table: Array, lists: Lists, *, on: On) -> tuple[Array, Array, Array]:
+def weighted_entries(table: Array, lists: Lists, *, platform: Platform) -> tuple[Array, Array, Array]:
     """(square roots of the weights, features and targets times them), 0 where masked."""
     where = lists.where
     root = where.astype(table.dtype)
     if lists.weights is not None:
         positive = where & (lists.weights > 0)
         root = jnp.where(positive, jnp.sqrt(jnp.where(positive, lists.weights, 1)), 0)
-    x = rows_where(table, lists.other, where, on=on) * root[:, :, None]
+    x = rows_where(table, lists.other, where, platform=platform) * root[:, :, None]
     return root, x, jnp.where(where, lists.y, 0) * root
 
 
-def _equations(table: Array, lists: Lists, intercept: bool, on: On) -> Equations:
-    root, x, y = weighted_entries(table, lists, on=on)
+def _equations(table: Array, lists: Lists, intercept: bool, platform: Platform) -> Equations:
+    root, x, y = weighted_entries(table, lists, platform=platform)
     gram = jnp.einsum("rld,rle->rde", x, x, precision=HIGHEST)
     # one product per side: both at once are no matrix-vector product, and take five times as long
     rhs = tuple(jnp.einsum("rld,rl->rd", x, side, precision=HIGHEST) for side in ((y, root) if intercept else (y,)))
@@ -156,7 +158,7 @@ def _equations(table: Array, lists: Lists, intercept: bool, on: On) -> Equations
 
 
 def dual_least_squares(
-    table: Float[Array, "m d"], lists: Lists, precision: Float[Array, "r k"], *, intercept: bool, on: On
+    table: Float[Array, "m d"], lists: Lists, precision: Float[Array, "r k"], *, intercept: bool, platform: Platform
 ) -> Solved:
     """The rows' solutions from l x l equations instead of k x k ones, for rows with fewer entries than features.
 
@@ -172,19 +174,19 @@ def dual_least_squares(
         lists: the rows.
         precision: > 0 except for the intercept.
         intercept: whether the last coefficient is one.
-        on: the form.
+        platform: whose implementation to run.
     """
-    size = rows_per_chunk(lists.other.shape[1] * table.shape[1], on)
-    return by_chunks(lambda chunk: _dual(table, chunk[0], chunk[1], intercept, on), (lists, precision), size)
+    size = rows_per_chunk(lists.other.shape[1] * table.shape[1], platform)
+    return by_chunks(lambda chunk: _dual(table, chunk[0], chunk[1], intercept, platform), (lists, precision), size)
 
 
-def _dual(table: Array, lists: Lists, precision: Array, intercept: bool, on: On) -> Solved:
+def _dual(table: Array, lists: Lists, precision: Array, intercept: bool, platform: Platform) -> Solved:
     d = table.shape[1]
-    root, x, y = weighted_entries(table, lists, on=on)
+    root, x, y = weighted_entries(table, lists, platform=platform)
     x_over_precision = x / precision[:, None, :d]
     kernel = jnp.einsum("rld,rmd->rlm", x, x_over_precision, precision=HIGHEST)
     kernel = kernel + jnp.eye(x.shape[1], dtype=x.dtype)[None]
-    (residual, *adjoint), ratio = cholesky.solve(kernel, (y, root) if intercept else (y,), on=on)
+    (residual, *adjoint), ratio = cholesky.solve(kernel, (y, root) if intercept else (y,), platform=platform)
     if intercept:
         pivot = precision[:, d] + jnp.sum(root * adjoint[0], axis=1)
         bias = jnp.where(pivot > 0, jnp.sum(root * residual, axis=1) / jnp.where(pivot > 0, pivot, 1), 0)
@@ -197,15 +199,15 @@ def _dual(table: Array, lists: Lists, precision: Array, intercept: bool, on: On)
 def conjugate_gradient(
     table: Float[Array, "m d"],
     lists: Lists,
-    start: Float[Array, "r k"],
+    warm_start: Float[Array, "r k"],
     precision: Float[Array, "r k"],
     shared: Float[Array, "k k"] | None = None,
     *,
     intercept: bool,
     steps: int,
-    on: On,
+    platform: Platform,
 ) -> Solved:
-    """`steps` steps from `start` towards the solution of (X' D X + P (+ shared)) v = X' D y of every row.
+    """`steps` steps from `warm_start` towards the solution of (X' D X + P (+ shared)) v = X' D y of every row.
 
     The objective falls with every step. k steps are exact up to rounding; with a warm start in alternating least
     squares, two or three lose little. The preconditioner is the sum of the weights times the table's mean squares, plus
@@ -216,41 +218,41 @@ def conjugate_gradient(
     Args:
         table: features of all.
         lists: the rows.
-        start: the initial coefficients of each row; in training, its current ones.
+        warm_start: the initial coefficients of each row; in training, those of the sweep before.
         precision: P, the penalties, one per coefficient.
         shared: a matrix that all rows share: in implicit feedback, the unobserved weight times the table's own Gram.
         intercept: whether the last coefficient is one.
         steps: number of steps.
-        on: the form.
+        platform: whose implementation to run.
 
     Source: Takács, Pilászy, Tikk 2011, Applications of the conjugate gradient method for implicit feedback.
     """
-    size = rows_per_chunk(lists.other.shape[1] * table.shape[1], on)
+    size = rows_per_chunk(lists.other.shape[1] * table.shape[1], platform)
     squares = jnp.mean(table * table, axis=0)
     squares = jnp.append(squares, jnp.ones(1, table.dtype)) if intercept else squares
 
     def solve(chunk: tuple[Lists, Array, Array]) -> Solved:
-        lists, start, precision = chunk
-        return _conjugate_gradient(table, squares, lists, start, precision, shared, intercept, steps, on)
+        lists, warm_start, precision = chunk
+        return _conjugate_gradient(table, squares, lists, warm_start, precision, shared, intercept, steps, platform)
 
-    return by_chunks(solve, (lists, start, precision), size)
+    return by_chunks(solve, (lists, warm_start, precision), size)
 
 
 def _conjugate_gradient(
     table: Array,
     squares: Array,
     lists: Lists,
-    start: Array,
+    warm_start: Array,
     precision: Array,
     shared: Array | None,
     intercept: bool,
     steps: int,
-    on: On,
+    platform: Platform,
 ) -> Solved:
     d, where = table.shape[1], lists.where
     weight = where.astype(table.dtype) if lists.weights is None else jnp.where(where, lists.weights, 0)
     # The barrier keeps the compiler from repeating the gather in every product.
-    x = jax.lax.optimization_barrier(rows_where(table, lists.other, where, on=on))
+    x = jax.lax.optimization_barrier(rows_where(table, lists.other, where, platform=platform))
     y = jnp.where(where, lists.y, 0)
 
     def forward(v: Array) -> Array:  # X v
@@ -272,7 +274,7 @@ def _conjugate_gradient(
 
     dot = lambda a, b: jnp.sum(a * b, axis=1, keepdims=True)
     divide = lambda a, b: jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)  # a converged row stays where it is
-    v, error = start, y - forward(start)  # y - X v is kept, so that the objective at the end costs no pass
+    v, error = warm_start, y - forward(warm_start)  # y - X v is kept, so that the objective at the end costs no pass
     residual = backward(weight * error) - penalize(v)
     scaled = residual / diagonal
     direction, square = scaled, dot(residual, scaled)
@@ -293,13 +295,13 @@ def _conjugate_gradient(
 
     if steps > 0:  # the last step needs no X' e; a loop, because every unrolled step would be compiled for every bucket
         state = v, error, residual, direction, square
-        unroll = on == "cpu" and steps <= UNROLLED_STEPS
+        unroll = platform == "cpu" and steps <= UNROLLED_STEPS
         v, error, _, direction, square = jax.lax.fori_loop(0, steps - 1, step, state, unroll=unroll or None)
         v, error, *_ = move(v, error, direction, square)
     objective = jnp.sum(weight * error * error, axis=1) / 2 + jnp.sum(v * penalize(v), axis=1) / 2
     return Solved(v, objective, jnp.ones_like(objective))
 
 
-def rows_per_chunk(floats: int, on: On) -> int:
+def rows_per_chunk(floats: int, platform: Platform) -> int:
     """Number of rows, of that many floats each, in one chunk."""
-    return max(1, CHUNK_FLOATS[on] // max(1, floats))
+    return max(1, CHUNK_FLOATS[platform] // max(1, floats))

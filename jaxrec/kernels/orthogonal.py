@@ -1,4 +1,4 @@
-r"""Least squares by Householder reflections, for the few rows whose normal equations lose the solution to rounding.
+r"""Least squares by QR (Householder reflections), for the few rows whose normal equations lose precision to rounding.
 
 A Gram matrix squares what it sums: with weights of 1e7 and 1, float32 keeps nothing of the second. So the rows
 sqrt(w) (x, y) themselves, and those of the penalty P and its mean m, sqrt(P) (1, m), are reduced to a triangle::
@@ -9,8 +9,8 @@ sqrt(w) (x, y) themselves, and those of the penalty P and its mean m, sqrt(P) (1
 one block of entries at a time, with the largest row and column first. That is stable for every row of the data at its
 own scale, whatever the weights, the scales of the features or P, 0 too: the result is exact for features that differ
 from those passed by rounding. A row of n entries takes 2 n k^2 flops where the Gram matrix takes n k^2, and k
-sequential steps for every block: some hundred times as long on a CPU. So `mend` loops over those rows only, and does
-nothing where there are none.
+sequential steps for every block: some hundred times as long on a CPU. So `refit_rows` loops over those rows only,
+and does nothing where there are none.
 
 Source: Cox, Higham 1998, Stability of Householder QR factorization for weighted least squares problems.
 """
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-__all__ = ["Fitted", "block_size", "fit", "ill_conditioned", "mend", "mend_fits", "root", "triangle"]
+__all__ = ["Fitted", "block_size", "fit", "ill_conditioned", "refit_one_row", "refit_rows", "root", "triangle"]
 
 # Floats of the entries that are reflected at once, in batches of rows: 1 MiB.
 BATCH_FLOATS = 2**18
@@ -125,7 +125,7 @@ def root(matrix: Float[Array, "k k"]) -> Float[Array, "k k"]:
     return jax.lax.fori_loop(0, k, eliminate, (matrix, jnp.zeros_like(matrix)))[1]
 
 
-def mend(
+def refit_rows(
     v: Float[Array, "n k"],
     objective: Float[Array, " n"],
     pivot_ratio: Float[Array, " n"],
@@ -135,7 +135,7 @@ def mend(
     entries: Callable[[Array, Array], Array],
     batch_size: int | None = None,
 ) -> tuple[Float[Array, "n k"], Float[Array, " n"], Float[Array, " n"]]:
-    """(v, objective, pivot_ratio), with `ill_conditioned` rows fitted again by reflections.
+    """(v, objective, pivot_ratio), with `ill_conditioned` rows solved again by QR from their features.
 
     The refit is not differentiated: the derivative of a row stays that of the v passed in, by its normal equations.
 
@@ -189,7 +189,7 @@ def mend(
     return with_derivative(table[:, :k], v), with_derivative(table[:, k], objective), table[:, k + 1]
 
 
-def mend_fits(
+def refit_one_row(
     v: Float[Array, "m d"],
     pivot_ratio: Float[Array, " m"],
     x: Float[Array, "n d"],
@@ -235,7 +235,7 @@ def mend_fits(
 
     blocks = lambda _: jnp.int32(-(-n // size))
     objective = jnp.zeros_like(pivot_ratio)  # not used
-    v, _, pivot_ratio = mend(
+    v, _, pivot_ratio = refit_rows(
         v, objective, pivot_ratio, prior=prior, blocks=blocks, entries=entries, batch_size=batch_size
     )
     return v, pivot_ratio

@@ -1,6 +1,6 @@
 """Ranks of some items in each list of scores, without sorting it, by counting the scores above them.
 
-| `on` | | |
+| `platform` | implementation | |
 | --- | --- | --- |
 | `"cpu"` | `_count_all` | few items per column: a loop over the rows, the counts in the vector registers |
 | | `_count_shortlist` | the same, over a shortlist of each column's best |
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxrec.kernels.platform import On, by_platform
+from jaxrec.kernels.platform import Platform, by_platform
 from jaxrec.kernels.topk_select import count_above, min_length, shortlist
 
 __all__ = ["ranks"]
@@ -23,7 +23,9 @@ __all__ = ["ranks"]
 MAX_ITEMS_FOR_COUNT_ALL = 8
 
 
-def ranks(scores: Float[Array, "m n"], ids: Int[Array, "r n"], k: int, *, on: On | None = None) -> Int[Array, "r n"]:
+def ranks(
+    scores: Float[Array, "m n"], ids: Int[Array, "r n"], k: int, *, platform: Platform | None = None
+) -> Int[Array, "r n"]:
     """Number of rows of the column that come before each id in a stable descending sort.
 
     Those are the rows with a larger score, or with the same score and a lower id; the first rank is 0. Ranks below k
@@ -33,17 +35,17 @@ def ranks(scores: Float[Array, "m n"], ids: Int[Array, "r n"], k: int, *, on: On
         scores: a column per user.
         ids: rows, trusted; duplicates are allowed.
         k: if it is m or more, all ranks are exact.
-        on: the form; None: by the platform.
+        platform: whose implementation to run; None: that of the platform the program is lowered for.
     """
-    form = partial(_ranks, k=k)
+    implementation = partial(_ranks, k=k)
     args = scores, ids.astype(jnp.int32)
-    return by_platform(form, *args) if on is None else form(*args, on=on)
+    return by_platform(implementation, *args) if platform is None else implementation(*args, platform=platform)
 
 
-def _ranks(scores: Array, ids: Array, *, k: int, on: On) -> Array:
+def _ranks(scores: Array, ids: Array, *, k: int, platform: Platform) -> Array:
     m, r = len(scores), len(ids)
     id_scores = jnp.take_along_axis(scores, ids, axis=0, mode="promise_in_bounds")
-    if on != "cpu":
+    if platform != "cpu":
         return _compare_all(scores, ids, id_scores)
     if r <= MAX_ITEMS_FOR_COUNT_ALL or m < 2 * min_length(k):
         return _count_all(scores, ids, id_scores)

@@ -35,7 +35,7 @@ def _in_chunks(w: Array, x: Array, user: Array, item: Array) -> Array:
 
     def chunk_dots(pairs: tuple[Array, Array]) -> Array:
         user, item = pairs
-        products = gather(w, user) * rows_where(x, item, item >= 0, on="cpu")  # nothing is masked: for the speed
+        products = gather(w, user) * rows_where(x, item, item >= 0, platform="cpu")  # nothing is masked: for the speed
         return (products @ ones)[:, 0]  # a product with ones is faster than a sum
 
     n_full = n - n % size

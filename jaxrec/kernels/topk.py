@@ -8,7 +8,7 @@ runs of ids, and the first of equals is taken.
 Items with score -inf (excluded, not allowed) are never returned: positions that cannot be filled are -inf with id 0. A
 NaN score, which has no position in an order, counts as -inf: it is never returned, and hides no other.
 
-| `on` | |
+| `platform` | implementation |
 | --- | --- |
 | `"cpu"` | blocks of 16,384 items, whose scores stay in the cache; groups of 32 |
 | `"gpu"` | for dot products, blocks of as many items as 1 GiB of scores holds; groups of 64, and of 25 of these |
@@ -30,7 +30,7 @@ from jaxtyping import Bool, Float, Int, Integer, Shaped
 
 from jaxrec import check
 from jaxrec.gather import gather
-from jaxrec.kernels.platform import On, by_platform, derived_as
+from jaxrec.kernels.platform import Platform, by_platform, with_derivative_of
 from jaxrec.kernels.topk_select import largest
 from jaxrec.numerics import HIGHEST
 
@@ -43,7 +43,7 @@ Score = Callable[[Array, Array], Array]
 # Items per group of the first pass. 64 queries, 1M x 32, k = 100, 2 cores: the first pass takes 15 ms with 32 and 64
 # (12 of them the products), 17 with 16; scoring groups of 64 again instead of 32 takes 3 ms more.
 GROUP_ITEMS = 32
-GROUP_ITEMS_ON: dict[On, int] = {"cpu": GROUP_ITEMS, "gpu": 64, "tpu": GROUP_ITEMS}
+GROUP_ITEMS_BY_PLATFORM: dict[Platform, int] = {"cpu": GROUP_ITEMS, "gpu": 64, "tpu": GROUP_ITEMS}
 # Items scored at once by default; for dot products on a GPU, scores at once.
 BLOCK_ITEMS, BLOCK_SCORES = 16_384, 2**28
 # Queries searched at once: their group maxima are 1/8 of the catalogue's bytes at d = 16, 1/16 at d = 32.
@@ -65,7 +65,7 @@ def reference(
     score: Score,
     k: int,
 ) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
-    """The k best by a stable sort of all scores, which the other forms must equal."""
+    """The k best by a stable sort of all scores, which the other implementations must equal."""
     scores = orderable(score(queries, items))
     if allowed is not None:
         scores = jnp.where(allowed[None, :], scores, -jnp.inf)
@@ -116,15 +116,17 @@ def _in_batches(
     score: Score,
     k: int,
     block: int | None,
-    on: On,
+    platform: Platform,
 ) -> tuple[Array, Array]:
     """Searches batches of queries in turn, so that their group maxima stay small."""
     n, m = queries.shape[0], items.shape[0]
-    batch_size = max(BATCH_QUERIES, BLOCK_SCORES // m) if on == "gpu" else BATCH_QUERIES
+    batch_size = max(BATCH_QUERIES, BLOCK_SCORES // m) if platform == "gpu" else BATCH_QUERIES
     if block is None:
         n_scored = min(n, batch_size) if isinstance(n, int) else batch_size
-        block = max(BLOCK_ITEMS, BLOCK_SCORES // max(1, n_scored)) if on == "gpu" and score is dot else BLOCK_ITEMS
-    search = partial(_search, items=items, allowed=allowed, score=score, k=k, block=block, on=on)
+        block = (
+            max(BLOCK_ITEMS, BLOCK_SCORES // max(1, n_scored)) if platform == "gpu" and score is dot else BLOCK_ITEMS
+        )
+    search = partial(_search, items=items, allowed=allowed, score=score, k=k, block=block, platform=platform)
     if not isinstance(n, int) or n <= batch_size:
         return search((queries, exclude))
     n_full = n - n % batch_size
@@ -145,22 +147,22 @@ def _search(
     score: Score,
     k: int,
     block: int,
-    on: On,
+    platform: Platform,
 ) -> tuple[Array, Array]:
     queries, exclude = queries_and_exclude
-    n, m, group = queries.shape[0], items.shape[0], GROUP_ITEMS_ON[on]
+    n, m, group = queries.shape[0], items.shape[0], GROUP_ITEMS_BY_PLATFORM[platform]
     ids = None if exclude is None else jnp.where(exclude[1], exclude[0].astype(jnp.int32), m)  # m is no item
     row = jnp.arange(n, dtype=jnp.int32)[:, None]
     block = min(block, m)
 
     if block < group or m <= 2 * group * k:  # otherwise most groups would be scored twice
-        return _by_merging(queries, items, allowed, ids, score=score, k=k, block=block, on=on)
+        return _by_merging(queries, items, allowed, ids, score=score, k=k, block=block, platform=platform)
     xla = partial(_group_maxima, score=score, size=block - block % group, group=group)
-    if on == "tpu" and score is dot and ids is None and queries.dtype == jnp.float32:
-        maxima = derived_as(xla, _group_maxima_on_tpu)(queries, items, allowed)
+    if platform == "tpu" and score is dot and ids is None and queries.dtype == jnp.float32:
+        maxima = with_derivative_of(xla, _group_maxima_on_tpu)(queries, items, allowed)
     else:
         maxima = xla(queries, items, allowed, ids)
-    _, groups = largest(maxima, k, on=on)
+    _, groups = largest(maxima, k, platform=platform)
     groups = jnp.sort(groups, axis=1)  # in the order of ids, for the ties
     candidates = groups[:, :, None] * group + jnp.arange(group, dtype=jnp.int32)[None, None, :]
     candidates = candidates.reshape(n, -1)
@@ -173,7 +175,7 @@ def _search(
         valid = valid.at[row, position].set(False, mode="drop")
     score_rows = jax.vmap(lambda query, rows: score(query[None], rows)[0])
     scores = orderable(score_rows(queries, gather(items, candidates).astype(queries.dtype)))
-    best, position = largest(jnp.where(valid, scores, -jnp.inf).T, k, on=on)
+    best, position = largest(jnp.where(valid, scores, -jnp.inf).T, k, platform=platform)
     found = jnp.take_along_axis(candidates, position, axis=1, mode="promise_in_bounds")
     return best, jnp.where(best > -jnp.inf, found, 0)
 
@@ -229,14 +231,22 @@ def _scores(
 
 
 def _by_merging(
-    queries: Array, items: Array, allowed: Array | None, ids: Array | None, *, score: Score, k: int, block: int, on: On
+    queries: Array,
+    items: Array,
+    allowed: Array | None,
+    ids: Array | None,
+    *,
+    score: Score,
+    k: int,
+    block: int,
+    platform: Platform,
 ) -> tuple[Array, Array]:
     """The best of each block, merged: for k so large that the groups would be most of the catalogue."""
     n, m = queries.shape[0], items.shape[0]
     scored = partial(_scores, queries, items, allowed, ids, score=score)
 
     def merge(best: tuple[Array, Array], first: Array | int, size: int) -> tuple[Array, Array]:
-        top, position = largest(scored(first, size), min(k, size), on=on)
+        top, position = largest(scored(first, size), min(k, size), platform=platform)
         # earlier blocks have lower ids and come first, so that lax.top_k's ties go to the lowest id
         scores, kept = jax.lax.top_k(jnp.concatenate([best[0], top], axis=1), k)
         ids = jnp.concatenate([best[1], position + first], axis=1)

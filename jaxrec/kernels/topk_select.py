@@ -8,9 +8,9 @@ works on long vectors.
    and five steps within one.
 3. Order: the numbers found, 1.5 k of them, are ranked by comparing all with all.
 
-Where too many reach the threshold (ties), or fewer than k numbers are above -inf, the slow form is used.
+Where too many reach the threshold (ties), or fewer than k numbers are above -inf, the slower `by_groups` is used.
 
-| `on` | |
+| `platform` | implementation |
 | --- | --- |
 | `"cpu"` | `by_threshold`, the steps above; for few columns `by_groups` |
 | `"gpu"`, `"tpu"` | `by_groups`: lax.top_k, of the largest groups only; also the reference |
@@ -26,13 +26,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxrec.kernels.platform import On, by_platform
+from jaxrec.kernels.platform import Platform, by_platform
 
 __all__ = ["by_groups", "by_threshold", "count_above", "largest", "min_length", "shortlist"]
 
 # Numbers per group in `by_groups`. On a CPU lax.top_k of [64, 30720] takes 4.5 ms, and 2.6 by groups. On a GPU it takes
 # 0.14 ms of [64, 7.8k] and 7.8 ms of [64, 1M]: larger groups, and fewer of them.
-GROUP_SIZE: dict[On, int] = {"cpu": 16, "gpu": 25, "tpu": 16}
+GROUP_SIZE: dict[Platform, int] = {"cpu": 16, "gpu": 25, "tpu": 16}
 # The number of columns that fills a CPU's vectors.
 LANES = 8
 WORD_BITS = 32
@@ -44,7 +44,7 @@ MANTISSA_BITS = 7
 
 
 def largest(
-    scores: Float[Array, "m n"], k: int, *, on: On | None = None
+    scores: Float[Array, "m n"], k: int, *, platform: Platform | None = None
 ) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
     """(values, positions) of the k largest of every column, as lax.top_k of the transpose: ties to the lowest position.
 
@@ -53,16 +53,16 @@ def largest(
     Args:
         scores: a column per query; n may be symbolic (jax.export).
         k: at most m.
-        on: the form; None: by the platform.
+        platform: whose implementation to run; None: that of the platform the program is lowered for.
     """
-    form = partial(_largest, k=k)
-    return by_platform(form, scores) if on is None else form(scores, on=on)
+    implementation = partial(_largest, k=k)
+    return by_platform(implementation, scores) if platform is None else implementation(scores, platform=platform)
 
 
-def _largest(scores: Array, *, k: int, on: On) -> tuple[Array, Array]:
+def _largest(scores: Array, *, k: int, platform: Platform) -> tuple[Array, Array]:
     m, n = scores.shape
-    if on != "cpu" or not isinstance(n, int) or n < LANES or m < min_length(k) or scores.dtype.itemsize < 4:
-        return by_groups(scores, k, group=GROUP_SIZE[on])
+    if platform != "cpu" or not isinstance(n, int) or n < LANES or m < min_length(k) or scores.dtype.itemsize < 4:
+        return by_groups(scores, k, group=GROUP_SIZE[platform])
     return by_threshold(scores, k)
 
 

@@ -19,6 +19,8 @@ slope, its derivative with respect to the prediction (`pointwise.slope_of`).
 (True, True)
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -31,9 +33,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Shaped
 
 from jaxrec import check
-from jaxrec.kernels.platform import derived_as
+from jaxrec.kernels.platform import with_derivative_of
 from jaxrec.losses import collaborative
-from jaxrec.losses.layouts import DataGradient, check_tables, data_gradient, minibatch, predict_entries, predict_layout
+from jaxrec.losses.layouts import (
+    DataGradient,
+    as_minibatch,
+    check_tables,
+    data_gradient,
+    predict_entries,
+    predict_entries_forward_only,
+)
 from jaxrec.losses.penalty import L2, Strength, l2_penalty
 from jaxrec.losses.pointwise import PointwiseLoss, Slope, half_squared_error, logistic, slope_of
 from jaxrec.numerics import product
@@ -102,6 +111,7 @@ def user_gradient(
     l2_bias: Strength = 0.0,
 ) -> UserGradient:
     """Gradient of `losses.user_cost` with respect to (w, b). Same arguments and errors."""
+    check.pointwise_loss(loss)
     collaborative.check_row(x, y, where, row={"b": b}, l2=l2, l2_bias=l2_bias, offset=offset)
     w, b, x, offset = check.as_floats(w=w, b=b, x=x, offset=offset)
     where = jnp.asarray(where)
@@ -125,6 +135,7 @@ def item_gradient(
     l2_bias: Strength = 0.0,
 ) -> ItemGradient:
     """Gradient of `losses.item_cost` with respect to x, and to c if the item has a bias. Same arguments."""
+    check.pointwise_loss(loss)
     collaborative.check_row(w, y, where, row={} if c is None else {"c": c}, l2=l2, l2_bias=l2_bias, offset=offset)
     check.same_shape(y=y, b=b)
     x, w, b, c, offset = check.as_floats(x=x, w=w, b=b, c=c, offset=offset)
@@ -151,7 +162,7 @@ def gradient(
     Raises:
         ValueError: as for `losses.cost`.
     """
-    _check(factors, ratings, l2, l2_bias)
+    _check(factors, ratings, l2, l2_bias, loss)
     return _jitted_gradient(factors, ratings, l2, l2_bias, loss=loss)
 
 
@@ -160,7 +171,9 @@ def _jitted_gradient(
     factors: Factors, ratings: Dense | Observed | Linked, l2: L2, l2_bias: L2, *, loss: PointwiseLoss
 ) -> Factors:
     promoted = in_float32(factors)
-    e = _errors(predict_entries(promoted, ratings), ratings.value, ratings.where, ratings.weights, slope_of(loss))
+    e = _errors(
+        predict_entries_forward_only(promoted, ratings), ratings.value, ratings.where, ratings.weights, slope_of(loss)
+    )
     return _cast_like(
         factors, _add_penalty_gradient(promoted, ratings, data_gradient(promoted, ratings, e), l2, l2_bias)
     )
@@ -181,7 +194,7 @@ def value_and_gradient(
     Raises:
         ValueError: as for `losses.cost`.
     """
-    _check(factors, ratings, l2, l2_bias)
+    _check(factors, ratings, l2, l2_bias, loss)
     return ValueAndGradient(*_jitted_value_and_gradient(factors, ratings, l2, l2_bias, loss=loss))
 
 
@@ -198,7 +211,7 @@ def _jitted_value_and_gradient(
     kernel, slope = _tpu_kernel(promoted, ratings, loss), slope_of(loss)
 
     def by_xla(factors: Factors, ratings: Any) -> tuple[Array, DataGradient]:
-        prediction = predict_entries(factors, ratings)
+        prediction = predict_entries_forward_only(factors, ratings)
         value = loss(prediction, ratings.value, where=ratings.where, weights=ratings.weights).sum
         e = _errors(prediction, ratings.value, ratings.where, ratings.weights, slope)
         return value, data_gradient(factors, ratings, e)
@@ -206,8 +219,10 @@ def _jitted_value_and_gradient(
     if kernel is None:
         value, data = by_xla(promoted, ratings)
     else:
-        value, data = jax.lax.platform_dependent(promoted, ratings, tpu=derived_as(by_xla, kernel), default=by_xla)
-    batch = minibatch(ratings)
+        value, data = jax.lax.platform_dependent(
+            promoted, ratings, tpu=with_derivative_of(by_xla, kernel), default=by_xla
+        )
+    batch = as_minibatch(ratings)
     penalty = l2_penalty(promoted, l2=l2, l2_bias=l2_bias, batch=batch)
     return value + penalty, _cast_like(factors, _add_penalty_gradient(promoted, ratings, data, l2, l2_bias))
 
@@ -225,7 +240,7 @@ def cost(
     The ratings' values and weights, l2 and l2_bias are differentiable too.
     Forward mode (jvp, Hessian-vector products) is not supported here; use `losses.cost`.
     """
-    _check(factors, ratings, l2, l2_bias)
+    _check(factors, ratings, l2, l2_bias, loss)
     as_float = lambda strength: jnp.asarray(strength, jnp.result_type(strength, 0.0))  # integers have no derivative
     l2, l2_bias = jax.tree.map(as_float, (l2, l2_bias))
     return _cost(loss, factors, ratings, l2, l2_bias)
@@ -244,9 +259,9 @@ def _cost_forward(loss: PointwiseLoss, factors: Factors, ratings: Any, l2: L2, l
 def _cost_backward(loss: PointwiseLoss, saved: Any, cotangent: Array) -> Any:
     factors_gradient, factors, ratings, l2, l2_bias = saved
     scale = lambda tree: jax.tree.map(lambda leaf: (cotangent * leaf.astype(cotangent.dtype)).astype(leaf.dtype), tree)
-    batch = minibatch(ratings)
+    batch = as_minibatch(ratings)
     # The cost is element-wise in values, weights and strengths, so autodiff needs no scatter for these.
-    prediction = predict_layout(factors, ratings)
+    prediction = predict_entries(factors, ratings)
     data_term = lambda value, weights: loss(prediction, value, where=ratings.where, weights=weights).sum
     data = ratings.value, ratings.weights
     floating = tuple(
@@ -266,10 +281,11 @@ def _cost_backward(loss: PointwiseLoss, saved: Any, cotangent: Array) -> Any:
 _cost.defvjp(_cost_forward, _cost_backward)
 
 
-def _check(factors: Factors, ratings: Any, l2: L2, l2_bias: L2) -> None:
+def _check(factors: Factors, ratings: Any, l2: L2, l2_bias: L2, loss: PointwiseLoss) -> None:
+    check.pointwise_loss(loss)
+    check_tables(factors, ratings)
     if not isinstance(ratings, Dense | Observed | Linked):
         raise TypeError(f"expected ratings as Dense, Observed or Linked, got {type(ratings).__name__}.")
-    check_tables(factors, ratings)
     check.strength("l2", l2, zero=True)
     check.strength("l2_bias", l2_bias, zero=True)
 
@@ -291,13 +307,13 @@ def _errors(prediction: Array, target: ArrayLike, where: Array, weights: ArrayLi
 def _tpu_kernel(
     factors: Factors, ratings: Any, loss: PointwiseLoss
 ) -> Callable[[Factors, Any], tuple[Array, DataGradient]] | None:
-    """Returns the TPU form of the data term's value and gradient, or None if no kernel covers this case."""
+    """Returns the TPU's implementation of the data term's value and gradient, or None if no kernel covers this case."""
     has_kernel = loss in (half_squared_error, logistic)
     fits = factors.w.dtype == jnp.float32 and factors.w.shape[1] <= 510  # a larger d does not fit into VMEM
     if not (isinstance(ratings, Dense) and ratings.weights is None and has_kernel and fits):
         return None
 
-    def on_tpu(factors: Factors, ratings: Dense) -> tuple[Array, DataGradient]:
+    def tpu_kernel(factors: Factors, ratings: Dense) -> tuple[Array, DataGradient]:
         from jaxrec.kernels import tpu_cost  # imports Pallas, needed only when a program is lowered for a TPU
 
         tables = factors.w, factors.b, factors.x, item_term(factors)
@@ -305,14 +321,14 @@ def _tpu_kernel(
         value, *data_gradient = tpu_cost.cost_and_sums(*tables, ratings.value, ratings.where, loss=pointwise)
         return value, DataGradient(*data_gradient)
 
-    return on_tpu
+    return tpu_kernel
 
 
 def _add_penalty_gradient(
     factors: Factors, ratings: Dense | Observed | Linked, data: DataGradient, l2: L2, l2_bias: L2
 ) -> Factors:
     """The data gradient plus the gradient of the penalty, as Factors."""
-    batch = minibatch(ratings)
+    batch = as_minibatch(ratings)
     # The penalty is element-wise in the tables (a minibatch's in its own rows only), so autodiff is as cheap.
     penalty_gradient = jax.grad(l2_penalty)(factors, l2=l2, l2_bias=l2_bias, batch=batch)
     gradient = dataclasses.replace(factors, w=data.w, b=data.b, x=data.x, c=None if factors.c is None else data.c)

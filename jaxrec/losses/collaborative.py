@@ -17,6 +17,8 @@ Alice's row of the lecture notes' table of five films (the third is not rated; 0
 [-0.399..., 0.5]
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import jax
@@ -26,7 +28,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Shaped
 
 from jaxrec import check
-from jaxrec.losses.layouts import minibatch, predict_layout
+from jaxrec.losses.layouts import as_minibatch, predict_entries
 from jaxrec.losses.penalty import L2, Strength, check_per_row, l2_penalty
 from jaxrec.losses.pointwise import PointwiseLoss, half_squared_error
 from jaxrec.numerics import product
@@ -66,6 +68,7 @@ def user_cost(
 
     Source: the lecture notes' J(w(j), b(j)).
     """
+    check.pointwise_loss(loss)
     check_row(x, y, where, row={"b": b}, l2=l2, l2_bias=l2_bias, offset=offset)
     w, b, x, offset = check.as_floats(w=w, b=b, x=x, offset=offset)
     penalty = 0.5 * l2 * jnp.sum(w**2) + 0.5 * l2_bias * b**2
@@ -105,6 +108,7 @@ def item_cost(
 
     Source: the lecture notes' J(x(i)).
     """
+    check.pointwise_loss(loss)
     check_row(w, y, where, row={} if c is None else {"c": c}, l2=l2, l2_bias=l2_bias, offset=offset)
     check.same_shape(y=y, b=b)
     x, w, b, c, offset = check.as_floats(x=x, w=w, b=b, c=c, offset=offset)
@@ -158,6 +162,7 @@ def users_cost(
     loss: PointwiseLoss = half_squared_error,
 ) -> Float[Array, ""]:
     """Sum of `user_cost` over all users. `l2` is a number or one per user."""
+    check.pointwise_loss(loss)
     w, b, y, where = (jnp.asarray(array) for array in (w, b, y, where))
     check_per_row(l2, len(b))
     one_user_cost = lambda w, b, y, where, l2: user_cost(w, b, x, y, where, l2=l2, loss=loss)
@@ -175,6 +180,7 @@ def items_cost(
     loss: PointwiseLoss = half_squared_error,
 ) -> Float[Array, ""]:
     """Sum of `item_cost` over all items. `l2` is a number or one per item."""
+    check.pointwise_loss(loss)
     x, y, where = (jnp.asarray(array) for array in (x, y, where))
     check_per_row(l2, len(x))
     one_item_cost = lambda x, y, where, l2: item_cost(x, w, b, y, where, l2=l2, loss=loss)
@@ -185,13 +191,14 @@ def data_term(
     factors: Factors, ratings: Dense | Observed | Linked | Rows, *, loss: PointwiseLoss = half_squared_error
 ) -> Total:
     """The loss over the observed ratings, without the penalty. With `squared_error` its mean is RMSE^2."""
+    check.pointwise_loss(loss)
     if isinstance(ratings, Rows):
         totals = [
             loss(prediction, bucket.value, where=bucket.where, weights=bucket.weights)
-            for prediction, bucket in zip(predict_layout(factors, ratings), ratings.buckets, strict=True)
+            for prediction, bucket in zip(predict_entries(factors, ratings), ratings.buckets, strict=True)
         ]
         return sum(totals[1:], start=totals[0])
-    return loss(predict_layout(factors, ratings), ratings.value, where=ratings.where, weights=ratings.weights)
+    return loss(predict_entries(factors, ratings), ratings.value, where=ratings.where, weights=ratings.weights)
 
 
 def cost(
@@ -219,5 +226,5 @@ def cost(
 
     Source: the lecture notes' J(w, b, x).
     """
-    batch = minibatch(ratings)
+    batch = as_minibatch(ratings)
     return data_term(factors, ratings, loss=loss).sum + l2_penalty(factors, l2=l2, l2_bias=l2_bias, batch=batch)

@@ -10,6 +10,8 @@ trained by `losses.softmax.in_batch` instead.
 (0.36, 2.0)
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
@@ -56,6 +58,7 @@ def two_tower(
 
     Source: the lecture notes, J = sum over r(i,j)=1 of (v_u . v_m - y)^2 + regularizer.
     """
+    check.pointwise_loss(loss)
     check.vector_pairs(v_user, v_item, target=target, where=where, weights=weights)
     v_user, v_item, scale, offset = check.as_floats(v_user=v_user, v_item=v_item, scale=scale, offset=offset)
     if where is not None:

@@ -1,7 +1,9 @@
-"""What is computed on each layout of ratings: predictions of its entries, and the transpose, sums over its rows.
+"""Predictions of the entries of each layout of ratings, and gradients, which are sums over the entries of its rows.
 
-The one place where losses look at which layout they have: `Dense`, `Observed`, `Linked` or `Rows`.
+The only place where losses distinguish the layouts `Dense`, `Observed`, `Linked` and `Rows`.
 """
+
+from __future__ import annotations
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,13 +15,20 @@ from jax import Array
 from jaxrec import check
 from jaxrec.gather import gather
 from jaxrec.kernels.csr import csr_matmul, fast_scatters
-from jaxrec.kernels.platform import On, by_platform
+from jaxrec.kernels.platform import Platform, by_platform
 from jaxrec.kernels.sampled_dot import sampled_dot
 from jaxrec.numerics import product
 from jaxrec.prediction import all_predictions, biases, check_factors, pair_predictions
 from jaxrec.types import Dense, Factors, Linked, Observed, Rows
 
-__all__ = ["DataGradient", "check_tables", "data_gradient", "minibatch", "predict_entries", "predict_layout"]
+__all__ = [
+    "DataGradient",
+    "as_minibatch",
+    "check_tables",
+    "data_gradient",
+    "predict_entries",
+    "predict_entries_forward_only",
+]
 
 
 class DataGradient(NamedTuple):
@@ -31,7 +40,7 @@ class DataGradient(NamedTuple):
     c: Array
 
 
-def predict_layout(factors: Factors, ratings: Dense | Observed | Linked | Rows) -> Any:
+def predict_entries(factors: Factors, ratings: Dense | Observed | Linked | Rows) -> Any:
     """Predictions for a layout's entries, in the shape of its `value` (Rows: one array per bucket)."""
     check_tables(factors, ratings)
     match ratings:
@@ -48,10 +57,10 @@ def predict_layout(factors: Factors, ratings: Dense | Observed | Linked | Rows) 
             raise TypeError(f"expected ratings as Dense, Observed, Linked or Rows, got {type(ratings).__name__}.")
 
 
-def predict_entries(factors: Factors, ratings: Dense | Observed | Linked) -> Array:
-    """`predict_layout` without storing the gathered rows. Not for autodiff, whose transpose of it would be slow."""
+def predict_entries_forward_only(factors: Factors, ratings: Dense | Observed | Linked) -> Array:
+    """`predict_entries` without storing the gathered rows. Not to be differentiated: its transpose would be slow."""
     if isinstance(ratings, Dense):
-        return predict_layout(factors, ratings)
+        return predict_entries(factors, ratings)
     dot = sampled_dot(factors.w, factors.x, ratings.user, ratings.item)
     return dot + biases(factors, ratings.user, ratings.item)
 
@@ -69,18 +78,20 @@ def data_gradient(factors: Factors, ratings: Dense | Observed | Linked, e: Array
             raise TypeError(f"expected ratings as Dense, Observed or Linked, got {type(ratings).__name__}.")
 
 
-def _linked_gradient(factors: Factors, ratings: Linked, e: Array, *, on: On) -> DataGradient:
+def _linked_gradient(factors: Factors, ratings: Linked, e: Array, *, platform: Platform) -> DataGradient:
     """Sparse products without a scatter; scatter-adds where these are fast.
 
     20M ratings, d = 32 on an H100, value and gradient: 4.2 ms by scatter-adds, 4.8 ms by autodiff of `losses.cost`,
     22.7 ms by the sparse products that a CPU uses.
     """
-    if fast_scatters(on):
+    if fast_scatters(platform):
         return _scatter_gradient(factors, ratings, e, by_user=True)
     e_by_item = gather(e, ratings.by_item)
     ones = lambda table: jnp.ones((len(table), 1), table.dtype)  # the sum of e over a row is its product with ones
-    sum_per_user = lambda table: csr_matmul(ratings.user_start, ratings.item, e, table, on=on)
-    sum_per_item = lambda table: csr_matmul(ratings.item_start, ratings.user_by_item, e_by_item, table, on=on)
+    sum_per_user = lambda table: csr_matmul(ratings.user_start, ratings.item, e, table, platform=platform)
+    sum_per_item = lambda table: csr_matmul(
+        ratings.item_start, ratings.user_by_item, e_by_item, table, platform=platform
+    )
     w, b = sum_per_user(factors.x), sum_per_user(ones(factors.x))[:, 0]
     x, c = sum_per_item(factors.w), sum_per_item(ones(factors.w))[:, 0]
     return DataGradient(w, b, x, c)
@@ -96,8 +107,8 @@ def _scatter_gradient(factors: Factors, ratings: Observed | Linked, e: Array, *,
     return DataGradient(w, sum_per_user(e), x, sum_per_item(e))
 
 
-def minibatch(ratings: Any) -> Observed | None:
-    """The ratings if they may be a minibatch, which takes its share of the penalty (`penalty.l2_penalty`)."""
+def as_minibatch(ratings: Any) -> Observed | None:
+    """The ratings if their layout can be a minibatch, which has its share of the penalty (`l2_penalty`); else None."""
     return ratings if isinstance(ratings, Observed) else None
 
 

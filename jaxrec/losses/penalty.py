@@ -1,5 +1,7 @@
 """The L2 penalty: l2/2 times squared norms of rows, of the full tables or the share of a minibatch."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -70,6 +72,7 @@ def l2_penalty(factors: Factors, *, l2: L2, l2_bias: L2 = 0.0, batch: Observed |
         ValueError: a strength that is negative, not finite, or not one per row; ids of the batch that are not in the
             tables.
     """
+    check.factors("factors", factors)
     users, items = per_side(l2)
     bias_users, bias_items = per_side(l2_bias)
     check.strength("l2", l2, zero=True)

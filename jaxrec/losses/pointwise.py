@@ -25,6 +25,8 @@ Array(0.5, dtype=float32)
 Array([-1.,  0.,  0.], dtype=float32)
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import cache, partial
 

@@ -6,6 +6,8 @@
 (1.0986, 1.0)
 """
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike

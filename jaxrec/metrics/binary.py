@@ -9,6 +9,8 @@
 1.0
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -30,6 +30,8 @@ In the example hit = 0 1 0 1 and R = 3: precision 2/4, recall 2/3, average preci
 [0.5, 0.6667, 0.3333]
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -43,7 +45,7 @@ from jaxtyping import Bool, Float, Int
 from jaxrec import check
 
 __all__ = [
-    "OF_HITS",
+    "HIT_FORMULAS",
     "Formula",
     "auc_at_k",
     "average_precision",
@@ -228,7 +230,7 @@ def _auc_at_k(hit: Array, count: Array, filled: Array, n_candidates: Array) -> A
 
 
 # The formula of each metric, for callers that know the hits without having the lists (`evaluation`).
-OF_HITS: Mapping[Callable[..., Array], Formula] = MappingProxyType(
+HIT_FORMULAS: Mapping[Callable[..., Array], Formula] = MappingProxyType(
     {
         precision: _precision,
         recall: _recall,

@@ -7,6 +7,8 @@
 (0.707106..., 0.5)
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax.numpy as jnp

@@ -7,6 +7,8 @@ Weights are used only by `popularity`.
 All raise a ValueError if there are no ratings, or if a result does not fit float32.
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import jax.numpy as jnp

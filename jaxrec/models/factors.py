@@ -1,5 +1,7 @@
 """Parameters of matrix factorization; `prediction` computes predictions from them."""
 
+from __future__ import annotations
+
 import dataclasses
 
 import jax
@@ -46,6 +48,7 @@ def init(
     >>> factors.w.shape, factors.x.shape, factors.c.shape
     ((943, 8), (1682, 8), (1682,))
     """
+    check.random_key(key)
     check.size_of_table("n_users", n_users), check.size_of_table("n_items", n_items)
     if rank < 0:
         raise ValueError(f"rank: expected a number >= 0, got {rank}.")
@@ -69,5 +72,6 @@ def trainable_mask(factors: Factors) -> Factors:
 
     The gradient of mu is 0, but decoupled weight decay would change it: optax.adamw(rate, mask=models.trainable_mask).
     """
+    check.factors("factors", factors)
     mask = jax.tree.map(lambda _: True, factors)
     return dataclasses.replace(mask, mu=None if factors.mu is None else False)

@@ -11,6 +11,8 @@ untrained head keeps the order by v_u . v_m. It is trained on candidates, by `lo
 [4.0, 4.0, 4.0, 4.0, 4.0]
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import flax.linen as nn

@@ -26,6 +26,8 @@ entries only, so the catalogue may be of any size.
 ((30, 2), (20, 2))
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -69,7 +71,7 @@ class HistoryFeatures:
         item: [n_items, 2], features.
         b: [n_users], damped biases.
         c: [n_items], damped biases.
-        one: [n], 1.0 for kept ratings and 0.0 elsewhere, in the order of Linked.
+        kept: [n], 1.0 for kept ratings and 0.0 elsewhere, in the order of Linked.
         residual: [n], residuals of the kept ratings, 0 elsewhere.
         user_count: [n_users], number of kept ratings.
         item_count: [n_items], number of kept ratings.
@@ -79,7 +81,7 @@ class HistoryFeatures:
     item: Any
     b: Any
     c: Any
-    one: Any
+    kept: Any
     residual: Any
     user_count: Any
     item_count: Any
@@ -110,40 +112,52 @@ class UserHistory(NamedTuple):
 
 
 def sample_mask(
-    ratings: Linked, *, key: PRNGKeyArray, held: float = 0.3, cold: float = 0.05, few: float = 10.0
+    ratings: Linked,
+    *,
+    key: PRNGKeyArray,
+    held_out_fraction: float = 0.3,
+    cold_probability: float = 0.05,
+    max_cold_ratings: float = 10.0,
 ) -> Bool[Array, " n"]:
     """Samples which ratings are kept as history in a training step; the others are to be predicted.
 
     Rating (i, j) is kept with probability (1 - s(j)) p(j) p(i), where s is the fraction that the user loses and p is
     less than 1 only for users and items that are made cold in this step, keeping about m of their ratings::
 
-        s(j) ~ uniform(0, 2 held)
-        p = min(m / count, 1) with probability `cold`, log(1 + m) ~ uniform(0, log(1 + few));  otherwise 1
+        s(j) ~ uniform(0, 2 held_out_fraction)
+        p = min(m / count, 1) with probability `cold_probability`, otherwise 1
+        log(1 + m) ~ uniform(0, log(1 + max_cold_ratings))
 
     so that the towers are trained on histories of no, one, or two ratings too.
 
     Args:
         ratings: whose users and items are sampled.
         key: a random key.
-        held: the mean fraction held out of a history that is not cold, in (0, 0.5].
-        cold: the probability that a user or item is made cold in this step, in [0, 1).
-        few: the largest expected number of ratings kept for a cold user or item.
+        held_out_fraction: the mean fraction held out of a history that is not cold, in (0, 0.5].
+        cold_probability: the probability that a user or item is made cold in this step, in [0, 1).
+        max_cold_ratings: the largest expected number of ratings kept for a cold user or item.
 
     Raises:
-        ValueError: `held`, `cold` or `few` out of range.
+        ValueError: `held_out_fraction`, `cold_probability` or `max_cold_ratings` out of range.
     """
-    if not (0 < held <= 0.5 and 0 <= cold < 1 and few > 0):
-        raise ValueError(f"expected held in (0, 0.5], cold in [0, 1), few > 0, got {held}, {cold}, {few}.")
+    check.random_key(key)
+    if not (0 < held_out_fraction <= 0.5 and 0 <= cold_probability < 1 and max_cold_ratings > 0):
+        raise ValueError(
+            f"expected held_out_fraction in (0, 0.5], cold_probability in [0, 1), max_cold_ratings > 0, got "
+            f"{held_out_fraction}, {cold_probability}, {max_cold_ratings}."
+        )
     key_held, key_rating, key_user, key_item = jax.random.split(key, 4)
     n_users = len(ratings.user_start) - 1
-    held_out = jax.random.uniform(key_held, (n_users,), maxval=2 * held)
+    held_out = jax.random.uniform(key_held, (n_users,), maxval=2 * held_out_fraction)
 
     def keep_probability(start: Array, key: Array) -> Array:
         """The p of each row: the probability to keep a rating of a cold row, 1 for rows that are not cold."""
-        key_cold, key_few = jax.random.split(key)
+        key_cold, key_count = jax.random.split(key)
         count = jnp.maximum(start[1:] - start[:-1], 1).astype(held_out.dtype)
-        n_kept = jnp.expm1(jax.random.uniform(key_few, count.shape, maxval=jnp.log1p(few)))
-        return jnp.where(jax.random.bernoulli(key_cold, cold, count.shape), jnp.minimum(n_kept / count, 1), 1)
+        n_kept = jnp.expm1(jax.random.uniform(key_count, count.shape, maxval=jnp.log1p(max_cold_ratings)))
+        return jnp.where(
+            jax.random.bernoulli(key_cold, cold_probability, count.shape), jnp.minimum(n_kept / count, 1), 1
+        )
 
     probability = gather((1 - held_out) * keep_probability(ratings.user_start, key_user), ratings.user)
     probability = probability * gather(keep_probability(ratings.item_start, key_item), ratings.item)
@@ -172,72 +186,72 @@ def history_features(
     """
     n_users, n_items = len(ratings.user_start) - 1, len(ratings.item_start) - 1
     value, tag_rows = check.as_floats(value=ratings.value, tags=tags)
-    kept = ratings.where
+    is_kept = ratings.where
     if keep is not None:
-        kept = kept & check.mask("keep", keep, value.shape)
+        is_kept = is_kept & check.mask("keep", keep, value.shape)
     if tags is not None:
         _check_shape("tags", tags, (n_items, "g"))
     offset = _number("mu", mu, value.dtype)
     user_damping, item_damping = _damping(damping, value.dtype)
 
-    one = kept.astype(value.dtype)
+    kept = is_kept.astype(value.dtype)
     by_user = lambda e: jax.ops.segment_sum(e, ratings.user, n_users, indices_are_sorted=True)
     by_item = lambda e: jax.ops.segment_sum(e, ratings.item, n_items)
-    residual = jnp.where(kept, value - offset, 0)
+    residual = jnp.where(is_kept, value - offset, 0)
     # counted as integers: float32 sums of ones stop at 2**24
-    item_count, user_count = (count(kept.astype(jnp.int32)).astype(value.dtype) for count in (by_item, by_user))
+    item_count, user_count = (count(is_kept.astype(jnp.int32)).astype(value.dtype) for count in (by_item, by_user))
     c = _mean(by_item(residual), item_count + item_damping)
-    residual = residual - one * gather(c, ratings.item)
+    residual = residual - kept * gather(c, ratings.item)
     b = _mean(by_user(residual), user_count + user_damping)
-    residual = residual - one * gather(b, ratings.user)
+    residual = residual - kept * gather(b, ratings.user)
     user = [b[:, None], jnp.log1p(user_count)[:, None]]
     if tag_rows is not None:
-        tag_count = linked_matmul(one, ratings, tag_rows, "user")
+        tag_count = linked_matmul(kept, ratings, tag_rows, "user")
         user.append(_mean(linked_matmul(residual, ratings, tag_rows, "user"), tag_count + user_damping))
     item = [c[:, None], jnp.log1p(item_count)[:, None]]
     join = lambda columns: jnp.concatenate(columns, axis=1)
-    return HistoryFeatures(join(user), join(item), b, c, one, residual, user_count, item_count)
+    return HistoryFeatures(join(user), join(item), b, c, kept, residual, user_count, item_count)
 
 
 def pooled_embeddings(
     history: HistoryFeatures,
     ratings: Linked,
-    watched: Shaped[ArrayLike, "n_items e2"],
-    raters: Shaped[ArrayLike, "n_users e2"],
+    item_embedding: Shaped[ArrayLike, "n_items e2"],
+    user_embedding: Shaped[ArrayLike, "n_users e2"],
 ) -> PooledEmbeddings:
     """Sums of learned rows: for each user over the items they rated, for each item over the users who rated it.
 
     With a row split into two halves a and h, and the residual e(i,j) of a kept rating::
 
-        users[j] = GAIN / sqrt(1 + count(j)) * [sum over i of a(i),  sum over i of e(i,j) h(i)]     a, h from `watched`
-        items[i] = GAIN / sqrt(1 + count(i)) * [sum over j of a(j),  sum over j of e(i,j) h(j)]     a, h from `raters`
+        users[j] = GAIN / sqrt(1 + count(j)) * [sum over i of a(i),  sum over i of e(i,j) h(i)]   from `item_embedding`
+        items[i] = GAIN / sqrt(1 + count(i)) * [sum over j of a(j),  sum over j of e(i,j) h(j)]   from `user_embedding`
 
     The square root keeps the size of a sum independent of the count. Differentiable in the two tables.
 
     Args:
         history: the features of the kept ratings.
         ratings: the ratings that `history_features` was called with.
-        watched: [n_items, 2 e], a row per item.
-        raters: [n_users, 2 e], a row per user.
+        item_embedding: [n_items, 2 e], a learned row per item.
+        user_embedding: [n_users, 2 e], a learned row per user.
 
     Raises:
         ValueError: a history of other ratings, tables of other users or items, or of an odd width.
     """
     n_users, n_items = len(ratings.user_start) - 1, len(ratings.item_start) - 1
-    _check_shape("history.one", history.one, np.shape(ratings.value))
+    _check_shape("history.kept", history.kept, np.shape(ratings.value))
     _check_shape("history.user_count", history.user_count, (n_users,))
     _check_shape("history.item_count", history.item_count, (n_items,))
 
     def pool(name: str, learned: ArrayLike, n_rows: int, side: str, count: Array) -> Array:
         half = _half_width(name, learned, n_rows)
-        one, residual, table = check.as_floats(one=history.one, residual=history.residual, table=learned)
-        row_sum = linked_matmul(one, ratings, table[:, :half], side)
+        kept, residual, table = check.as_floats(kept=history.kept, residual=history.residual, table=learned)
+        row_sum = linked_matmul(kept, ratings, table[:, :half], side)
         residual_sum = linked_matmul(residual, ratings, table[:, half:], side)
         return jnp.concatenate([row_sum, residual_sum], axis=1) * (GAIN * jax.lax.rsqrt(1 + count))[:, None]
 
     return PooledEmbeddings(
-        pool("watched", watched, n_items, "user", history.user_count),
-        pool("raters", raters, n_users, "item", history.item_count),
+        pool("item_embedding", item_embedding, n_items, "user", history.user_count),
+        pool("user_embedding", user_embedding, n_users, "item", history.item_count),
     )
 
 
@@ -248,7 +262,7 @@ def user_history(
     *,
     c: Shaped[ArrayLike, " n_items"],
     mu: float | Shaped[ArrayLike, ""],
-    watched: Shaped[ArrayLike, "n_items e2"],
+    item_embedding: Shaped[ArrayLike, "n_items e2"],
     tags: Shaped[ArrayLike, "n_items g"] | None = None,
     damping: tuple[Any, Any] = (4.0, 3.0),
 ) -> UserHistory:
@@ -263,7 +277,7 @@ def user_history(
         where: False at padding, where item and value may be anything. Without ratings the bias and means are 0.
         c: the items' biases, from `HistoryFeatures`.
         mu: as in `history_features`.
-        watched: the items' learned rows.
+        item_embedding: the items' learned rows.
         tags: as in `history_features`.
         damping: as in `history_features`.
 
@@ -273,27 +287,27 @@ def user_history(
     """
     check.same_shape(item=item, value=value, where=where)
     n_items = np.shape(c)[0]
-    half = _half_width("watched", watched, n_items)
+    half = _half_width("item_embedding", item_embedding, n_items)
     if tags is not None:
         _check_shape("tags", tags, (n_items, "g"))
     valid = check.mask("where", where, np.shape(item))
     ids = jnp.where(valid, check.row_ids("item", item, size=n_items, where=where), 0)
-    y, biases, rows, tag_rows = check.as_floats(value=value, c=c, watched=watched, tags=tags)
+    y, biases, rows, tag_rows = check.as_floats(value=value, c=c, item_embedding=item_embedding, tags=tags)
     y = jnp.where(valid, y, 0)
     check.all_finite("value", y)
     user_damping, _ = _damping(damping, y.dtype)
 
-    one = valid.astype(y.dtype)
-    count = jnp.sum(one)
+    rated = valid.astype(y.dtype)
+    count = jnp.sum(rated)
     residual = jnp.where(valid, y - _number("mu", mu, y.dtype) - gather(biases, ids), 0)
     b = _mean(jnp.sum(residual), count + user_damping)
-    residual = residual - one * b
+    residual = residual - rated * b
     features = [b[None], jnp.log1p(count)[None]]
     if tag_rows is not None:
         item_tags = gather(tag_rows, ids)
-        features.append(_mean(product(residual, item_tags), product(one, item_tags) + user_damping))
+        features.append(_mean(product(residual, item_tags), product(rated, item_tags) + user_damping))
     rows = gather(rows, ids)
-    embedding = jnp.concatenate([product(one, rows[:, :half]), product(residual, rows[:, half:])]) * (
+    embedding = jnp.concatenate([product(rated, rows[:, :half]), product(residual, rows[:, half:])]) * (
         GAIN * jax.lax.rsqrt(1 + count)
     )
     return UserHistory(jnp.concatenate(features), embedding)

@@ -26,6 +26,8 @@ so `predict`, `losses.cost`, `losses.closed_form.cost` (with its cheap gradient)
 (30, 10)
 """
 
+from __future__ import annotations
+
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
@@ -72,20 +74,20 @@ class Hybrid:
     Attributes:
         towers: parameters of the networks (Flax).
         ids: Factors with the id parameters w, b, x, c, and mu.
-        watched: [n_items, 2 e], a row per item, summed over the items that each user rated.
-        raters: [n_users, 2 e], a row per user, summed over the users who rated each item.
+        item_embedding: [n_items, 2 e], a row per item, summed over the items that each user rated.
+        user_embedding: [n_users, 2 e], a row per user, summed over the users who rated each item.
         scale: [], multiplies the products of the towers' unit vectors, in units of ratings.
-        trust: [2], t_b and t_c.
+        history_bias_weights: [2], t_b and t_c, the weights of the history's damped biases.
         user_moments: [2, f], mean and standard deviation of users' history features over the full history; data.
         item_moments: [2, 2], the same of items' history features.
     """
 
     towers: Any
     ids: Any
-    watched: Any
-    raters: Any
+    item_embedding: Any
+    user_embedding: Any
     scale: Any
-    trust: Any
+    history_bias_weights: Any
     user_moments: Any
     item_moments: Any
 
@@ -108,17 +110,18 @@ def init_params(
         ratings: the train part, for the mean and standard deviation of the history features.
         key: a random key.
         rank: dimension of the id parameters w and x; 0 leaves only the biases.
-        width: e, half the width of the rows `watched` and `raters`.
+        width: e, half the width of `item_embedding` and `user_embedding`.
         mu: the mean of the ratings.
 
     Raises:
         ValueError: features that are not tables, not finite, or of other users and items than the ratings.
     """
+    check.random_key(key)
     content = _as_floats(content)
     check_content(content, ratings)
     n_users, n_items = len(content.users), len(content.items)
     n_tags = 0 if content.tags is None else content.tags.shape[1]
-    key_towers, key_ids, key_watched, key_raters = jax.random.split(key, 4)
+    key_towers, key_ids, key_item_rows, key_user_rows = jax.random.split(key, 4)
     dtype = content.users.dtype
     dummy_input = lambda features, n_more: jnp.zeros((1, features.shape[1] + n_more), dtype)
     summary = history.history_features(ratings, mu=mu, tags=content.tags)
@@ -130,10 +133,10 @@ def init_params(
     return Hybrid(
         towers=params,
         ids=factorization.init(n_users, n_items, rank, key=key_ids, mu=mu, dtype=dtype),
-        watched=random_rows(key_watched, n_items),
-        raters=random_rows(key_raters, n_users),
+        item_embedding=random_rows(key_item_rows, n_items),
+        user_embedding=random_rows(key_user_rows, n_users),
         scale=jnp.ones((), dtype),
-        trust=jnp.ones(2, dtype),
+        history_bias_weights=jnp.ones(2, dtype),
         user_moments=_moments(summary.user, largest),
         item_moments=_moments(summary.item, largest),
     )
@@ -148,7 +151,7 @@ def as_factors(
     *,
     known: tuple[Bool[ArrayLike, " n_users"], Bool[ArrayLike, " n_items"]] | None = None,
     key: PRNGKeyArray | None = None,
-    drop: float = 0.1,
+    id_dropout: float = 0.1,
 ) -> Factors:
     """Evaluates the model to Factors, of dimension layers[-1] + rank, for the history in `ratings`.
 
@@ -164,17 +167,18 @@ def as_factors(
         keep: which ratings are kept as history; None keeps all.
         known: masks (users', items') of the ids whose parameters were trained; None for all.
         key: a random key for a training step, for dropout in the towers and of ids; None for prediction.
-        drop: the probability that an id is dropped in a training step, in [0, 1].
+        id_dropout: the probability that an id is dropped in a training step, in [0, 1].
 
     Raises:
         ValueError: content, parameters, `keep` or `known` of other users, items or ratings than these; content that is
-            not finite (not checked under jit); `drop` out of range.
+            not finite (not checked under jit); `id_dropout` out of range.
     """
+    check.random_key(key, optional=True)
     content = _as_floats(content)
     check_content(content, ratings)
     _check_params(params, len(content.users), len(content.items))
-    if not check.traced(drop) and not 0 <= drop <= 1:
-        raise ValueError(f"drop: expected a probability in [0, 1], got {drop}.")
+    if not check.traced(id_dropout) and not 0 <= id_dropout <= 1:
+        raise ValueError(f"id_dropout: expected a probability in [0, 1], got {id_dropout}.")
     user_known, item_known = (
         jnp.ones(len(table), bool) if known is None else check.mask(f"known[{k}]", known[k], (len(table),))
         for k, table in enumerate((content.users, content.items))
@@ -183,17 +187,17 @@ def as_factors(
     if key is not None:
         key_towers, key_user, key_item = jax.random.split(key, 3)
         rngs = {"dropout": key_towers}
-        user_known = user_known & jax.random.bernoulli(key_user, 1 - drop, user_known.shape)
-        item_known = item_known & jax.random.bernoulli(key_item, 1 - drop, item_known.shape)
+        user_known = user_known & jax.random.bernoulli(key_user, 1 - id_dropout, user_known.shape)
+        item_known = item_known & jax.random.bernoulli(key_item, 1 - id_dropout, item_known.shape)
 
     summary = history.history_features(
         ratings, keep, mu=0.0 if params.ids.mu is None else params.ids.mu, tags=content.tags
     )
-    watched, raters = history.pooled_embeddings(summary, ratings, params.watched, params.raters)
+    pooled = history.pooled_embeddings(summary, ratings, params.item_embedding, params.user_embedding)
     vectors: Any = towers.apply(
         params.towers,
-        jnp.concatenate([content.users, standard(summary.user, params.user_moments), watched], axis=1),
-        jnp.concatenate([content.items, standard(summary.item, params.item_moments), raters], axis=1),
+        jnp.concatenate([content.users, standardize(summary.user, params.user_moments), pooled.users], axis=1),
+        jnp.concatenate([content.items, standardize(summary.item, params.item_moments), pooled.items], axis=1),
         train=key is not None,
         rngs=rngs,
     )
@@ -202,9 +206,9 @@ def as_factors(
     ids = params.ids
     return Factors(
         w=jnp.concatenate([params.scale * v_user, zero_unknown(ids.w, user_known)], axis=1),
-        b=zero_unknown(ids.b, user_known) + params.trust[0] * summary.b,
+        b=zero_unknown(ids.b, user_known) + params.history_bias_weights[0] * summary.b,
         x=jnp.concatenate([v_item, zero_unknown(ids.x, item_known)], axis=1),
-        c=zero_unknown(ids.c, item_known) + params.trust[1] * summary.c,
+        c=zero_unknown(ids.c, item_known) + params.history_bias_weights[1] * summary.c,
         mu=ids.mu,
     )
 
@@ -240,21 +244,26 @@ def user_vector(
             finite (not checked under jit); other tags than for `init_params`.
     """
     mu = 0.0 if params.ids.mu is None else params.ids.mu
-    summary, embedding = history.user_history(item, value, where, c=c, mu=mu, watched=params.watched, tags=tags)
-    (declared,) = check.as_floats(features=features)
-    check.all_finite("features", declared)
-    if declared.ndim != 1:
+    summary, embedding = history.user_history(
+        item, value, where, c=c, mu=mu, item_embedding=params.item_embedding, tags=tags
+    )
+    (content_features,) = check.as_floats(features=features)
+    check.all_finite("features", content_features)
+    if content_features.ndim != 1:
         raise ValueError(
-            f"features: expected one user's, of shape [f], got {declared.shape}. Use vmap for several users."
+            f"features: expected one user's, of shape [f], got {content_features.shape}. Use vmap for several users."
         )
-    x = jnp.concatenate([declared, standard(summary, params.user_moments), embedding])
+    x = jnp.concatenate([content_features, standardize(summary, params.user_moments), embedding])
     if (n_inputs := _n_inputs(params.towers, "user")) not in (None, len(x)):
         raise ValueError(
-            f"features: expected {len(declared) + n_inputs - len(x)}, as in training, got {len(declared)}."
+            f"features: expected {len(content_features) + n_inputs - len(x)}, as in training, got "
+            f"{len(content_features)}."
         )
     v: Any = towers.apply(params.towers, x[None], method="users")
     no_id = jnp.zeros(params.ids.w.shape[1:], x.dtype)
-    return jnp.concatenate([params.scale * v[0], no_id, params.trust[:1] * summary[:1], jnp.ones(1, x.dtype)])
+    return jnp.concatenate(
+        [params.scale * v[0], no_id, params.history_bias_weights[:1] * summary[:1], jnp.ones(1, x.dtype)]
+    )
 
 
 def weight_decay_mask(params: Hybrid) -> Hybrid:
@@ -266,7 +275,7 @@ def weight_decay_mask(params: Hybrid) -> Hybrid:
     return dataclasses.replace(mask, towers=jax.tree.map(lambda leaf: leaf.ndim > 1, params.towers))
 
 
-def standard(features: Shaped[ArrayLike, "*n f"], moments: Float[Array, "2 f"]) -> Float[Array, "*n f"]:
+def standardize(features: Shaped[ArrayLike, "*n f"], moments: Float[Array, "2 f"]) -> Float[Array, "*n f"]:
     """Standardizes features: (features - mean) / std. Moments are data, so their gradient is stopped.
 
     Raises:

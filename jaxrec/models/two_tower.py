@@ -16,6 +16,8 @@ different numbers of features.
 Source: the lecture notes' content-based filtering; Covington, Adams, Sargin 2016 (the two-stage form).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -28,9 +30,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
 
 from jaxrec import check
-from jaxrec.numerics import unit
+from jaxrec.numerics import unit_vectors
 
-__all__ = ["Tower", "TwoTower", "from_unit", "to_unit", "unit"]
+__all__ = ["Tower", "TwoTower", "from_unit", "to_unit", "unit_vectors"]
 
 
 def to_unit(value: Shaped[ArrayLike, "*n"], scale: tuple[Any, Any]) -> Float[Array, "*n"]:
@@ -99,7 +101,7 @@ class Tower(nn.Module):
             h = self.activation(dense(width, kernel_init=nn.initializers.he_normal())(h))  # He et al., for relu
             h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = dense(self.layers[-1])(h).astype(float_dtype)
-        return unit(h) if self.normalize else h
+        return unit_vectors(h) if self.normalize else h
 
 
 class TwoTower(nn.Module):

@@ -1,5 +1,7 @@
 """Related items: nearest neighbors by the squared distance of their features."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

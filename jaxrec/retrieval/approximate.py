@@ -12,6 +12,8 @@ may miss items. `measure_recall` measures how many it misses.
 (True, True)
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 

@@ -13,16 +13,18 @@ Most sources look up a precomputed table:
 | the user's own list | none | (ids, where) themselves |
 
 `merge` combines them into one list without duplicates, seen items or items that are not allowed, and records which
-sources named each item.
+sources proposed each item.
 
 >>> import jax.numpy as jnp
 >>> similar = Table(jnp.array([[1, 2], [0, 2], [1, 0]]), jnp.ones((3, 2), bool))
 >>> a = look_up(similar, jnp.array([1, 0]), where=jnp.array([True, False]))  # watched: film 1; the 0 is masked
 >>> b = jnp.array([2, 1]), jnp.array([True, True])
->>> ids, where, named = merge([a, b], size=4, exclude=(jnp.array([1]), jnp.array([True])))
->>> ids[where].tolist(), named[where].tolist()  # film 0 from the first source only, film 2 from both
+>>> ids, where, proposed_by = merge([a, b], size=4, exclude=(jnp.array([1]), jnp.array([True])))
+>>> ids[where].tolist(), proposed_by[where].tolist()  # film 0 from the first source only, film 2 from both
 ([0, 2], [[True, False], [True, True]])
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -60,14 +62,14 @@ class Candidates(NamedTuple):
     """A merged list of candidates.
 
     Attributes:
-        ids: int32 [size], in the order in which the sources named them, first sources first.
+        ids: int32 [size], in the order in which the sources proposed them, first sources first.
         where: bool [size], False at padding, which is at the end and has id 0.
-        named: bool [size, sources], which sources named each candidate.
+        proposed_by: bool [size, sources], which sources proposed each candidate.
     """
 
     ids: Array
     where: Array
-    named: Array
+    proposed_by: Array
 
 
 def nearest(
@@ -223,11 +225,11 @@ def merge(
     source = jnp.asarray(np.repeat(np.arange(len(sources), dtype=np.int32), [np.size(ids) for ids, _ in sources]))
     equal = (ids[:, None] == ids[None, :]) & valid[:, None] & valid[None, :]
     first = valid & (jnp.argmax(equal, axis=1) == jnp.arange(len(ids)))
-    named = jnp.stack([jnp.any(equal & (source == s)[None, :], axis=1) for s in range(len(sources))], axis=1)
+    proposed_by = jnp.stack([jnp.any(equal & (source == s)[None, :], axis=1) for s in range(len(sources))], axis=1)
     order = jnp.argsort(~first, stable=True)[:size]  # first occurrences in order, then the rest
     order = jnp.pad(order, (0, max(0, size - len(ids))))
     where = gather(first, order) & (jnp.arange(size) < len(ids))
-    return Candidates(jnp.where(where, gather(ids, order), 0), where, gather(named, order) & where[:, None])
+    return Candidates(jnp.where(where, gather(ids, order), 0), where, gather(proposed_by, order) & where[:, None])
 
 
 def _check_allowed(allowed: ArrayLike | None, n: int) -> Array | None:

@@ -1,9 +1,9 @@
 r"""Exact search that reads a quarter of the catalogue's bytes: an eight-bit copy first, then a few full vectors.
 
-Item i is stored as low(i) [d], integers from -127 to 127, and a step s(i): every component of x(i) is within s(i) / 2
-of s(i) low(i). The query is rounded to integers z times a step t, as fine as 32-bit sums allow. Then::
+Item i is stored as codes(i) [d], integers from -127 to 127, and a step s(i): every component of x(i) is within
+s(i) / 2 of s(i) codes(i). The query is rounded to integers z times a step t, as fine as 32-bit sums allow. Then::
 
-    |q . x(i) - s(i) t z . low(i)|  <=  s(i) B,      B = ‖q‖_1 / 2 + 127 ‖q - t z‖_1
+    |q . x(i) - s(i) t z . codes(i)|  <=  s(i) B,      B = ‖q‖_1 / 2 + 127 ‖q - t z‖_1
 
 bounds every item's score from above without reading its vector. The groups of items with the largest bounds are scored
 with their vectors. If the k-th best score found exceeds the bounds of all other groups, no item was missed. Otherwise
@@ -17,6 +17,8 @@ the full catalogue is searched. The result is always that of `top_k`, up to the 
 >>> bool(jnp.array_equal(ids, top_k(items[:2], items, 3)[1]))
 True
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
@@ -47,12 +49,12 @@ class Quantized:
 
     Attributes:
         items: float32 [m, d].
-        low: int8 [d, m'], component first, so that bounds are sums of long vectors; m' is m padded to full groups.
+        codes: int8 [d, m'], component first, so that bounds are sums of long vectors; m' is m padded to full groups.
         step: float32 [m'], 0 at padding.
     """
 
     items: Array
-    low: Array
+    codes: Array
     step: Array
 
     def __len__(self) -> int:
@@ -96,9 +98,9 @@ def _build(items: Array) -> Quantized:
     max_abs = jnp.max(jnp.abs(items), axis=1)
     # at least the smallest normal number: CPUs flush smaller steps to 0
     step = jnp.where(max_abs > 0, jnp.maximum(max_abs / INT8_MAX, jnp.finfo(jnp.float32).tiny), 0)
-    low = jnp.round(items / jnp.where(step > 0, step, 1)[:, None]).astype(jnp.int8)
+    codes = jnp.round(items / jnp.where(step > 0, step, 1)[:, None]).astype(jnp.int8)
     padding = -m % BOUND_GROUP
-    return Quantized(items, jnp.pad(low, ((0, padding), (0, 0))).T, jnp.pad(step, (0, padding)))
+    return Quantized(items, jnp.pad(codes, ((0, padding), (0, 0))).T, jnp.pad(step, (0, padding)))
 
 
 @partial(jax.jit, static_argnames="k")
@@ -143,13 +145,13 @@ def _search_one(
 
 
 def _bounds(query: Array, index: Quantized) -> Float[Array, " m_filled"]:
-    """Upper bounds on the scores, exact or in float32: s(i) (t z . low(i) + B), where B is enlarged for rounding."""
-    d = len(index.low)
+    """Upper bounds on the scores, exact or in float32: s(i) (t z . codes(i) + B), where B is enlarged for rounding."""
+    d = len(index.codes)
     z_max = min(2**15, (2**31 - 1) // (INT8_MAX * d))
     t = jnp.max(jnp.abs(query)) / z_max
     z = jnp.round(query / jnp.where(t > 0, t, 1)).astype(jnp.int32)
-    product = index.low[0].astype(jnp.int32) * z[0]
+    product = index.codes[0].astype(jnp.int32) * z[0]
     for dim in range(1, d):  # one fused loop over the items
-        product = product + index.low[dim].astype(jnp.int32) * z[dim]
+        product = product + index.codes[dim].astype(jnp.int32) * z[dim]
     b = jnp.sum(jnp.abs(query)) / 2 + INT8_MAX * jnp.sum(jnp.abs(query - t * z.astype(query.dtype)))
     return index.step * (product.astype(query.dtype) * t + b * (1 + d * 2**-15))

@@ -10,6 +10,8 @@
 [0, 2, 1]
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import NamedTuple
 
@@ -22,7 +24,7 @@ from jaxtyping import Bool, Int, Shaped
 from jaxrec import check
 from jaxrec.gather import gather
 from jaxrec.kernels.topk import orderable
-from jaxrec.numerics import product, unit
+from jaxrec.numerics import product, unit_vectors
 from jaxrec.types import TopK
 
 __all__ = ["Diversified", "diversify", "order", "rank"]
@@ -129,7 +131,7 @@ def diversify(
 @partial(jax.jit, static_argnames="k")
 def _diversify(scores: Array, vectors: Array, trade_off: Array, *, k: int) -> tuple[Array, Array]:
     valid = ~jnp.any(jnp.isnan(vectors), axis=1)
-    vectors = unit(jnp.where(valid[:, None], vectors, 0))
+    vectors = unit_vectors(jnp.where(valid[:, None], vectors, 0))
     empty = (orderable(scores) == -jnp.inf) | ~valid
     relevance = (1 - trade_off) * jnp.where(empty, 0, scores)
 

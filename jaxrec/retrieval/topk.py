@@ -10,6 +10,8 @@
 [[0, 1]]
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +24,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from jaxrec import check
 from jaxrec.kernels.topk import Exclude, Score, dot, two_pass
-from jaxrec.numerics import unit
+from jaxrec.numerics import unit_vectors
 from jaxrec.types import TopK
 
 __all__ = ["check_exclude", "cosine", "dot", "negative_squared_distance", "top_k"]
@@ -42,7 +44,7 @@ class Searchable(Protocol):
 
 def cosine(queries: Shaped[ArrayLike, "n d"], items: Shaped[ArrayLike, "m d"]) -> Float[Array, "n m"]:
     """Query . item / (‖query‖ ‖item‖); 0 if either norm is 0. For items of length 1, `dot` gives the same order."""
-    return dot(unit(queries), unit(items))
+    return dot(unit_vectors(queries), unit_vectors(items))
 
 
 def negative_squared_distance(

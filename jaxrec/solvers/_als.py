@@ -4,6 +4,8 @@ One sweep does both. The biases are part of the regressions: a user's (w, b) reg
 (x, c) regress y - b - mu on (w, 1). Each half minimizes the joint cost in its own parameters, so the cost never rises.
 """
 
+from __future__ import annotations
+
 import os
 from functools import partial
 from typing import Any
@@ -99,8 +101,8 @@ def als(
     start = by_user.replicate(in_float32(init))
     options: dict[str, Any] = {"l2": l2, "l2_bias": l2_bias, "cg_steps": cg_steps}
 
-    def step(factors: Factors, mend: bool) -> SweepResult:
-        return _sweep(factors, by_user, by_item, **options, mend=mend)
+    def step(factors: Factors, refit: bool) -> SweepResult:
+        return _sweep(factors, by_user, by_item, **options, refit=refit)
 
     before = _cost(start, by_user, l2=l2, l2_bias=l2_bias)
     settings = {"run": "als", "train": (by_user, by_item), "init (or rank, key)": start, "tol": tol} | options
@@ -125,7 +127,7 @@ def sweep(
     """
     check_tables(by_user, by_item, factors)
     check_strengths(factors, l2, l2_bias)
-    return _sweep(factors, by_user, by_item, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps, mend=False)
+    return _sweep(factors, by_user, by_item, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps, refit=False)
 
 
 def _sweep(factors: Factors, by_user: Rows, by_item: Rows, **options: Any) -> SweepResult:
@@ -134,10 +136,10 @@ def _sweep(factors: Factors, by_user: Rows, by_item: Rows, **options: Any) -> Sw
     return _half(factors, by_item, **options)
 
 
-@partial(jax.jit, static_argnames=("cg_steps", "mend"))
-def _half(factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2, cg_steps: int | None, mend: bool) -> SweepResult:
+@partial(jax.jit, static_argnames=("cg_steps", "refit"))
+def _half(factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2, cg_steps: int | None, refit: bool) -> SweepResult:
     """Solves one side. After the items' half, the objective plus the users' penalty is the joint cost."""
-    factors, objective = solve_side(factors, rows, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps, mend=mend)
+    factors, objective = solve_side(factors, rows, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps, refit=refit)
     return SweepResult(factors, objective + _users_penalty(factors, l2, l2_bias))
 
 

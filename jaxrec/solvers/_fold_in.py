@@ -4,6 +4,8 @@
 each row's regression predicts a rating that it was not fitted to, without refitting.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from functools import partial
 
@@ -11,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxrec import check
 from jaxrec.gather import gather
 from jaxrec.kernels.chunks import by_chunks
 from jaxrec.kernels.least_squares import Lists, rows_per_chunk
-from jaxrec.kernels.platform import On, by_platform
+from jaxrec.kernels.platform import Platform, by_platform
 from jaxrec.losses.penalty import L2, per_side
 from jaxrec.losses.pointwise import PointwiseLoss, squared_error
 from jaxrec.prediction import check_factors
@@ -67,20 +70,20 @@ def fold_in(factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2 = 0.0, cg_steps
 
 
 def solve_side(
-    factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2 = 0.0, cg_steps: int | None = None, mend: bool = False
+    factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2 = 0.0, cg_steps: int | None = None, refit: bool = False
 ) -> tuple[Factors, Array]:
     """Like `fold_in`, and also returns the objective (squared error plus the rows' penalty) at the solution.
 
-    `mend` as in `batched_ridge.solve`.
+    `refit` as in `batched_ridge.solve`.
     """
     problem = _row_problem(rows.side, (len(rows.position), rows.n_others), in_float32(factors), l2, l2_bias)
-    v, objective = batched_ridge.solve(rows, problem, cg_steps, mend=mend)
+    v, objective = batched_ridge.solve(rows, problem, cg_steps, refit=refit)
     return _replace(factors, rows.side, v, problem.intercept), objective
 
 
 @partial(jax.jit, static_argnames="cg_steps")
 def _fold_in(factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2, cg_steps: int | None) -> Factors:
-    return solve_side(factors, rows, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps, mend=True)[0]
+    return solve_side(factors, rows, l2=l2, l2_bias=l2_bias, cg_steps=cg_steps, refit=True)[0]
 
 
 def solve_side_dense(
@@ -112,6 +115,7 @@ def leave_one_out(
     Raises:
         ValueError: as `fold_in`.
     """
+    check.pointwise_loss(loss)
     check_side(factors, rows, l2, l2_bias)
     return _leave_one_out(factors, rows, l2=l2, l2_bias=l2_bias, loss=loss)
 
@@ -134,6 +138,7 @@ def check_side(factors: Factors, rows: Rows, l2: L2, l2_bias: L2 = 0.0) -> None:
     Raises:
         ValueError: otherwise.
     """
+    check.factors("factors", factors)
     check_is_rows(rows)
     by_user, n_rows = rows.side == "user", len(rows.position)
     n_users, n_items = (n_rows, rows.n_others) if by_user else (rows.n_others, n_rows)
@@ -211,7 +216,7 @@ def _leave_one_out_errors(bucket: Bucket, problem: RowProblem) -> Array:
     length, k = bucket.other.shape[1], problem.precision.shape[1]
     rows = batched_ridge.padded_lists(bucket, problem), gather(problem.precision, bucket.row)
 
-    def errors(rows: tuple[Lists, Array], *, on: On) -> Array:
-        return by_chunks(lambda chunk: jax.vmap(row_errors)(*chunk), rows, rows_per_chunk(max(length, k) * k, on))
+    def errors(rows: tuple[Lists, Array], *, platform: Platform) -> Array:
+        return by_chunks(lambda chunk: jax.vmap(row_errors)(*chunk), rows, rows_per_chunk(max(length, k) * k, platform))
 
     return by_platform(errors, rows)

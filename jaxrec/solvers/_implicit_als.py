@@ -19,6 +19,8 @@ Sources: Hu, Koren, Volinsky 2008, Collaborative filtering for implicit feedback
 Revisiting the performance of iALS on item recommendation benchmarks.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
 from functools import partial
@@ -113,8 +115,8 @@ def implicit_als(
     start = by_user.replicate(in_float32(dataclasses.replace(init, b=jnp.zeros_like(init.b))))
     options: dict[str, Any] = {"l2": l2, "unobserved_weight": unobserved_weight, "cg_steps": cg_steps}
 
-    def step(factors: Factors, mend: bool) -> SweepResult:
-        return _sweep(factors, by_user, by_item, **options, mend=mend)
+    def step(factors: Factors, refit: bool) -> SweepResult:
+        return _sweep(factors, by_user, by_item, **options, refit=refit)
 
     before = _cost(start, by_user, l2=l2, unobserved_weight=unobserved_weight)
     settings = (
@@ -159,7 +161,7 @@ def implicit_fold_in(
 
 @partial(jax.jit, static_argnames="cg_steps")
 def _fold_in(factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike, cg_steps: int | None) -> Factors:
-    return _solve_side(factors, rows, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps, mend=True)[0]
+    return _solve_side(factors, rows, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps, refit=True)[0]
 
 
 def implicit_sweep(
@@ -179,7 +181,7 @@ def implicit_sweep(
     check_tables(by_user, by_item, factors)
     check_strengths(factors, l2)
     _check_unobserved_weight(unobserved_weight)
-    return _sweep(factors, by_user, by_item, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps, mend=False)
+    return _sweep(factors, by_user, by_item, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps, refit=False)
 
 
 def _sweep(factors: Factors, by_user: Rows, by_item: Rows, **options: Any) -> SweepResult:
@@ -188,13 +190,13 @@ def _sweep(factors: Factors, by_user: Rows, by_item: Rows, **options: Any) -> Sw
     return _half(factors, by_item, **options)
 
 
-@partial(jax.jit, static_argnames=("cg_steps", "mend"))
+@partial(jax.jit, static_argnames=("cg_steps", "refit"))
 def _half(
-    factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike, cg_steps: int | None, mend: bool
+    factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike, cg_steps: int | None, refit: bool
 ) -> SweepResult:
     """Solves one side. After the items' half, the objective plus the users' penalty is that of the module."""
     factors, objective = _solve_side(
-        factors, rows, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps, mend=mend
+        factors, rows, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps, refit=refit
     )
     return SweepResult(factors, objective + half_squared_norm(in_float32(factors.w), per_side(l2)[0]))
 
@@ -219,13 +221,13 @@ def _cost(factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike)
     unobserved_weight = jnp.asarray(unobserved_weight, factors.x.dtype)
     user_l2, item_l2 = per_side(l2)
     by_user = rows.side == "user"
-    current, features = (factors.w, factors.x) if by_user else (factors.x, factors.w)
+    params, features = (factors.w, factors.x) if by_user else (factors.x, factors.w)
     all_pairs = jnp.sum(_gram(factors.w) * _gram(factors.x))  # sum over all pairs of (w . x)^2
     total = unobserved_weight * all_pairs / 2
     for strength, table in ((user_l2, factors.w), (item_l2, factors.x)):
         total = total + half_squared_norm(table, strength)
-    no_penalty = jnp.zeros(current.shape, current.dtype)  # the rows' penalty is in `total` already
-    return total + batched_ridge.objective_at(rows, RowProblem(features, current, no_penalty, intercept=False))
+    no_penalty = jnp.zeros(params.shape, params.dtype)  # the rows' penalty is in `total` already
+    return total + batched_ridge.objective_at(rows, RowProblem(features, params, no_penalty, intercept=False))
 
 
 def frequency_scaled_l2(
@@ -255,6 +257,7 @@ def frequency_scaled_l2(
 
 
 def _check_side(factors: Factors, rows: Rows, l2: L2, unobserved_weight: ArrayLike) -> None:
+    check.factors("factors", factors)
     check_is_rows(rows)
     by_user, n_rows = rows.side == "user", len(rows.position)
     features = factors.x if by_user else factors.w
@@ -277,20 +280,20 @@ def _check_unobserved_weight(unobserved_weight: ArrayLike) -> None:
 
 
 def _solve_side(
-    factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike, cg_steps: int | None, mend: bool
+    factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike, cg_steps: int | None, refit: bool
 ) -> tuple[Factors, Array]:
     """Like `implicit_fold_in`, and also returns the module's objective there, without the other side's penalty.
 
-    `mend` as in `batched_ridge.solve`.
+    `refit` as in `batched_ridge.solve`.
     """
     by_user, wide = rows.side == "user", in_float32(factors)
-    current, features = (wide.w, wide.x) if by_user else (wide.x, wide.w)
-    strength = jnp.asarray(per_side(l2)[0 if by_user else 1], current.dtype)
-    shape = len(rows.position), current.shape[1]
+    warm_start, features = (wide.w, wide.x) if by_user else (wide.x, wide.w)
+    strength = jnp.asarray(per_side(l2)[0 if by_user else 1], warm_start.dtype)
+    shape = len(rows.position), warm_start.shape[1]
     precision = jnp.broadcast_to(strength[:, None] if strength.ndim else strength, shape)
-    shared_gram = jnp.asarray(unobserved_weight, current.dtype) * _gram(features)
-    problem = RowProblem(features, current, precision, intercept=False, shared_gram=shared_gram)
-    v, objective = batched_ridge.solve(rows, problem, cg_steps, mend=mend)
+    shared_gram = jnp.asarray(unobserved_weight, warm_start.dtype) * _gram(features)
+    problem = RowProblem(features, warm_start, precision, intercept=False, shared_gram=shared_gram)
+    v, objective = batched_ridge.solve(rows, problem, cg_steps, refit=refit)
     if by_user:
         return dataclasses.replace(factors, w=like(v, factors.w), b=jnp.zeros(len(v), factors.b.dtype)), objective
     return dataclasses.replace(factors, x=like(v, factors.x)), objective

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
+from jaxrec import check
 from jaxrec.checkpoints import Run
 from jaxrec.data import layouts
 from jaxrec.losses.penalty import L2
@@ -103,6 +104,7 @@ def make_init(
         ValueError: `train` is neither Ratings nor a pair of Rows; neither or both of `init` and `rank` are passed; a
             `key` is passed with `init`, which ignores it.
     """
+    check.random_key(key, optional=True)
     check_train(train)
     if (init is None) == (rank is None):
         raise ValueError(
@@ -161,10 +163,11 @@ def alternate(
     """Runs sweeps until the objective falls by less than `tol` relative to itself.
 
     If the objective rises or is NaN, some normal equations lost their precision to rounding. That sweep is repeated
-    with `mend`, which refits such rows, and all later sweeps use it too. It is compiled only then.
+    with `refit`, which solves such rows again from their features, and all later sweeps use it too. It is compiled only
+    then.
 
     Args:
-        step: step(factors, mend) -> (factors, objective), one sweep.
+        step: step(factors, refit) -> (factors, objective), one sweep.
         init: the initial factors.
         before: the objective at `init`.
         sweeps: as in `als`.
@@ -177,9 +180,9 @@ def alternate(
         ValueError: `sweeps` is less than the run has done.
         FloatingPointError: the objective is no longer finite.
     """
-    factors, trace, mend, ended = init, [float(before)], False, False
+    factors, trace, refit, ended = init, [float(before)], False, False
     if run.saved is not None:
-        factors, (trace, mend, ended) = run.saved.state, (run.saved.meta[name] for name in ("trace", "mend", "ended"))
+        factors, (trace, refit, ended) = run.saved.state, (run.saved.meta[name] for name in ("trace", "refit", "ended"))
         if len(trace) - 1 > sweeps:
             raise ValueError(
                 f"sweeps: expected at least the {len(trace) - 1} that the checkpoint has done (they are included), got "
@@ -187,10 +190,10 @@ def alternate(
             )
     with tqdm(total=sweeps, initial=len(trace) - 1, desc="als", unit="sweep", disable=not progress) as bar:
         for number in range(len(trace), sweeps + 1) if not ended else ():
-            swept, objective = step(factors, mend)
-            if not mend and not float(objective) <= trace[-1] + RISE * abs(trace[-1]) + RISE**2 * abs(trace[0]):
-                mend = True  # rows lost their precision to rounding: refit them from here on
-                swept, objective = step(factors, mend)
+            swept, objective = step(factors, refit)
+            if not refit and not float(objective) <= trace[-1] + RISE * abs(trace[-1]) + RISE**2 * abs(trace[0]):
+                refit = True  # rows lost their precision to rounding: refit them from here on
+                swept, objective = step(factors, refit)
             factors = swept
             trace.append(float(objective))
             if not np.isfinite(trace[-1]):
@@ -203,7 +206,7 @@ def alternate(
             info = _info(trace, tol)
             ended = bool(callback is not None and callback(number, factors, info)) or info.converged
             if ended or number == sweeps or run.due(number):
-                run.save(number, factors, {"trace": trace, "mend": mend, "ended": ended})
+                run.save(number, factors, {"trace": trace, "refit": refit, "ended": ended})
             if ended:
                 break
     return ALSResult(factors, _info(trace, tol))
@@ -248,6 +251,7 @@ def check_tables(by_user: Rows, by_item: Rows, factors: Factors) -> None:
     Raises:
         ValueError: otherwise.
     """
+    check.factors("factors", factors)
     for name, rows, side in (("by_user", by_user, "user"), ("by_item", by_item, "item")):
         if rows.side != side:
             raise ValueError(

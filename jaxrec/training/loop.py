@@ -103,6 +103,7 @@ def fit(
             arguments; both `resume` and `checkpoint`.
         FloatingPointError: the loss, the parameters after an epoch, or a validation is not finite.
     """
+    check.random_key(key)
     _check_options(epochs, patience, tol, validate, batches)
     state = init_state(params, optimizer)
     if nonfinite := nonfinite_names(state.params):

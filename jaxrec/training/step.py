@@ -158,6 +158,7 @@ def epochs(
         ValueError: columns of different lengths; epochs < 1; batch_size out of range, or not a divisor of n if the
             data have no `where` to mask the padding of the last batch.
     """
+    check.random_key(key)
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
     if len(lengths) != 1 or () in lengths:
         raise ValueError(f"data: expected columns [n, ...] of one length, got lengths {sorted(lengths)}.")
@@ -228,6 +229,7 @@ def descend(
     Raises:
         ValueError: steps < 1; batches without a common leading axis.
     """
+    check.random_key(key)
     check.whole_number("steps", steps, least=1)
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
     if len(lengths) != 1 or not lengths.isdisjoint({(), (0,)}):

@@ -1,4 +1,4 @@
-"""Benchmarks on small sizes, their cells measured in the test's own process: a fresh one takes seconds to start."""
+"""Runs the cells of benchmarks in the process of the test, because a new process takes seconds to start."""
 
 import json
 
@@ -8,8 +8,8 @@ from benchmarks import harness
 
 
 @pytest.fixture
-def here(monkeypatch):
-    """here(module): its cells are measured in this process, through JSON as in a fresh one."""
+def in_this_process(monkeypatch):
+    """in_this_process(module) measures the module's cells here, converted to JSON and back as for a new process."""
 
     def install(module):
         as_json = lambda cell: json.loads(json.dumps(module.measure(json.loads(json.dumps(cell))), allow_nan=False))

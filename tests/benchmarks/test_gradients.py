@@ -1,4 +1,4 @@
-"""The gradient benchmark on small tables: it measures right answers only, and says what does not fit or fails."""
+"""The gradient benchmark on small tables: only correct answers are timed, and what fails is reported."""
 
 import dataclasses
 import json
@@ -13,15 +13,15 @@ from jaxrec import data
 
 
 @pytest.fixture
-def here(here):
-    here(gradients)
+def gradients_in_this_process(in_this_process):
+    in_this_process(gradients)
 
 
 SMALL = {"ratings": (400,), "ranks": (3,), "n_users": 40, "n_items": 30, "repeats": 2}
 
 
 @pytest.mark.slow
-def test_every_cell_is_checked_weighed_and_timed(here, tmp_path, capsys):
+def test_every_cell_is_checked_and_its_time_and_memory_measured(gradients_in_this_process, tmp_path, capsys):
     result = gradients.main(gradients.Settings(**SMALL, out=str(tmp_path)))
     rows = result["metrics"]["rows"]
     assert [(row["layout"], row["gradient"]) for row in rows] == [
@@ -40,7 +40,9 @@ def test_every_cell_is_checked_weighed_and_timed(here, tmp_path, capsys):
     assert "linked" in capsys.readouterr().out
 
 
-def test_what_does_not_fit_is_reported_and_the_rest_goes_on(here, tmp_path, monkeypatch, capsys):
+def test_a_cell_that_does_not_fit_into_memory_is_reported_and_the_others_run(
+    gradients_in_this_process, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(harness, "fits", lambda needed: "does not fit: no" if needed > 1e4 else None)
     result = gradients.main(gradients.Settings(**SMALL | {"n_users": 200, "n_items": 100}, out=str(tmp_path)))
     failed = {(row["layout"], row["gradient"]): row.get("failed") for row in result["metrics"]["rows"]}
@@ -49,7 +51,7 @@ def test_what_does_not_fit_is_reported_and_the_rest_goes_on(here, tmp_path, monk
 
 
 @pytest.mark.parametrize("part", ["w", "b", "x", "c", "value"])
-def test_a_wrong_answer_is_not_timed(part):
+def test_a_wrong_gradient_is_not_timed(part):
     ratings = data.synthetic.low_rank(40, 30, 400, rng=0).ratings
     factors = inputs.random_factors(ratings, 3)
     value, gradient = gradients.GRADIENTS["closed form"](factors, data.linked(ratings))
@@ -70,7 +72,7 @@ def test_a_cell_that_fails_for_another_reason_is_an_error_at_the_end(tmp_path, m
         gradients.main(gradients.Settings(**SMALL, out=str(tmp_path)))
 
 
-def test_a_fresh_process_answers_or_says_why_not(tmp_path, monkeypatch):
+def test_a_new_process_returns_its_answer_or_the_reason_for_its_failure(tmp_path, monkeypatch):
     (tmp_path / "tool.py").write_text(
         "import json, os, signal, sys, time\n"
         "cell = json.loads(sys.argv[sys.argv.index('--cell') + 1])\n"
@@ -87,14 +89,14 @@ def test_a_fresh_process_answers_or_says_why_not(tmp_path, monkeypatch):
     assert run(do="sleep") == {"failed": "not done after 2 s"}
 
 
-def test_serve_prints_the_cells_answer(monkeypatch, capsys):
+def test_serve_prints_the_answer_of_a_cell(monkeypatch, capsys):
     assert harness.serve(lambda cell: cell) is False
     monkeypatch.setattr(sys, "argv", ["x", "--cell", '{"a": 1}'])
     assert harness.serve(lambda cell: {"b": cell["a"] + 1}) is True
     assert json.loads(capsys.readouterr().out) == {"b": 2}
 
 
-def test_weights_and_seconds_of_a_known_function():
+def test_memory_and_seconds_of_a_known_function():
     compiled, weights = harness.compile_and_weigh(lambda x: jnp.sort(x.ravel())[::7], jnp.ones((64, 64)))
     assert weights["argument_bytes"] == 64 * 64 * 4
     assert weights["temporary_bytes"] >= 64 * 64 * 4
@@ -104,7 +106,7 @@ def test_weights_and_seconds_of_a_known_function():
     jax.block_until_ready(compiled(jnp.ones((64, 64))))
 
 
-def test_memory_is_what_the_machine_says():
+def test_the_available_memory_is_that_of_the_machine():
     assert harness.fits(1) is None
     assert harness.fits(1e18).startswith("does not fit: 1000000000.0 GB needed")
     assert harness.peak_resident() > 50e6

@@ -1,4 +1,4 @@
-"""Kernels and trips counted of programs that are known: loops, loops within loops, and one that nobody can count."""
+"""The counts of kernels and loop iterations are right for known programs, nested loops and unbounded loops."""
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,16 @@ def times(n, f):
 
 
 @pytest.mark.parametrize(("inner", "outer"), [(1, 1), (50, 1), (1, 40), (50, 40)])
-def test_loops_within_loops(inner, outer):
+def test_iterations_of_nested_loops_are_multiplied(inner, outer):
     step = lambda x: jnp.sin(x @ x)
     one, found = (count(compiled(times(n, times(m, step)), (200, 200))) for n, m in ((1, 1), (outer, inner)))
     assert found.kernels >= inner * outer
     assert found.kernels <= 4 * inner * outer + one.kernels
-    trips = {1: 0}  # a loop of one trip is no loop
+    trips = {1: 0}  # a loop of one iteration is compiled without a loop
     assert found.trips == (outer > 1) * outer + (inner > 1) * outer * trips.get(inner, inner)
     assert found.unknown == 0
 
 
-def test_a_loop_until_something_is_so_counts_once():
+def test_a_loop_with_an_unknown_number_of_iterations_counts_once():
     text = compiled(lambda x: jax.lax.while_loop(lambda x: jnp.sum(x) < 9, lambda x: 2 * x @ x, x), (100, 100))
     assert count(text).unknown == 1

@@ -1,4 +1,4 @@
-"""The reports on small sizes: a peer that is missing is named, a table a report."""
+"""The reports on small sizes: each is a table, and missing peers are named."""
 
 import json
 
@@ -22,20 +22,20 @@ SMALL = {
 }
 
 
-def stand_in(monkeypatch, peer):
-    """The project's cells in this process; a peer's answer is peer(cell)."""
+def replace_peers(monkeypatch, peer):
+    """Measures the project's cells in this process, and replaces the answer of a peer by peer(cell)."""
 
     def run(module, cell, **_):
         cell = json.loads(json.dumps(cell))
-        ours = suite if module == "benchmarks.suite" else reports
-        return peer(cell) if module == "benchmarks.peers" else json.loads(json.dumps(ours.measure(cell)))
+        own_module = suite if module == "benchmarks.suite" else reports
+        return peer(cell) if module == "benchmarks.peers" else json.loads(json.dumps(own_module.measure(cell)))
 
     monkeypatch.setattr(harness, "in_fresh_process", run)
 
 
 @pytest.mark.slow
 def test_every_report_is_a_table(tmp_path, monkeypatch, capsys):
-    stand_in(monkeypatch, lambda cell: {"failed": "no such module"})
+    replace_peers(monkeypatch, lambda cell: {"failed": "no such module"})
     tables = reports.main(reports.Settings(**SMALL, out=str(tmp_path)))["metrics"]
     assert {name: len(table) for name, table in tables.items()} == {
         "towers": 1,
@@ -52,8 +52,8 @@ def test_every_report_is_a_table(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "reports.json").read_text())["experiment"] == "reports"
 
 
-def test_a_peers_figures_stand_in_the_table(tmp_path, monkeypatch):
-    stand_in(monkeypatch, lambda cell: {"seconds": 2.0, "build": 3.0, "recall": 0.5})
+def test_the_figures_of_a_peer_are_in_the_table(tmp_path, monkeypatch):
+    replace_peers(monkeypatch, lambda cell: {"seconds": 2.0, "build": 3.0, "recall": 0.5})
     settings = reports.Settings(**SMALL, what=("approximate",), indexes=("IVF",), out=str(tmp_path))
     row = reports.main(settings)["metrics"]["approximate"][1]
     assert (row["build s"], row["64 queries ms"], row["recall"]) == (3.0, 2000.0, 0.5)
@@ -65,7 +65,7 @@ def test_an_unknown_report_is_refused(tmp_path):
 
 
 def test_reports_before_a_failure_are_kept(tmp_path, monkeypatch):
-    stand_in(monkeypatch, lambda cell: {"failed": "no such module"})
+    replace_peers(monkeypatch, lambda cell: {"failed": "no such module"})
     monkeypatch.setitem(reports.TABLES, "growth", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         reports.main(reports.Settings(**SMALL, what=("towers", "growth"), out=str(tmp_path)))
@@ -73,7 +73,7 @@ def test_reports_before_a_failure_are_kept(tmp_path, monkeypatch):
 
 
 def test_an_index_that_takes_too_long_to_build_is_named(tmp_path, monkeypatch, capsys):
-    stand_in(monkeypatch, lambda cell: {"seconds": 2.0, "build": 3.0, "recall": 0.5})
+    replace_peers(monkeypatch, lambda cell: {"seconds": 2.0, "build": 3.0, "recall": 0.5})
     monkeypatch.setitem(reports.INDEXES, "HNSW", (*reports.INDEXES["HNSW"][:3], 299))
     tables = reports.main(reports.Settings(**SMALL, what=("approximate",), out=str(tmp_path)))["metrics"]
     assert not any("HNSW16" in row["index"] for row in tables["approximate"])

@@ -1,4 +1,4 @@
-"""The suite on small sizes: answers are checked, peers that are missing are named, wrong ones are not reported."""
+"""The suite on small sizes: answers are checked, missing peers are named, and wrong peers are not reported."""
 
 import json
 
@@ -25,8 +25,8 @@ SMALL = {
 }
 
 
-def stand_in(monkeypatch, peer):
-    """The project's cells in this process; a peer's answer is peer(cell)."""
+def replace_peers(monkeypatch, peer):
+    """Measures the project's cells in this process, and replaces the answer of a peer by peer(cell)."""
 
     def run(module, cell, **_):
         cell = json.loads(json.dumps(cell))
@@ -36,8 +36,8 @@ def stand_in(monkeypatch, peer):
 
 
 @pytest.mark.slow
-def test_every_operation_is_measured_beside_a_peer_that_is_missing(tmp_path, monkeypatch, capsys):
-    stand_in(monkeypatch, lambda cell: {"failed": "no such module"})
+def test_every_operation_is_measured_also_if_its_peer_is_missing(tmp_path, monkeypatch, capsys):
+    replace_peers(monkeypatch, lambda cell: {"failed": "no such module"})
     result = suite.main(suite.Settings(**SMALL, out=str(tmp_path)))["metrics"]
     names = [row["operation"] for row in result["rows"]]
     assert len(names) == 1 + 5 + 3 + 3 + 1 + 1
@@ -46,15 +46,15 @@ def test_every_operation_is_measured_beside_a_peer_that_is_missing(tmp_path, mon
     assert json.loads((tmp_path / "suite.json").read_text())["experiment"] == "suite"
 
 
-def test_a_peer_that_agrees_is_compared_and_one_that_does_not_is_an_error(tmp_path, monkeypatch):
-    ours = suite.measure(
+def test_a_peer_that_agrees_is_compared_and_one_that_disagrees_is_an_error(tmp_path, monkeypatch):
+    answer = suite.measure(
         {"what": "search", "items": 500, "dim": 32, "queries": 3, "k": 100, "bits": 32, "seed": 0, "repeats": 1}
     )
-    stand_in(monkeypatch, lambda cell: {"seconds": 1.0, "scores": ours["scores"], "peak": 0})
+    replace_peers(monkeypatch, lambda cell: {"seconds": 1.0, "scores": answer["scores"], "peak": 0})
     settings = suite.Settings(**SMALL | {"queries": (3,)}, what=("search",), out=str(tmp_path))
     row = suite.main(settings)["metrics"]["rows"][0]
     assert row["ratio"] == pytest.approx(1 / row["jaxrec s"])
-    stand_in(monkeypatch, lambda cell: {"seconds": 1.0, "scores": ours["scores"] * 1.01, "peak": 0})
+    replace_peers(monkeypatch, lambda cell: {"seconds": 1.0, "scores": answer["scores"] * 1.01, "peak": 0})
     with pytest.raises(AssertionError, match="exact top-100"):
         suite.main(settings)
 
@@ -64,8 +64,8 @@ def test_an_unknown_operation_is_refused(tmp_path):
         suite.main(suite.Settings(what=("sorting",), out=str(tmp_path)))
 
 
-def test_a_peers_factors_are_looked_at(tmp_path, monkeypatch):
-    """Objectives after as many sweeps: cmfrec's, in float64, from what it wrote."""
+def test_the_objective_of_a_peer_is_computed_from_its_factors(tmp_path, monkeypatch):
+    """The objective of cmfrec after the same number of sweeps is computed in float64 from the factors it writes."""
     import numpy as np
 
     def peer(cell):
@@ -73,44 +73,46 @@ def test_a_peers_factors_are_looked_at(tmp_path, monkeypatch):
         np.savez(cell["out"], **{name: np.zeros(shape) for name, shape in tables.items()}, mu=3.5)
         return {"seconds": 1.0, "peak": 0}
 
-    stand_in(monkeypatch, peer)
+    replace_peers(monkeypatch, peer)
     rows = suite.main(suite.Settings(**SMALL, what=("explicit",), out=str(tmp_path)))["metrics"]["rows"]
-    given = suite.data.synthetic.low_rank(60, 40, 900, rng=0).ratings
-    right = ((given.value - 3.5) ** 2).sum() / 2
-    assert float(rows[0]["theirs"]) == pytest.approx(right, rel=1e-4)
-    assert float(rows[0]["jaxrec"].split()[1]) < right
+    ratings = suite.data.synthetic.low_rank(60, 40, 900, rng=0).ratings
+    expected = ((ratings.value - 3.5) ** 2).sum() / 2
+    assert float(rows[0]["theirs"]) == pytest.approx(expected, rel=1e-4)
+    assert float(rows[0]["jaxrec"].split()[1]) < expected
 
 
-def test_peers_need_neither_jax_nor_the_project():
+def test_the_peers_import_neither_jax_nor_the_project():
     assert not any(name in peers.__dict__ for name in ("jax", "jnp", "jaxrec"))
     seconds, model = peers._per_sweep(lambda sweeps: sweeps, 3)
     assert model == 3
     assert abs(seconds) < 1
 
 
-def test_three_steps_stand_beside_the_peers_own_and_all_else_beside_its_cholesky(tmp_path, monkeypatch):
-    asked = []
-    stand_in(monkeypatch, lambda cell: asked.append((cell["what"], cell.get("cg"))) or {"seconds": 1.0, "peak": 0})
+def test_three_steps_are_compared_with_the_peers_own_steps_and_all_else_with_its_cholesky(tmp_path, monkeypatch):
+    peer_cells = []
+    replace_peers(
+        monkeypatch, lambda cell: peer_cells.append((cell["what"], cell.get("cg"))) or {"seconds": 1.0, "peak": 0}
+    )
     small = SMALL | {"cg_steps": (3, 0, 10), "what": ("explicit",), "out": str(tmp_path)}
     rows = suite.main(suite.Settings(**small))["metrics"]["rows"]
-    assert asked == [("cmfrec_als", True), ("cmfrec_als", False), ("lenskit_als", None)]  # none is asked twice
+    assert peer_cells == [("cmfrec_als", True), ("cmfrec_als", False), ("lenskit_als", None)]  # no peer runs twice
     steps = [(row["operation"].split(", ")[-1], row["peer"]) for row in rows]
-    beside = ("cmfrec", "LensKit BiasedMF")
-    assert steps == [("3 CG steps", "cmfrec"), *((of, peer) for of in ("exact", "10 CG steps") for peer in beside)]
+    names = ("cmfrec", "LensKit BiasedMF")
+    assert steps == [("3 CG steps", "cmfrec"), *((of, peer) for of in ("exact", "10 CG steps") for peer in names)]
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_every_peer_on_either_kind_of_device_is_there_to_be_asked(monkeypatch, backend):
+def test_every_peer_of_a_cpu_or_gpu_has_a_function_that_measures_it(monkeypatch, backend):
     monkeypatch.setattr(suite.jax, "default_backend", lambda: backend)
     for what in ("gradient", "explicit", "implicit", "search"):
         found = suite._peers(what)
         assert all(callable(peers.MEASURES[peer["what"]]) for peer in found.values())
         assert {peer["what"] for peer in found.values()} <= set(peers.__all__)
-        assert bool(found) != ((backend, what) == ("gpu", "explicit"))  # nobody has explicit ALS on a GPU
+        assert bool(found) != ((backend, what) == ("gpu", "explicit"))  # no peer has explicit ALS on a GPU
 
 
-def test_an_operation_without_a_peer_has_its_row(tmp_path, monkeypatch):
-    stand_in(monkeypatch, lambda cell: {"failed": "nobody is asked"})
+def test_an_operation_without_a_peer_has_a_row(tmp_path, monkeypatch):
+    replace_peers(monkeypatch, lambda cell: {"failed": "there is no peer"})
     monkeypatch.setattr(suite, "_peers", lambda what: {})
     small = SMALL | {"cg_steps": (3, 0), "what": ("explicit",), "out": str(tmp_path)}
     result = suite.main(suite.Settings(**small))["metrics"]
@@ -122,8 +124,8 @@ def test_an_operation_without_a_peer_has_its_row(tmp_path, monkeypatch):
     assert {"device", "driver", "jax", "jaxlib", "bytes"} <= set(machine)
 
 
-def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch):
-    stand_in(monkeypatch, lambda cell: {"failed": "no such module"})
+def test_measurements_before_a_failure_are_kept(tmp_path, monkeypatch):
+    replace_peers(monkeypatch, lambda cell: {"failed": "no such module"})
     measured = harness.in_fresh_process
     monkeypatch.setattr(
         harness,

@@ -113,7 +113,7 @@ def test_results_of_narrow_types_equal_those_of_float32(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-@pytest.mark.parametrize("name", ["cost", "gradient", "data_term", "predict_layout"])
+@pytest.mark.parametrize("name", ["cost", "gradient", "data_term", "predict_entries"])
 def test_results_of_half_precision_parameters_equal_those_of_float32(name, dtype):
     """Sums are computed in float32; a gradient has the parameters' type."""
     narrow, wide = (binary_factors(lambda a, dtype=dtype: np.asarray(a, dtype)), binary_factors(np.float32))
@@ -122,7 +122,7 @@ def test_results_of_half_precision_parameters_equal_those_of_float32(name, dtype
             "cost": lambda f, layout=layout: losses.cost(f, layout, l2=0.5),
             "gradient": lambda f, layout=layout: as_float32(closed_form.value_and_gradient(f, layout, l2=0.5)),
             "data_term": lambda f, layout=layout: losses.data_term(f, layout),
-            "predict_layout": lambda f, layout=layout: layouts.predict_layout(f, layout),
+            "predict_entries": lambda f, layout=layout: layouts.predict_entries(f, layout),
         }[name]
         leaves, expected_leaves = jax.tree.leaves(function(narrow)), jax.tree.leaves(function(wide))
         for leaf, expected in zip(leaves, expected_leaves, strict=True):

@@ -1,4 +1,4 @@
-"""The interviews on tiny data."""
+"""The experiment that chooses which items to ask a new user about, on tiny data."""
 
 import json
 
@@ -14,15 +14,15 @@ from jaxrec.bayes import new_user
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    """The experiments' synthetic data in miniature."""
+    """Replaces the synthetic data of the experiments by tiny data."""
     low_rank = data.synthetic.low_rank
     monkeypatch.setattr(data.synthetic, "low_rank", lambda *_, rng: low_rank(60, 50, 1200, noise=0.5, rng=rng))
 
 
 @pytest.mark.slow
-def test_ask(tmp_path, capsys, monkeypatch):
-    some = {name: ask.POLICIES[name] for name in ("reduction", "random")}
-    monkeypatch.setattr(ask, "POLICIES", some)  # each takes a second to compile; all of them are below
+def test_ask_writes_its_results_and_reducing_variance_beats_random_items(tmp_path, capsys, monkeypatch):
+    policies = {name: ask.POLICIES[name] for name in ("reduction", "random")}
+    monkeypatch.setattr(ask, "POLICIES", policies)  # each takes a second to compile; the test below runs all of them
     settings = ask.Settings(
         data="synthetic", out=str(tmp_path), rank=2, sweeps=60, burn_in=20, folds=1, pool=12, asked=(0, 1, 5), top=2
     )
@@ -31,8 +31,8 @@ def test_ask(tmp_path, capsys, monkeypatch):
     assert {p.name for p in tmp_path.iterdir()} == {"ask.json", "ask.png"}
     metrics = result["metrics"]
     assert metrics["newcomers"] == 12
-    of = {name: metrics[f"{name}_rmse_given_0"] for name in some}
-    assert len({round(each, 5) for each in of.values()}) == 1  # nobody has been asked anything
+    rmse = {name: metrics[f"{name}_rmse_given_0"] for name in policies}
+    assert len({round(each, 5) for each in rmse.values()}) == 1  # before the first answer all policies are equal
     assert metrics["all_rmse_given_all"] < metrics["random_rmse_given_0"]
     assert metrics["reduction_mean_spread_given_5"] < metrics["random_mean_spread_given_5"]
     assert metrics["reduction_mean_spread_given_5"] < metrics["reduction_mean_spread_given_1"]
@@ -42,7 +42,7 @@ def test_ask(tmp_path, capsys, monkeypatch):
     assert "the own ratings" in capsys.readouterr().out
 
 
-def test_new_users_are_in_no_part_of_train_and_asked_about_nothing_that_is_tested():
+def test_new_users_are_not_in_train_and_their_answers_are_not_in_test():
     ratings = data.synthetic.low_rank(rng=0).ratings
     folds = ask.split(ratings, ask.Settings(folds=5, pool=1000), np.random.default_rng(0))
     for train, new in folds:
@@ -57,23 +57,25 @@ def test_new_users_are_in_no_part_of_train_and_asked_about_nothing_that_is_teste
 
 
 @pytest.mark.slow
-def test_every_policy_wishes_for_films_by_what_it_says():
+def test_every_policy_scores_films_by_its_own_criterion():
     known = new_user.draws([bayes.init_chains(5, 20, 2, key=jax.random.key(0), chains=2)], mu=3.5)
     item, rated = jnp.array([3, 8, 1]), jnp.zeros(20).at[8].set(7.0)
 
     @jax.jit
-    def wishes(answer):
+    def policy_scores(answer):
         mixture = new_user.posterior(known, item[:1], answer)
-        found = {name: wish(known, mixture, item, rated, jax.random.key(1)) for name, wish in ask.POLICIES.items()}
+        found = {name: score(known, mixture, item, rated, jax.random.key(1)) for name, score in ask.POLICIES.items()}
         return (
             found,
             new_user.posterior_predictive(known, mixture).variance,
             new_user.expected_variance_reduction(known, mixture, item, jnp.array([8])),
         )
 
-    found, spread, of_8 = wishes(jnp.array([4.0]))
-    assert all(wish.shape == (3,) and bool(jnp.isfinite(wish).all()) for wish in found.values())
+    found, variance, reduction_by_8 = policy_scores(jnp.array([4.0]))
+    assert all(score.shape == (3,) and bool(jnp.isfinite(score).all()) for score in found.values())
     assert list(found["popular"]) == [0, 7, 0]
-    np.testing.assert_allclose(found["spread"], spread[item], rtol=1e-5)
-    np.testing.assert_allclose(found["reduction, rated"], 7 * of_8, rtol=1e-5)  # the only film that anybody rated
-    assert bool(jnp.all(found["reduction"] > of_8))
+    np.testing.assert_allclose(found["spread"], variance[item], rtol=1e-5)
+    np.testing.assert_allclose(
+        found["reduction, rated"], 7 * reduction_by_8, rtol=1e-5
+    )  # the only film that has ratings
+    assert bool(jnp.all(found["reduction"] > reduction_by_8))

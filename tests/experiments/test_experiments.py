@@ -1,4 +1,4 @@
-"""Every experiment's main on tiny data; what it writes; and the command line's errors."""
+"""The main of every experiment runs on tiny data and writes its results; the command line refuses unknown settings."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ TINY = {"data": "synthetic", "split": "random"}
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch, one_bucket):
-    """The experiments' synthetic data in miniature."""
+    """Replaces the synthetic data of the experiments by tiny data."""
     low_rank = data.synthetic.low_rank
     monkeypatch.setattr(data.synthetic, "low_rank", lambda *_, rng: low_rank(60, 50, 1200, noise=0.5, rng=rng))
 
@@ -48,12 +48,12 @@ def read(out, name):
     assert set(result) == {"experiment", "settings", "metrics", "seconds", "environment"}
     assert result["experiment"] == name
     assert all(isinstance(v, int | float | bool) for v in result["metrics"].values())
-    assert {p.name for p in out.iterdir()} == {f"{name}.json", f"{name}.png"}  # nothing temporary is left
+    assert {p.name for p in out.iterdir()} == {f"{name}.json", f"{name}.png"}  # no temporary files are left
     assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     return result
 
 
-def test_quickstart(tmp_path, capsys):
+def test_quickstart_writes_and_prints_its_results(tmp_path, capsys):
     returned = quickstart.main(quickstart.Settings(**TINY, out=str(tmp_path), rank=2, l2=3.0, film="Film 1", user=3))
     result = read(tmp_path, "quickstart")
     assert returned["metrics"] == result["metrics"]
@@ -70,18 +70,18 @@ def test_quickstart(tmp_path, capsys):
 
 
 def test_quickstart_without_real_ratings_says_so_and_runs_on_synthetic_ones(tmp_path, capsys, monkeypatch):
-    def nothing(name, *, path):
-        raise data.DatasetNotFound("every way, listed")
+    def not_found(name, *, path):
+        raise data.DatasetNotFound("the list of all ways")
 
-    monkeypatch.setattr(data, "load", nothing)
+    monkeypatch.setattr(data, "load", not_found)
     result = quickstart.main(quickstart.Settings(out=str(tmp_path), user=3, rank=2))
     shown = capsys.readouterr().out
     assert "SYNTHETIC" in shown
-    assert "every way, listed" in shown
+    assert "the list of all ways" in shown
     assert result["settings"]["data"] == "synthetic"
 
 
-def test_quickstart_unknown_film_and_user(tmp_path):
+def test_quickstart_refuses_an_unknown_film_or_user(tmp_path):
     with pytest.raises(ValueError, match="no title contains 'Nosuch'"):
         quickstart.main(quickstart.Settings(**TINY, out=str(tmp_path), film="Nosuch", user=3))
     with pytest.raises(ValueError, match="user: 999 is not among the 60"):
@@ -89,28 +89,28 @@ def test_quickstart_unknown_film_and_user(tmp_path):
 
 
 @pytest.mark.slow
-def test_als_chooses_on_validation_and_reads_test_once(tmp_path, monkeypatch):
-    asked = []
+def test_als_chooses_on_validation_and_reads_the_test_part_once(tmp_path, monkeypatch):
+    calls = []
     errors = harness.errors
-    monkeypatch.setattr(harness, "errors", lambda f, r, scale: asked.append(len(r)) or errors(f, r, scale))
+    monkeypatch.setattr(harness, "errors", lambda f, r, scale: calls.append(len(r)) or errors(f, r, scale))
     als.main(als.Settings(**TINY, out=str(tmp_path), ranks=(1, 2), l2s=(1.0, 3.0), l2_biases=(1.0,), sweeps=5))
     metrics = read(tmp_path, "als")["metrics"]
     validation, test = round(0.1 * (1200 - 240)), 240
-    assert asked == [validation] * 4 + [test, test]  # the grid; then the choice and the baseline, on test
+    assert calls == [validation] * 4 + [test, test]  # the grid on validation, then the choice and the baseline on test
     assert metrics["rank"] in (1, 2)
     assert metrics["l2"] in (1.0, 3.0)
     assert metrics["test_rmse"] < metrics["damped_biases_test_rmse"] * 1.2
 
 
 @pytest.mark.slow
-def test_gradient_descent(tmp_path):
+def test_gradient_descent_and_adam_reach_the_same_cost(tmp_path):
     settings = gradient_descent.Settings(
         **TINY, out=str(tmp_path), rank=2, l2s=(1.0, 3.0), adam_iterations=40, descent_iterations=400, descent_rate=0.01
     )
     gradient_descent.main(settings)
     metrics = read(tmp_path, "gradient_descent")["metrics"]
     assert metrics["adam_iterations"] == 40
-    assert metrics["adam_cost"] == pytest.approx(metrics["gradient_descent_cost"], rel=0.1)  # one J, two ways down
+    assert metrics["adam_cost"] == pytest.approx(metrics["gradient_descent_cost"], rel=0.1)  # both minimize the same J
     assert metrics["test_rmse"] == metrics["adam_test_rmse"]
 
 
@@ -127,7 +127,7 @@ def test_user_ridge_finds_the_l2_of_the_lowest_leave_one_out_error(tmp_path):
     assert metrics["test_rmse"] < metrics["item_mean_test_rmse"]
 
 
-def test_user_ridge_takes_genres_and_decades_as_features():
+def test_user_ridge_uses_genres_and_decades_as_features():
     import polars as pl
 
     items = pl.DataFrame({"genres": [["a", "b"], ["b"], []], "year": [1994, 1999, None]})
@@ -140,7 +140,7 @@ def test_user_ridge_takes_genres_and_decades_as_features():
 
 
 @pytest.mark.slow
-def test_item_features(tmp_path):
+def test_item_features_predicts_better_from_more_ratings(tmp_path):
     settings = item_features.Settings(**TINY, out=str(tmp_path), rank=2, l2=2.0, given=(1, 10), at_least=20, sweeps=5)
     item_features.main(settings)
     metrics = read(tmp_path, "item_features")["metrics"]
@@ -152,7 +152,7 @@ def test_item_features(tmp_path):
 
 
 @pytest.mark.slow
-def test_fold_in_nears_training_again(tmp_path):
+def test_fold_in_comes_near_the_error_of_retraining(tmp_path):
     fold_in.main(fold_in.Settings(**TINY, out=str(tmp_path), rank=2, l2=2.0, given=(0, 10), sweeps=5))
     metrics = read(tmp_path, "fold_in")["metrics"]
     assert metrics["rmse_given_10"] < metrics["rmse_given_0"]
@@ -160,7 +160,7 @@ def test_fold_in_nears_training_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_mean_normalization(tmp_path):
+def test_mean_normalization_predicts_the_mean_for_new_users(tmp_path):
     settings = mean_normalization.Settings(
         **TINY, out=str(tmp_path), rank=2, l2s=(2.0,), descent_rate=0.01, descent_iterations=60, goals=(1.2,)
     )
@@ -172,7 +172,7 @@ def test_mean_normalization(tmp_path):
 
 
 @pytest.mark.slow
-def test_binary_labels(tmp_path):
+def test_binary_labels_are_predicted_better_than_by_the_base_rate(tmp_path):
     settings = binary_labels.Settings(**TINY, out=str(tmp_path), rank=2, l2s=(2.0,), l2_biases=(0.5,), iterations=60)
     binary_labels.main(settings)
     metrics = read(tmp_path, "binary_labels")["metrics"]
@@ -182,7 +182,7 @@ def test_binary_labels(tmp_path):
         assert 0.55 < metrics[f"{reading}_factors_test_auc"] <= 1
 
 
-def test_clicks_are_the_ratings_and_their_zeros_are_unrated():
+def test_clicks_are_the_ratings_and_their_zeros_are_unrated_pairs():
     dataset = data.synthetic.low_rank(rng=0)
     parts = data.splits.random(dataset.ratings, test_fraction=0.2, rng=0)
     train, test = binary_labels._clicked(dataset.ratings, *parts, binary_labels.Settings(zeros_per_click=1))
@@ -195,7 +195,7 @@ def test_clicks_are_the_ratings_and_their_zeros_are_unrated():
 
 
 @pytest.mark.slow
-def test_grid_search(tmp_path):
+def test_grid_search_computes_every_member_of_the_grids(tmp_path):
     settings = grid_search.Settings(
         **TINY,
         out=str(tmp_path),
@@ -216,8 +216,8 @@ def test_grid_search(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_grids_fold_is_left_out_and_is_its_validation():
-    """A member of fold 1 is als on the other rows, scored on fold 1: by the functions that make no masks."""
+def test_the_fold_of_a_grid_member_is_its_validation_part():
+    """A member of fold 1 is ALS on the other folds, with the error on fold 1, as computed without masks."""
     import jax
     from jax import numpy as jnp
 
@@ -247,7 +247,7 @@ def test_a_grids_fold_is_left_out_and_is_its_validation():
     assert float(error) == pytest.approx(harness.errors(plain, held_out, None)["rmse"], rel=1e-4)
 
 
-def test_a_choice_is_the_mean_over_folds_and_seeds_and_never_nan():
+def test_the_choice_has_the_lowest_mean_error_and_is_never_nan():
     members = {"l2": np.array([1.0, 1.0, 3.0, 3.0, 9.0, 9.0]), "seed": np.array([0, 1] * 3)}
     errors = np.array([0.9, 1.3, 1.0, 1.0, 0.1, np.nan])
     assert grid_search.choose(members, errors, ("l2",)) == ({"l2": 3.0}, 1.0)
@@ -255,16 +255,18 @@ def test_a_choice_is_the_mean_over_folds_and_seeds_and_never_nan():
 
 @pytest.fixture
 def small_ml_100k(monkeypatch, tmp_path):
-    """The published tables on synthetic ratings that call themselves ml-100k; choices kept in a temporary file."""
+    """The published tables on synthetic ratings named ml-100k, with the choices in a temporary file."""
     drawn = data.synthetic.low_rank(rng=0)
     fifth = np.arange(len(drawn.ratings)) * 5 // len(drawn.ratings)
     masks = {f"u{k + 1}": fifth == k for k in range(5)}
     dataset = dataclasses.replace(drawn, name="ml-100k", published=masks, scale=(1.0, 5.0))
     monkeypatch.setattr(data, "load", lambda name: dataset)
     monkeypatch.setattr(published, "CHOICES", tmp_path / "choices.json")
-    biases = published.models.baselines.damped_biases  # in place of ALS, which would compile for each of the ten folds
+    biases = (
+        published.models.baselines.damped_biases
+    )  # instead of ALS, which would be compiled for each of the ten folds
     monkeypatch.setattr(published, "fit", lambda train, choice, *_: biases(train, damping=choice["l2"]))
-    # Of the sampler, which has tests of its own, what the tables ask: it chooses by validation, and predicts by chains.
+    # The sampler has its own tests: here it only returns a choice by validation, and predictions of two chains.
     tried = {"none": {(1, 20): 0.9, (2, 20): 0.8}, "rated": {(1, 20): 0.7, (2, 20): 0.75}}
     found = {name: (errors, min(errors, key=errors.get)) for name, errors in tried.items()}
     monkeypatch.setattr(published.gibbs, "choose", lambda train, dataset, name, settings: found[name])
@@ -282,24 +284,26 @@ def small_ml_100k(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_published_chooses_without_test_then_reads_it_once_and_resumes(small_ml_100k, tmp_path, monkeypatch, capsys):
+def test_published_chooses_without_the_test_part_then_reads_it_once_and_resumes(
+    small_ml_100k, tmp_path, monkeypatch, capsys
+):
     settings = small_ml_100k
     with pytest.raises(ValueError, match="ml-100k u1, ALS: no settings chosen.*--stage choose"):
         published.main(settings)
-    asked, fitted = [], []
+    calls, fitted = [], []
     choose, fit = published.METHODS["ALS"]
-    spy = lambda train, *rest: asked.append(train) or choose(train, *rest)
-    monkeypatch.setitem(published.METHODS, "ALS", (spy, fit))
+    record_and_choose = lambda train, *rest: calls.append(train) or choose(train, *rest)
+    monkeypatch.setitem(published.METHODS, "ALS", (record_and_choose, fit))
     choices = published.main(dataclasses.replace(settings, stage="choose"))
-    assert len(choices) == len(asked) == 10
+    assert len(choices) == len(calls) == 10
     assert choices["ml-100k 5-fold 3"]["Gibbs"] == {"model": "rated", "rank": 1, "sweeps": 20, "validation_rmse": 0.7}
-    assert "Gibbs" not in choices["ml-100k u1"]  # a table without a sampler
+    assert "Gibbs" not in choices["ml-100k u1"]  # this table has no sampler
     folds = {name: (train, test) for table in settings.tables for name, _, train, test in published.folds(table, 0)}
     pairs = lambda r: set(zip(r.user.tolist(), r.item.tolist(), strict=True))
-    for (_, test), train in zip(folds.values(), asked, strict=True):
+    for (_, test), train in zip(folds.values(), calls, strict=True):
         assert not pairs(train) & pairs(test)
     published.main(dataclasses.replace(settings, stage="choose"))
-    assert len(asked) == 10  # nothing is chosen twice
+    assert len(calls) == 10  # no fold is chosen twice
 
     def interrupted(*given):
         if len(fitted) == 4:
@@ -307,12 +311,14 @@ def test_published_chooses_without_test_then_reads_it_once_and_resumes(small_ml_
         fitted.append(given)
         return fit(*given)
 
-    monkeypatch.setitem(published.METHODS, "ALS", (spy, interrupted))
+    monkeypatch.setitem(published.METHODS, "ALS", (record_and_choose, interrupted))
     with pytest.raises(KeyboardInterrupt):
         published.main(settings)
-    monkeypatch.setitem(published.METHODS, "ALS", (spy, lambda *given: fitted.append(given) or fit(*given)))
+    monkeypatch.setitem(
+        published.METHODS, "ALS", (record_and_choose, lambda *given: fitted.append(given) or fit(*given))
+    )
     result = published.main(settings)["metrics"]["rows"]
-    assert len(fitted) == 10  # the four that were done stayed done
+    assert len(fitted) == 10  # the four finished folds are not fitted again
     assert len(result) == 10 + 10 + 5
     printed = capsys.readouterr().out.split("results:")[-1]
     mean = np.mean([result[f"ml-100k 5-fold {k}, ALS"]["rmse"] for k in range(5)])
@@ -329,7 +335,7 @@ def test_published_chooses_without_test_then_reads_it_once_and_resumes(small_ml_
     assert (tmp_path / "out" / "published.png").exists()
 
 
-def test_published_choices_that_are_committed_are_complete():
+def test_the_committed_choices_of_the_published_tables_are_complete():
     choices = json.loads(Path(published.__file__).with_name("published_choices.json").read_text())
     sampled = [f"ml-100k u{k + 1}" for k in range(5)] + [f"ml-1m 90/10 {k}" for k in range(3)]
     sampled += [f"{name} 5-fold {k}" for name in ("ml-100k", "jester5k") for k in range(5)]
@@ -346,10 +352,12 @@ def test_l2_grows_with_the_rating_count_by_the_exponent(monkeypatch):
     ratings = data.Ratings([0, 0, 0, 1], [0, 1, 2, 0], [1.0] * 4, 3, 3)
     choice = {"rank": 1, "l2": 2.0, "l2_bias": 1.0, "exponent": 0.5}
     published.fit(ratings, choice, published.Settings())
-    np.testing.assert_allclose(seen["l2"][0], 2 * np.sqrt(np.array([3, 1, 1]) / (4 / 3)), rtol=1e-6)  # none counts as 1
+    np.testing.assert_allclose(
+        seen["l2"][0], 2 * np.sqrt(np.array([3, 1, 1]) / (4 / 3)), rtol=1e-6
+    )  # no ratings count as one
 
 
-def test_place_and_together():
+def test_occurrence_counts_earlier_rows_and_together_concatenates_ratings():
     np.testing.assert_array_equal(harness.occurrence(np.array([3, 1, 3, 3, 1])), [0, 0, 1, 2, 1])
     a, b = data.Ratings([0], [1], [2.0], 2, 2), data.Ratings([1], [0], [3.0], 2, 2)
     both = harness.together(a, b)
@@ -358,7 +366,7 @@ def test_place_and_together():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", [quickstart, als, gradient_descent])
-def test_results_repeat(module, tmp_path):
+def test_results_are_reproducible(module, tmp_path):
     small = {"rank": 2, "user": 3, "film": "Film 1"} if module is quickstart else {"l2s": (2.0,)}
     if module is als:
         small |= {"ranks": (2,), "l2_biases": (1.0,)}
@@ -369,9 +377,9 @@ def test_results_repeat(module, tmp_path):
     assert strip(module.main(settings)) == strip(module.main(settings))
 
 
-def test_errors_are_clipped_to_the_scale():
+def test_predictions_are_clipped_to_the_scale():
     ratings = data.Ratings([0, 0], [0, 1], [5.0, 4.0], 1, 2)
-    factors = quickstart.models.baselines.popularity(ratings)  # predicts 1 for both
+    factors = quickstart.models.baselines.popularity(ratings)  # it predicts 1 for both
     assert harness.errors(factors, ratings, (3.0, 5.0)) == pytest.approx({"rmse": np.sqrt((4 + 1) / 2), "mae": 1.5})
     assert harness.errors(factors, ratings, None)["mae"] == pytest.approx((4 + 3) / 2)
 
@@ -381,7 +389,7 @@ def test_errors_are_clipped_to_the_scale():
     [
         (["--nosuch", "1"], "unrecognized arguments: --nosuch"),
         (["--rank", "many"], "argument --rank: invalid int value: 'many'"),
-        (["--see", "1"], "unrecognized arguments: --see"),  # no abbreviations
+        (["--see", "1"], "unrecognized arguments: --see"),  # settings cannot be abbreviated
     ],
 )
 def test_unknown_and_mistyped_settings_are_errors(arguments, message):
@@ -398,19 +406,19 @@ def test_a_result_that_is_not_finite_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     harness.report("kept", harness.Settings(out=str(tmp_path)), {"test_rmse": 1.0}, 0.0)
 
     def fail(axes):
-        raise RuntimeError("in mid-plot")
+        raise RuntimeError("while plotting")
 
     def half(path):
         path.write_text("half")
-        raise RuntimeError("in mid-write")
+        raise RuntimeError("while writing")
 
-    with pytest.raises(RuntimeError, match="in mid-plot"):
+    with pytest.raises(RuntimeError, match="while plotting"):
         harness.plot("kept", harness.Settings(out=str(tmp_path)), fail)
-    with pytest.raises(RuntimeError, match="in mid-write"):
+    with pytest.raises(RuntimeError, match="while writing"):
         harness.write(tmp_path / "kept.json", half)
     assert json.loads((tmp_path / "kept.json").read_text())["metrics"] == {"test_rmse": 1.0}
     assert [p.name for p in tmp_path.iterdir()] == ["kept.json"]
@@ -420,29 +428,31 @@ NETWORKS = {"layers": (16, 8), "width": 4, "rank": 2, "steps": 60, "rate": 0.01}
 
 
 @pytest.mark.slow
-def test_hybrid(tmp_path):
+def test_hybrid_writes_errors_near_those_of_the_baseline_or_lower(tmp_path):
     settings = hybrid.Settings(
         **TINY, **NETWORKS, out=str(tmp_path), dropouts=(0.1,), l2=2.0, l2_bias=1.0, seeds=2, seeds_to_choose=2
     )
     hybrid.main(settings)
     values = read(tmp_path, "hybrid")["metrics"]
-    assert values["hybrid_together_rmse"] <= values["hybrid_rmse"]  # the mean of two is no worse than their mean error
+    assert (
+        values["hybrid_together_rmse"] <= values["hybrid_rmse"]
+    )  # the error of a mean is at most the mean of the errors
     assert values["hybrid_rmse"] < values["damped_biases_rmse"] * 1.1
     assert values["hybrid_dropout"] == 0.1
 
 
-def test_jesters_jokes_have_the_words_of_their_texts_as_features():
+def test_the_features_of_jokes_are_the_words_of_their_texts():
     jokes = np.array(["A duck walks in", "The duck pays", "Two nuns walk"])
     dataset = data.Dataset("jester5k", data.Ratings([0], [0], [1.0], 2, 3), titles=jokes)
-    content, of_users, of_items = films.content(dataset)
-    assert of_items.names == ("text:duck",)  # the only word in two of them
+    content, user_columns, item_columns = films.content(dataset)
+    assert item_columns.names == ("text:duck",)  # the only word that occurs in two jokes
     np.testing.assert_allclose(content.items[:, 0], [1, 1, 0])
     assert content.users.shape == (2, 1)
-    assert of_users.names == ("user",)
+    assert user_columns.names == ("user",)
 
 
 @pytest.mark.slow
-def test_cold_start(tmp_path):
+def test_cold_start_predicts_better_from_more_ratings(tmp_path):
     settings = cold_start.Settings(
         **TINY, **NETWORKS, out=str(tmp_path), als_rank=2, als_l2=2.0, given=(0, 5), sweeps=5
     )
@@ -450,13 +460,13 @@ def test_cold_start(tmp_path):
     values = read(tmp_path, "cold_start")["metrics"]
     for name in ("damped_biases", "ALS,_folded_in", "features_and_histories", "hybrid"):
         assert values[f"user_RMSE_{name}_given_5"] < values[f"user_RMSE_{name}_given_0"]
-    assert "user_RMSE_popularity_given_0" not in values  # counts are no ratings
+    assert "user_RMSE_popularity_given_0" not in values  # popularity does not predict ratings
     assert 0 <= values["user_NDCG at 10_popularity_given_0"] <= 1
-    assert values["item_AUC_popularity_given_0"] == 0.5  # a new film has no popularity
+    assert values["item_AUC_popularity_given_0"] == 0.5  # all new films have the same popularity
 
 
 @pytest.mark.slow
-def test_the_harness_ranks_the_whole_catalogue_less_what_was_seen():
+def test_the_harness_ranks_the_full_catalogue_without_seen_items():
     dataset = data.synthetic.low_rank(rng=0)
     train, test = data.splits.random(dataset.ratings, test_fraction=0.2, rng=0)
     factors = baselines.popularity(train)
@@ -474,7 +484,7 @@ def test_the_harness_ranks_the_whole_catalogue_less_what_was_seen():
 
 
 def with_times(*_, rng):
-    """The synthetic ratings of 60 users, in random order of time."""
+    """The synthetic ratings of 60 users, with random times."""
     dataset = LOW_RANK(60, 50, 1200, noise=0.5, rng=rng)
     r = dataset.ratings
     time = np.random.default_rng(rng).permutation(len(r))
@@ -485,7 +495,7 @@ LOW_RANK = data.synthetic.low_rank
 
 
 @pytest.mark.slow
-def test_retrieve_and_rank(tmp_path, capsys, monkeypatch):
+def test_retrieve_and_rank_writes_the_recall_of_every_source(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(data.synthetic, "low_rank", with_times)
     settings = retrieve_and_rank.Settings(
         data="synthetic", out=str(tmp_path), layers=(16, 8), width=4, steps=40, rate=0.01, batch=64, size=40, near=10,
@@ -502,13 +512,13 @@ def test_retrieve_and_rank(tmp_path, capsys, monkeypatch):
     assert "nearest to the user" in shown
 
 
-def test_retrieve_and_rank_needs_times(tmp_path):
+def test_retrieve_and_rank_refuses_ratings_without_times(tmp_path):
     with pytest.raises(ValueError, match="synthetic has no times"):
         retrieve_and_rank.main(retrieve_and_rank.Settings(data="synthetic", out=str(tmp_path)))
 
 
 @pytest.mark.slow
-def test_ranking_head(tmp_path, capsys, monkeypatch):
+def test_ranking_head_compares_three_orders_of_the_same_candidates(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(data.synthetic, "low_rank", with_times)
     settings = ranking_head.Settings(
         data="synthetic", out=str(tmp_path), layers=(16, 8), width=4, steps=20, rate=0.01, batch=64, size=40, near=10,
@@ -519,24 +529,24 @@ def test_ranking_head(tmp_path, capsys, monkeypatch):
     assert values["epochs"] in (1, 3)
     names = ("by_the_heads", "by_the_product", "by_popularity")
     assert all(0 <= values[f"{metric}_known_{name}"] <= 1 for name in names for metric in ("precision", "recall"))
-    # they rank the same candidates, in other orders
+    # they rank the same candidates in different orders
     assert len({values[f"ndcg_known_{name}"] for name in names}) == 3
     assert "validation NDCG at 10 by epochs: 0: " in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_gibbs_chooses_on_validation_and_reads_test_once(tmp_path, monkeypatch, capsys):
-    asked = []
+def test_gibbs_chooses_on_validation_and_reads_the_test_part_once(tmp_path, monkeypatch, capsys):
+    calls = []
     rmse = gibbs.rmse
-    monkeypatch.setattr(gibbs, "rmse", lambda mean, ratings: asked.append(len(ratings)) or rmse(mean, ratings))
-    monkeypatch.setattr(_gibbs, "DENSE_CELLS", 60 * 50 - 1)  # the lists of large data
+    monkeypatch.setattr(gibbs, "rmse", lambda mean, ratings: calls.append(len(ratings)) or rmse(mean, ratings))
+    monkeypatch.setattr(_gibbs, "DENSE_CELLS", 60 * 50 - 1)  # the layout of large data
     settings = gibbs.Settings(
         **TINY, out=str(tmp_path), models=("rated, one noise",), ranks=(1, 2), sweeps=(20, 40), burn_in=10, chains=2
     )
     gibbs.main(settings)
     metrics = read(tmp_path, "gibbs")["metrics"]
     validation, test = round(0.1 * (1200 - 240)), 240
-    assert asked == [validation] * 4 + [test] * 3  # ranks x sweeps; two chains, and both together
+    assert calls == [validation] * 4 + [test] * 3  # each rank and number of sweeps; then each chain, and both together
     assert metrics["rated_one_noise_rank"] in (1, 2)
     assert metrics["rated_one_noise_sweeps"] in (20, 40)
     assert 0.45 < metrics["rated_one_noise_together"] < metrics["damped_biases_rmse"]
@@ -549,7 +559,7 @@ def test_gibbs_chooses_on_validation_and_reads_test_once(tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_gibbs_takes_ratings_as_levels(monkeypatch):
+def test_gibbs_with_ordinal_levels_beats_the_biases(monkeypatch):
     dataset = data.synthetic.low_rank(rng=0)
     stars = dataclasses.replace(dataset.ratings, value=np.clip(np.round(dataset.ratings.value), 1, 5))
     train, test = data.splits.random(stars, test_fraction=0.2, rng=0)
@@ -561,10 +571,10 @@ def test_gibbs_takes_ratings_as_levels(monkeypatch):
     assert gibbs.rmse(posterior.mean[0], test) < biases
 
 
-def test_gibbs_features_are_declared_or_of_train_alone():
+def test_gibbs_features_are_the_rated_items_and_users_of_the_train_part():
     ratings = data.synthetic.low_rank(rng=0).ratings
-    (of_users,), (of_items,) = gibbs.rated(ratings)
-    assert (of_users.shape, of_items.shape) == ((60, 50), (50, 60))
-    np.testing.assert_allclose((of_users**2).sum(axis=1), 1)
-    np.testing.assert_array_equal(of_users.T > 0, of_items > 0)
-    assert of_users[ratings.user[0], ratings.item[0]] > 0
+    (user_columns,), (item_columns,) = gibbs.rated(ratings)
+    assert (user_columns.shape, item_columns.shape) == ((60, 50), (50, 60))
+    np.testing.assert_allclose((user_columns**2).sum(axis=1), 1)
+    np.testing.assert_array_equal(user_columns.T > 0, item_columns > 0)
+    assert user_columns[ratings.user[0], ratings.item[0]] > 0

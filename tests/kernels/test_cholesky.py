@@ -83,15 +83,15 @@ def test_pivot_ratio_equals_numpys_and_does_not_depend_on_the_scales_of_rows_and
     assert cholesky.pivot_ratio(jnp.full((1, 2, 2), jnp.nan)).tolist() != [0.0]
 
 
-@pytest.mark.parametrize("on", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("d", [3, 20, 70])
-def test_a_matrix_that_rounding_makes_singular_has_a_finite_solution_and_a_small_pivot_ratio(d, on):
+def test_a_matrix_that_rounding_makes_singular_has_a_finite_solution_and_a_small_pivot_ratio(d, platform):
     x = np.random.default_rng(0).normal(size=(d, 1))
     a = jnp.asarray(np.stack([1e6 * x @ x.T, np.eye(d)]) + 1e-6 * np.eye(d), jnp.float32)
-    (z,), ratio = cholesky.solve(a, (jnp.ones((2, d)),), on=on)
+    (z,), ratio = cholesky.solve(a, (jnp.ones((2, d)),), platform=platform)
     assert np.isfinite(z).all()
     assert float(ratio[0]) < 2e-5
     np.testing.assert_allclose(ratio[1], 1, rtol=1e-5)
     np.testing.assert_allclose(z[1], np.ones(d), rtol=1e-5)
-    gradient = jax.grad(lambda a: jnp.sum(cholesky.solve(a, (jnp.ones((2, d)),), on=on)[0][0]))(a)
+    gradient = jax.grad(lambda a: jnp.sum(cholesky.solve(a, (jnp.ones((2, d)),), platform=platform)[0][0]))(a)
     assert np.isfinite(gradient).all()

@@ -36,14 +36,14 @@ def entries_of_rows(table, lists, intercept):
         yield x, np.asarray(y)[np.asarray(where)], np.asarray(weight)[np.asarray(where)]
 
 
-@pytest.mark.parametrize("on", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("rows_per_chunk", [1, 3, 100])
-def test_normal_equations_equal_the_sums_over_entries(x64, monkeypatch, on, intercept, weights, rows_per_chunk):
-    monkeypatch.setitem(least_squares.CHUNK_FLOATS, on, rows_per_chunk * LENGTH * D)
+def test_normal_equations_equal_the_sums_over_entries(x64, monkeypatch, platform, intercept, weights, rows_per_chunk):
+    monkeypatch.setitem(least_squares.CHUNK_FLOATS, platform, rows_per_chunk * LENGTH * D)
     table, lists = random_lists(weights=weights)
-    gram, rhs, sums = least_squares.list_normal_equations(table, lists, intercept=intercept, on=on)
+    gram, rhs, sums = least_squares.list_normal_equations(table, lists, intercept=intercept, platform=platform)
     assert len(rhs) == 1 + intercept
     for n, (x, y, w) in enumerate(entries_of_rows(table, lists, intercept=False)):
         np.testing.assert_allclose(gram[n], x.T @ (w[:, None] * x), atol=1e-12)
@@ -53,16 +53,16 @@ def test_normal_equations_equal_the_sums_over_entries(x64, monkeypatch, on, inte
             np.testing.assert_allclose(rhs[1][n], x.T @ w, atol=1e-12)
 
 
-@pytest.mark.parametrize("on", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("free", [True, False])
-def test_the_dual_has_the_solution_of_the_normal_equations(x64, on, intercept, weights, free):
+def test_the_dual_has_the_solution_of_the_normal_equations(x64, platform, intercept, weights, free):
     table, lists = random_lists(weights=weights)
     k = D + intercept
     precision = jnp.asarray(np.random.default_rng(4).uniform(0.5, 2, (ROWS, k)))
     precision = precision.at[:, D:].set(0.0) if free else precision  # an unpenalized intercept
-    found = least_squares.dual_least_squares(table, lists, precision, intercept=intercept, on=on)
+    found = least_squares.dual_least_squares(table, lists, precision, intercept=intercept, platform=platform)
     for n, (x, y, w) in enumerate(entries_of_rows(table, lists, intercept)):
         a = x.T @ (w[:, None] * x) + np.diag(precision[n])
         v = np.linalg.lstsq(a, x.T @ (w * y), rcond=None)[0]
@@ -71,15 +71,15 @@ def test_the_dual_has_the_solution_of_the_normal_equations(x64, on, intercept, w
         np.testing.assert_allclose(found.objective[n], objective, atol=1e-9)
 
 
-@pytest.mark.parametrize("on", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("rows_per_chunk", [2, 100])
 def test_conjugate_gradients_never_increase_the_objective_and_end_at_the_solution(
-    x64, monkeypatch, on, intercept, weights, shared, rows_per_chunk
+    x64, monkeypatch, platform, intercept, weights, shared, rows_per_chunk
 ):
-    monkeypatch.setitem(least_squares.CHUNK_FLOATS, on, rows_per_chunk * LENGTH * D)
+    monkeypatch.setitem(least_squares.CHUNK_FLOATS, platform, rows_per_chunk * LENGTH * D)
     table, lists = random_lists(weights=weights)
     k = D + intercept
     rng = np.random.default_rng(3)
@@ -89,7 +89,7 @@ def test_conjugate_gradients_never_increase_the_objective_and_end_at_the_solutio
 
     def solve(steps):
         return least_squares.conjugate_gradient(
-            table, lists, start, precision, shared_matrix, intercept=intercept, steps=steps, on=on
+            table, lists, start, precision, shared_matrix, intercept=intercept, steps=steps, platform=platform
         )
 
     converged, trace = solve(3 * k), [solve(steps).objective for steps in range(k + 1)]
@@ -109,18 +109,20 @@ def test_rows_without_entries_and_penalty_keep_their_start():
     table, lists = random_lists(weights=False, dtype=np.float32)
     start = jnp.ones((ROWS, D))
     no_penalty = jnp.zeros((ROWS, D))
-    found = least_squares.conjugate_gradient(table, lists, start, no_penalty, intercept=False, steps=3, on="cpu")
+    found = least_squares.conjugate_gradient(table, lists, start, no_penalty, intercept=False, steps=3, platform="cpu")
     np.testing.assert_array_equal(found.v[0], 1)
     assert np.isfinite(found.v).all()
 
 
-@pytest.mark.parametrize("on", ["cpu", "gpu"])
-def test_the_derivative_in_a_weight_equals_finite_differences(x64, on):
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_the_derivative_in_a_weight_equals_finite_differences(x64, platform):
     table, lists = random_lists(weights=True)
 
     def objective(weights):
         weighted = lists._replace(weights=weights)
-        return jnp.sum(jnp.sin(least_squares.list_normal_equations(table, weighted, intercept=True, on=on)[0]))
+        return jnp.sum(
+            jnp.sin(least_squares.list_normal_equations(table, weighted, intercept=True, platform=platform)[0])
+        )
 
     weights = jnp.where(lists.where, lists.weights, 1.0)
     gradient, step = jax.grad(objective)(weights), 1e-6
@@ -192,14 +194,18 @@ def test_the_tpus_form_equals_the_cpus(monkeypatch, intercept, weights):
     interpreted = lambda *args: kernel(*args, interpret=pltpu.InterpretParams(out_of_bounds_reads="raise"))
     monkeypatch.setattr(tpu_gram, "tpu_normal_equations", interpreted)
     table, lists = random_lists(weights=weights, dtype=np.float32)
-    found = least_squares.list_normal_equations(table, lists, intercept=intercept, on="tpu")
-    expected = least_squares.list_normal_equations(table, lists, intercept=intercept, on="cpu")
+    found = least_squares.list_normal_equations(table, lists, intercept=intercept, platform="tpu")
+    expected = least_squares.list_normal_equations(table, lists, intercept=intercept, platform="cpu")
     chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_lowered_for_a_tpu_the_program_has_the_pallas_kernel():
     table, lists = random_lists(weights=True, dtype=np.float32)
-    equations = lambda on: lambda table, lists: least_squares.list_normal_equations(table, lists, intercept=True, on=on)
-    lowered = lambda on: jax.jit(equations(on)).trace(table, lists).lower(lowering_platforms=("tpu",)).as_text()
+    equations = lambda platform: (
+        lambda table, lists: least_squares.list_normal_equations(table, lists, intercept=True, platform=platform)
+    )
+    lowered = lambda platform: (
+        jax.jit(equations(platform)).trace(table, lists).lower(lowering_platforms=("tpu",)).as_text()
+    )
     assert "tpu_custom_call" in lowered("tpu")
     assert "tpu_custom_call" not in lowered("gpu")

@@ -1,4 +1,4 @@
-"""`by_platform` puts the form of the lowered platform into a program; `derived_as` gives a kernel its derivative."""
+"""`by_platform` selects the implementation for a program's platform; `with_derivative_of` adds a derivative."""
 
 import jax
 import jax.numpy as jnp
@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from jax import export
 
-from jaxrec.kernels.platform import by_platform, derived_as
+from jaxrec.kernels.platform import by_platform, with_derivative_of
 from jaxrec.retrieval import top_k
 
 # Each form adds a constant of its own, by which the test finds it in a lowered program.
 CONSTANTS = {"cpu": 12345.0, "gpu": 23456.0, "tpu": 34567.0}
 
 
-def with_constant(x, y, *, on):
-    return {"product": jnp.sin(x) * y, "sum": y + CONSTANTS[on]}
+def with_constant(x, y, *, platform):
+    return {"product": jnp.sin(x) * y, "sum": y + CONSTANTS[platform]}
 
 
 X, Y = jnp.arange(3.0), jnp.array([2.0, 3.0, 4.0])
@@ -47,10 +47,12 @@ def test_one_export_holds_the_forms_of_all_platforms_and_takes_a_symbolic_size()
     np.testing.assert_allclose(found["sum"], Y + CONSTANTS["cpu"])
 
 
-def test_derived_as_has_the_values_of_the_kernel_and_the_derivatives_of_the_reference():
+def test_with_derivative_of_has_the_values_of_the_kernel_and_the_derivatives_of_the_reference():
     args = {"x": X, "ids": jnp.array([2, 0, 1]), "nothing": None}
     reference = lambda args: jnp.sin(args["x"])[args["ids"]]
-    kernel = derived_as(reference, lambda args: reference(args) + 1)  # wrong on purpose: the two can be told apart
+    kernel = with_derivative_of(
+        reference, lambda args: reference(args) + 1
+    )  # wrong on purpose: the two can be told apart
     np.testing.assert_allclose(jax.jit(kernel)(args), reference(args) + 1, rtol=1e-6)
     total = lambda function: lambda x: jnp.sum(Y * function(args | {"x": x}))
     for derive in (jax.grad, jax.hessian, jax.jacfwd):

@@ -51,10 +51,10 @@ def test_sampled_dot_on_an_accelerator_has_no_loop(platform):
 
 
 FORMS = {
-    "cpu": {"on": "cpu"},
-    "gpu": {"on": "gpu"},
-    "gpu, slow scatters": {"on": "gpu"},
-    "tpu": {"on": "tpu"},
+    "cpu": {"platform": "cpu"},
+    "gpu": {"platform": "gpu"},
+    "gpu, slow scatters": {"platform": "gpu"},
+    "tpu": {"platform": "tpu"},
 }
 
 

@@ -1,4 +1,4 @@
-"""log_loss and auc: by hand, against brute force in float64, masks, weights, ties, and what is refused."""
+"""log_loss and auc equal brute force in float64, with masks, weights and ties, and refuse invalid arguments."""
 
 import math
 
@@ -14,7 +14,7 @@ METRICS = pytest.mark.parametrize("metric", [log_loss, auc])
 
 
 def brute_log_loss(logit, target, weights):
-    """From probabilities, as the notes print it: for moderate logits only."""
+    """The log loss from probabilities, as in the lecture notes: only for moderate logits."""
     total = 0.0
     for z, y, weight in zip(logit.tolist(), target.tolist(), weights.tolist(), strict=True):
         g = 1 / (1 + math.exp(-z))
@@ -23,7 +23,7 @@ def brute_log_loss(logit, target, weights):
 
 
 def brute_auc(score, target, weights):
-    """Every pair of a one and a zero."""
+    """The AUC by comparing every entry of label 1 with every entry of label 0."""
     won, pairs = 0.0, 0.0
     entries = list(zip(score.tolist(), target.tolist(), weights.tolist(), strict=True))
     for one, y, weight in entries:
@@ -35,11 +35,11 @@ def brute_auc(score, target, weights):
 
 
 BRUTE = {log_loss: brute_log_loss, auc: brute_auc}
-JIT = {metric: jax.jit(metric) for metric in BRUTE}  # one compilation where the eager form has thirty
+JIT = {metric: jax.jit(metric) for metric in BRUTE}  # one program where an eager call compiles thirty
 
 
 def call(metric):
-    """All columns by position."""
+    """The metric as a function of positional arguments only."""
     return lambda score, target, weights, where: metric(score, target, where=where, weights=weights)
 
 
@@ -47,7 +47,7 @@ VALUE_AND_GRADIENT = {metric: jax.jit(jax.value_and_grad(call(metric))) for metr
 
 
 def draw(seed, n=40):
-    """Scores with ties, both classes, some weights of 0, a mask."""
+    """Random scores with ties, labels of both classes, weights of which some are 0, and a mask."""
     rng = np.random.default_rng(seed)
     score = (rng.integers(-6, 7, size=n) / 2).astype(np.float32)
     target = (rng.random(n) < 0.4).astype(np.float32)
@@ -59,10 +59,10 @@ def draw(seed, n=40):
     return score, target, weights, where
 
 
-def test_by_hand():
+def test_the_metrics_equal_the_calculation_by_hand():
     logit, target = jnp.array([0.0, 0.0, 50.0, -50.0]), jnp.array([1.0, 0.0, 1.0, 1.0])
     assert float(JIT[log_loss](logit, target)) == pytest.approx((2 * math.log(2) + 0 + 50) / 4, rel=1e-6)
-    # ones at 3 and 1; zeros at 2, 1, 0: 3 beats all three; 1 ties one and beats one
+    # label 1 at scores 3 and 1, label 0 at 2, 1 and 0: the 3 is above all three; the 1 ties with one and is above one
     score, target = jnp.array([2.0, 3.0, 1.0, 1.0, 0.0]), jnp.array([0.0, 1.0, 0.0, 1.0, 0.0])
     assert float(JIT[auc](score, target)) == pytest.approx((3 + 1.5) / 6, rel=1e-6)
     weights = jnp.array([1.0, 2.0, 4.0, 1.0, 3.0])
@@ -71,7 +71,7 @@ def test_by_hand():
 
 @METRICS
 @pytest.mark.parametrize("seed", range(6))
-def test_against_brute_force(metric, seed):
+def test_the_metrics_and_their_gradients_equal_brute_force(metric, seed):
     score, target, weights, where = draw(seed)
     ones = np.ones_like(weights)
     put = jnp.asarray
@@ -95,20 +95,20 @@ def test_labels_may_be_bools_or_integers(metric, dtype):
     assert float(metric(jnp.asarray(score), labels)) == float(metric(jnp.asarray(score), jnp.asarray(target)))
 
 
-def test_probabilities_as_targets():
+def test_log_loss_accepts_probabilities_as_targets():
     logit, target = draw(1)[0], np.random.default_rng(1).random(40).astype(np.float32)
     expected = brute_log_loss(logit, target, np.ones(40))
     np.testing.assert_allclose(log_loss(jnp.asarray(logit), jnp.asarray(target)), expected, rtol=1e-6)
 
 
-def test_the_mean_of_what_training_minimizes():
+def test_log_loss_is_the_mean_of_the_logistic_loss():
     score, target, weights, where = (jnp.asarray(column) for column in draw(2))
     total = losses.logistic(score, target, where=where, weights=weights)
     np.testing.assert_allclose(log_loss(score, target, where=where, weights=weights), total.mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_auc_sees_only_the_order(seed):
+def test_auc_depends_only_on_the_order_of_the_scores(seed):
     score, target, weights, _ = (jnp.asarray(column) for column in draw(seed))
     expected = JIT[auc](score, target, weights=weights)
     for same in (3 * score - 100, jnp.exp(score), jnp.where(score == score.max(), jnp.inf, score)):
@@ -120,16 +120,16 @@ def test_auc_sees_only_the_order(seed):
     )
 
 
-def test_auc_of_extremes():
+def test_auc_orders_the_largest_and_smallest_scores():
     target = jnp.array([0.0, 1.0, 0.0, 1.0])
     assert float(JIT[auc](target, target)) == 1
     assert float(JIT[auc](-target, target)) == 0
     assert float(JIT[auc](jnp.zeros(4), target)) == 0.5
-    assert float(JIT[auc](jnp.array([-0.0, 0.0, 0.0, -0.0]), target)) == 0.5, "the two zeros are one number"
+    assert float(JIT[auc](jnp.array([-0.0, 0.0, 0.0, -0.0]), target)) == 0.5, "-0 and 0 tie"
 
 
-def test_auc_of_many():
-    """Rank sums of a million pass float32's 2^24: the mean of shares does not."""
+def test_auc_of_hundreds_of_thousands_of_entries_is_exact():
+    """Sums of so many ranks exceed 2^24, the largest exact count in float32, but a mean of fractions does not."""
     rng = np.random.default_rng(0)
     score, target = rng.integers(1000, size=300_000), rng.random(300_000) < 0.5
     ones, zeros = (np.bincount(score[target == label], minlength=1000) for label in (True, False))
@@ -139,24 +139,24 @@ def test_auc_of_many():
 
 
 @METRICS
-@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e38])
-@pytest.mark.parametrize("place", ["prediction", "target", "weights"])
-def test_garbage_under_the_mask_is_inert(metric, garbage, place):
+@pytest.mark.parametrize("masked_value", [np.nan, np.inf, -np.inf, 1e38])
+@pytest.mark.parametrize("masked_column", ["prediction", "target", "weights"])
+def test_masked_entries_may_be_arbitrary(metric, masked_value, masked_column):
     score, target, weights, where = draw(0)
     columns = {"prediction": score, "target": target, "weights": weights}
-    dirty = columns | {place: np.where(where, columns[place], np.float32(garbage))}
+    with_masked_values = columns | {masked_column: np.where(where, columns[masked_column], np.float32(masked_value))}
     put = lambda columns: [jnp.asarray(column) for column in (*columns.values(), where)]
-    clean, got = (VALUE_AND_GRADIENT[metric](*put(which)) for which in (columns, dirty))
+    clean, got = (VALUE_AND_GRADIENT[metric](*put(which)) for which in (columns, with_masked_values))
     np.testing.assert_array_equal(got[0], clean[0])
     np.testing.assert_array_equal(got[1], clean[1])
     assert np.isfinite(clean[1]).all()
-    if np.isnan(garbage):
-        eager = call(metric)(*put(dirty))
-        np.testing.assert_allclose(eager, clean[0], rtol=1e-6, err_msg="the checks do not look under the mask")
+    if np.isnan(masked_value):
+        eager = call(metric)(*put(with_masked_values))
+        np.testing.assert_allclose(eager, clean[0], rtol=1e-6, err_msg="masked entries are not checked")
 
 
 @METRICS
-def test_any_shape_and_vmap_and_jit(metric):
+def test_the_metrics_accept_any_shape_and_vmap_and_jit(metric):
     score, target, weights, where = (column.reshape(4, 10) for column in draw(3))
     target[:, :2], where[:, :2], weights[:, :2] = [0, 1], True, 1
     columns = [jnp.asarray(column) for column in (score, target, weights, where)]
@@ -167,7 +167,7 @@ def test_any_shape_and_vmap_and_jit(metric):
 
 
 @METRICS
-def test_float64(metric):
+def test_float64_columns_are_computed_in_float64(metric):
     score, target, weights, _ = draw(4)
     with jax.enable_x64(True):
         got = JIT[metric](
@@ -177,11 +177,11 @@ def test_float64(metric):
         np.testing.assert_allclose(got, BRUTE[metric](score, target, weights), rtol=1e-12)
 
 
-# What is refused
+# Refused arguments
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.5, 5.0, np.nan])
-def test_targets_that_are_no_labels(wrong):
+def test_targets_outside_of_zero_and_one_are_refused(wrong):
     score, target = jnp.zeros(3), jnp.array([0.0, 1.0, wrong])
     with pytest.raises(ValueError, match=r"^target: expected labels in \[0, 1\], got from"):
         log_loss(score, target)
@@ -192,13 +192,13 @@ def test_targets_that_are_no_labels(wrong):
     assert float(auc(score, target, where=shown)) == 0.5
 
 
-def test_half_a_label_is_none_for_auc():
+def test_auc_refuses_targets_between_zero_and_one():
     with pytest.raises(ValueError, match=r"^target: expected labels that are 0 or 1"):
         auc(jnp.zeros(3), jnp.array([0.0, 1.0, 0.5]))
 
 
 @pytest.mark.parametrize("options", [{"where": jnp.zeros(3, bool)}, {"weights": jnp.zeros(3)}], ids=str)
-def test_log_loss_of_nothing(options):
+def test_log_loss_without_entries_is_refused(options):
     with pytest.raises(ValueError, match=r"^nothing to average"):
         log_loss(jnp.zeros(3), jnp.ones(3), **options)
     assert np.isnan(jax.jit(log_loss)(jnp.zeros(3), jnp.ones(3), **options))
@@ -214,19 +214,19 @@ def test_log_loss_of_nothing(options):
         ("zeros", [], {}),
     ],
 )
-def test_auc_of_one_class(missing, target, options):
+def test_auc_of_a_single_class_is_refused(missing, target, options):
     score, target = jnp.arange(len(target), dtype=jnp.float32), jnp.array(target, jnp.float32)
     with pytest.raises(ValueError, match=rf"^no {missing}: expected labels of both classes"):
         auc(score, target, **options)
-    assert np.isnan(jax.jit(auc)(score, target, **options)), "under jit nobody can raise"
+    assert np.isnan(jax.jit(auc)(score, target, **options)), "under jit the value is NaN, since nothing can be raised"
 
 
-def test_auc_of_a_nan():
+def test_auc_refuses_nan_scores_and_log_loss_returns_nan():
     score, target = jnp.array([0.0, jnp.nan, 1.0]), jnp.array([0.0, 1.0, 1.0])
     with pytest.raises(ValueError, match=r"^score: expected numbers, got 1 NaN"):
         auc(score, target)
     assert np.isnan(jax.jit(auc)(score, target))
-    assert np.isnan(log_loss(score, target)), "shown, as any mean shows it"
+    assert np.isnan(log_loss(score, target)), "the mean is NaN"
 
 
 @METRICS
@@ -238,10 +238,10 @@ def test_auc_of_a_nan():
         (jnp.ones(4), {"where": jnp.ones((4, 1), bool)}),
         (jnp.ones(4), {"weights": jnp.ones(1)}),
     ],
-    ids=["column", "one", "where", "weights"],
+    ids=["a column as target", "one target", "a column as where", "one weight"],
 )
 @pytest.mark.usefixtures("as_users_run")
-def test_arrays_of_different_shapes(metric, target, options):
+def test_arrays_of_different_shapes_are_refused(metric, target, options):
     for call in (metric, jax.jit(metric)):
         with pytest.raises(ValueError, match=r"^expected arrays of one shape, got \w+: \(4,\)"):
             call(jnp.ones(4), target, **options)

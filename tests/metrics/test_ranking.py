@@ -1,4 +1,4 @@
-"""Ranking metrics: by hand, against sets and loops, and what padding, repetition, empty places and empty lists do."""
+"""Ranking metrics equal sets and loops, for padding, repeated ids, empty positions and empty lists too."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ N_ITEMS = 12
 
 
 def brute(name, listed, relevant):
-    """From the definitions, in sets and loops; None where there is no value, and in `listed` at empty places."""
+    """The metric by its definition, with sets and loops; None if undefined. `listed` has None at empty positions."""
     k, R = len(listed), len(relevant)
     if R == 0:
         return None
@@ -38,11 +38,11 @@ def brute(name, listed, relevant):
         return sum(h / math.log2(r + 2) for r, h in enumerate(hit)) / sum(
             1 / math.log2(r + 2) for r in range(min(k, R))
         )
-    # auc_at_k: every pair of a relevant item and another; what is not listed shares one place behind the list
-    place = {item: r for r, item in enumerate(listed) if item is not None}
+    # auc_at_k compares every relevant item with every other item; unlisted items share one position after the list
+    position = {item: r for r, item in enumerate(listed) if item is not None}
     won = pairs = 0.0
     for one, other in itertools.product(relevant, set(range(N_ITEMS)) - relevant):
-        a, b = place.get(one, k), place.get(other, k)
+        a, b = position.get(one, k), position.get(other, k)
         won += 1.0 if a < b else 0.5 if a == b else 0.0
         pairs += 1
     return won / pairs if pairs else None
@@ -55,7 +55,7 @@ def call(name, *args, **options):
 
 @pytest.fixture(scope="module")
 def lists():
-    """200 lists of 5 of 12 items, some places empty; 0 to 12 relevant items; padding that would be hits."""
+    """200 lists of 5 of 12 items with empty positions, 0 to 12 relevant items, and padding that would be hits."""
     rng = np.random.default_rng(0)
     ids = np.stack([rng.permutation(N_ITEMS)[:5] for _ in range(200)])
     relevant = np.stack([rng.permutation(N_ITEMS) for _ in range(200)])
@@ -66,7 +66,7 @@ def lists():
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_against_sets_and_loops(name, lists):
+def test_the_metrics_equal_sets_and_loops(name, lists):
     ids, relevant, where, filled = lists
     got = np.asarray(call(name, *map(jnp.asarray, lists[:2]), where=jnp.asarray(where), filled=jnp.asarray(filled)))
     assert got.shape == (200,)
@@ -79,7 +79,7 @@ def test_against_sets_and_loops(name, lists):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_one_list_many_lists_and_jit_agree(name, lists):
+def test_one_list_and_many_lists_and_jit_agree(name, lists):
     ids, relevant, where, filled = map(jnp.asarray, lists)
     many = call(name, ids, relevant, where=where, filled=filled)
     one = call(name, ids[3], relevant[3], where=where[3], filled=filled[3])
@@ -91,13 +91,13 @@ def test_one_list_many_lists_and_jit_agree(name, lists):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_by_default_everything_counts(name):
+def test_by_default_all_ids_and_positions_count(name):
     ids, relevant = jnp.array([4, 1, 0]), jnp.array([0, 4])
     ones = {"where": jnp.ones(2, bool), "filled": jnp.ones(3, bool)}
     assert call(name, ids, relevant) == call(name, ids, relevant, **ones)
 
 
-def test_by_hand():
+def test_the_metrics_equal_the_calculation_by_hand():
     ids, liked = jnp.array([5, 2, 7, 9]), jnp.array([2, 9, 3])
     want = {
         "precision": 2 / 4,
@@ -106,29 +106,29 @@ def test_by_hand():
         "average_precision": (1 / 2 + 2 / 4) / 3,
         "reciprocal_rank": 1 / 2,
         "ndcg": (1 / math.log2(3) + 1 / math.log2(5)) / (1 + 1 / math.log2(3) + 1 / math.log2(4)),
-        # 9 others: against 5 nobody wins; against 7 the item 2 does; against the 7 that follow 2 and 9 do, 3 ties
+        # nine other items: no hit is above 5; 2 is above 7; 2 and 9 are above the other seven, with which 3 ties
         "auc_at_k": (1 + 2 * 7 + 7 / 2) / 27,
     }
     for name, value in want.items():
         assert float(call(name, ids, liked)) == pytest.approx(value, abs=1e-6), name
 
 
-def test_a_padding_id_is_no_hit_and_a_list_that_stutters_gains_nothing():
-    # implicit#330 counted the padding id 0 as a hit
+def test_padding_is_no_hit_and_a_repeated_id_counts_once():
+    # implicit, issue 330: the padding id 0 was counted as a hit
     liked, where = jnp.array([3, 0, 0]), jnp.array([True, False, False])
     assert float(metrics.precision(jnp.array([0, 1]), liked, where=where)) == 0
     assert ranking.hits(jnp.array([3, 3, 3]), liked, where=where).tolist() == [True, False, False]
-    filled = jnp.array([False, True])  # an unfilled place holds id 0
+    filled = jnp.array([False, True])  # an empty position has id 0
     assert float(metrics.recall(jnp.array([0, 1]), jnp.array([0]), filled=filled)) == 0
 
 
-def test_ndcg_never_exceeds_one_and_reaches_it_with_more_relevant_items_than_places():
-    # lkpy#309 had 1.21
+def test_ndcg_is_at_most_one_and_reaches_it_with_more_relevant_items_than_positions():
+    # lkpy, issue 309: an NDCG of 1.21
     assert float(metrics.ndcg(jnp.array([1, 2]), jnp.array([1, 2, 3, 4]))) == pytest.approx(1)
     assert float(metrics.average_precision(jnp.array([1, 2]), jnp.array([1, 2, 3, 4]))) == pytest.approx(1)
 
 
-def test_the_whole_catalogue_in_the_list_gives_the_area_under_the_curve():
+def test_auc_at_k_of_the_full_catalogue_equals_auc():
     rng = np.random.default_rng(1)
     score, liked = rng.random(N_ITEMS).astype(np.float32), rng.permutation(N_ITEMS)[:4]
     ids = jnp.asarray(np.argsort(-score))

@@ -1,4 +1,4 @@
-"""Baselines against slow loops, with users and items that have no ratings."""
+"""The baselines equal slow loops, for data with users and items that have no ratings."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ N_USERS, N_ITEMS = 8, 6
 
 
 def draw(seed, n=20):
-    """User 7 and item 0 have no ratings; some values are 0."""
+    """Random ratings in which user 7 and item 0 have none, and some values are 0."""
     rng = np.random.default_rng(seed)
     pairs = rng.permutation([(j, i) for j in range(N_USERS - 1) for i in range(1, N_ITEMS)])[:n]
     return Ratings(pairs[:, 0], pairs[:, 1], rng.integers(6, size=n), N_USERS, N_ITEMS)
@@ -24,17 +24,17 @@ def rows(ratings):
 
 
 def one_pass(ratings, users, items, sweeps):
-    """(mu, b, c) by loops: c(i) from what b leaves, then b(j) from what c leaves, in turns."""
+    """(mu, b, c) by loops: alternately c(i) from the residuals without c, and b(j) from the residuals without b."""
     data = rows(ratings)
     mu = sum(y for _, _, y in data) / len(data)
     b, c = np.zeros(N_USERS), np.zeros(N_ITEMS)
     for _ in range(sweeps):
         for i in range(N_ITEMS):
-            mine = [y - mu - b[j] for j, k, y in data if k == i]
-            c[i] = sum(mine) / (len(mine) + items) if mine else 0.0
+            values = [y - mu - b[j] for j, k, y in data if k == i]
+            c[i] = sum(values) / (len(values) + items) if values else 0.0
         for j in range(N_USERS):
-            mine = [y - mu - c[i] for k, i, y in data if k == j]
-            b[j] = sum(mine) / (len(mine) + users) if mine else 0.0
+            values = [y - mu - c[i] for k, i, y in data if k == j]
+            b[j] = sum(values) / (len(values) + users) if values else 0.0
     return mu, b, c
 
 
@@ -42,29 +42,29 @@ SEEDS = pytest.mark.parametrize("seed", range(3))
 
 
 @SEEDS
-def test_global_mean(seed):
+def test_global_mean_predicts_the_mean_for_every_pair(seed):
     ratings = draw(seed)
     mean = sum(y for _, _, y in rows(ratings)) / len(ratings)
     np.testing.assert_allclose(predict_all(global_mean(ratings)), np.full((N_USERS, N_ITEMS), mean), rtol=1e-6)
 
 
 @SEEDS
-def test_user_mean(seed):
+def test_user_mean_predicts_each_users_mean(seed):
     ratings = draw(seed)
     overall = sum(y for _, _, y in rows(ratings)) / len(ratings)
     for j, row in enumerate(np.asarray(predict_all(user_mean(ratings)))):
-        mine = [y for k, _, y in rows(ratings) if k == j]
-        expected = sum(mine) / len(mine) if mine else overall
+        values = [y for k, _, y in rows(ratings) if k == j]
+        expected = sum(values) / len(values) if values else overall
         np.testing.assert_allclose(row, [expected] * N_ITEMS, rtol=1e-5, atol=1e-6, err_msg=f"user {j}")
 
 
 @SEEDS
-def test_item_mean(seed):
+def test_item_mean_predicts_each_items_mean(seed):
     ratings = draw(seed)
     overall = sum(y for _, _, y in rows(ratings)) / len(ratings)
     for i, column in enumerate(np.asarray(predict_all(item_mean(ratings))).T):
-        mine = [y for _, k, y in rows(ratings) if k == i]
-        expected = sum(mine) / len(mine) if mine else overall
+        values = [y for _, k, y in rows(ratings) if k == i]
+        expected = sum(values) / len(values) if values else overall
         np.testing.assert_allclose(column, [expected] * N_USERS, rtol=1e-5, atol=1e-6, err_msg=f"item {i}")
 
 
@@ -83,7 +83,7 @@ def test_damped_biases_equal_the_loops(seed, sweeps, damping):
     assert factors.c[0] == 0, "an item without ratings"
 
 
-def test_one_sweep_by_hand():
+def test_one_sweep_of_damped_biases_equals_the_calculation_by_hand():
     ratings = Ratings([0, 0, 1], [0, 1, 0], [5, 3, 1], 3, 2)  # mean 3
     factors = damped_biases(ratings, damping=(1.0, 2.0), sweeps=1)
     # items: ((5 - 3) + (1 - 3)) / (2 + 2), (3 - 3) / (1 + 2)
@@ -93,7 +93,7 @@ def test_one_sweep_by_hand():
 
 
 @pytest.mark.parametrize("damping", [(5.0, 5.0), (2.0, 7.5)], ids=str)
-def test_damped_biases_are_the_minimum(damping):
+def test_damped_biases_minimize_the_penalized_squared_error(damping):
     ratings = draw(1)
     factors = damped_biases(ratings, damping=damping, sweeps=300)
     b, c, mu = (np.asarray(part, np.float64) for part in (factors.b, factors.c, factors.mu))
@@ -104,10 +104,10 @@ def test_damped_biases_are_the_minimum(damping):
         by_c[i] -= y - mu - b[j] - c[i]
     np.testing.assert_allclose(by_b, np.zeros(N_USERS), atol=2e-5)
     np.testing.assert_allclose(by_c, np.zeros(N_ITEMS), atol=2e-5)
-    assert np.abs(b).max() > 0.05, "not the trivial zero"
+    assert np.abs(b).max() > 0.05, "the minimum is not at zero"
 
 
-def test_the_defaults_are_what_the_signature_says():
+def test_damped_biases_use_the_defaults_of_the_signature():
     ratings = draw(2)
     expected = damped_biases(ratings, damping=(4.0, 2.0), sweeps=10)
     got = damped_biases(ratings)
@@ -116,7 +116,7 @@ def test_the_defaults_are_what_the_signature_says():
 
 
 @pytest.mark.parametrize("damping", [-1.0, float("nan"), float("inf"), (1.0, -1.0), (-1.0, 1.0)], ids=str)
-def test_damping_that_is_no_number_of_ratings(damping):
+def test_negative_or_infinite_damping_is_refused(damping):
     with pytest.raises(ValueError, match=r"^damping: expected a finite number >= 0, got"):
         damped_biases(draw(0), damping=damping)
 
@@ -126,7 +126,7 @@ def test_popularity_counts_ratings():
     np.testing.assert_array_equal(predict_all(popularity(ratings)), [[0, 1, 3, 0]] * 3)
 
 
-def test_popularity_adds_weights_up():
+def test_popularity_sums_the_weights():
     ratings = Ratings([0, 1, 2, 0], [2, 2, 2, 1], [0, 0, 1, 5], 3, 4, weights=[0.5, 0.25, 1, 7])
     np.testing.assert_array_equal(predict_all(popularity(ratings)), [[0, 7, 1.75, 0]] * 3)
 
@@ -135,7 +135,7 @@ ALL = pytest.mark.parametrize("fit", [global_mean, user_mean, item_mean, damped_
 
 
 @ALL
-def test_each_is_factors_of_rank_0_for_every_reader(fit):
+def test_each_baseline_is_factors_of_rank_0_that_predictions_and_search_accept(fit):
     factors = fit(draw(0))
     assert (factors.w.shape, factors.x.shape) == ((N_USERS, 0), (N_ITEMS, 0))
     assert np.isfinite(predict_all(factors)).all()
@@ -146,7 +146,7 @@ def test_each_is_factors_of_rank_0_for_every_reader(fit):
 
 
 @ALL
-def test_each_works_with_float64_enabled(fit):
+def test_each_baseline_works_with_float64_enabled(fit):
     with jax.enable_x64(True):
         factors = fit(draw(0))
         assert len({leaf.dtype for leaf in jax.tree.leaves(factors)}) == 1
@@ -155,13 +155,13 @@ def test_each_works_with_float64_enabled(fit):
 
 
 @ALL
-def test_one_rating(fit):
+def test_a_single_rating_is_enough_for_each_baseline(fit):
     predicted = np.asarray(predict_all(fit(Ratings([1], [1], [4.0], 3, 2))))
     expected = [[0, 1]] * 3 if fit is popularity else np.full((3, 2), 4.0)
     np.testing.assert_array_equal(predicted, expected)
 
 
-def test_content_profile_is_the_cosine_with_the_weighted_sum():
+def test_content_profile_scores_by_the_cosine_with_the_weighted_sum():
     ratings = Ratings([0, 0, 1], [0, 1, 2], [5.0, 3.0, 1.0], n_users=3, n_items=4)
     items = np.array([[1.0, 0], [0, 2], [3, 4], [0, 0]])
     factors = content_profile(ratings, items)  # the mean is 3
@@ -187,7 +187,7 @@ def test_features_of_narrow_types_are_summed_in_float64(dtype):
 
 
 @pytest.mark.parametrize("size", [1e-300, 1e-160, 1e-20, 1e25, 1e200, 1e300])
-def test_features_of_any_size_have_the_same_cosines(size):
+def test_the_scale_of_the_features_does_not_change_content_profile(size):
     items = np.random.default_rng(0).normal(size=(N_ITEMS, 3))
     one, other = content_profile(draw(0), items), content_profile(draw(0), size * items)
     np.testing.assert_allclose(one.w, other.w, atol=1e-6)
@@ -195,26 +195,26 @@ def test_features_of_any_size_have_the_same_cosines(size):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_likes_and_dislikes_that_cancel_leave_no_profile(seed):
-    """Features in which user 0's shares (y - mean + 1/2) cancel: what rounding leaves must not become a taste."""
+def test_likes_and_dislikes_that_cancel_give_a_profile_of_zero(seed):
+    """The weights (y - mean + 1/2) of user 0 cancel in every feature: rounding errors must not become a profile."""
     rng = np.random.default_rng(seed)
     ratings = Ratings([0] * 5 + [1] * 5, [*range(5)] * 2, rng.normal(3, 1, 10), 2, 5)
     share = (ratings.value.astype(np.float64) - ratings.value.mean(dtype=np.float64) + 0.5)[:5]
     items = rng.normal(size=(5, 2))
     items[4] = -(share[:4] @ items[:4]) / share[4]
-    assert 0 < np.abs(share @ items).max() < 1e-14, "rounding, and nothing else"
+    assert 0 < np.abs(share @ items).max() < 1e-14, "only rounding errors"
     factors = content_profile(ratings, items)
     assert factors.w[0].tolist() == [0, 0]
     np.testing.assert_allclose(np.linalg.norm(factors.w[1]), 1, rtol=1e-6)
 
 
-def test_a_pair_twice_is_two_ratings():
+def test_a_pair_that_occurs_twice_counts_as_two_ratings():
     ratings = Ratings([0, 0, 1], [1, 1, 0], [5, 3, 1], 2, 2)
     assert popularity(ratings).c.tolist() == [1, 2]
     assert (item_mean(ratings).c + item_mean(ratings).mu).tolist() == [1, 4]
 
 
-def test_many_ratings_of_one_item():
+def test_the_mean_of_many_ratings_of_one_item_is_exact():
     n = 2**24 + 2**10
     zero = np.zeros(n, np.int32)
     ratings = Ratings(zero, zero, np.full(n, 4.1, np.float32), 1, 2, weights=np.full(n, 0.1, np.float32))
@@ -223,13 +223,13 @@ def test_many_ratings_of_one_item():
 
 
 @pytest.mark.parametrize("fit", [global_mean, user_mean, item_mean, damped_biases])
-def test_no_ratings_have_no_mean(fit):
-    nothing = Ratings([], [], [], 3, 2)
+def test_data_without_ratings_are_refused(fit):
+    no_ratings = Ratings([], [], [], 3, 2)
     with pytest.raises(ValueError, match="no means: expected ratings, got none"):
-        fit(nothing)
+        fit(no_ratings)
     with pytest.raises(ValueError, match="no means: expected ratings, got none"):
-        content_profile(nothing, np.ones((2, 1)))
-    assert popularity(nothing).c.tolist() == [0, 0]
+        content_profile(no_ratings, np.ones((2, 1)))
+    assert popularity(no_ratings).c.tolist() == [0, 0]
 
 
 def test_numbers_beyond_float32_are_refused():

@@ -1,4 +1,4 @@
-"""The ranking head: begins as the product, learns what a product cannot, and refuses what does not fit."""
+"""The ranking head starts as the dot product, learns what a dot product cannot, and checks its inputs."""
 
 import flax.linen as nn
 import jax
@@ -16,14 +16,14 @@ V_ITEM = jnp.asarray(RNG.normal(size=(6, 5, 4)), jnp.float32)
 MORE = jnp.asarray(RNG.normal(size=(6, 5, 2)), jnp.float32)
 
 
-def test_it_begins_as_the_product():
+def test_an_untrained_head_scores_by_the_dot_product():
     for more in (None, MORE):
         params = Head().init(jax.random.key(0), V_USER, V_ITEM, more)
         scores = Head().apply(params, V_USER, V_ITEM, more)
         np.testing.assert_allclose(scores, np.einsum("nd,ncd->nc", V_USER, V_ITEM), rtol=1e-5, atol=1e-6)
 
 
-def test_it_is_its_formula():
+def test_the_head_equals_its_formula():
     head = Head(layers=(3,), activation=nn.tanh)
     params = head.init(jax.random.key(0), V_USER, V_ITEM, MORE)
     params = jax.tree.map(lambda leaf: leaf + 0.5, params)
@@ -37,12 +37,12 @@ def test_it_is_its_formula():
             np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_one_request_without_a_batch_axis():
+def test_one_request_needs_no_batch_axis():
     params = Head().init(jax.random.key(0), V_USER[0], V_ITEM[0])
     assert Head().apply(params, V_USER[0], V_ITEM[0]).shape == (5,)
 
 
-def test_dropout_only_in_training():
+def test_dropout_is_applied_only_in_training():
     head = Head(dropout=0.5)
     params = jax.tree.map(lambda leaf: leaf + 0.1, head.init(jax.random.key(0), V_USER, V_ITEM))
     one, two = (head.apply(params, V_USER, V_ITEM, train=True, rngs={"dropout": jax.random.key(k)}) for k in range(2))
@@ -50,8 +50,8 @@ def test_dropout_only_in_training():
     assert jnp.all(head.apply(params, V_USER, V_ITEM) == head.apply(params, V_USER, V_ITEM))
 
 
-def test_it_learns_an_order_that_no_product_has():
-    """Liked is the candidate whose extra number is largest; the vectors say nothing."""
+def test_the_head_learns_an_order_that_no_dot_product_gives():
+    """The user likes the candidate with the largest extra feature; the vectors carry no information."""
     liked = jax.nn.one_hot(jnp.argmax(MORE[..., 0], axis=1), 5)
     head = Head(layers=(16,))
     cost = lambda params, _: losses.softmax.listwise(head.apply(params, V_USER, V_ITEM, MORE), liked)
@@ -63,7 +63,7 @@ def test_it_learns_an_order_that_no_product_has():
     assert found.tolist() == jnp.argmax(liked, axis=1).tolist()
 
 
-def test_vectors_of_other_shapes_are_refused():
+def test_vectors_of_wrong_shapes_are_refused():
     for users in (V_USER[:, :3], V_USER[:5], V_USER[:, None]):
         with pytest.raises(ValueError, match=r"expected v_user \[..., d\] and v_item"):
             Head().init(jax.random.key(0), users, V_ITEM)
@@ -74,16 +74,16 @@ def test_vectors_of_other_shapes_are_refused():
 
 @pytest.mark.parametrize("name", ["v_user", "v_item", "more"])
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_vectors_that_are_not_finite_are_refused_where_that_can_be_seen(name, wrong):
-    given = {"v_user": V_USER, "v_item": V_ITEM, "more": MORE}
-    params = Head().init(jax.random.key(0), *given.values())
-    given[name] = given[name].at[..., -1].set(wrong)
+def test_concrete_vectors_that_are_not_finite_are_refused(name, wrong):
+    inputs = {"v_user": V_USER, "v_item": V_ITEM, "more": MORE}
+    params = Head().init(jax.random.key(0), *inputs.values())
+    inputs[name] = inputs[name].at[..., -1].set(wrong)
     with pytest.raises(ValueError, match=f"{name}: expected finite numbers, got"):
-        Head().apply(params, *given.values())
+        Head().apply(params, *inputs.values())
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.float16, jnp.bfloat16])
-def test_narrow_vectors_are_multiplied_in_float32(dtype):
+def test_vectors_of_narrow_types_are_multiplied_in_float32(dtype):
     v_user, v_item = np.full((1, 4), 100), np.full((1, 2, 4), 120)  # a product of 12,000, a sum of 48,000
     params = Head().init(jax.random.key(0), V_USER[:1], V_ITEM[:1])
     scores = Head().apply(params, v_user.astype(dtype), v_item.astype(dtype))

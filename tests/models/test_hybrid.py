@@ -1,4 +1,4 @@
-"""The hybrid as Factors: its formula, who is not known, training steps, what is refused; and that it learns."""
+"""The hybrid model as Factors: its formula, unknown ids, training steps, refused inputs, and what it learns."""
 
 import dataclasses
 
@@ -16,8 +16,8 @@ TOWERS = TwoTower(layers=(16, 8), dropout=0.2)
 
 
 @pytest.fixture(scope="module")
-def world():
-    """Synthetic ratings, features that say nothing, and initial parameters."""
+def example():
+    """Synthetic ratings, features without information, and initial parameters."""
     ratings = data.synthetic.low_rank(60, 40, 900, rng=0).ratings
     rng = np.random.default_rng(0)
     table = lambda n, d: jnp.asarray(rng.normal(size=(n, d)), jnp.float32)
@@ -28,67 +28,77 @@ def world():
     return ratings, content, linked, dataclasses.replace(params, ids=noise)
 
 
-def test_it_is_the_formula(world):
-    _, content, linked, params = world
+def test_the_model_equals_its_formula(example):
+    _, content, linked, params = example
     factors = hybrid.as_factors(TOWERS, params, content, linked)
-    told = history.history_features(linked, mu=params.ids.mu, tags=content.tags)
-    watched, raters = history.pooled_embeddings(told, linked, params.watched, params.raters)
+    features = history.history_features(linked, mu=params.ids.mu, tags=content.tags)
+    pooled = history.pooled_embeddings(features, linked, params.item_embedding, params.user_embedding)
     z = lambda f: (f - f.mean(axis=0, keepdims=True)) / jnp.maximum(f.std(axis=0, keepdims=True), 1e-9)
     v_user, v_item = TOWERS.apply(
         params.towers,
-        jnp.concatenate([content.users, (told.user - params.user_moments[:1]) / params.user_moments[1:], watched], 1),
-        jnp.concatenate([content.items, (told.item - params.item_moments[:1]) / params.item_moments[1:], raters], 1),
+        jnp.concatenate(
+            [content.users, (features.user - params.user_moments[:1]) / params.user_moments[1:], pooled.users], 1
+        ),
+        jnp.concatenate(
+            [content.items, (features.item - params.item_moments[:1]) / params.item_moments[1:], pooled.items], 1
+        ),
     )
     ids = params.ids
-    expected = params.scale * v_user @ v_item.T + ids.w @ ids.x.T + (ids.b + params.trust[0] * told.b)[:, None]
-    expected += (ids.c + params.trust[1] * told.c)[None, :] + ids.mu
+    expected = (
+        params.scale * v_user @ v_item.T
+        + ids.w @ ids.x.T
+        + (ids.b + params.history_bias_weights[0] * features.b)[:, None]
+    )
+    expected += (ids.c + params.history_bias_weights[1] * features.c)[None, :] + ids.mu
     np.testing.assert_allclose(models.predict_all(factors), expected, atol=1e-4)
-    # moments were taken with init's mu, from the whole history
+    # the moments are those of the full history, with the mu of init_params
     first = history.history_features(linked, mu=3.5, tags=content.tags)
     np.testing.assert_allclose(
         (first.item - params.item_moments[:1]) / params.item_moments[1:], z(first.item), atol=1e-4
     )
 
 
-def test_whose_id_is_not_known_has_features_alone(world):
-    _, content, linked, params = world
+def test_users_and_items_with_unknown_ids_are_predicted_from_features_only(example):
+    _, content, linked, params = example
     known = jnp.arange(60) != 7, jnp.arange(40) != 3
     factors = hybrid.as_factors(TOWERS, params, content, linked, known=known)
-    whole = hybrid.as_factors(TOWERS, params, content, linked)
+    all_known = hybrid.as_factors(TOWERS, params, content, linked)
     assert factors.w[7, 8:].tolist() == [0, 0]
     assert factors.x[3, 8:].tolist() == [0, 0]
     others = np.arange(60) != 7
-    np.testing.assert_array_equal(factors.w[others], whole.w[others])
-    np.testing.assert_allclose(factors.b[7], whole.b[7] - params.ids.b[7], atol=1e-6)
-    np.testing.assert_allclose(factors.c[3], whole.c[3] - params.ids.c[3], atol=1e-6)
+    np.testing.assert_array_equal(factors.w[others], all_known.w[others])
+    np.testing.assert_allclose(factors.b[7], all_known.b[7] - params.ids.b[7], atol=1e-6)
+    np.testing.assert_allclose(factors.c[3], all_known.c[3] - params.ids.c[3], atol=1e-6)
 
 
-def test_a_training_step_drops_ids_and_units_by_its_key(world):
-    _, content, linked, params = world
-    at = lambda seed, drop=0.5: hybrid.as_factors(TOWERS, params, content, linked, key=jax.random.key(seed), drop=drop)
+def test_the_key_of_a_training_step_determines_the_dropped_ids_and_units(example):
+    _, content, linked, params = example
+    at = lambda seed, id_dropout=0.5: hybrid.as_factors(
+        TOWERS, params, content, linked, key=jax.random.key(seed), id_dropout=id_dropout
+    )
     dropped = np.asarray((at(0).w[:, 8:] == 0).all(axis=1))
     assert 10 < dropped.sum() < 50
     assert not np.allclose(at(0).x[:, :8], at(1).x[:, :8])
-    assert not np.asarray(at(0, drop=0.0).w[:, 8:] == 0).any()
+    assert not np.asarray(at(0, id_dropout=0.0).w[:, 8:] == 0).any()
 
 
-def test_a_rating_that_is_not_kept_changes_no_prediction(world):
-    _, content, linked, params = world
+def test_ratings_that_are_not_kept_do_not_change_predictions(example):
+    _, content, linked, params = example
     keep = history.sample_mask(linked, key=jax.random.key(0))
-    turned = dataclasses.replace(linked, value=jnp.where(keep, linked.value, 6 - linked.value))
-    one, two = (models.predict_all(hybrid.as_factors(TOWERS, params, content, r, keep)) for r in (linked, turned))
+    changed = dataclasses.replace(linked, value=jnp.where(keep, linked.value, 6 - linked.value))
+    one, two = (models.predict_all(hybrid.as_factors(TOWERS, params, content, r, keep)) for r in (linked, changed))
     np.testing.assert_array_equal(one, two)
 
 
-def test_a_request_gives_the_vector_of_a_user_whose_id_is_not_known(world):
-    _, content, linked, params = world
-    nobody = jnp.zeros(60, bool), jnp.ones(40, bool)
-    users, items = models.as_vectors(hybrid.as_factors(TOWERS, params, content, linked, known=nobody))
+def test_user_vector_equals_the_row_of_a_user_with_an_unknown_id(example):
+    _, content, linked, params = example
+    no_users = jnp.zeros(60, bool), jnp.ones(40, bool)
+    users, items = models.as_vectors(hybrid.as_factors(TOWERS, params, content, linked, known=no_users))
     c = history.history_features(linked, mu=params.ids.mu, tags=content.tags).c
     for user in (0, 17):
-        mine = np.asarray(linked.user) == user
-        pad = lambda column, mine=mine: jnp.asarray(np.r_[np.asarray(column)[mine], np.asarray(column)[:4]])
-        where = jnp.arange(mine.sum() + 4) < mine.sum()
+        rated = np.asarray(linked.user) == user
+        pad = lambda column, rated=rated: jnp.asarray(np.r_[np.asarray(column)[rated], np.asarray(column)[:4]])
+        where = jnp.arange(rated.sum() + 4) < rated.sum()
         vector = hybrid.user_vector(
             TOWERS, params, content.users[user], pad(linked.item), pad(linked.value), where, c=c, tags=content.tags
         )
@@ -96,8 +106,8 @@ def test_a_request_gives_the_vector_of_a_user_whose_id_is_not_known(world):
         np.testing.assert_allclose(items @ vector, items @ users[user], atol=1e-3)
 
 
-def test_decay_is_for_the_networks_kernels(world):
-    *_, params = world
+def test_weight_decay_applies_to_the_networks_kernels_only(example):
+    *_, params = example
     mask = hybrid.weight_decay_mask(params)
     assert mask.towers["params"]["user"]["Dense_0"] == {"kernel": True, "bias": False}
     assert not any(jax.tree.leaves(dataclasses.replace(mask, towers=None)))
@@ -112,8 +122,8 @@ def test_decay_is_for_the_networks_kernels(world):
         ({"tags": jnp.ones((39, 4))}, "content.tags: expected 40 rows"),
     ],
 )
-def test_content_that_does_not_fit_is_refused(world, change, message):
-    _, content, linked, _ = world
+def test_content_that_does_not_fit_the_ratings_is_refused(example, change, message):
+    _, content, linked, _ = example
     with pytest.raises(ValueError, match=message):
         hybrid.init_params(TOWERS, dataclasses.replace(content, **change), linked, key=jax.random.key(0))
 
@@ -129,18 +139,21 @@ def test_content_that_does_not_fit_is_refused(world, change, message):
         ({"ids": {"x": jnp.ones((40, 3))}}, r"params.ids.x: expected shape \(40, 2\)"),
         ({"ids": {"c": jnp.ones(41)}}, r"params.ids.c: expected shape \(40,\)"),
         ({"ids": {"mu": jnp.ones(40)}}, r"mu: expected shape \[\]"),
-        ({"params": {"watched": jnp.ones((41, 6))}}, r"watched: expected shape \[40, 2 e\]"),
-        ({"params": {"raters": jnp.ones((59, 6))}}, r"raters: expected shape \[60, 2 e\]"),
+        ({"params": {"item_embedding": jnp.ones((41, 6))}}, r"item_embedding: expected shape \[40, 2 e\]"),
+        ({"params": {"user_embedding": jnp.ones((59, 6))}}, r"user_embedding: expected shape \[60, 2 e\]"),
         ({"content": {"tags": None}}, "expected the 6 history features .* got 2. Pass the same tags"),
         ({"options": {"known": (np.ones(59, bool), np.ones(40, bool))}}, r"known\[0\]: expected a mask of bools"),
         ({"options": {"known": (np.ones(60, bool), np.arange(40))}}, r"known\[1\]: expected a mask of bools"),
         ({"options": {"keep": np.ones(7, bool)}}, "keep: expected a mask of bools"),
-        ({"options": {"drop": 1.5, "key": jax.random.key(0)}}, r"drop: expected a probability in \[0, 1\], got 1.5"),
+        (
+            {"options": {"id_dropout": 1.5, "key": jax.random.key(0)}},
+            r"id_dropout: expected a probability in \[0, 1\], got 1.5",
+        ),
     ],
 )
 @pytest.mark.usefixtures("as_users_run")
-def test_what_does_not_fit_the_model_is_refused(world, change, message):
-    _, content, linked, params = world
+def test_arguments_that_do_not_fit_the_model_are_refused(example, change, message):
+    _, content, linked, params = example
     content = dataclasses.replace(content, **change.get("content", {}))
     ids = dataclasses.replace(params.ids, **change.get("ids", {}))
     params = dataclasses.replace(params, ids=ids, **change.get("params", {}))
@@ -158,13 +171,13 @@ def test_what_does_not_fit_the_model_is_refused(world, change, message):
         ({"item": np.array([40, 0])}, "item: expected ids"),
         ({"item": np.array([2**40, 0])}, "item: expected ids"),
         ({"value": np.array([np.nan, 1])}, "value: expected finite numbers, got nan at position 0"),
-        ({"c": np.ones(39)}, "watched: expected shape"),
+        ({"c": np.ones(39)}, "item_embedding: expected shape"),
         ({"tags": None}, "Pass the same tags as to init_params"),
     ],
 )
 @pytest.mark.usefixtures("as_users_run")
-def test_a_request_that_does_not_fit_is_refused(world, change, message):
-    _, content, _, params = world
+def test_a_request_that_does_not_fit_is_refused(example, change, message):
+    _, content, _, params = example
     given = {
         "features": content.users[0],
         "item": np.array([3, 2**40]),
@@ -173,16 +186,16 @@ def test_a_request_that_does_not_fit_is_refused(world, change, message):
         "c": np.zeros(40),
         "tags": content.tags,
     }
-    assert np.isfinite(hybrid.user_vector(TOWERS, params, **given)).all(), "what is masked may be anything"
+    assert np.isfinite(hybrid.user_vector(TOWERS, params, **given)).all(), "masked ids and values may be arbitrary"
     with pytest.raises(ValueError, match=message):
         hybrid.user_vector(TOWERS, params, **{**given, **change})
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32, np.float16])
-def test_narrow_content_is_computed_in_float32(world, dtype):
-    _, content, linked, _ = world
-    whole = jax.tree.map(lambda table: np.asarray(table > 0).astype(dtype), content)
-    wide = jax.tree.map(lambda table: jnp.asarray(table, jnp.float32), whole)
+def test_content_of_narrow_types_is_computed_in_float32(example, dtype):
+    _, content, linked, _ = example
+    narrow = jax.tree.map(lambda table: np.asarray(table > 0).astype(dtype), content)
+    wide = jax.tree.map(lambda table: jnp.asarray(table, jnp.float32), narrow)
     one, other = (
         hybrid.as_factors(
             TOWERS,
@@ -190,23 +203,23 @@ def test_narrow_content_is_computed_in_float32(world, dtype):
             given,
             linked,
         )
-        for given in (whole, wide)
+        for given in (narrow, wide)
     )
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert a.dtype == b.dtype == jnp.float32
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_mask_of_the_callers_is_left_as_it_was(world):
-    _, content, linked, params = world
+def test_the_callers_mask_is_not_modified(example):
+    _, content, linked, params = example
     known = np.ones(60, bool), np.ones(40, bool)
-    hybrid.as_factors(TOWERS, params, content, linked, known=known, key=jax.random.key(0), drop=0.5)
+    hybrid.as_factors(TOWERS, params, content, linked, known=known, key=jax.random.key(0), id_dropout=0.5)
     assert known[0].all()
     assert known[1].all()
 
 
-def test_history_features_that_are_equal_up_to_rounding_are_not_blown_up():
-    """Every user gave every item its own rating: without damping nothing but rounding is left of the users' biases."""
+def test_history_features_that_differ_only_by_rounding_are_not_scaled_up():
+    """Every item has the same rating from all users: without damping the users' biases are rounding errors only."""
     rng = np.random.default_rng(0)
     n_users, n_items = 50, 37
     user, item = (ids.ravel() for ids in np.indices((n_users, n_items)))
@@ -214,16 +227,18 @@ def test_history_features_that_are_equal_up_to_rounding_are_not_blown_up():
     linked = data.linked(data.Ratings(user, item, value, n_users, n_items))
     content = hybrid.Content(jnp.ones((n_users, 1)), jnp.ones((n_items, 1)))
     params = hybrid.init_params(TOWERS, content, linked, key=jax.random.key(0), mu=float(value.mean()))
-    told = history.history_features(linked, mu=float(value.mean()), damping=(0.0, 0.0))
-    moments = hybrid._moments(told.user, jnp.max(linked.value))
-    assert 0 < float(jnp.abs(told.b).max()) < 1e-5, "rounding, and nothing else"
+    features = history.history_features(linked, mu=float(value.mean()), damping=(0.0, 0.0))
+    moments = hybrid._moments(features.user, jnp.max(linked.value))
+    assert 0 < float(jnp.abs(features.b).max()) < 1e-5, "only rounding errors"
     assert moments[1].tolist() == [1, 1]
-    assert float(params.item_moments[1, 0]) == pytest.approx(float(jnp.std(told.c)), rel=0.1), "what varies does"
+    assert float(params.item_moments[1, 0]) == pytest.approx(float(jnp.std(features.c)), rel=0.1), (
+        "features that vary are standardized"
+    )
 
 
 @pytest.mark.slow
-def test_it_learns_more_than_biases():
-    """Items' tags decide what users of two kinds like: the towers find it, for users who never trained, too."""
+def test_the_towers_learn_more_than_biases():
+    """Two kinds of users like items by their tags: the towers learn this, and apply it to users not in the training."""
     rng = np.random.default_rng(0)
     n_users, n_items = 120, 60
     kind, tag = rng.integers(0, 2, n_users), rng.integers(0, 2, n_items)
@@ -238,8 +253,8 @@ def test_it_learns_more_than_biases():
         content, ratings = batch
         keep = history.sample_mask(ratings, key=key)
         factors = hybrid.as_factors(TOWERS, params, content, ratings, keep, key=key)
-        held = dataclasses.replace(ratings, where=ratings.where & ~keep)
-        return losses.closed_form.cost(factors, held, l2=0.0) / len(ratings.value)
+        held_out = dataclasses.replace(ratings, where=ratings.where & ~keep)
+        return losses.closed_form.cost(factors, held_out, l2=0.0) / len(ratings.value)
 
     init = hybrid.init_params(
         TOWERS, content, linked, key=jax.random.key(0), rank=0, width=2, mu=float(train.value.mean())

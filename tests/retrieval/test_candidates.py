@@ -1,4 +1,4 @@
-"""Sources and their merging: against sets and lists, padding, what is seen or not allowed, and what is refused."""
+"""Candidate sources and their merging: equal to sets and lists, with padding, exclusions and refused arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from jaxrec.retrieval.candidates import Table, favorites, look_up, merge, neares
 
 @pytest.mark.parametrize("rows", [1, 4, 7, 100])
 @pytest.mark.parametrize("score", [retrieval.dot, retrieval.cosine, retrieval.negative_squared_distance])
-def test_nearest_of_every_item_is_the_full_sort_without_itself(rows, score):
-    rng = np.random.default_rng(0)  # integers have ties, whose cosines rounding would part
+def test_nearest_equals_a_full_sort_without_the_item_itself(rows, score):
+    rng = np.random.default_rng(0)  # integers give ties, but rounding would break ties of their cosines
     x = np.float32(rng.normal(size=(9, 3)) if score is retrieval.cosine else rng.integers(-2, 3, (9, 3)))
     allowed = np.arange(9) != 5
     table = nearest(
@@ -25,7 +25,7 @@ def test_nearest_of_every_item_is_the_full_sort_without_itself(rows, score):
     assert bool(table.where.all())
 
 
-def test_nearest_in_small_catalogues_leaves_places_empty():
+def test_nearest_pads_the_lists_of_small_catalogues():
     one = nearest(jnp.ones((1, 2)), 10, progress=False)
     assert one.ids.shape == (1, 10)
     assert not bool(one.where.any())
@@ -33,14 +33,14 @@ def test_nearest_in_small_catalogues_leaves_places_empty():
     assert three.where.sum(axis=1).tolist() == [2, 2, 2]
 
 
-def test_nearest_refuses():
+def test_nearest_refuses_invalid_arguments():
     with pytest.raises(ValueError, match="expected finite vectors"):
         nearest(jnp.full((2, 2), jnp.nan), progress=False)
     with pytest.raises(ValueError, match="k, batch_size, block >= 1"):
         nearest(jnp.ones((2, 2)), 0)
 
 
-def test_top_of_groups(as_users_run):
+def test_top_of_groups_lists_the_best_members_of_each_group(as_users_run):
     member = jnp.array([[True, True, False, True], [False, False, True, False], [False] * 4])
     table = top_of_groups(jnp.array([1.0, 3.0, 9.0, 3.0]), member, 2)
     assert table.ids.tolist() == [[1, 3], [2, 0], [0, 0]]
@@ -53,66 +53,66 @@ def test_top_of_groups(as_users_run):
         top_of_groups(jnp.ones(4), member, 5)
 
 
-def test_favorites_leaves_out_what_was_never_viewed():
+def test_favorites_masks_groups_that_were_never_viewed():
     groups, where = favorites(jnp.array([0.0, 5.0, 0.0, 7.0]), 3)
     assert groups[where].tolist() == [3, 1]
 
 
 def by_sets(sources, size, seen, allowed):
-    """(id, sources that named it) in order of first mention."""
+    """(id, sources that proposed it) in the order in which the ids were first proposed."""
     found = {}
     for number, (ids, where) in enumerate(sources):
-        for i, real in zip(ids, where, strict=True):
-            if real and i not in seen and allowed[i]:
+        for i, valid in zip(ids, where, strict=True):
+            if valid and i not in seen and allowed[i]:
                 found.setdefault(int(i), set()).add(number)
     return list(found.items())[:size]
 
 
 @pytest.mark.parametrize("size", [1, 5, 20, 40])
 @pytest.mark.parametrize("seed", range(4))
-def test_merge_against_sets(seed, size):
+def test_merge_equals_merging_by_sets(seed, size):
     rng = np.random.default_rng(seed)
     draw = lambda n: (rng.integers(0, 30, n), rng.random(n) < 0.8)
-    sources, (seen, real) = [draw(7), draw(0), draw(12), draw(5)], draw(9)
+    sources, (seen, seen_where) = [draw(7), draw(0), draw(12), draw(5)], draw(9)
     allowed = rng.random(30) < 0.8
-    given = [(jnp.asarray(ids), jnp.asarray(where)) for ids, where in sources]
+    arrays = [(jnp.asarray(ids), jnp.asarray(where)) for ids, where in sources]
     run = lambda *a: merge(a[0], size=size, exclude=a[1], allowed=a[2])
-    args = given, (jnp.asarray(seen), jnp.asarray(real)), jnp.asarray(allowed)
+    args = arrays, (jnp.asarray(seen), jnp.asarray(seen_where)), jnp.asarray(allowed)
     for got in (run(*args), jax.jit(run)(*args)):
-        expected = by_sets(sources, size, set(seen[real].tolist()), allowed)
+        expected = by_sets(sources, size, set(seen[seen_where].tolist()), allowed)
         assert got.ids.shape == (size,)
-        assert got.named.shape == (size, 4)
+        assert got.proposed_by.shape == (size, 4)
         assert [
             (int(i), set(np.flatnonzero(n).tolist()))
-            for i, n in zip(got.ids[got.where], got.named[got.where], strict=True)
+            for i, n in zip(got.ids[got.where], got.proposed_by[got.where], strict=True)
         ] == expected
         assert got.where.tolist() == [True] * len(expected) + [False] * (size - len(expected))
         assert not got.ids[~got.where].any()
-        assert not got.named[~got.where].any()
+        assert not got.proposed_by[~got.where].any()
 
 
-def test_a_user_who_has_seen_everything_gets_nothing():
+def test_a_user_who_has_seen_everything_gets_no_candidates():
     everything = jnp.arange(5), jnp.ones(5, bool)
     assert not bool(merge([everything], size=3, exclude=everything).where.any())
     assert not bool(merge([everything], size=3, allowed=jnp.zeros(5, bool)).where.any())
 
 
-def test_merge_takes_a_vmap_over_users():
+def test_merge_can_be_vmapped_over_users():
     ids = jnp.array([[0, 1], [1, 1]])
     got = jax.vmap(lambda ids: merge([(ids, jnp.ones(2, bool))], size=2))(ids)
     assert got.ids.tolist() == [[0, 1], [1, 0]]
     assert got.where.tolist() == [[True, True], [True, False]]
 
 
-def test_merge_and_look_up_of_an_empty_history():
+def test_merge_and_look_up_accept_an_empty_history():
     table = Table(jnp.array([[1, 2]]), jnp.ones((1, 2), bool))
-    nothing = look_up(table, jnp.zeros(3, jnp.int32), where=jnp.zeros(3, bool))
-    assert nothing[0].shape == (6,)
-    assert not bool(nothing[1].any())
+    empty = look_up(table, jnp.zeros(3, jnp.int32), where=jnp.zeros(3, bool))
+    assert empty[0].shape == (6,)
+    assert not bool(empty[1].any())
     assert look_up(table, jnp.array([0]))[0].tolist() == [1, 2]
 
 
-def test_merge_refuses(as_users_run):
+def test_merge_refuses_invalid_arguments(as_users_run):
     with pytest.raises(ValueError, match="at least one source"):
         merge([], size=3)
     with pytest.raises(ValueError, match="size >= 1"):

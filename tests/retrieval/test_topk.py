@@ -1,4 +1,4 @@
-"""top_k equals a full sort at any block size, ties included; nothing excluded ever comes back."""
+"""top_k equals a full sort for every block size, also with ties, and never returns excluded items."""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,13 @@ BLOCKS = pytest.mark.parametrize("block", [1, 3, 7, M, 64])
 
 
 def draw(seed, n=6, m=M, d=3):
-    """Small integers: products are exact, and many scores are equal."""
+    """Vectors of small integers, so that products are exact and many scores are equal."""
     rng = np.random.default_rng(seed)
     return np.float32(rng.integers(-2, 3, size=(n, d))), np.float32(rng.integers(-2, 3, size=(m, d)))
 
 
 def full_sort(scores, k):
-    """Best first, ties to the lowest id; places that cannot be filled: -inf and id 0."""
+    """The k best by a full sort, ties to the lowest id; positions that cannot be filled have score -inf and id 0."""
     ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     best = np.take_along_axis(scores, ids, axis=1)
     return best, np.where(best == -np.inf, 0, ids)
@@ -34,7 +34,7 @@ def assert_equal(got, expected):
 @BLOCKS
 @pytest.mark.parametrize("k", [1, 5, M])
 @pytest.mark.parametrize("seed", range(2))
-def test_equals_a_full_sort_with_many_ties(seed, k, block):
+def test_top_k_equals_a_full_sort_with_many_ties(seed, k, block):
     queries, items = draw(seed)
     scores = queries @ items.T
     assert len(np.unique(scores)) < scores.size / 5, "the test needs ties"
@@ -42,7 +42,7 @@ def test_equals_a_full_sort_with_many_ties(seed, k, block):
 
 
 @pytest.mark.parametrize("block", [1, 2, 5, 8])
-def test_all_scores_equal(block):
+def test_with_equal_scores_the_lowest_ids_win(block):
     scores, ids = top_k(jnp.ones((2, 3)), jnp.ones((5, 3)), 4, block=block)
     assert ids.tolist() == [[0, 1, 2, 3]] * 2
     assert scores.tolist() == [[3.0] * 4] * 2
@@ -56,13 +56,13 @@ def test_minus_zero_ties_with_zero(block):
 
 
 @BLOCKS
-def test_negative_scores_win_over_the_padding_of_blocks(block):
+def test_the_padding_of_blocks_does_not_beat_negative_scores(block):
     queries, items = np.ones((1, 1), np.float32), -np.arange(1.0, M + 1, dtype=np.float32)[:, None]
     assert_equal(top_k(jnp.asarray(queries), jnp.asarray(items), M, block=block), full_sort(queries @ items.T, M))
 
 
 def exclusions(seed, n, m, e=9):
-    """(ids, where): some repeat, and where `where` is False stands what must never matter."""
+    """(ids, where) with repeated ids, and arbitrary ids where `where` is False."""
     rng = np.random.default_rng(seed)
     ids, where = rng.integers(m, size=(n, e)), rng.random((n, e)) < 0.5
     garbage = rng.choice([-1, -7, m, m + 1, m + 40, 2**31 - 1, -(2**31), 0, 1], size=(n, e))
@@ -82,7 +82,7 @@ def with_exclusions(scores, ids, where):
 
 @BLOCKS
 @pytest.mark.parametrize("seed", range(3))
-def test_exclude_equals_a_full_sort(seed, block):
+def test_exclusions_equal_a_full_sort_without_these_items(seed, block):
     queries, items = draw(seed)
     ids, where = exclusions(seed, len(queries), M)
     got = top_k(
@@ -90,12 +90,12 @@ def test_exclude_equals_a_full_sort(seed, block):
     )
     assert_equal(got, full_sort(with_exclusions(queries @ items.T, ids, where), 12))
     for query, best in enumerate(np.asarray(got[1])):
-        assert not set(best) & set(ids[query][where[query]]), "seen items never come back"
+        assert not set(best) & set(ids[query][where[query]]), "seen items are never returned"
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("block", [4, 100])
-def test_seen_items_never_come_back_even_when_all_are_asked_for(seed, block):
+def test_seen_items_are_never_returned_even_if_all_items_are_requested(seed, block):
     rng = np.random.default_rng(seed)
     queries, items = rng.normal(size=(4, 3)), rng.normal(size=(M, 3))
     ids, where = exclusions(seed + 100, 4, M, e=30)
@@ -111,21 +111,21 @@ def test_seen_items_never_come_back_even_when_all_are_asked_for(seed, block):
         assert (best[query][~filled] == 0).all()
 
 
-def test_an_empty_list_of_exclusions():
+def test_an_empty_list_of_exclusions_excludes_nothing():
     queries, items = draw(0)
-    nothing = jnp.zeros((len(queries), 0), jnp.int32), jnp.zeros((len(queries), 0), bool)
-    got = top_k(jnp.asarray(queries), jnp.asarray(items), 5, exclude=nothing)
+    no_exclusions = jnp.zeros((len(queries), 0), jnp.int32), jnp.zeros((len(queries), 0), bool)
+    got = top_k(jnp.asarray(queries), jnp.asarray(items), 5, exclude=no_exclusions)
     assert_equal(got, full_sort(queries @ items.T, 5))
 
 
 @pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint32, jnp.int32])
-def test_excluded_ids_of_any_integer_type(dtype):
+def test_excluded_ids_may_have_any_integer_type(dtype):
     exclude = jnp.array([[4, 2]], dtype), jnp.array([[True, True]])
     assert top_k(jnp.ones((1, 2)), jnp.ones((5, 2)), 3, exclude=exclude, block=2)[1].tolist() == [[0, 1, 3]]
 
 
 @BLOCKS
-def test_allowed_equals_a_full_sort(block):
+def test_allowed_items_equal_a_full_sort_of_these(block):
     queries, items = draw(3)
     allowed = np.random.default_rng(0).random(M) < 0.6
     got = top_k(jnp.asarray(queries), jnp.asarray(items), 10, allowed=jnp.asarray(allowed), block=block)
@@ -133,7 +133,7 @@ def test_allowed_equals_a_full_sort(block):
 
 
 @BLOCKS
-def test_places_that_cannot_be_filled(block):
+def test_positions_that_cannot_be_filled_are_empty(block):
     queries, items = draw(4, n=2)
     allowed = np.isin(np.arange(M), [3, 8, 9, 22])
     exclude = jnp.array([[22, 3, 7], [5, 8, 9]], jnp.int32), jnp.array([[True, True, True], [False, True, False]])
@@ -147,25 +147,25 @@ def test_places_that_cannot_be_filled(block):
     assert (scores[1, 3:].tolist(), ids[1, 3:].tolist()) == ([-np.inf] * 3, [0] * 3)
 
 
-def test_nothing_is_allowed():
+def test_without_allowed_items_all_positions_are_empty():
     scores, ids = top_k(jnp.ones((2, 1)), jnp.ones((4, 1)), 3, allowed=jnp.zeros(4, bool), block=3)
     assert (np.asarray(scores) == -np.inf).all()
     assert ids.tolist() == [[0, 0, 0]] * 2
 
 
 @pytest.mark.parametrize("block", [1, 2])
-def test_a_catalogue_of_one_item(block):
+def test_a_catalogue_of_one_item_returns_it(block):
     scores, ids = top_k(jnp.array([[2.0], [-3.0]]), jnp.array([[5.0]]), 1, block=block)
     assert (scores.tolist(), ids.tolist()) == ([[10.0], [-15.0]], [[0], [0]])
 
 
 @pytest.mark.parametrize("block", [2, 64])
-def test_vectors_of_no_dimension(block):
+def test_vectors_of_dimension_zero_score_zero(block):
     assert top_k(jnp.zeros((2, 0)), jnp.zeros((5, 0)), 3, block=block)[1].tolist() == [[0, 1, 2]] * 2
 
 
 @pytest.mark.parametrize("block", [4, 64])
-def test_one_query_is_a_row_of_many(block):
+def test_one_query_gives_its_row_of_the_result_for_several(block):
     queries, items = draw(5)
     ids, where = exclusions(5, len(queries), M)
     allowed = jnp.arange(M) % 4 > 0
@@ -184,31 +184,31 @@ def test_one_query_is_a_row_of_many(block):
     assert_equal(top_k(jnp.asarray(queries[0]), jnp.asarray(items), 6), [a[0] for a in full_sort(queries @ items.T, 6)])
 
 
-# What is refused
+# Refused arguments
 
 
 @pytest.mark.parametrize("k", [0, -1, 6])
-def test_k_out_of_range(k):
+def test_k_out_of_range_is_refused(k):
     with pytest.raises(ValueError, match=rf"^k: expected between 1 and the catalogue's 5 items, got {k}"):
         top_k(jnp.ones((2, 3)), jnp.ones((5, 3)), k)
 
 
 @pytest.mark.parametrize("block", [0, -1])
-def test_block_out_of_range(block):
+def test_a_block_out_of_range_is_refused(block):
     with pytest.raises(ValueError, match=rf"^block: expected at least 1, got {block}"):
         top_k(jnp.ones((2, 3)), jnp.ones((5, 3)), 1, block=block)
 
 
 @pytest.mark.parametrize("shapes", [((2, 3), (5, 4)), ((2,), (5, 3)), ((1, 2, 3), (5, 3)), ((2, 3), (3,))], ids=str)
 @pytest.mark.usefixtures("as_users_run")
-def test_queries_and_items_that_do_not_fit(shapes):
+def test_queries_and_items_of_wrong_shapes_are_refused(shapes):
     with pytest.raises(ValueError, match=r"^expected queries \[n, d\] and items \[m, d\] of one dimension d, got"):
         top_k(jnp.ones(shapes[0]), jnp.ones(shapes[1]), 1)
 
 
 @pytest.mark.parametrize("shapes", [((2, 4), (2, 3)), ((3, 4), (3, 4)), ((1, 4), (1, 4)), ((2, 4), (2, 1))], ids=str)
 @pytest.mark.usefixtures("as_users_run")
-def test_exclude_of_another_size(shapes):
+def test_exclusions_of_wrong_shapes_are_refused(shapes):
     exclude = jnp.zeros(shapes[0], jnp.int32), jnp.ones(shapes[1], bool)
     with pytest.raises(ValueError, match=r"^exclude: expected ids and where of one shape \[2, e\], one row per query"):
         top_k(jnp.ones((2, 3)), jnp.ones((5, 3)), 1, exclude=exclude)
@@ -216,15 +216,15 @@ def test_exclude_of_another_size(shapes):
 
 @pytest.mark.parametrize("shape", [(4,), (1,), (2, 5)], ids=str)
 @pytest.mark.usefixtures("as_users_run")
-def test_allowed_of_another_size(shape):
+def test_a_mask_of_allowed_items_of_a_wrong_shape_is_refused(shape):
     with pytest.raises(ValueError, match=r"^allowed: expected one flag per item, shape \(5,\), got"):
         top_k(jnp.ones((2, 3)), jnp.ones((5, 3)), 1, allowed=jnp.ones(shape, bool))
 
 
-# Under transformations, and in other types
+# Transformations, and other types
 
 
-def test_under_jit():
+def test_top_k_works_under_jit():
     queries, items = draw(1)
     ids, where = exclusions(1, len(queries), M)
     searched = jax.jit(lambda q, x, e, a: top_k(q, x, 5, exclude=e, allowed=a, block=4))
@@ -234,7 +234,7 @@ def test_under_jit():
     assert_equal(searched(*arguments), full_sort(expected, 5))
 
 
-def test_one_trace_for_the_same_shapes():
+def test_the_same_shapes_are_traced_once():
     traces = 0
 
     def counted(queries, items):
@@ -249,10 +249,10 @@ def test_one_trace_for_the_same_shapes():
             first = traces
     assert traces == first > 0
     top_k(jnp.asarray(queries), jnp.asarray(items), 4, score=counted, block=7)
-    assert traces > first, "the count sees a new trace"
+    assert traces > first, "another shape is traced again"
 
 
-def test_float64_tells_apart_what_float32_cannot():
+def test_float64_scores_are_compared_in_float64():
     with jax.enable_x64(True):
         items = jnp.array([[1.0], [1 + 1e-12], [1 - 1e-12]], jnp.float64)
         exclude = jnp.array([[1]]), jnp.array([[True]])  # int64 ids
@@ -263,8 +263,8 @@ def test_float64_tells_apart_what_float32_cannot():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_half_precision(dtype):
-    queries, items = draw(2)  # products and sums of these are exact in eight bits
+def test_vectors_of_half_precision_are_exact_where_their_products_are(dtype):
+    queries, items = draw(2)  # products and sums of these are exact in bfloat16, with its eight bits
     ids, where = exclusions(2, len(queries), M)
     exclude = jnp.asarray(ids), jnp.asarray(where)
     scores, best = top_k(jnp.asarray(queries, dtype), jnp.asarray(items, dtype), 7, exclude=exclude, block=5)
@@ -272,19 +272,19 @@ def test_half_precision(dtype):
     assert_equal((scores, best), full_sort(with_exclusions(queries @ items.T, ids, where), 7))
 
 
-def test_half_precision_is_summed_in_float32():
+def test_products_of_half_precision_are_summed_in_float32():
     queries, items = jnp.ones((1, 2), jnp.bfloat16), jnp.array([[256, 0], [256, 1], [255, 0]], jnp.bfloat16)
-    scores, ids = top_k(queries, items, 2)  # 257 needs nine bits
+    scores, ids = top_k(queries, items, 2)  # 257 does not fit into the eight bits of bfloat16
     assert (scores.tolist(), ids.tolist()) == ([[257, 256]], [[1, 0]])
 
 
-def test_the_package_exports_it():
+def test_the_package_exports_top_k():
     assert retrieval.top_k is top_k
 
 
 @BLOCKS
 @pytest.mark.parametrize("score", [retrieval.cosine, retrieval.negative_squared_distance])
-def test_by_other_scores(block, score):
+def test_other_scores_equal_a_full_sort(block, score):
     queries, items = draw(3)
     items[4] = 0
     distance = ((queries[:, None] - items[None]) ** 2).sum(-1)
@@ -300,7 +300,7 @@ def test_by_other_scores(block, score):
 
 
 def test_the_catalogue_is_not_copied():
-    """What the compiled search holds beside its arguments is a block's scores, whatever the catalogue's size."""
+    """The compiled search allocates memory for the scores of a block, independent of the size of the catalogue."""
     queries, items = jnp.ones((4, 8)), jnp.ones((100_003, 8))
     compiled = two_pass.lower(queries, items, None, None, score=topk.dot, k=10, block=1024).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * items.nbytes

@@ -159,7 +159,7 @@ def test_well_conditioned_rows_are_not_solved_again():
     """The pivot ratios of rows like those of ml-100k are far above the threshold."""
     ratio = jnp.array([1e-1, 3e-2, 1e-3, 0.0, jnp.nan])
     assert orthogonal.ill_conditioned(ratio).tolist() == [False, False, True, True, True]
-    found = orthogonal.mend(
+    found = orthogonal.refit_rows(
         jnp.ones((2, 1)), jnp.ones(2), jnp.ones(2), prior=lambda row: jnp.ones((2, 2)), blocks=lambda row: jnp.int32(1),
         entries=lambda row, block: jnp.ones((3, 2)),
     )  # fmt: skip
