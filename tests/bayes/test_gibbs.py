@@ -19,6 +19,7 @@ from jaxrec.bayes import (
     side_information,
 )
 from jaxrec.bayes import _gibbs as sampler
+from jaxrec.bayes._gibbs_sweep import run_sweeps
 from jaxrec.bayes.side_information import Priors, SideState, basis
 from jaxrec.types import Dense
 
@@ -98,11 +99,11 @@ def test_wishart_has_its_moments_and_the_root_is_one(x64):
 def test_a_basis_is_the_features_centered_and_turned(size):
     f = features(N_USERS, size)
     b = basis(f)
-    assert b.z.shape == (N_USERS, min(size, N_USERS - 1))
-    np.testing.assert_allclose(b.z, (f - np.asarray(b.center)) @ np.asarray(b.rotation), atol=1e-5)
-    np.testing.assert_allclose(b.z @ b.z.T, (f - f.mean(0)) @ (f - f.mean(0)).T, atol=1e-4)
-    np.testing.assert_allclose(b.z.T @ b.z, np.diag(b.square), atol=1e-4)
-    np.testing.assert_allclose(b.rotation.T @ b.rotation, np.eye(len(b.square)), atol=1e-5)
+    assert b.coordinates.shape == (N_USERS, min(size, N_USERS - 1))
+    np.testing.assert_allclose(b.coordinates, (f - np.asarray(b.center)) @ np.asarray(b.rotation), atol=1e-5)
+    np.testing.assert_allclose(b.coordinates @ b.coordinates.T, (f - f.mean(0)) @ (f - f.mean(0)).T, atol=1e-4)
+    np.testing.assert_allclose(b.coordinates.T @ b.coordinates, np.diag(b.squared_norms), atol=1e-4)
+    np.testing.assert_allclose(b.rotation.T @ b.rotation, np.eye(len(b.squared_norms)), atol=1e-5)
 
 
 def test_links_are_drawn_from_their_ridge_regressions(x64):
@@ -111,14 +112,14 @@ def test_links_are_drawn_from_their_ridge_regressions(x64):
     rng = np.random.default_rng(3)
     f, g = features(N_USERS, 3), features(N_USERS, 12, 1)
     bases = in_float64((basis(f), basis(g)))
-    rows, other = rng.normal(size=(N_USERS, k)), jnp.asarray(rng.normal(size=(bases[1].z.shape[1], k)))
+    rows, other = rng.normal(size=(N_USERS, k)), jnp.asarray(rng.normal(size=(bases[1].coordinates.shape[1], k)))
     links = jnp.zeros((3, k)), other
     level = side_state(rows, np.zeros(k), np.eye(k), np.ones(N_USERS), links, (strength, 2.0))
     draw = jax.jit(jax.vmap(lambda key: side_information.draw(level, bases, Priors(strength=strength), key=key)))
     out = draw(jax.random.split(jax.random.key(1), n))
-    f, left = f - f.mean(axis=0), rows - np.asarray(bases[1].z @ other)
+    f, left = f - f.mean(axis=0), rows - np.asarray(bases[1].coordinates @ other)
     inverse = np.linalg.inv(f.T @ f + strength * np.eye(3))
-    expected, got = inverse @ f.T @ left, np.einsum("fr,nrk->nfk", bases[0].rotation, out.links[0])
+    expected, got = inverse @ f.T @ left, np.einsum("fr,nrk->nfk", bases[0].rotation, out.link_matrices[0])
     error = got - expected
     white = np.einsum("nfk,nkl,ngl->nfg", error, out.precision, error) / k  # given Λ, over n draws: the inverse
     np.testing.assert_allclose(white.mean(axis=0), inverse, atol=0.03 * inverse.max())
@@ -138,7 +139,7 @@ def test_rows_are_drawn_from_their_posterior(x64, side, form):
     n_own, n_other = (N_USERS, N_ITEMS) if side == "user" else (N_ITEMS, N_USERS)
     rng = np.random.default_rng(2)
     bases = in_float64(groups()[0 if side == "user" else 1])
-    links = tuple(jnp.asarray(rng.normal(size=(len(b.square), rank + 1))) * 0.3 for b in bases)
+    links = tuple(jnp.asarray(rng.normal(size=(len(b.squared_norms), rank + 1))) * 0.3 for b in bases)
     mean, precision, others = rng.normal(size=rank + 1), spd(rank + 1, 4), rng.normal(size=(n_other, rank + 1))
     sure, others_sure = rng.uniform(0.5, 2, n_own), rng.uniform(0.5, 2, n_other)
     of = lambda rows, sure, links: side_state(rows, mean, precision, sure, links)
@@ -146,7 +147,7 @@ def test_rows_are_drawn_from_their_posterior(x64, side, form):
     given = row_posterior.row_statistics(forms(known)[form], side, of(others, others_sure, ()), MU)
     draw = jax.jit(jax.vmap(lambda key: row_posterior.draw_rows(level, bases, given, jnp.asarray(alpha), key=key)))
     drawn = draw(jax.random.split(jax.random.key(5), n))
-    prior = mean + sum(np.asarray(b.z @ link) for b, link in zip(bases, links, strict=True))
+    prior = mean + sum(np.asarray(b.coordinates @ link) for b, link in zip(bases, links, strict=True))
     x, target = (
         np.c_[others[other][:, :-1], np.ones(len(known))],
         known.value.astype(np.float64) - MU - others[other][:, -1],
@@ -166,8 +167,8 @@ def test_rows_are_drawn_from_their_posterior(x64, side, form):
 def test_dense_and_rows_give_the_same_draws(x64):
     state = in_float64(alone(init_chains(N_USERS, N_ITEMS, 2, key=jax.random.key(0), features=groups())))
     bases, step = in_float64(groups()), jax.jit(gibbs_sweep)
-    one, other = (step(step(state, k, key=jax.random.key(1), mu=MU, features=bases), k, key=jax.random.key(2), mu=MU,
-                       features=bases) for k in forms(ratings()))  # fmt: skip
+    one, other = (step(step(state, k, key=jax.random.key(1), mu=MU, bases=bases), k, key=jax.random.key(2), mu=MU,
+                       bases=bases) for k in forms(ratings()))  # fmt: skip
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 
@@ -186,8 +187,14 @@ def from_the_prior(rng, n, sizes, bases, priors):
         normal = lambda m: rng.normal(size=(n, m, k)) @ np.swapaxes(root, 1, 2)
         mean = normal(1)[:, 0] / np.sqrt(priors.beta)
         strengths = [rng.gamma(priors.strength[0], 1 / priors.strength[1], n) for _ in groups]
-        links = [normal(len(b.square)) / np.sqrt(s)[:, None, None] for b, s in zip(groups, strengths, strict=True)]
-        rows = normal(size) + mean[:, None] + sum(np.asarray(b.z) @ link for b, link in zip(groups, links, strict=True))
+        links = [
+            normal(len(b.squared_norms)) / np.sqrt(s)[:, None, None] for b, s in zip(groups, strengths, strict=True)
+        ]
+        rows = (
+            normal(size)
+            + mean[:, None]
+            + sum(np.asarray(b.coordinates) @ link for b, link in zip(groups, links, strict=True))
+        )
         even = rng.choice(side_information.ROW_PRECISION_SHAPES, n)
         sure = rng.gamma(even[:, None], 1 / even[:, None], (n, size)) if priors.heteroscedastic else np.ones((n, size))
         given = rows, mean, precision, sure, even, tuple(links), tuple(strengths)
@@ -221,7 +228,7 @@ def statistics(state, values, where):
             out[f"{name} mean size {c}"] = jnp.log1p(level.mean[:, c] ** 2)
             out[f"{name} rows size {c}"] = jnp.log(jnp.sum(level.rows[:, :, c] ** 2, axis=1))
             out[f"{name} row, mean {c}"] = jnp.arcsinh(level.rows[:, 0, c] * level.mean[:, c])
-        for g, (link, strength) in enumerate(zip(level.links, level.strengths, strict=True)):
+        for g, (link, strength) in enumerate(zip(level.link_matrices, level.strengths, strict=True)):
             out[f"{name} strength {g}"] = jnp.log(strength)
             out[f"{name} link {g}"] = jnp.log(jnp.sum(link**2, axis=(1, 2)))
             out[f"{name} link {g}, row"] = jnp.arcsinh(link[:, 0, 0] * level.rows[:, 0, 0])
@@ -252,7 +259,7 @@ def test_a_sweep_leaves_the_joint_distribution_as_it_is(x64, heteroscedastic):
 
     def one(state, value, key):
         known = Dense(value, jnp.asarray(where[0] > 0))
-        given = {"mu": MU, "features": bases, "priors": priors}
+        given = {"mu": MU, "bases": bases, "priors": priors}
         next_ = lambda number, state: gibbs_sweep(state, known, key=jax.random.fold_in(key, number), **given)
         return jax.lax.fori_loop(0, 2, next_, state)
 
@@ -341,9 +348,9 @@ def test_the_posterior_is_the_draws_mean_and_variance(x64):
 def test_no_retrace_for_the_same_shapes():
     known = data.dense(ratings())
     run(known, 4, sweeps_per_call=2)
-    before = sampler._sweeps._cache_size()
+    before = run_sweeps._cache_size()
     run(known, 6, sweeps_per_call=2, seed=5)
-    assert sampler._sweeps._cache_size() == before
+    assert run_sweeps._cache_size() == before
 
 
 @pytest.mark.slow
