@@ -1,6 +1,13 @@
 """Ridge regressions of all rows of one side on the other side's table, solved exactly or by conjugate gradients.
 
-Explicit and implicit feedback, fold-in, leave-one-out and alternating least squares all use these.
+A row with ratings y of weight D, at the rows X of the other side's table (with a column of ones where the row has a
+bias), has the objective::
+
+    1/2 (X v - e)' D (X v - e) + 1/2 v' P v (+ 1/2 v' S v)        e = y - other_offset - row_offset
+
+with P the diagonal matrix of its l2 penalties, and S a matrix that all rows share. Its minimum solves
+(X' D X + P + S) v = X' D e. Explicit and implicit feedback, fold-in, leave-one-out and alternating least squares all
+use these.
 
 Accuracy in float32: a coefficient from normal equations is off by about 1e-6 of the row's largest, and by up to 2e-3 of
 it for the worst equations that are still accepted (`orthogonal.ill_conditioned`). With `mend=True`, rows with worse
@@ -50,16 +57,17 @@ class RowProblem:
 
     Attributes:
         features: [n_others, d], the other side's table.
-        current: [., k], the rows' current parameters; [n_rows, k] where conjugate gradients start from them.
-        precision: [n_rows, k], the penalties.
+        coefficients: [., k], the rows' current coefficients, from which conjugate gradients are warm-started; read by
+            them and by `objective_at` alone, and [n_rows, k] there.
+        precision: [n_rows, k], l2 of every coefficient, the diagonal of P.
         intercept: whether the last coefficient is a bias; then k = d + 1, otherwise k = d.
         other_offset: [n_others], what the other side adds to a prediction (such as its bias); None: nothing.
         row_offset: [n_rows], a known term that the row itself adds to a prediction; None: nothing.
-        shared_gram: [k, k], the matrix S of a penalty 1/2 v' S v of every row, besides `precision`; None: nothing.
+        shared_gram: [k, k], the matrix S of a penalty 1/2 v' S v of every row; None: nothing.
     """
 
     features: Array
-    current: Array
+    coefficients: Array
     precision: Array
     intercept: bool = field(metadata={"static": True})
     other_offset: Array | None = None
@@ -73,18 +81,19 @@ def solve(rows: Rows, problem: RowProblem, cg_steps: int | None, *, mend: bool) 
     Args:
         rows: the ratings.
         problem: what the rows share.
-        cg_steps: the number of conjugate-gradient steps from the rows' current parameters; None solves exactly.
+        cg_steps: the number of conjugate-gradient steps, warm-started at the rows' current coefficients; None solves
+            exactly.
         mend: refit the rows whose normal equations are too badly scaled; only for exact solves. It takes as long to
             compile as everything else. Training sweeps start without it: they solve every row again, so no sweep's
             solution has to be exact.
 
     Raises:
-        ValueError: cg_steps is below 1, or the rows are not those of the current parameters.
+        ValueError: cg_steps is below 1, or there is not one row of current coefficients per row.
     """
-    if cg_steps is not None and (cg_steps < 1 or len(problem.current) != len(rows.position)):
+    if cg_steps is not None and (cg_steps < 1 or len(problem.coefficients) != len(rows.position)):
         raise ValueError(
-            f"cg_steps: expected at least 1, and current parameters of {len(rows.position)} rows, got {cg_steps} and "
-            f"{len(problem.current)} rows. New rows have no parameters to start from: leave cg_steps out."
+            f"cg_steps: expected at least 1, and current coefficients of {len(rows.position)} rows, got {cg_steps} and "
+            f"{len(problem.coefficients)} rows. New rows have no coefficients to start from: leave cg_steps out."
         )
     form = partial(_solve_exactly, mend) if cg_steps is None else partial(_solve_by_cg, cg_steps)
 
@@ -138,13 +147,13 @@ def solve_dense(ratings: Dense, problem: RowProblem) -> tuple[Array, Array]:
 
 
 def objective_at(rows: Rows, problem: RowProblem) -> Array:
-    """The sum of the rows' objectives at their current parameters."""
+    """The sum of the rows' objectives at their current coefficients."""
 
     def evaluate(bucket: Bucket, problem: RowProblem, on: On) -> Solved:
         args = (
             problem.features,
             padded_lists(bucket, problem),
-            gather(problem.current, bucket.row),
+            gather(problem.coefficients, bucket.row),
             gather(problem.precision, bucket.row),
         )
         return conjugate_gradient(*args, problem.shared_gram, intercept=problem.intercept, steps=0, on=on)
@@ -332,10 +341,10 @@ def _scaled_entries(problem: RowProblem, lists: Lists) -> Array:
 
 
 def _solve_by_cg(steps: int, buckets: tuple[Bucket, ...], problem: RowProblem, *, on: On) -> Solved:
-    """Every row after `steps` conjugate-gradient steps from its current parameters; rows without ratings are 0."""
+    """Every row after `steps` conjugate-gradient steps from its current coefficients; rows without ratings are 0."""
 
     def solve(bucket: Bucket) -> Solved:
-        start, precision = gather(problem.current, bucket.row), gather(problem.precision, bucket.row)
+        start, precision = gather(problem.coefficients, bucket.row), gather(problem.precision, bucket.row)
         start = jnp.where(jnp.any(bucket.where, axis=1, keepdims=True), start, 0)
         args = problem.features, padded_lists(bucket, problem), start, precision
         return conjugate_gradient(*args, problem.shared_gram, intercept=problem.intercept, steps=steps, on=on)
