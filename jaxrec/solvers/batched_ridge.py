@@ -228,14 +228,14 @@ def _solve_exactly(mend: bool, buckets: tuple[Bucket, ...], problem: RowProblem,
         return sums, gather(problem.precision, bucket.row)
 
     def solve(equations: tuple[Equations, Array]) -> Solved:
-        (gram, rhs, sums), precision = equations
+        (gram, rhs, sums), l2 = equations
         square, total, count = sums.T  # y'D y, t, sum of D
         gram = gram if problem.shared_gram is None else gram + problem.shared_gram[None]
-        gram = gram + jnp.eye(gram.shape[1], dtype=gram.dtype)[None] * precision[:, : gram.shape[1], None]
+        gram = gram + jnp.eye(gram.shape[1], dtype=gram.dtype)[None] * l2[:, : gram.shape[1], None]
         (v, *z), ratio = cholesky.solve(gram, rhs, check_pivots=mend, on=on)  # A^-1 r and, with an intercept, A^-1 g
         fit = jnp.sum(v * rhs[0], axis=1)
         if problem.intercept:
-            n = count + precision[:, -1]
+            n = count + l2[:, -1]
             n = jnp.where(n > 0, n, 1)  # no ratings and no penalty: the system is singular, so the row is 0
             pivot = jnp.maximum(n - jnp.sum(rhs[1] * z[0], axis=1), jnp.finfo(gram.dtype).eps * n)
             ratio = ratio * pivot / n  # the error of z is proportional to 1 / ratio, and the pivot has it too
@@ -324,11 +324,11 @@ def _mend(
     """`orthogonal.mend` of a problem's rows, where position r holds row row_ids[r]; None: row r."""
 
     def prior(position: Array) -> Array:
-        precision = problem.precision[position if row_ids is None else row_ids[position]]
+        l2 = problem.precision[position if row_ids is None else row_ids[position]]
         if problem.shared_gram is None:
-            rows = jnp.diag(jnp.sqrt(precision))
+            rows = jnp.diag(jnp.sqrt(l2))
         else:
-            rows = orthogonal.root(jnp.diag(precision) + problem.shared_gram)
+            rows = orthogonal.root(jnp.diag(l2) + problem.shared_gram)
         return jnp.pad(rows, ((0, 1), (0, 1)))
 
     return Solved(*orthogonal.mend(*solved, prior=prior, blocks=blocks, entries=entries))
@@ -344,9 +344,9 @@ def _solve_by_cg(steps: int, buckets: tuple[Bucket, ...], problem: RowProblem, *
     """Every row after `steps` conjugate-gradient steps from its current coefficients; rows without ratings are 0."""
 
     def solve(bucket: Bucket) -> Solved:
-        start, precision = gather(problem.coefficients, bucket.row), gather(problem.precision, bucket.row)
+        start, l2 = gather(problem.coefficients, bucket.row), gather(problem.precision, bucket.row)
         start = jnp.where(jnp.any(bucket.where, axis=1, keepdims=True), start, 0)
-        args = problem.features, padded_lists(bucket, problem), start, precision
+        args = problem.features, padded_lists(bucket, problem), start, l2
         return conjugate_gradient(*args, problem.shared_gram, intercept=problem.intercept, steps=steps, on=on)
 
     return _concatenate([solve(bucket) for bucket in _merged_buckets(buckets, on)])
