@@ -1,18 +1,22 @@
 r"""Bayesian matrix factorization with side information by Gibbs sampling: posterior draws instead of a point estimate.
 
-The model of the rating of item i by user j, with a hierarchical prior for the rows of each side (`side_information`)::
+The model of the rating of item i by user j, with a hierarchical prior for the rows of each side (`side_information`);
+`model` lists all unknowns::
 
     y(i,j) ~ normal(mu + w(j) . x(i) + b(j) + c(i), 1 / (alpha τ(i) τ(j)))        alpha ~ gamma
 
 Given the items, a user's (w, b) are the coefficients of a regression of y - c - mu on (x, 1), with weights
 alpha τ(i) τ(j) and a normal prior. Their posterior is that of `solvers.ridge` with a matrix as penalty, and is sampled
-exactly, for all users at once. An item's (x, c) regress y - b - mu on (w, 1) likewise. A sweep draws τ, prior and rows
-of each side, then alpha. A predicted rating is the mean over sweeps of predictions clipped to the scale; the variance
-of predictions over sweeps, plus the noise variance, is its uncertainty.
+exactly, for all users at once. An item's (x, c) regress y - b - mu on (w, 1) likewise. A sweep (`_gibbs_sweep`) draws
+τ, prior and rows of each side, then alpha. A predicted rating is the mean over sweeps of predictions clipped to the
+rating scale; the variance of predictions over sweeps, plus the noise variance, is its uncertainty.
 
 With ordinal ratings (`ordinal`), the model describes a latent z, and cuts divide its range into levels. alpha is 1,
-because the cuts set the scale. Before each side is drawn, z is drawn given all else and replaces the ratings. The cuts
-are drawn last, with z integrated out.
+because the cuts set the unit of z.
+
+Sources: Salakhutdinov, Mnih 2008, Bayesian probabilistic matrix factorization using MCMC; Simm et al. 2015, Macau:
+scalable Bayesian multi-relational factorization with side information using MCMC; Albert, Chib 1993, Bayesian analysis
+of binary and polychotomous response data.
 
 >>> from jaxrec import data
 >>> ratings = data.synthetic.low_rank(50, 40, 900, rng=0).ratings
@@ -25,153 +29,38 @@ are drawn last, with z integrated out.
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.typing import ArrayLike
-from jaxtyping import Int, PRNGKeyArray, Shaped
+from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
-from jaxrec.bayes import ordinal, side_information
+from jaxrec.bayes._gibbs_sweep import run_sweeps
 from jaxrec.bayes.model import (
+    Bases,
     ChainState,
     Features,
-    check_features,
+    as_bases,
+    check_bases,
     check_mu,
     check_ratings,
     check_state,
     init_chains,
 )
-from jaxrec.bayes.ordinal import OrdinalScale
-from jaxrec.bayes.posterior import Posterior, pool_chains, update
-from jaxrec.bayes.row_posterior import (
-    Cells,
-    SideName,
-    TrainRatings,
-    cells,
-    draw_rows,
-    row_statistics,
-    squared_errors,
-    with_values,
-)
-from jaxrec.bayes.side_information import Priors, SideState
+from jaxrec.bayes.posterior import Posterior, pool_chains
+from jaxrec.bayes.row_posterior import TrainRatings
+from jaxrec.bayes.side_information import Priors, check_priors
 from jaxrec.data import layouts
-from jaxrec.gather import gather
 from jaxrec.ratings import check_same_ids
 from jaxrec.solvers.common import mean_rating
 from jaxrec.types import Dense, Ratings
 
-__all__ = ["GibbsResult", "gibbs", "gibbs_sweep"]
+__all__ = ["GibbsResult", "gibbs"]
 
 # Up to this many cells, products with a masked dense matrix are faster than padded lists of ratings.
 DENSE_CELLS = 4_000_000
-
-
-def gibbs_sweep(
-    state: ChainState,
-    ratings: TrainRatings,
-    *,
-    key: PRNGKeyArray,
-    mu: float | Shaped[ArrayLike, ""] = 0.0,
-    features: Features = ((), ()),
-    priors: Priors = Priors(),  # noqa: B008 (it is frozen)
-) -> ChainState:
-    """Draws every unknown once given all others: τ, prior and rows of the users, of the items, then alpha or the cuts.
-
-    Pure: for jit, vmap and loops.
-
-    Args:
-        state: of one chain; use vmap for several.
-        ratings: Dense for small data, or Rows of both sides. The draws are the same up to rounding; for ordinal ratings
-            only their distribution is the same, because latents are drawn in the order of the layout.
-        key: of this sweep.
-        mu: the mean rating, held fixed. 0 for ordinal ratings, because the cuts adapt to it.
-        features: (groups of user features, groups of item features).
-        priors: hyperparameters.
-
-    Raises:
-        ValueError: a state of several chains, or with parts of inconsistent shapes; ratings, features and priors as in
-            `gibbs`.
-    """
-    if jnp.ndim(state.alpha) != 0:
-        raise ValueError(f"state: expected one chain, got alpha of shape {state.alpha.shape}. Use vmap for several.")
-    check_state(state)
-    check_ratings(ratings, state)
-    check_features(state, features)
-    check_mu(mu)
-    side_information.check_priors(priors)
-    return _gibbs_sweep(state, ratings, key=key, mu=mu, features=features, priors=priors)
-
-
-@jax.jit
-def _gibbs_sweep(
-    state: ChainState,
-    ratings: TrainRatings,
-    *,
-    key: PRNGKeyArray,
-    mu: ArrayLike,
-    features: Features,
-    priors: Priors,
-) -> ChainState:
-    key_users, key_items, key_last = jax.random.split(key, 3)
-
-    def draw_side(side: SideName, own: SideState, others: SideState, key: Array) -> tuple[SideState, Array, Array]:
-        """Returns the side with new τ, prior and rows, the number of ratings, and the squared error weighted by τ."""
-        key_row_precision, key_prior, key_rows, key_latents = jax.random.split(key, 4)
-        data = (
-            ratings
-            if state.levels is None
-            else _with_latents(state.levels, ratings, side, own, others, mu, key_latents)
-        )
-        bases, statistics = features[side == "item"], row_statistics(data, side, others, mu)
-        if priors.heteroscedastic:
-            error = state.alpha * squared_errors(statistics, own.rows)
-            own = side_information.draw_row_precision(own, statistics.n_ratings, error, key=key_row_precision)
-        own = side_information.draw(own, bases, priors, key=key_prior)
-        own = draw_rows(own, bases, statistics, state.alpha, key=key_rows)
-        return own, jnp.sum(statistics.n_ratings), jnp.sum(own.row_precision * squared_errors(statistics, own.rows))
-
-    users, _, _ = draw_side("user", state.users, state.items, key_users)
-    items, n, error = draw_side("item", state.items, users, key_items)
-    if state.levels is not None:  # the cuts are drawn with z integrated out
-        flat_tables = [_flat(state.levels, table) for table in cells(ratings, "item", items, users, mu)]
-        eta, precision, level, where = (jnp.concatenate(columns) for columns in zip(*flat_tables, strict=True))
-        cut = ordinal.draw_cuts(state.levels.cut, eta, precision, level, where, priors.cuts, key=key_last)
-        return ChainState(users, items, state.alpha, state.step + 1, replace(state.levels, cut=cut))
-    shape, rate = priors.noise
-    alpha = side_information.gamma(shape + n / 2, rate + error / 2, key=key_last)
-    return ChainState(users, items, alpha, state.step + 1)
-
-
-def _with_latents(
-    levels: OrdinalScale,
-    ratings: TrainRatings,
-    side: SideName,
-    own: SideState,
-    others: SideState,
-    mu: ArrayLike,
-    key: PRNGKeyArray,
-) -> TrainRatings:
-    """Replaces the ratings in one side's layout by latents z, drawn for the update of that side only."""
-    tables = cells(ratings, side, own, others, mu)
-
-    def draw(table: Cells, key: Array) -> Array:
-        level = ordinal.level_index(levels, table.value)
-        return ordinal.draw_latents(levels.cut, table.eta, table.row_precision, level, table.where, key=key)
-
-    keys = jax.random.split(key, len(tables))
-    return with_values(ratings, side, [draw(table, key) for table, key in zip(tables, keys, strict=True)])
-
-
-def _flat(levels: OrdinalScale, table: Cells) -> tuple[Array, Array, Array, Array]:
-    """Returns (η, precision, level, where) of the cells, as columns."""
-    level = ordinal.level_index(levels, table.value)
-    return table.eta.ravel(), table.row_precision.ravel(), level.ravel(), table.where.ravel()
 
 
 class GibbsResult(NamedTuple):
@@ -202,8 +91,8 @@ def gibbs(
     levels: Sequence[float] | np.ndarray | None = None,
     mu: float | None = None,
     scale: tuple[float, float] | None = None,
-    features: Features = ((), ()),
-    priors: Priors = Priors(),  # noqa: B008
+    features: Features = (None, None),
+    priors: Priors = Priors(),  # noqa: B008 (it is frozen)
     posterior: Posterior | None = None,
     sweeps_per_call: int = 20,
     callback: Callable[[int, ChainState, Posterior], bool | None] | None = None,
@@ -227,9 +116,11 @@ def gibbs(
         chains: number of chains, with `rank` only; None: 1.
         levels: as in `init_chains`, with `rank` only: None for normal noise, or the possible ratings.
         mu: the mean rating; None: the mean of train's ratings, or 0 for ordinal ratings.
-        scale: (lowest, highest), the range to which predictions are clipped; None: no clipping.
-        features: (groups of user features, groups of item features) from `basis`; each group has its own link matrix
-            and strength.
+        scale: the rating scale (lowest, highest), to which predictions are clipped, as `Dataset.scale`; None: no
+            clipping.
+        features: (user features, item features). Each is a table [rows, features], with the row of train's user or
+            item at each position; or several tables, each with its own link matrix and strength; or None. A table is
+            decomposed in every call: where it is used again, as with `init`, pass its `basis`, which does that once.
         priors: hyperparameters.
         posterior: from an earlier call, to continue.
         sweeps_per_call: sweeps per compiled call, between two updates of the progress bar.
@@ -240,25 +131,26 @@ def gibbs(
 
     Raises:
         ValueError: neither or both of `rank` and `init`, or `chains` or `levels` with `init`; ratings of other sizes
-            than the state, with weights, or not among its levels; a state with parts of inconsistent shapes; other
-            features than the state was initialized with; priors that are not finite and positive; test pairs out of
-            range, or other pairs than the posterior's; a scale that is not an interval; burn_in not in [0, sweeps);
-            sweeps_per_call < 1.
+            than the state, with weights, or not among its levels; a state with parts of inconsistent shapes; features
+            that are not finite or of another number of rows, or others than the state was initialized with; priors that
+            are not finite and positive; test pairs out of range, or other pairs than the posterior's; a scale that is
+            not an interval; burn_in not in [0, sweeps); sweeps_per_call < 1.
         FloatingPointError: a chain is no longer finite.
         ImportError: with progress, without ArviZ (pip install 'jaxrec[bayes]').
     """
     if progress:
         _check_arviz()
-    state = _initial_state(train, rank, init, chains, levels, features, key)
+    bases = as_bases(features)
+    state = _initial_state(train, rank, init, chains, levels, bases, key)
     ratings = _layout(train, state) if isinstance(train, Ratings) else train
     n_chains = len(state.alpha) if np.ndim(state.alpha) == 1 else 0
     sizes = state.users.rows.shape[-2], state.items.rows.shape[-2]
     empty = np.zeros(0)
     test = Ratings(empty.astype(np.int32), empty.astype(np.int32), empty, *sizes) if test is None else test
-    _check(ratings, state, test, features, sweeps, burn_in, sweeps_per_call)
+    _check(ratings, state, test, bases, sweeps, burn_in, sweeps_per_call)
     if isinstance(train, Ratings):
         check_same_ids(train, test)
-    side_information.check_priors(priors)
+    check_priors(priors)
     if mu is None:
         mu = mean_rating(train) if state.levels is None else 0.0
     check_mu(mu)
@@ -280,8 +172,8 @@ def gibbs(
     with tqdm(total=sweeps, initial=completed, desc="gibbs", unit="sweep", disable=not progress) as bar:
         while completed < sweeps:
             steps = min(sweeps_per_call, sweeps - completed)
-            options = {"mu": mu, "features": features, "priors": priors, "burn_in": burn_in, "scale": scale}
-            state, posterior, sigma = _sweeps(state, posterior, ratings, pairs, keys, steps=steps, **options)
+            options = {"mu": mu, "bases": bases, "priors": priors, "burn_in": burn_in, "scale": scale}
+            state, posterior, sigma = run_sweeps(state, posterior, ratings, pairs, keys, steps=steps, **options)
             trace.append(np.asarray(sigma).T)
             completed += steps
             if not np.isfinite(trace[-1]).all():
@@ -306,7 +198,7 @@ def _initial_state(
     init: ChainState | None,
     chains: int | None,
     levels: Sequence[float] | np.ndarray | None,
-    features: Features,
+    bases: Bases,
     key: PRNGKeyArray,
 ) -> ChainState:
     """Returns `init`, or new chains of this rank where it is None."""
@@ -328,7 +220,7 @@ def _initial_state(
         sizes = len(train[0].position), train[0].n_others
     # The keys of the sweeps are fold_in(split(key), step): this key is not one of them.
     key = jax.random.fold_in(key, jnp.uint32(2**32 - 1))
-    return init_chains(*sizes, rank, key=key, chains=1 if chains is None else chains, features=features, levels=levels)
+    return init_chains(*sizes, rank, key=key, chains=1 if chains is None else chains, features=bases, levels=levels)
 
 
 def _layout(train: Ratings, state: ChainState) -> TrainRatings:
@@ -336,44 +228,6 @@ def _layout(train: Ratings, state: ChainState) -> TrainRatings:
     if train.n_users * train.n_items <= DENSE_CELLS and state.levels is None:
         return layouts.dense(train)
     return layouts.rows(train, "user"), layouts.rows(train, "item")
-
-
-@partial(jax.jit, static_argnames="steps")
-def _sweeps(
-    state: ChainState,
-    posterior: Posterior,
-    ratings: TrainRatings,
-    pairs: tuple[Int[Array, " n"], Int[Array, " n"]],
-    keys: Array,
-    *,
-    steps: int,
-    mu: ArrayLike,
-    features: Features,
-    priors: Priors,
-    burn_in: int | Array,
-    scale: tuple[float | Array, float | Array] | None,
-) -> tuple[ChainState, Posterior, Array]:
-    def step(carry: tuple[ChainState, Posterior], _: None, key: Array) -> tuple[tuple[ChainState, Posterior], Array]:
-        state, posterior = carry
-        state = _gibbs_sweep(
-            state, ratings, key=jax.random.fold_in(key, state.step), mu=mu, features=features, priors=priors
-        )
-        w, x = gather(state.users.rows, pairs[0]), gather(state.items.rows, pairs[1])
-        prediction = jnp.asarray(mu, w.dtype) + jnp.sum(w[:, :-1] * x[:, :-1], axis=1) + w[:, -1] + x[:, -1]
-        row_precision = gather(state.users.row_precision, pairs[0]) * gather(state.items.row_precision, pairs[1])
-        noise_variance, sigma = 1 / (state.alpha * row_precision), 1 / jnp.sqrt(state.alpha)
-        if state.levels is not None:
-            prediction, noise_variance = ordinal.moments(state.levels, prediction, row_precision)
-            sigma = jnp.sqrt(jnp.mean(noise_variance))
-        updated = update(posterior, prediction, noise_variance, scale)
-        after_burn_in = lambda new, old: jnp.where(state.step > burn_in, new, old)
-        return (state, jax.tree.map(after_burn_in, updated, posterior)), sigma
-
-    def chain(state: ChainState, posterior: Posterior, key: Array) -> tuple[ChainState, Posterior, Array]:
-        (state, posterior), sigma = jax.lax.scan(partial(step, key=key), (state, posterior), length=steps)
-        return state, posterior, sigma
-
-    return jax.vmap(chain)(state, posterior, keys)
 
 
 def _check_arviz() -> None:
@@ -401,7 +255,7 @@ def _check(
     ratings: TrainRatings,
     state: ChainState,
     test: Ratings,
-    features: Features,
+    bases: Bases,
     sweeps: int,
     burn_in: int,
     sweeps_per_call: int,
@@ -415,7 +269,7 @@ def _check(
         raise ValueError(f"state: expected {len(state.alpha)} chains in every array, as in alpha. See `init_chains`.")
     check_state(state)
     check_ratings(ratings, state)
-    check_features(state, features)
+    check_bases(state, bases)
     if (test.n_users, test.n_items) != sizes:
         raise ValueError(
             f"test: expected {sizes} users and items, got {(test.n_users, test.n_items)}. Use train's tables: "

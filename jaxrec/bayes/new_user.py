@@ -1,18 +1,14 @@
 r"""The posterior of a new user from their first ratings, predictions from it, and the best item to ask about next.
 
-Given a draw s of the items' (x, c) and τ(i), of the users' prior and of alpha, and given the user's own precision τ,
-their (w, b) have the normal posterior of a ridge regression. With X the rows (x, 1) of the rated items, m the mean of
-the user's prior (with features, m + L' z), Λ its precision, and r = y - mu - c - X m::
+The posterior of the user's (w, b) is a mixture of normals with weights p, means M and covariances V, one component for
+each draw of everything else and each value of the user's own precision τ (`normal_mixture` has its equations). With
+(x, 1) an item's row in the component's draw, the prediction of a rating has the moments of the mixture::
 
-    (w, b) | s, τ, y ~ normal(m + δ, A^-1)        A = X' D X + Λ,   D = τ diag(alpha τ(i)),   δ = A^-1 X' D r
+    mean             sum of p (mu + c + (x, 1) . M)
+    variance         sum of p ((x, 1)' V (x, 1) + (mu + c + (x, 1) . M - mean)^2)       by the law of total variance
+    noise variance   sum of p / (alpha τ(i) τ)
 
-τ ~ gamma(a, rate a) is integrated by Gauss-Legendre quadrature over its prior quantiles. The draws were made without
-the user's ratings, so each (s, τ) is weighted by their likelihood, which the same Cholesky factor gives::
-
-    log p(y | s, τ) = 1/2 (log det D + log det Λ - log det A - (r - X δ)' D (r - X δ) - δ' Λ δ) + a constant
-
-The posterior is the mixture of these normals, exact up to the finite numbers of draws and nodes. All functions are pure
-and of one user; use vmap for many, or `jax.lax.map` where memory is short.
+All functions are pure and of one user; use vmap for many, or `jax.lax.map` where memory is short.
 
 >>> from jaxrec import data
 >>> from jaxrec.bayes import gibbs
@@ -26,8 +22,6 @@ and of one user; use vmap for many, or `jax.lax.map` where memory is short.
 ((40,), (40,))
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
 from typing import NamedTuple
@@ -36,16 +30,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from jaxrec import check
-from jaxrec.bayes.model import ChainState
+from jaxrec.bayes.normal_mixture import Draws, Mixture, draws, posterior
 from jaxrec.gather import gather
-from jaxrec.kernels.cholesky import cho_solve, cholesky
 from jaxrec.kernels.chunks import by_chunks
-from jaxrec.solvers import ridge
+from jaxrec.numerics import HIGHEST
 from jaxrec.solvers.checks import floats
 
 __all__ = [
@@ -59,49 +51,7 @@ __all__ = [
     "posterior_predictive",
 ]
 
-einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-
-
-@register_dataclass
-@dataclass(frozen=True)
-class Draws:
-    """S posterior draws packed for scoring unseen users. Items are the leading axis because they are indexed.
-
-    Attributes:
-        x: [n_items, S, k], (x, 1) of every item.
-        offset: [n_items, S], mu + c, the part of a prediction that is the same for all users.
-        noise_precision: [n_items, S], alpha τ(i), the precision of an item's ratings by a user with τ = 1.
-        mean: [S, k], m of the users' prior.
-        precision: [S, k, k], Λ of the users' prior.
-        links: [S, r, k] per group of user features.
-        node: [S, T], quadrature nodes of the user's τ.
-        node_probability: [T], prior probabilities of the nodes.
-    """
-
-    x: Array
-    offset: Array
-    noise_precision: Array
-    mean: Array
-    precision: Array
-    links: tuple[Array, ...]
-    node: Array
-    node_probability: Array
-
-
-@register_dataclass
-@dataclass(frozen=True)
-class Mixture:
-    """Posterior of one user: a mixture of normals, one component per draw and node.
-
-    Attributes:
-        log_weight: [S, T], log weights of the components; the weights sum to 1.
-        mean: [S, T, k], means of (w, b).
-        covariance: [S, T, k, k], covariances of (w, b).
-    """
-
-    log_weight: Array
-    mean: Array
-    covariance: Array
+einsum = partial(jnp.einsum, precision=HIGHEST)
 
 
 class Prediction(NamedTuple):
@@ -116,131 +66,6 @@ class Prediction(NamedTuple):
     mean: Array
     variance: Array
     noise_variance: Array
-
-
-def draws(states: Sequence[ChainState], *, mu: float, heteroscedastic: bool = True, nodes: int = 12) -> Draws:
-    """Packs states of a run, saved by a callback of `gibbs`, into draws: one per state and chain.
-
-    Args:
-        states: after burn-in, and several sweeps apart, because consecutive states are strongly correlated. Test RMSE
-            of 189 new users of ml-100k after 10 answers, by the number of draws: 1: 0.972, 5: 0.960, 20: 0.9585,
-            80: 0.957.
-        mu: the same as for the sampler.
-        heteroscedastic: the same as in the sampler's priors. False: τ of a new user is 1, too.
-        nodes: T. 12 nodes integrate the likelihood to within 2 %, and the mean of 1 / τ to within 5 % where a >= 2 (it
-            is infinite for a <= 1). Midpoints of equal shares would need three times as many.
-
-    Raises:
-        ValueError: no states; states without an axis of chains, or of other sizes than the first; nodes < 1.
-    """
-    if not states:
-        raise ValueError("states: expected at least one. Save them in a callback of gibbs, after burn-in.")
-    if nodes < 1:
-        raise ValueError(f"nodes: expected at least 1, got {nodes}.")
-    for state in states:
-        got, expected = (each.items.rows.shape for each in (state, states[0]))
-        if state.alpha.ndim != 1 or got[1:] != expected[1:]:
-            raise ValueError(
-                f"states: expected item rows [chains, n_items, k], as in the first state {expected}, got {got}."
-            )
-    merged = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
-    users, items, alpha = merged.users, merged.items, merged.alpha
-    node, probability = np.ones((len(alpha), 1)), np.ones(1)
-    if heteroscedastic:
-        from scipy.special import gammaincinv  # takes a third of a second to import, and only this needs it
-
-        abscissa, weight = np.polynomial.legendre.leggauss(nodes)
-        a = np.asarray(users.row_precision_shape, np.float64)[:, None]
-        node, probability = gammaincinv(a, (abscissa + 1) / 2) / a, weight / 2
-        node = np.maximum(node, np.finfo(np.float32).tiny)  # above 0 in float32 too, because its logarithm is taken
-    rows, dtype = jnp.moveaxis(items.rows, 0, 1), items.rows.dtype
-    return Draws(
-        rows.at[..., -1].set(1),
-        rows[..., -1] + jnp.asarray(mu, dtype),
-        items.row_precision.T * alpha[None],
-        users.mean,
-        users.precision,
-        users.links,
-        jnp.asarray(node, dtype),
-        jnp.asarray(probability, dtype),
-    )
-
-
-def posterior(
-    draws: Draws,
-    item: Int[ArrayLike, " n"],
-    value: Shaped[ArrayLike, " n"],
-    where: Bool[ArrayLike, " n"] | None = None,
-    *,
-    z: tuple[Shaped[ArrayLike, " _"], ...] = (),
-) -> Mixture:
-    """Returns the posterior of one user's (w, b) given their ratings; without ratings, the prior.
-
-    Per draw and node, this is a ridge regression (see the formulas at the top of this module). An example with one draw
-    and one node: the prior has m = (0, 0) and Λ = I, and τ = 1. The user rates one item as 5, and the item has
-    (x, 1) = (1, 1), offset mu + c = 3 and alpha τ(i) = 1. Then X = (1 1), D = 1, r = 5 - 3 = 2, and::
-
-        A = X' D X + Λ = | 2  1 |    X' D r = | 2 |    δ = A^-1 X' D r = | 2/3 |    A^-1 = 1/3 |  2  -1 |
-                         | 1  2 |             | 2 |                      | 2/3 |               | -1   2 |
-
-    So (w, b) ~ normal((2/3, 2/3), A^-1), and the prediction of the item moves from 3 to 3 + 4/3. With S draws and T
-    nodes, A is [S, T, k, k]: X' D X of a draw is scaled by each of its nodes.
-
-    Args:
-        draws: from `draws`.
-        item: the rated items.
-        value: the ratings of these items.
-        where: False at padding, whose item and value are ignored.
-        z: the user's features, one row per group of user features, rotated as in `side_information.Basis`; 0 where
-            unknown.
-
-    Raises:
-        ValueError: columns of different lengths; items out of range; features of other sizes than the draws'.
-    """
-    check.same_shape(item=item, value=value, where=where)
-    item = check.row_ids("item", item, size=len(draws.x), where=where)
-    if (got := [np.shape(each)[0] for each in z]) != (expected := [link.shape[1] for link in draws.links]):
-        raise ValueError(f"z: expected user features of lengths {expected}, one row per group, got {got}.")
-    y, *features = (each.astype(draws.x.dtype) for each in floats(value, *z))
-    return _posterior(draws, item, y, None if where is None else jnp.asarray(where, bool), tuple(features))
-
-
-@jax.jit
-def _posterior(draws: Draws, item: Array, value: Array, where: Array | None, z: tuple[Array, ...]) -> Mixture:
-    dtype = draws.x.dtype
-    where = jnp.ones(item.shape, bool) if where is None else where
-    item, y = jnp.where(where, item, 0), jnp.where(where, value, 0)
-    x, offset, weight = (gather(table, item) for table in (draws.x, draws.offset, draws.noise_precision))
-    log_weight = jnp.sum(jnp.where(where[:, None], jnp.log(weight), 0), axis=0)
-    weight = jnp.where(where[:, None], weight, 0)
-    prior = sum((einsum("r,srk->sk", *args) for args in zip(z, draws.links, strict=True)), start=draws.mean)
-    residual = y[:, None] - offset - einsum("nsk,sk->ns", x, prior)  # r
-
-    gram, rhs = einsum("nsk,nsl->skl", x, weight[..., None] * x), einsum("nsk,ns->sk", x, weight * residual)
-    count = jnp.sum(where, dtype=dtype)
-    equations = ridge.NormalEquations(
-        draws.node[..., None, None] * gram[:, None], draws.node[..., None] * rhs[:, None], count
-    )
-    factor = ridge.factorize_matrix(equations, draws.precision[:, None])
-    delta = ridge.solve(factor)
-    k = delta.shape[-1]
-    identity = jnp.broadcast_to(jnp.eye(k, dtype=dtype)[:, None, None], (k, *delta.shape))
-    covariance = jax.vmap(cho_solve, in_axes=(None, 0), out_axes=-1)(factor.cholesky, identity)
-
-    error = residual[..., None] - einsum("nsk,stk->nst", x, delta)
-    misfit = draws.node * einsum("ns,nst->st", weight, error**2)
-    misfit = misfit + einsum("stk,skl,stl->st", delta, draws.precision, delta)
-    log_weight = log_weight[:, None] + count * jnp.log(draws.node)  # log det D
-    log_weight = log_weight + _log_det(cholesky(draws.precision))[:, None] - _log_det(factor.cholesky) - misfit
-    # Extreme ratings, such as 1e20, have density 0 under every draw: the bound makes the weights equal instead of NaN.
-    # The largest log weight is set to 0 by its index, because a value of 1e12 that XLA computes a second time, in
-    # another order, need not cancel with itself.
-    log_weight = jnp.maximum(log_weight / 2 + jnp.log(draws.node_probability)[None], -jnp.finfo(dtype).max / 4)
-    flat = log_weight.ravel()
-    best = jnp.argmax(flat)
-    flat = jnp.where(jnp.arange(flat.size) == best, 0, jnp.minimum(flat - flat[best], 0))
-    log_weight = jax.nn.log_softmax(flat).reshape(log_weight.shape)
-    return Mixture(log_weight, prior[:, None] + delta, covariance)
 
 
 def posterior_predictive(draws: Draws, mixture: Mixture, items: Int[ArrayLike, " n"] | None = None) -> Prediction:
@@ -374,7 +199,7 @@ def _check_mixture(draws: Draws, mixture: Mixture) -> None:
 
 
 class _MomentsPerDraw(NamedTuple):
-    """Moments of (w, b) per draw, averaged over the draw's nodes: all that second moments of predictions depend on.
+    """Moments of (w, b) per draw, averaged over the draw's nodes: first and second moments of predictions need no more.
 
     Attributes:
         weight: [S], weights of the draws, which sum to 1.
@@ -412,8 +237,3 @@ def _predict_per_draw(draws: Draws, moments: _MomentsPerDraw, items: Array | Non
 def _times_covariance(moments: _MomentsPerDraw, x: Array) -> Array:
     """Products of x [n, S, k] with the covariance of each draw."""
     return einsum("nsk,skl->nsl", x, moments.covariance)
-
-
-def _log_det(lower: Array) -> Array:
-    """Log determinant of a matrix, from its lower Cholesky factor."""
-    return 2 * jnp.sum(jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)), axis=-1)

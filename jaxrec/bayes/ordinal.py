@@ -1,12 +1,11 @@
 r"""Ordinal ratings: an ordered probit likelihood, with the draws and moments that a Gibbs sampler needs.
 
-The rating of item i by user j has level r where its latent z lies between the cuts r - 1 and r.
-
-::
+The rating of item i by user j has level r where its latent z lies between the cuts (cutpoints, thresholds) r - 1 and r.
+Its linear predictor is η = mu + w(j) . x(i) + b(j) + c(i), and its precision p = τ(i) τ(j)::
 
     z(i,j) ~ normal(η(i,j), 1 / p(i,j))          y(i,j) = level r where cut(r-1) < z(i,j) <= cut(r)
     P(y = level r) = Φ(sqrt(p) (cut(r) - η)) - Φ(sqrt(p) (cut(r-1) - η))
-    cuts ~ normal(0, scale^2), put in order
+    cuts ~ normal(0, prior_deviation^2), in ascending order
 
 Given z, the rest of the model has normal data; given the rest, z is a truncated normal. The cuts are drawn with z
 integrated out: given z, a cut could only move between the two nearest z, hardly at all with many ratings. Their log
@@ -17,7 +16,6 @@ Sources: Albert, Chib 1993, Bayesian analysis of binary and polychotomous respon
 Monte Carlo Markov chain convergence for cumulative-link generalized linear models.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -27,14 +25,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy.special import log_ndtr, ndtr, ndtri
 from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
 
 from jaxrec import check
+from jaxrec.bayes.truncated_normal import LOG_ROOT_2PI, log_interval, truncated_normal
 from jaxrec.gather import gather
 from jaxrec.kernels.cholesky import cho_solve, cholesky, solve_transposed
+from jaxrec.numerics import HIGHEST
 from jaxrec.solvers.checks import floats
 
 __all__ = [
@@ -49,16 +48,13 @@ __all__ = [
     "probabilities",
 ]
 
-HIGHEST = jax.lax.Precision.HIGHEST
-TAIL_START = 8.0  # standard deviations from which on a tail is computed by its Mills ratio, because its mass underflows
-LOG_ROOT_2PI = math.log(2 * math.pi) / 2
 MIN_STEP_SIZE = 0.01  # the shortest Newton step that is proposed, as a fraction of the full step
 
 
 @register_dataclass
 @dataclass(frozen=True)
 class OrdinalScale:
-    """The possible ratings, and the cuts between their latents.
+    """The levels of an ordinal scale: the possible ratings, and the cuts between their latents.
 
     Attributes:
         value: [L], ascending.
@@ -105,13 +101,15 @@ def draw_latents(
     *,
     key: PRNGKeyArray,
 ) -> Float[Array, "*n"]:
-    """Draws the z of every rating: normal(η, 1 / p) truncated to the interval of its level; 0 where masked.
+    """Draws the latent z of every rating: normal(η, 1 / p) truncated to the interval of its level; 0 where masked.
 
-    Let Q = 1 - Φ, and (a, b) the interval in standard deviations from η, mirrored where most of it is below 0. Then z
-    solves Q(z) = Q(a) - u (Q(a) - Q(b)) with u uniform: by the inverse of Φ up to a = `TAIL_START`, and beyond by a few
-    fixed-point steps on the same equation with Q = φ m, m the Mills ratio::
-
-        (z^2 - a^2) / 2 = -log(1 - u (1 - Q(b) / Q(a))) + log(m(z) / m(a))        m(z) is about 1 / z
+    Args:
+        cut: [L - 1], the cuts.
+        eta: η, the linear predictor of every rating.
+        precision: p.
+        level: index of every rating's level, from `level_index`.
+        where: False where masked; the other columns may hold anything there.
+        key: of the draw.
 
     Raises:
         ValueError: arrays of different shapes; levels out of range.
@@ -127,32 +125,9 @@ def _draw_latents(cut: Array, eta: Array, precision: Array, level: Array, where:
     root = jnp.sqrt(precision)
     below, above = _level_bounds(cut, jnp.where(where, level, 0))
     lower, upper = (below - eta) * root, (above - eta) * root
-    mirrored = lower < -upper
-    a, b = jnp.where(mirrored, -upper, lower), jnp.where(mirrored, -lower, upper)
     u = jax.random.uniform(key, eta.shape, eta.dtype) + jnp.finfo(eta.dtype).eps / 2  # neither 0 nor 1
-
-    a_center = jnp.minimum(a, TAIL_START)
-    q_a, q_b = ndtr(-a_center), ndtr(-jnp.maximum(b, a_center))
-    z_center = -ndtri(q_a - u * (q_a - q_b))
-
-    a_tail = jnp.maximum(a, TAIL_START)
-    b_tail = jnp.maximum(b, a_tail)
-    log_ratio = jnp.log(_mills_ratio(b_tail) / _mills_ratio(a_tail)) - (b_tail - a_tail) * (b_tail + a_tail) / 2
-    share = -jnp.expm1(log_ratio)  # 1 - Q(b) / Q(a)
-    exponential, z_tail = -jnp.log1p(-u * share), a_tail
-    for _ in range(4):  # each step reduces the error by a factor of z^2 > 64
-        half_gap = exponential + jnp.log(_mills_ratio(z_tail) / _mills_ratio(a_tail))  # (z^2 - a^2) / 2
-        z_tail = a_tail + 2 * half_gap / (a_tail + jnp.sqrt(a_tail * a_tail + 2 * half_gap))
-    z = jnp.where(a > TAIL_START, z_tail, z_center)
-    return jnp.where(where, jnp.clip(eta + jnp.where(mirrored, -z, z) / root, below, above), 0)
-
-
-def _mills_ratio(z: Array) -> Array:
-    """Q(z) / φ(z) for z >= `TAIL_START`, by Laplace's continued fraction."""
-    fraction = z
-    for k in range(8, 0, -1):
-        fraction = z + k / fraction
-    return 1 / fraction
+    z = eta + truncated_normal(lower, upper, u) / root
+    return jnp.where(where, jnp.clip(z, below, above), 0)
 
 
 def _level_bounds(cut: Array, level: Array) -> tuple[Array, Array]:
@@ -162,36 +137,10 @@ def _level_bounds(cut: Array, level: Array) -> tuple[Array, Array]:
     return gather(bounds, level), gather(bounds, level + 1)
 
 
-@jax.jit
-def log_interval(lower: Shaped[ArrayLike, "*n"], upper: Shaped[ArrayLike, "*n"]) -> Float[Array, "*n"]:
-    """log(Φ(upper) - Φ(lower)) for lower < upper, accurate in both tails; finite even if they differ by only rounding.
-
-    Bounds beyond 1e18 standard deviations, whose square float32 cannot represent, are clipped to 1e18.
-    """
-    low, high = floats(lower, upper)
-    limit = jnp.sqrt(jnp.finfo(low.dtype).max) / 16
-    low, high = jnp.clip(low, -limit, limit), jnp.clip(high, -limit, limit)
-    mirrored = low < -high
-    a, b = jnp.where(mirrored, -high, low), jnp.where(mirrored, -low, high)
-    min_share = jnp.finfo(a.dtype).eps  # of 1 - Q(b) / Q(a)
-
-    a_center = jnp.minimum(a, TAIL_START)
-    log_q = log_ndtr(-a_center)
-    log_ratio = log_ndtr(-jnp.maximum(b, a_center)) - log_q
-    center = log_q + jnp.log(-jnp.expm1(jnp.minimum(log_ratio, -min_share)))
-
-    a_tail = jnp.maximum(a, TAIL_START)
-    b_tail = jnp.maximum(b, a_tail)
-    log_ratio = jnp.log(_mills_ratio(b_tail) / _mills_ratio(a_tail)) - (b_tail - a_tail) * ((b_tail + a_tail) / 2)
-    log_q = -a_tail * a_tail / 2 - LOG_ROOT_2PI + jnp.log(_mills_ratio(a_tail))
-    tail = log_q + jnp.log(-jnp.expm1(jnp.minimum(log_ratio, -min_share)))
-    return jnp.where(a > TAIL_START, tail, center)
-
-
 def probabilities(
     cut: Shaped[ArrayLike, " cuts"], eta: Shaped[ArrayLike, "*n"], precision: Shaped[ArrayLike, "*n"]
 ) -> Float[Array, "*n levels"]:
-    """Probability of every level, on the last axis."""
+    """Probability of every level, on the last axis, of ratings with linear predictor η and precision p."""
     check.same_shape(eta=eta, precision=precision)
     return _probabilities(*floats(cut, eta, precision))
 
@@ -217,7 +166,7 @@ class Moments(NamedTuple):
 
 
 def moments(levels: OrdinalScale, eta: Shaped[ArrayLike, "*n"], precision: Shaped[ArrayLike, "*n"]) -> Moments:
-    """Mean and variance of the ratings whose latents have mean η and precision p."""
+    """Mean and variance of the ratings with linear predictor η and precision p."""
     check.same_shape(eta=eta, precision=precision)
     return Moments(*_moments(levels, *floats(eta, precision)))
 
@@ -236,7 +185,7 @@ def draw_cuts(
     precision: Shaped[ArrayLike, " n"],
     level: Int[ArrayLike, " n"],
     where: Bool[ArrayLike, " n"],
-    scale: float | Shaped[ArrayLike, ""],
+    prior_deviation: float | Shaped[ArrayLike, ""],
     *,
     key: PRNGKeyArray,
 ) -> Float[Array, " cuts"]:
@@ -250,13 +199,22 @@ def draw_cuts(
     with probability 1/2, and otherwise log-uniform between `MIN_STEP_SIZE` and 1: far from the mode a full step may
     never be accepted, because the reverse step is too unlikely.
 
+    Args:
+        cut: [L - 1], the current cuts.
+        eta: η, the linear predictor of every rating.
+        precision: p.
+        level: index of every rating's level, from `level_index`.
+        where: False where masked; the other columns may hold anything there.
+        prior_deviation: standard deviation of the normal prior of the cuts.
+        key: of the draw.
+
     Raises:
-        ValueError: arrays of different shapes; levels out of range; a scale that is not positive.
+        ValueError: arrays of different shapes; levels out of range; a prior deviation that is not positive.
     """
     check.same_shape(eta=eta, precision=precision, level=level, where=where)
     level = check.row_ids("level", level, size=np.size(cut) + 1, where=where)
-    check.strength("scale", scale)
-    return _draw_cuts(*floats(cut, eta, precision), level, jnp.asarray(where), scale, key=key)
+    check.strength("prior_deviation", prior_deviation)
+    return _draw_cuts(*floats(cut, eta, precision), level, jnp.asarray(where), prior_deviation, key=key)
 
 
 @jax.jit
@@ -266,7 +224,7 @@ def _draw_cuts(
     precision: Array,
     level: Array,
     where: Array,
-    scale: float | Array,
+    prior_deviation: float | Array,
     *,
     key: PRNGKeyArray,
 ) -> Array:
@@ -276,11 +234,11 @@ def _draw_cuts(
     # 1 with probability 1/2, otherwise log-uniform.
     step_size = MIN_STEP_SIZE ** jnp.maximum(jax.random.uniform(key_step, dtype=cut.dtype, minval=-1), 0)
     noise_scale = jnp.sqrt(1 - (1 - step_size) ** 2)
-    current = _Expansion.at(cut, eta, precision, level, where, scale)
+    current = _Expansion.at(cut, eta, precision, level, where, prior_deviation)
     noise = jax.random.normal(key_noise, cut.shape, cut.dtype)
     proposed = current.proposal_mean(step_size) + noise_scale * solve_transposed(current.lower, noise)
     ordered = jnp.all(jnp.diff(proposed) > 0)
-    proposal = _Expansion.at(jnp.where(ordered, proposed, cut), eta, precision, level, where, scale)
+    proposal = _Expansion.at(jnp.where(ordered, proposed, cut), eta, precision, level, where, prior_deviation)
     # Rating by rating, because the sums are large and their difference is small.
     change = jnp.sum(jnp.where(where, proposal.log_likelihood - current.log_likelihood, 0))
     change = change + proposal.log_prior - current.log_prior
@@ -294,7 +252,7 @@ def _draw_cuts(
 
 
 class _Expansion(NamedTuple):
-    """Second-order expansion of the cuts' log density at given cuts.
+    """Second-order Taylor expansion of the cuts' log density at some cuts.
 
     Attributes:
         cut: [C], the cuts.
@@ -312,7 +270,7 @@ class _Expansion(NamedTuple):
 
     @classmethod
     def at(
-        cls, cut: Array, eta: Array, precision: Array, level: Array, where: Array, scale: float | Array
+        cls, cut: Array, eta: Array, precision: Array, level: Array, where: Array, prior_deviation: float | Array
     ) -> "_Expansion":
         """Expands the log density at `cut`, by sums over the ratings of each level.
 
@@ -330,9 +288,11 @@ class _Expansion(NamedTuple):
         For 4 levels and the 3 cuts between them, level 0 | cut 0 | level 1 | cut 1 | level 2 | cut 2 | level 3, the
         gradient and minus the Hessian H are::
 
-                       | U(0) + D(1) |                       | A(0) + B(1)    M(1)           0           |
-            gradient = | U(1) + D(2) | - cut / scale^2   H = | M(1)           A(1) + B(2)    M(2)        | + I / scale^2
-                       | U(2) + D(3) |                       | 0              M(2)           A(2) + B(3) |
+                       | U(0) + D(1) |                 | A(0) + B(1)    M(1)           0           |
+            gradient = | U(1) + D(2) | - q cut     H = | M(1)           A(1) + B(2)    M(2)        | + q I
+                       | U(2) + D(3) |                 | 0              M(2)           A(2) + B(3) |
+
+        where q = 1 / prior_deviation^2 is the precision of the cuts' prior.
         """
         root = jnp.sqrt(precision)
         a, b = ((bound - eta) * root for bound in _level_bounds(cut, level))
@@ -344,7 +304,7 @@ class _Expansion(NamedTuple):
         one_hot = level[:, None] == jnp.arange(len(cut) + 1, dtype=level.dtype)[None]
         sums = jnp.matmul(jnp.stack(first + second), (one_hot & where[:, None]).astype(cut.dtype), precision=HIGHEST)
         upper_gradient, lower_gradient, upper_curvature, lower_curvature, mixed = sums  # U, D, A, B, M
-        prior_precision = 1 / jnp.asarray(scale, cut.dtype) ** 2
+        prior_precision = 1 / jnp.asarray(prior_deviation, cut.dtype) ** 2
         off_diagonal = jnp.diag(mixed[1:-1], 1)
         diagonal = jnp.diag(upper_curvature[:-1] + lower_curvature[1:] + prior_precision)
         gradient = upper_gradient[:-1] + lower_gradient[1:] - prior_precision * cut

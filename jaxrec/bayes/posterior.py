@@ -1,4 +1,12 @@
-"""Posterior means and variances of predicted ratings: running over sweeps, pooled over chains."""
+"""Posterior means and variances of predicted ratings: running over sweeps, pooled over chains.
+
+With p(s) a rating's prediction in sweep s, of the S sweeps after burn-in, in each of C chains::
+
+    mean = 1/S sum of clip(p(s))        center = 1/S sum of p(s)        variance = 1/S sum of (p(s) - center)^2
+    pooled variance = mean of the C variances + variance of the C centers            by the law of total variance
+
+Source: Welford 1962, Note on a method for calculating corrected sums of squares and products.
+"""
 
 from dataclasses import dataclass
 

@@ -5,13 +5,15 @@ other side's biases; its design matrix X has a row (factors of the other side, 1
 precision, T the diagonal matrix of the other side's row precisions, and m, Λ the row's prior mean and precision::
 
     v ~ normal(A^-1 (alpha τ X' T y + Λ m), A^-1)        A = alpha τ X' T X + Λ
+
+Source: Salakhutdinov, Mnih 2008, Bayesian probabilistic matrix factorization using MCMC, where every τ is 1 and rows
+have no bias.
 """
 
 from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -22,6 +24,7 @@ from jaxrec.gather import gather
 from jaxrec.kernels import dense
 from jaxrec.kernels.least_squares import Equations, Lists, list_normal_equations
 from jaxrec.kernels.platform import On, by_platform
+from jaxrec.numerics import HIGHEST
 from jaxrec.solvers import ridge
 from jaxrec.types import Bucket, Dense, Rows
 
@@ -39,7 +42,6 @@ __all__ = [
 
 TrainRatings = Dense | tuple[Rows, Rows]
 SideName = Literal["user", "item"]
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class RowStatistics(NamedTuple):
@@ -48,13 +50,13 @@ class RowStatistics(NamedTuple):
     Attributes:
         gram: [n, k, k], X' T X.
         rhs: [n, k], X' T y, with y the ratings minus mu and the other side's biases.
-        square: [n], y' T y.
+        sum_yy: [n], y' T y.
         n_ratings: [n], number of ratings, unweighted.
     """
 
     gram: Array
     rhs: Array
-    square: Array
+    sum_yy: Array
     n_ratings: Array
 
 
@@ -64,7 +66,7 @@ class Cells(NamedTuple):
     Attributes:
         value: the ratings.
         where: False where masked.
-        eta: the model's mean, mu + w(j) . x(i) + b(j) + c(i).
+        eta: η, the model's mean (the linear predictor of ordinal ratings), mu + w(j) . x(i) + b(j) + c(i).
         row_precision: τ(i) τ(j).
     """
 
@@ -141,15 +143,15 @@ def _dense_row_statistics(ratings: Dense, table: Array, bias: Array, weight: Arr
     r = jnp.where(ratings.where, ratings.value.astype(table.dtype) - mu, 0)
     columns = jnp.concatenate([table, jnp.ones_like(bias)[:, None], bias[:, None]], axis=1)
     gram, rhs = dense.dense_normal_equations(columns, mask, r, weight)
-    square = jnp.matmul(weight, r * r, precision=HIGHEST) - 2 * rhs[-1] + gram[-1, -1]
+    sum_yy = jnp.matmul(weight, r * r, precision=HIGHEST) - 2 * rhs[-1] + gram[-1, -1]
     rhs_y = rhs[:-1] - gram[:-1, -1]
-    return RowStatistics(jnp.moveaxis(gram[:-1, :-1], -1, 0), rhs_y.T, square, jnp.sum(mask, axis=0))
+    return RowStatistics(jnp.moveaxis(gram[:-1, :-1], -1, 0), rhs_y.T, sum_yy, jnp.sum(mask, axis=0))
 
 
 def squared_errors(statistics: RowStatistics, rows: Float[Array, "n k"]) -> Float[Array, " n"]:
     """Weighted squared errors of every row v, without a pass over the ratings: v' X' T X v - 2 v' X' T y + y' T y."""
     gram_v = jnp.einsum("nkl,nl->nk", statistics.gram, rows, precision=HIGHEST)
-    return jnp.maximum(statistics.square + jnp.sum(rows * (gram_v - 2 * statistics.rhs), axis=1), 0)
+    return jnp.maximum(statistics.sum_yy + jnp.sum(rows * (gram_v - 2 * statistics.rhs), axis=1), 0)
 
 
 def draw_rows(

@@ -1,28 +1,28 @@
 r"""The hierarchical prior of one side's rows and the conditional draws of its parameters.
 
-The prior of a row v with features z (centered and rotated) in each group, and of the row's own precision τ::
+The prior of a row v with centered and rotated features z in each group, and of the row's own precision τ::
 
     v      ~ normal(m + sum over groups of L' z, Λ^-1)
     m | Λ  ~ normal(0, (β Λ)^-1)                Λ ~ Wishart(ν, (s I)^-1)          the Normal-Wishart of BPMF
     L | Λ  ~ matrix normal(0, λ^-1 I, Λ^-1)     λ ~ gamma(shape, rate)            the link matrices of Macau
     τ      ~ gamma(a, rate a)                   a uniform over `ROW_PRECISION_SHAPES`
 
-A link matrix L has one row per feature. Where the features are indicators of the rated items (or of the raters), there
-are more features than rows. The prior of L is invariant to rotations of the features, so `basis` rotates them, once and
-on the host, to orthogonal columns Z: Z'Z is diagonal, (Z'Z + λ I)^-1 is a division, and directions without variance are
+A link matrix L holds the coefficients of the regression of the rows on the features, one row per feature. Where the
+features are indicators of the rated items (or of the raters), there are more features than rows. The prior of L is
+invariant to rotations of the features, so `basis` rotates them, once and on the host, to orthogonal columns Z, which
+are their principal components: Z'Z is diagonal, (Z'Z + λ I)^-1 is a division, and directions without variance are
 dropped. The features are centered, which makes L and m independent given Λ.
 
 The noise of a rating of item i by user j has precision alpha τ(i) τ(j): some users rate as their factors predict and
 some at random, and nothing improves predictions on ml-100k more than knowing which. τ has mean 1; the larger a, the
 closer every τ is to 1.
 
-Sources: Salakhutdinov, Mnih 2008, Bayesian probabilistic matrix factorization using MCMC; Simm et al. 2017, Macau:
-scalable Bayesian factorization with high-dimensional side information using MCMC.
+Sources: Salakhutdinov, Mnih 2008, Bayesian probabilistic matrix factorization using MCMC; Simm et al. 2015, Macau:
+scalable Bayesian multi-relational factorization with side information using MCMC.
 """
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, PRNGKeyArray, Shaped
 
 from jaxrec import check
-from jaxrec.kernels.cholesky import cholesky, solve_transposed
-from jaxrec.solvers.checks import floats
+from jaxrec.bayes.distributions import Number, WishartDraw, gamma, unchecked_gamma, unchecked_wishart, wishart
+from jaxrec.numerics import HIGHEST
 
 __all__ = [
     "Basis",
@@ -50,12 +50,9 @@ __all__ = [
     "wishart",
 ]
 
-HIGHEST = jax.lax.Precision.HIGHEST
-Number = int | float | Array
-
 # The grid of shapes a, from very different row precisions to nearly equal ones, and a log(a) - a - log Γ(a) of each.
 ROW_PRECISION_SHAPES = np.geomspace(0.5, 200.0, 61)
-NORMALIZER = (
+LOG_NORMALIZER = (
     ROW_PRECISION_SHAPES * np.log(ROW_PRECISION_SHAPES)
     - ROW_PRECISION_SHAPES
     - np.array([math.lgamma(a) for a in ROW_PRECISION_SHAPES])
@@ -72,7 +69,8 @@ class Priors:
         dof: ν - d, where a row has k = d + 1 coefficients.
         scale_matrix: s, the prior sum of squares of each coefficient.
         noise: (shape, rate) of the gamma prior of the noise precision alpha.
-        strength: (shape, rate) of the gamma prior of every λ; or a number, at which every λ is held fixed.
+        strength: (shape, rate) of the gamma prior of every λ, the strength of the penalty of a link matrix; or a
+            number, at which every λ is held fixed.
         cuts: standard deviation of the normals whose sorted values are the cuts of ordinal ratings.
         heteroscedastic: True: every row has its own τ. False: every τ is 1. Static.
     """
@@ -89,17 +87,17 @@ class Priors:
 @register_dataclass
 @dataclass(frozen=True)
 class Basis:
-    """Features f of one side's rows, centered and rotated to orthogonal columns: z = (f - center) @ rotation.
+    """Principal components of one side's features f: coordinates = (f - center) @ rotation, with orthogonal columns.
 
     Attributes:
-        z: [n, r], with r <= min(n - 1, F).
-        square: [r], squared norms of the columns of z, descending.
+        coordinates: [n, r], z of every row, with r <= min(n - 1, F).
+        squared_norms: [r], of the columns of the coordinates, descending.
         center: [F], means of the features.
         rotation: [F, r], orthonormal columns, also for rows that are added later.
     """
 
-    z: Array
-    square: Array
+    coordinates: Array
+    squared_norms: Array
     center: Array
     rotation: Array
 
@@ -115,7 +113,7 @@ class SideState:
         precision: [k, k], Λ.
         row_precision: [n], τ of every row.
         row_precision_shape: [], a.
-        links: [r, k] per group of features, L in the group's basis.
+        link_matrices: [r, k] per group of features, L in the group's basis.
         strengths: [] per group, λ.
     """
 
@@ -124,11 +122,11 @@ class SideState:
     precision: Array
     row_precision: Array
     row_precision_shape: Array
-    links: tuple[Array, ...] = ()
+    link_matrices: tuple[Array, ...] = ()
     strengths: tuple[Array, ...] = ()
 
 
-def basis(features: np.ndarray, *, tol: float = 1e-9) -> Basis:
+def basis(features: ArrayLike, *, tol: float = 1e-9) -> Basis:
     """Centers and rotates features [n, F], by an eigendecomposition of F'F or FF' (the smaller) in float64 on the host.
 
     Args:
@@ -139,7 +137,7 @@ def basis(features: np.ndarray, *, tol: float = 1e-9) -> Basis:
         ValueError: not a table of finite numbers; all rows are equal.
 
     >>> b = basis(np.array([[1.0, 0.0, 2.0], [0.0, 1.0, 2.0], [1.0, 1.0, 2.0]]))
-    >>> b.z.shape, b.rotation.shape  # the third feature is constant, which m already covers
+    >>> b.coordinates.shape, b.rotation.shape  # the third feature is constant, which m already covers
     ((3, 2), (3, 2))
     """
     f = np.asarray(features, np.float64)
@@ -148,21 +146,21 @@ def basis(features: np.ndarray, *, tol: float = 1e-9) -> Basis:
     center = f.mean(axis=0)
     f = f - center
     wide = f.shape[1] > f.shape[0]
-    square, vectors = np.linalg.eigh(f @ f.T if wide else f.T @ f)
-    keep = np.flatnonzero(square > tol * max(square.max(initial=0), 1e-30))[::-1]
+    squared_norms, vectors = np.linalg.eigh(f @ f.T if wide else f.T @ f)
+    keep = np.flatnonzero(squared_norms > tol * max(squared_norms.max(initial=0), 1e-30))[::-1]
     if len(keep) == 0:
         raise ValueError(f"features: all {len(f)} rows are equal, so they carry no information. Leave the group out.")
-    square, vectors = square[keep], vectors[:, keep]
-    z = vectors * np.sqrt(square) if wide else f @ vectors
-    rotation = f.T @ (vectors / np.sqrt(square)) if wide else vectors
-    return Basis(*(jnp.asarray(each, jnp.float32) for each in (z, square, center, rotation)))
+    squared_norms, vectors = squared_norms[keep], vectors[:, keep]
+    coordinates = vectors * np.sqrt(squared_norms) if wide else f @ vectors
+    rotation = f.T @ (vectors / np.sqrt(squared_norms)) if wide else vectors
+    return Basis(*(jnp.asarray(each, jnp.float32) for each in (coordinates, squared_norms, center, rotation)))
 
 
 def prior_mean(side: SideState, bases: tuple[Basis, ...]) -> Float[Array, "n k"]:
     """Prior mean of every row: m + the sum over groups of L' z.
 
     Raises:
-        ValueError: features that do not fit the side's links.
+        ValueError: bases that do not fit the side's link matrices.
     """
     _check_bases(side, bases)
     return _prior_mean(side, bases)
@@ -170,8 +168,10 @@ def prior_mean(side: SideState, bases: tuple[Basis, ...]) -> Float[Array, "n k"]
 
 @jax.jit
 def _prior_mean(side: SideState, bases: tuple[Basis, ...]) -> Array:
-    linked = [jnp.matmul(b.z, link, precision=HIGHEST) for b, link in zip(bases, side.links, strict=True)]
-    return sum(linked, start=jnp.broadcast_to(side.mean, side.rows.shape))
+    by_features = [
+        jnp.matmul(b.coordinates, link, precision=HIGHEST) for b, link in zip(bases, side.link_matrices, strict=True)
+    ]
+    return sum(by_features, start=jnp.broadcast_to(side.mean, side.rows.shape))
 
 
 def draw(side: SideState, bases: tuple[Basis, ...], priors: Priors, *, key: PRNGKeyArray) -> SideState:
@@ -179,7 +179,7 @@ def draw(side: SideState, bases: tuple[Basis, ...], priors: Priors, *, key: PRNG
 
     With V the n rows and, per group, Z the features and L [r, k] the link matrix::
 
-        U = V - sum over groups of Z L                      rows without their links; u: their mean
+        U = V - sum over groups of Z L                      what the features leave unexplained; u: mean of its rows
         S = sum over the rows of U of (row - u) (row - u)'
 
         Λ ~ Wishart(ν + n + sum of r, (s I + S + β n / (β + n) u u' + sum over groups of λ L'L)^-1)
@@ -193,7 +193,7 @@ def draw(side: SideState, bases: tuple[Basis, ...], priors: Priors, *, key: PRNG
         λ ~ gamma(shape + r k / 2, rate + trace(L Λ L') / 2)
 
     Raises:
-        ValueError: priors that are not finite and positive; features that do not fit the side's links.
+        ValueError: priors that are not finite and positive; bases that do not fit the side's link matrices.
     """
     check_priors(priors)
     _check_bases(side, bases)
@@ -204,37 +204,35 @@ def draw(side: SideState, bases: tuple[Basis, ...], priors: Priors, *, key: PRNG
 def _draw(side: SideState, bases: tuple[Basis, ...], priors: Priors, *, key: PRNGKeyArray) -> SideState:
     n, k = side.rows.shape
     key_precision, key_mean, *keys = jax.random.split(key, 2 + 2 * len(bases))
-    unlinked = side.rows - (_prior_mean(side, bases) - side.mean[None])
-    center = jnp.mean(unlinked, axis=0)
-    dof, scale_matrix = (
-        k - 1 + priors.dof + n,
-        priors.scale_matrix * jnp.eye(k, dtype=unlinked.dtype) + _square(unlinked - center[None]),
-    )
+    unexplained = side.rows - (_prior_mean(side, bases) - side.mean[None])  # U
+    center, dtype = jnp.mean(unexplained, axis=0), unexplained.dtype
+    dof = k - 1 + priors.dof + n
+    scale_matrix = priors.scale_matrix * jnp.eye(k, dtype=dtype) + _gram(unexplained - center[None])
     scale_matrix = scale_matrix + priors.beta * n / (priors.beta + n) * center[:, None] * center[None, :]
-    for link, strength in zip(side.links, side.strengths, strict=True):
-        dof, scale_matrix = dof + len(link), scale_matrix + strength * _square(link)
-    precision, root = _wishart(key_precision, dof, scale_matrix)
+    for link, strength in zip(side.link_matrices, side.strengths, strict=True):
+        dof, scale_matrix = dof + len(link), scale_matrix + strength * _gram(link)
+    precision, root = unchecked_wishart(dof, scale_matrix, key=key_precision)
 
     def noise(key: Array, *shape: int) -> Array:  # rows of covariance Λ^-1
-        return jnp.matmul(jax.random.normal(key, (*shape, k), unlinked.dtype), root.T, precision=HIGHEST)
+        return jnp.matmul(jax.random.normal(key, (*shape, k), dtype), root.T, precision=HIGHEST)
 
     mean = n / (priors.beta + n) * center + noise(key_mean) / jnp.sqrt(priors.beta + n)
 
-    links, strengths = list(side.links), list(side.strengths)
-    residual = unlinked - mean[None]
+    links, strengths = list(side.link_matrices), list(side.strengths)
+    residual = unexplained - mean[None]
     for g, b in enumerate(bases):
-        residual = residual + jnp.matmul(b.z, links[g], precision=HIGHEST)  # E: this group's links added back
-        link_precision = (b.square + strengths[g])[:, None]  # the diagonal of Z'Z + λ I
-        links[g] = jnp.matmul(b.z.T, residual, precision=HIGHEST) / link_precision
-        links[g] = links[g] + noise(keys[2 * g], len(b.square)) / jnp.sqrt(link_precision)
-        residual = residual - jnp.matmul(b.z, links[g], precision=HIGHEST)
+        residual = residual + jnp.matmul(b.coordinates, links[g], precision=HIGHEST)  # E: this group's part added back
+        link_precision = (b.squared_norms + strengths[g])[:, None]  # the diagonal of Z'Z + λ I
+        links[g] = jnp.matmul(b.coordinates.T, residual, precision=HIGHEST) / link_precision
+        links[g] = links[g] + noise(keys[2 * g], len(b.squared_norms)) / jnp.sqrt(link_precision)
+        residual = residual - jnp.matmul(b.coordinates, links[g], precision=HIGHEST)
         if isinstance(priors.strength, tuple):
             shape, rate = priors.strength
             trace = jnp.sum(jnp.matmul(links[g], precision, precision=HIGHEST) * links[g])
-            strengths[g] = _gamma(keys[2 * g + 1], shape + links[g].size / 2, rate + trace / 2)
+            strengths[g] = unchecked_gamma(shape + links[g].size / 2, rate + trace / 2, key=keys[2 * g + 1])
         else:
             strengths[g] = jnp.full_like(strengths[g], priors.strength)
-    return replace(side, mean=mean, precision=precision, links=tuple(links), strengths=tuple(strengths))
+    return replace(side, mean=mean, precision=precision, link_matrices=tuple(links), strengths=tuple(strengths))
 
 
 def draw_row_precision(
@@ -243,7 +241,7 @@ def draw_row_precision(
     """Draws every row's τ given a, then a given all τ.
 
     Args:
-        side: the side.
+        side: the users' or the items' state.
         count: number of ratings of every row.
         error: sum of every row's squared errors, each weighted by the rating's precision without the factor τ.
         key: of the draw.
@@ -259,83 +257,16 @@ def draw_row_precision(
 def _draw_row_precision(side: SideState, count: Array, error: Array, *, key: PRNGKeyArray) -> SideState:
     key_row_precision, key_shape = jax.random.split(key)
     a = side.row_precision_shape
-    # Above 0, because its logarithm is taken.
-    row_precision = jnp.maximum(_gamma(key_row_precision, a + count / 2, a + error / 2), jnp.finfo(a.dtype).tiny)
+    row_precision = unchecked_gamma(a + count / 2, a + error / 2, key=key_row_precision)
+    row_precision = jnp.maximum(row_precision, jnp.finfo(a.dtype).tiny)  # above 0, because its logarithm is taken
     # The log density of every a in the grid, n a log(a) - n log Γ(a) + sum of a (log τ - τ), without large numbers.
-    normalizer, candidates = (jnp.asarray(each, a.dtype) for each in (NORMALIZER, ROW_PRECISION_SHAPES))
-    log_density = len(row_precision) * (normalizer + candidates * jnp.mean(jnp.log(row_precision) - row_precision + 1))
+    log_normalizer, shapes = (jnp.asarray(each, a.dtype) for each in (LOG_NORMALIZER, ROW_PRECISION_SHAPES))
+    log_density = len(row_precision) * (log_normalizer + shapes * jnp.mean(jnp.log(row_precision) - row_precision + 1))
     return replace(
         side,
         row_precision=row_precision,
-        row_precision_shape=candidates[jax.random.categorical(key_shape, log_density)],
+        row_precision_shape=shapes[jax.random.categorical(key_shape, log_density)],
     )
-
-
-class WishartDraw(NamedTuple):
-    """A draw from a Wishart distribution.
-
-    Attributes:
-        precision: [k, k], Λ.
-        root: [k, k], R with R R' = Λ^-1.
-    """
-
-    precision: Array
-    root: Array
-
-
-def wishart(dof: Number, scale_matrix: Float[ArrayLike, "k k"], *, key: PRNGKeyArray) -> WishartDraw:
-    """Draws Λ ~ Wishart(dof, scale_matrix^-1) and a root R of its inverse, R R' = Λ^-1, by Bartlett's decomposition.
-
-    With scale_matrix = K K', and A lower triangular with standard normals below the diagonal and the square roots of
-    chi-squares with dof, dof - 1, ... degrees of freedom on it: Λ = (K'^-1 A) (K'^-1 A)' and R = K A'^-1. dof > k - 1;
-    the mean of Λ is dof scale_matrix^-1.
-
-    Raises:
-        ValueError: scale_matrix is not square; dof is too small or not finite.
-
-    Source: Bartlett 1934, The vector representation of a sample.
-    """
-    if np.ndim(scale_matrix) != 2 or np.shape(scale_matrix)[0] != np.shape(scale_matrix)[1]:
-        raise ValueError(f"scale_matrix: expected a square matrix, got shape {np.shape(scale_matrix)}.")
-    if not check.traced(dof) and not np.shape(scale_matrix)[0] - 1 < float(dof) < np.inf:
-        raise ValueError(
-            f"dof: expected a finite number > {np.shape(scale_matrix)[0] - 1}, the matrix size less 1, got {dof}."
-        )
-    return WishartDraw(*_wishart(key, dof, jnp.asarray(scale_matrix)))
-
-
-@jax.jit
-def _wishart(key: PRNGKeyArray, dof: Number, scale_matrix: Array) -> tuple[Array, Array]:
-    k = len(scale_matrix)
-    key_below, key_diagonal = jax.random.split(key)
-    dtype = scale_matrix.dtype
-    chi_square = 2 * _gamma(key_diagonal, (dof - jnp.arange(k, dtype=dtype)) / 2, 1.0)
-    chi_square = jnp.maximum(chi_square, jnp.finfo(dtype).tiny)  # can be 0 with few degrees of freedom
-    a = jnp.tril(jax.random.normal(key_below, (k, k), dtype), -1) + jnp.diag(jnp.sqrt(chi_square))
-    # Jitter: where the rows lie in a subspace, rounding can cancel the little that a small s adds to the diagonal.
-    lower = cholesky(scale_matrix + jnp.diag(2 * k * jnp.finfo(dtype).eps * jnp.diagonal(scale_matrix)))
-    transposed_solve = lambda lower, columns: solve_transposed(jnp.broadcast_to(lower, (k, k, k)), columns.T).T
-    precision_root = transposed_solve(lower, a)
-    root = jnp.matmul(lower, transposed_solve(a, jnp.eye(k, dtype=dtype)), precision=HIGHEST)
-    return jnp.matmul(precision_root, precision_root.T, precision=HIGHEST), root
-
-
-def gamma(shape: Number, rate: Number, *, key: PRNGKeyArray) -> Array:
-    """Draws from the gamma distribution of mean shape / rate.
-
-    Raises:
-        ValueError: a shape or rate that is not finite and positive.
-    """
-    check.strength("shape", shape)
-    check.strength("rate", rate)
-    shape, rate = floats(shape, rate)
-    return _gamma(key, shape, rate)
-
-
-@jax.jit
-def _gamma(key: PRNGKeyArray, shape: Number, rate: Number) -> Array:
-    shape = jnp.asarray(shape)
-    return jax.random.gamma(key, shape, dtype=shape.dtype) / rate
 
 
 def check_priors(priors: Priors) -> None:
@@ -345,10 +276,10 @@ def check_priors(priors: Priors) -> None:
 
 
 def _check_bases(side: SideState, bases: tuple[Basis, ...]) -> None:
-    got = [b.z.shape for b in bases]
-    if got != (expected := [(len(side.rows), len(link)) for link in side.links]):
-        raise ValueError(f"bases: expected features of shapes {expected}, one for each of the links, got {got}.")
+    got = [b.coordinates.shape for b in bases]
+    if got != (expected := [(len(side.rows), len(link)) for link in side.link_matrices]):
+        raise ValueError(f"bases: expected coordinates of shapes {expected}, one for each link matrix, got {got}.")
 
 
-def _square(a: Float[Array, "n k"]) -> Float[Array, "k k"]:
+def _gram(a: Float[Array, "n k"]) -> Float[Array, "k k"]:
     return jnp.matmul(a.T, a, precision=HIGHEST)

@@ -1,6 +1,13 @@
 """Ridge regressions of all rows of one side on the other side's table, solved exactly or by conjugate gradients.
 
-Explicit and implicit feedback, fold-in, leave-one-out and alternating least squares all use these.
+A row with ratings y of weight D, at the rows X of the other side's table (with a column of ones where the row has a
+bias), has the objective::
+
+    1/2 (X v - e)' D (X v - e) + 1/2 v' P v (+ 1/2 v' S v)        e = y - other_offset - row_offset
+
+with P the diagonal matrix of its l2 penalties, and S a matrix that all rows share. Its minimum solves
+(X' D X + P + S) v = X' D e. Explicit and implicit feedback, fold-in, leave-one-out and alternating least squares all
+use these.
 
 Accuracy in float32: a coefficient from normal equations is off by about 1e-6 of the row's largest, and by up to 2e-3 of
 it for the worst equations that are still accepted (`orthogonal.ill_conditioned`). With `mend=True`, rows with worse
@@ -50,16 +57,17 @@ class RowProblem:
 
     Attributes:
         features: [n_others, d], the other side's table.
-        current: [., k], the rows' current parameters; [n_rows, k] where conjugate gradients start from them.
-        precision: [n_rows, k], the penalties.
+        coefficients: [., k], the rows' current coefficients, from which conjugate gradients are warm-started; read by
+            them and by `objective_at` alone, and [n_rows, k] there.
+        precision: [n_rows, k], l2 of every coefficient, the diagonal of P.
         intercept: whether the last coefficient is a bias; then k = d + 1, otherwise k = d.
         other_offset: [n_others], what the other side adds to a prediction (such as its bias); None: nothing.
         row_offset: [n_rows], a known term that the row itself adds to a prediction; None: nothing.
-        shared_gram: [k, k], the matrix S of a penalty 1/2 v' S v of every row, besides `precision`; None: nothing.
+        shared_gram: [k, k], the matrix S of a penalty 1/2 v' S v of every row; None: nothing.
     """
 
     features: Array
-    current: Array
+    coefficients: Array
     precision: Array
     intercept: bool = field(metadata={"static": True})
     other_offset: Array | None = None
@@ -73,18 +81,19 @@ def solve(rows: Rows, problem: RowProblem, cg_steps: int | None, *, mend: bool) 
     Args:
         rows: the ratings.
         problem: what the rows share.
-        cg_steps: the number of conjugate-gradient steps from the rows' current parameters; None solves exactly.
+        cg_steps: the number of conjugate-gradient steps, warm-started at the rows' current coefficients; None solves
+            exactly.
         mend: refit the rows whose normal equations are too badly scaled; only for exact solves. It takes as long to
             compile as everything else. Training sweeps start without it: they solve every row again, so no sweep's
             solution has to be exact.
 
     Raises:
-        ValueError: cg_steps is below 1, or the rows are not those of the current parameters.
+        ValueError: cg_steps is below 1, or there is not one row of current coefficients per row.
     """
-    if cg_steps is not None and (cg_steps < 1 or len(problem.current) != len(rows.position)):
+    if cg_steps is not None and (cg_steps < 1 or len(problem.coefficients) != len(rows.position)):
         raise ValueError(
-            f"cg_steps: expected at least 1, and current parameters of {len(rows.position)} rows, got {cg_steps} and "
-            f"{len(problem.current)} rows. New rows have no parameters to start from: leave cg_steps out."
+            f"cg_steps: expected at least 1, and current coefficients of {len(rows.position)} rows, got {cg_steps} and "
+            f"{len(problem.coefficients)} rows. New rows have no coefficients to start from: leave cg_steps out."
         )
     form = partial(_solve_exactly, mend) if cg_steps is None else partial(_solve_by_cg, cg_steps)
 
@@ -138,13 +147,13 @@ def solve_dense(ratings: Dense, problem: RowProblem) -> tuple[Array, Array]:
 
 
 def objective_at(rows: Rows, problem: RowProblem) -> Array:
-    """The sum of the rows' objectives at their current parameters."""
+    """The sum of the rows' objectives at their current coefficients."""
 
     def evaluate(bucket: Bucket, problem: RowProblem, on: On) -> Solved:
         args = (
             problem.features,
             padded_lists(bucket, problem),
-            gather(problem.current, bucket.row),
+            gather(problem.coefficients, bucket.row),
             gather(problem.precision, bucket.row),
         )
         return conjugate_gradient(*args, problem.shared_gram, intercept=problem.intercept, steps=0, on=on)
@@ -219,14 +228,14 @@ def _solve_exactly(mend: bool, buckets: tuple[Bucket, ...], problem: RowProblem,
         return sums, gather(problem.precision, bucket.row)
 
     def solve(equations: tuple[Equations, Array]) -> Solved:
-        (gram, rhs, sums), precision = equations
+        (gram, rhs, sums), l2 = equations
         square, total, count = sums.T  # y'D y, t, sum of D
         gram = gram if problem.shared_gram is None else gram + problem.shared_gram[None]
-        gram = gram + jnp.eye(gram.shape[1], dtype=gram.dtype)[None] * precision[:, : gram.shape[1], None]
+        gram = gram + jnp.eye(gram.shape[1], dtype=gram.dtype)[None] * l2[:, : gram.shape[1], None]
         (v, *z), ratio = cholesky.solve(gram, rhs, check_pivots=mend, on=on)  # A^-1 r and, with an intercept, A^-1 g
         fit = jnp.sum(v * rhs[0], axis=1)
         if problem.intercept:
-            n = count + precision[:, -1]
+            n = count + l2[:, -1]
             n = jnp.where(n > 0, n, 1)  # no ratings and no penalty: the system is singular, so the row is 0
             pivot = jnp.maximum(n - jnp.sum(rhs[1] * z[0], axis=1), jnp.finfo(gram.dtype).eps * n)
             ratio = ratio * pivot / n  # the error of z is proportional to 1 / ratio, and the pivot has it too
@@ -315,11 +324,11 @@ def _mend(
     """`orthogonal.mend` of a problem's rows, where position r holds row row_ids[r]; None: row r."""
 
     def prior(position: Array) -> Array:
-        precision = problem.precision[position if row_ids is None else row_ids[position]]
+        l2 = problem.precision[position if row_ids is None else row_ids[position]]
         if problem.shared_gram is None:
-            rows = jnp.diag(jnp.sqrt(precision))
+            rows = jnp.diag(jnp.sqrt(l2))
         else:
-            rows = orthogonal.root(jnp.diag(precision) + problem.shared_gram)
+            rows = orthogonal.root(jnp.diag(l2) + problem.shared_gram)
         return jnp.pad(rows, ((0, 1), (0, 1)))
 
     return Solved(*orthogonal.mend(*solved, prior=prior, blocks=blocks, entries=entries))
@@ -332,12 +341,12 @@ def _scaled_entries(problem: RowProblem, lists: Lists) -> Array:
 
 
 def _solve_by_cg(steps: int, buckets: tuple[Bucket, ...], problem: RowProblem, *, on: On) -> Solved:
-    """Every row after `steps` conjugate-gradient steps from its current parameters; rows without ratings are 0."""
+    """Every row after `steps` conjugate-gradient steps from its current coefficients; rows without ratings are 0."""
 
     def solve(bucket: Bucket) -> Solved:
-        start, precision = gather(problem.current, bucket.row), gather(problem.precision, bucket.row)
+        start, l2 = gather(problem.coefficients, bucket.row), gather(problem.precision, bucket.row)
         start = jnp.where(jnp.any(bucket.where, axis=1, keepdims=True), start, 0)
-        args = problem.features, padded_lists(bucket, problem), start, precision
+        args = problem.features, padded_lists(bucket, problem), start, l2
         return conjugate_gradient(*args, problem.shared_gram, intercept=problem.intercept, steps=steps, on=on)
 
     return _concatenate([solve(bucket) for bucket in _merged_buckets(buckets, on)])
