@@ -37,6 +37,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
 
+from jaxrec import check
 from jaxrec.bayes._gibbs_sweep import run_sweeps
 from jaxrec.bayes.model import (
     Bases,
@@ -138,6 +139,7 @@ def gibbs(
         FloatingPointError: a chain is no longer finite.
         ImportError: with progress, without ArviZ (pip install 'jaxrec[bayes]').
     """
+    check.random_key(key)
     if progress:
         _check_arviz()
     bases = as_bases(features)

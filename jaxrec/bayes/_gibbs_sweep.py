@@ -24,6 +24,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Int, PRNGKeyArray, Shaped
 
+from jaxrec import check
 from jaxrec.bayes import ordinal, side_information
 from jaxrec.bayes.distributions import gamma
 from jaxrec.bayes.model import Bases, ChainState, check_bases, check_mu, check_ratings, check_state
@@ -71,6 +72,7 @@ def gibbs_sweep(
         ValueError: a state of several chains, or with parts of inconsistent shapes; ratings, bases and priors as the
             ratings, features and priors of `gibbs`.
     """
+    check.random_key(key)
     if jnp.ndim(state.alpha) != 0:
         raise ValueError(f"state: expected one chain, got alpha of shape {state.alpha.shape}. Use vmap for several.")
     check_state(state)

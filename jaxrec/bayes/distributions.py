@@ -58,6 +58,7 @@ def wishart(dof: Number, scale_matrix: Float[ArrayLike, "k k"], *, key: PRNGKeyA
 
     Source: Bartlett 1934, The vector representation of a sample.
     """
+    check.random_key(key)
     if np.ndim(scale_matrix) != 2 or np.shape(scale_matrix)[0] != np.shape(scale_matrix)[1]:
         raise ValueError(f"scale_matrix: expected a square matrix, got shape {np.shape(scale_matrix)}.")
     if not check.traced(dof) and not np.shape(scale_matrix)[0] - 1 < float(dof) < np.inf:
@@ -90,6 +91,7 @@ def gamma(shape: Number, rate: Number, *, key: PRNGKeyArray) -> Array:
     Raises:
         ValueError: a shape or rate that is not finite and positive.
     """
+    check.random_key(key)
     check.strength("shape", shape)
     check.strength("rate", rate)
     shape, rate = floats(shape, rate)

@@ -109,6 +109,7 @@ def init_chains(
     Raises:
         ValueError: a size or number of chains below 1; features of another number of rows; fewer than two levels.
     """
+    check.random_key(key)
     for name, size in (("n_users", n_users), ("n_items", n_items), ("rank", rank), ("chains", chains)):
         check.size_of_table(name, size)
     user_bases, item_bases = as_bases(features)

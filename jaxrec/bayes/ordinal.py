@@ -114,6 +114,7 @@ def draw_latents(
     Raises:
         ValueError: arrays of different shapes; levels out of range.
     """
+    check.random_key(key)
     check.same_shape(eta=eta, precision=precision, level=level, where=where)
     level = check.row_ids("level", level, size=np.size(cut) + 1, where=where)
     return _draw_latents(*floats(cut, eta, precision), level, jnp.asarray(where), key=key)
@@ -211,6 +212,7 @@ def draw_cuts(
     Raises:
         ValueError: arrays of different shapes; levels out of range; a prior deviation that is not positive.
     """
+    check.random_key(key)
     check.same_shape(eta=eta, precision=precision, level=level, where=where)
     level = check.row_ids("level", level, size=np.size(cut) + 1, where=where)
     check.strength("prior_deviation", prior_deviation)

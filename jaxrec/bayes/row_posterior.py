@@ -23,7 +23,7 @@ from jaxrec.bayes.side_information import Basis, SideState, prior_mean
 from jaxrec.gather import gather
 from jaxrec.kernels import dense
 from jaxrec.kernels.least_squares import Equations, Lists, list_normal_equations
-from jaxrec.kernels.platform import On, by_platform
+from jaxrec.kernels.platform import Platform, by_platform
 from jaxrec.numerics import HIGHEST
 from jaxrec.solvers import ridge
 from jaxrec.types import Bucket, Dense, Rows
@@ -117,13 +117,15 @@ def row_statistics(ratings: TrainRatings, side: SideName, others: SideState, mu:
     if isinstance(ratings, Dense):
         return _dense_row_statistics(ratings if side == "user" else ratings.T, table, bias, weight, mu)
 
-    def bucket_sums(bucket: Bucket, table: Array, bias: Array, weight: Array, *, on: On) -> tuple[Equations, Array]:
+    def bucket_sums(
+        bucket: Bucket, table: Array, bias: Array, weight: Array, *, platform: Platform
+    ) -> tuple[Equations, Array]:
         y = bucket.value.astype(table.dtype) - gather(bias, bucket.other)
         lists = Lists(bucket.other, y, bucket.where, gather(weight, bucket.other))
-        sums = list_normal_equations(table, lists, intercept=True, on=on)
+        sums = list_normal_equations(table, lists, intercept=True, platform=platform)
         return sums, jnp.sum(bucket.where, axis=1, dtype=table.dtype)
 
-    all_sums = lambda buckets, *args, on: [bucket_sums(bucket, *args, on=on) for bucket in buckets]
+    all_sums = lambda buckets, *args, platform: [bucket_sums(bucket, *args, platform=platform) for bucket in buckets]
     rows = ratings[side == "item"]
     (gram, (sum_xy, sum_x), sums), n_ratings = rows.map(partial(by_platform, all_sums), table, bias + mu, weight)
     sum_yy, sum_y, sum_weight = sums.T

@@ -195,6 +195,7 @@ def draw(side: SideState, bases: tuple[Basis, ...], priors: Priors, *, key: PRNG
     Raises:
         ValueError: priors that are not finite and positive; bases that do not fit the side's link matrices.
     """
+    check.random_key(key)
     check_priors(priors)
     _check_bases(side, bases)
     return _draw(side, bases, priors, key=key)
@@ -249,6 +250,7 @@ def draw_row_precision(
     Raises:
         ValueError: columns that do not have one entry per row.
     """
+    check.random_key(key)
     check.same_shape(row_precision=side.row_precision, count=count, error=error)
     return _draw_row_precision(side, count, error, key=key)
 

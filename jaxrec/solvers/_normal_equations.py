@@ -200,6 +200,7 @@ def sample(
     Raises:
         ValueError: as `solve`.
     """
+    check.random_key(key)
     mean = as_prior_mean(factor, prior_mean)
     check_factor(factor)
     return _sample(factor, mean, key)

@@ -10,7 +10,7 @@ with P the diagonal matrix of its l2 penalties, and S a matrix that all rows sha
 use these.
 
 Accuracy in float32: a coefficient from normal equations is off by about 1e-6 of the row's largest, and by up to 2e-3 of
-it for the worst equations that are still accepted (`orthogonal.ill_conditioned`). With `mend=True`, rows with worse
+it for the worst equations that are still accepted (`orthogonal.ill_conditioned`). With `refit=True`, rows with worse
 equations, such as with weights of 1 and 1e7 in one row or a penalty of 1e-5 of the features' squares, are refitted from
 their features by Householder reflections, and are off by about 1e-6 again. That takes about a millisecond per such row.
 """
@@ -39,7 +39,7 @@ from jaxrec.kernels.least_squares import (
     rows_per_chunk,
     weighted_entries,
 )
-from jaxrec.kernels.platform import On, by_platform
+from jaxrec.kernels.platform import Platform, by_platform
 from jaxrec.types import Bucket, Dense, Rows
 
 __all__ = ["RowProblem", "objective_at", "padded_lists", "solve", "solve_dense"]
@@ -75,7 +75,7 @@ class RowProblem:
     shared_gram: Array | None = None
 
 
-def solve(rows: Rows, problem: RowProblem, cg_steps: int | None, *, mend: bool) -> tuple[Array, Array]:
+def solve(rows: Rows, problem: RowProblem, cg_steps: int | None, *, refit: bool) -> tuple[Array, Array]:
     """Solves every row's regression; returns (coefficients [n_rows, k], the sum of the rows' objectives at them).
 
     Args:
@@ -83,7 +83,7 @@ def solve(rows: Rows, problem: RowProblem, cg_steps: int | None, *, mend: bool) 
         problem: what the rows share.
         cg_steps: the number of conjugate-gradient steps, warm-started at the rows' current coefficients; None solves
             exactly.
-        mend: refit the rows whose normal equations are too badly scaled; only for exact solves. It takes as long to
+        refit: solve badly scaled rows again, by QR of their features; only for exact solves. It takes as long to
             compile as everything else. Training sweeps start without it: they solve every row again, so no sweep's
             solution has to be exact.
 
@@ -95,11 +95,11 @@ def solve(rows: Rows, problem: RowProblem, cg_steps: int | None, *, mend: bool) 
             f"cg_steps: expected at least 1, and current coefficients of {len(rows.position)} rows, got {cg_steps} and "
             f"{len(problem.coefficients)} rows. New rows have no coefficients to start from: leave cg_steps out."
         )
-    form = partial(_solve_exactly, mend) if cg_steps is None else partial(_solve_by_cg, cg_steps)
+    implementation = partial(_solve_exactly, refit) if cg_steps is None else partial(_solve_by_cg, cg_steps)
 
     def solve_buckets(buckets: tuple[Bucket, ...], problem: RowProblem) -> list[Solved]:
-        solved = by_platform(form, buckets, problem)
-        return _split(_mend_rows(buckets, solved, problem) if mend and cg_steps is None else solved, buckets)
+        solved = by_platform(implementation, buckets, problem)
+        return _split(_refit_rows(buckets, solved, problem) if refit and cg_steps is None else solved, buckets)
 
     solved = rows.map(solve_buckets, problem)
     return solved.v, jnp.sum(solved.objective)
@@ -149,17 +149,20 @@ def solve_dense(ratings: Dense, problem: RowProblem) -> tuple[Array, Array]:
 def objective_at(rows: Rows, problem: RowProblem) -> Array:
     """The sum of the rows' objectives at their current coefficients."""
 
-    def evaluate(bucket: Bucket, problem: RowProblem, on: On) -> Solved:
+    def evaluate(bucket: Bucket, problem: RowProblem, platform: Platform) -> Solved:
         args = (
             problem.features,
             padded_lists(bucket, problem),
             gather(problem.coefficients, bucket.row),
             gather(problem.precision, bucket.row),
         )
-        return conjugate_gradient(*args, problem.shared_gram, intercept=problem.intercept, steps=0, on=on)
+        return conjugate_gradient(*args, problem.shared_gram, intercept=problem.intercept, steps=0, platform=platform)
 
-    def evaluate_buckets(buckets: tuple[Bucket, ...], problem: RowProblem, on: On) -> list[Solved]:
-        return _split(_concatenate([evaluate(bucket, problem, on) for bucket in _merged_buckets(buckets, on)]), buckets)
+    def evaluate_buckets(buckets: tuple[Bucket, ...], problem: RowProblem, platform: Platform) -> list[Solved]:
+        return _split(
+            _concatenate([evaluate(bucket, problem, platform) for bucket in _merged_buckets(buckets, platform)]),
+            buckets,
+        )
 
     return jnp.sum(rows.map(partial(by_platform, evaluate_buckets), problem).objective)
 
@@ -175,9 +178,9 @@ def padded_lists(bucket: Bucket, problem: RowProblem) -> Lists:
     return Lists(bucket.other, y, bucket.where, None if bucket.weights is None else bucket.weights.astype(dtype))
 
 
-def _merged_buckets(buckets: tuple[Bucket, ...], on: On) -> tuple[Bucket, ...]:
+def _merged_buckets(buckets: tuple[Bucket, ...], platform: Platform) -> tuple[Bucket, ...]:
     """The same rows in the same order; on an accelerator in fewer buckets, padded to a common length (see `MERGE`)."""
-    if on == "cpu" or not buckets:
+    if platform == "cpu" or not buckets:
         return buckets
     lengths = np.array([bucket.other.shape[1] for bucket in buckets])
     if (np.diff(lengths) < 0).any():  # `data.rows` sorts them by length; these were made otherwise
@@ -203,7 +206,7 @@ def _split(solved: Solved, buckets: tuple[Bucket, ...]) -> list[Solved]:
     return [jax.tree.map(lambda a, b=b, e=e: a[b:e], solved) for b, e in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def _solve_exactly(mend: bool, buckets: tuple[Bucket, ...], problem: RowProblem, *, on: On) -> Solved:
+def _solve_exactly(refit: bool, buckets: tuple[Bucket, ...], problem: RowProblem, *, platform: Platform) -> Solved:
     """Coefficients and objective of every row, from normal equations; rows much shorter than k are solved in the dual.
 
     With an intercept b the last row and column are eliminated, so that only A, of size d x d, is factorized::
@@ -220,11 +223,11 @@ def _solve_exactly(mend: bool, buckets: tuple[Bucket, ...], problem: RowProblem,
     stays in the cache. On accelerators a solve is a library call, and a bucket takes as few steps as memory allows: on
     a GPU each step of a loop is a dozen launches.
     """
-    k, buckets = problem.precision.shape[1], _merged_buckets(buckets, on)
+    k, buckets = problem.precision.shape[1], _merged_buckets(buckets, platform)
 
     def equations(bucket: Bucket) -> tuple[Equations, Array]:
         lists = padded_lists(bucket, problem)
-        sums = list_normal_equations(problem.features, lists, intercept=problem.intercept, on=on)
+        sums = list_normal_equations(problem.features, lists, intercept=problem.intercept, platform=platform)
         return sums, gather(problem.precision, bucket.row)
 
     def solve(equations: tuple[Equations, Array]) -> Solved:
@@ -232,7 +235,8 @@ def _solve_exactly(mend: bool, buckets: tuple[Bucket, ...], problem: RowProblem,
         square, total, count = sums.T  # y'D y, t, sum of D
         gram = gram if problem.shared_gram is None else gram + problem.shared_gram[None]
         gram = gram + jnp.eye(gram.shape[1], dtype=gram.dtype)[None] * l2[:, : gram.shape[1], None]
-        (v, *z), ratio = cholesky.solve(gram, rhs, check_pivots=mend, on=on)  # A^-1 r and, with an intercept, A^-1 g
+        # A^-1 r and, with an intercept, A^-1 g
+        (v, *z), ratio = cholesky.solve(gram, rhs, check_pivots=refit, platform=platform)
         fit = jnp.sum(v * rhs[0], axis=1)
         if problem.intercept:
             n = count + l2[:, -1]
@@ -247,15 +251,15 @@ def _solve_exactly(mend: bool, buckets: tuple[Bucket, ...], problem: RowProblem,
 
     def dual(bucket: Bucket) -> Solved:
         args = problem.features, padded_lists(bucket, problem), gather(problem.precision, bucket.row)
-        return dual_least_squares(*args, intercept=problem.intercept, on=on)
+        return dual_least_squares(*args, intercept=problem.intercept, platform=platform)
 
     def primal(bucket: Bucket) -> Solved:
-        size = rows_per_chunk(max(bucket.other.shape[1], k) * k, on)
+        size = rows_per_chunk(max(bucket.other.shape[1], k) * k, platform)
         return by_chunks(lambda chunk: solve(equations(chunk)), bucket, size)
 
     is_short = [problem.shared_gram is None and 2 * bucket.other.shape[1] <= k for bucket in buckets]
     long = [bucket for bucket, short in zip(buckets, is_short, strict=True) if not short]
-    if on == "cpu":
+    if platform == "cpu":
         solved_long = iter(each_by_chunks(equations, solve, long, max(1, cholesky.MATRIX_FLOATS // k**2)))
     else:
         solved_long = map(primal, long)
@@ -264,7 +268,7 @@ def _solve_exactly(mend: bool, buckets: tuple[Bucket, ...], problem: RowProblem,
     return _concatenate(solved)
 
 
-def _mend_rows(buckets: tuple[Bucket, ...], solved: Solved, problem: RowProblem) -> Solved:
+def _refit_rows(buckets: tuple[Bucket, ...], solved: Solved, problem: RowProblem) -> Solved:
     """Refits the rows whose equations are badly scaled, those of all buckets in one loop; the others stay.
 
     A position is a row's place in the concatenated buckets, which is its place in `solved`.
@@ -311,17 +315,17 @@ def _mend_rows(buckets: tuple[Bucket, ...], solved: Solved, problem: RowProblem)
         return jnp.asarray([-(-length // size) for length in lengths], jnp.int32)[bucket_index(position)]
 
     row_ids = jnp.concatenate([bucket.row for bucket in buckets])
-    return _mend(solved, problem, block_entries, n_blocks, row_ids)
+    return _refit(solved, problem, block_entries, n_blocks, row_ids)
 
 
-def _mend(
+def _refit(
     solved: Solved,
     problem: RowProblem,
     entries: Callable[[Array, Array], Array],
     blocks: Callable[[Array], Array],
     row_ids: Array | None = None,
 ) -> Solved:
-    """`orthogonal.mend` of a problem's rows, where position r holds row row_ids[r]; None: row r."""
+    """`orthogonal.refit_rows` of a problem's rows, where position r holds row row_ids[r]; None: row r."""
 
     def prior(position: Array) -> Array:
         l2 = problem.precision[position if row_ids is None else row_ids[position]]
@@ -331,22 +335,25 @@ def _mend(
             rows = orthogonal.root(jnp.diag(l2) + problem.shared_gram)
         return jnp.pad(rows, ((0, 1), (0, 1)))
 
-    return Solved(*orthogonal.mend(*solved, prior=prior, blocks=blocks, entries=entries))
+    return Solved(*orthogonal.refit_rows(*solved, prior=prior, blocks=blocks, entries=entries))
 
 
 def _scaled_entries(problem: RowProblem, lists: Lists) -> Array:
     """sqrt(weight) (x, y) of every entry of the rows, with 1 after x if there is an intercept: [r, l, k + 1]."""
-    root, x, y = weighted_entries(problem.features, lists, on="gpu")  # for a block of one row no form is faster
+    # for a block of one row no implementation is faster
+    root, x, y = weighted_entries(problem.features, lists, platform="gpu")
     return jnp.concatenate([x, *([root[..., None]] if problem.intercept else []), y[..., None]], axis=2)
 
 
-def _solve_by_cg(steps: int, buckets: tuple[Bucket, ...], problem: RowProblem, *, on: On) -> Solved:
+def _solve_by_cg(steps: int, buckets: tuple[Bucket, ...], problem: RowProblem, *, platform: Platform) -> Solved:
     """Every row after `steps` conjugate-gradient steps from its current coefficients; rows without ratings are 0."""
 
     def solve(bucket: Bucket) -> Solved:
         start, l2 = gather(problem.coefficients, bucket.row), gather(problem.precision, bucket.row)
         start = jnp.where(jnp.any(bucket.where, axis=1, keepdims=True), start, 0)
         args = problem.features, padded_lists(bucket, problem), start, l2
-        return conjugate_gradient(*args, problem.shared_gram, intercept=problem.intercept, steps=steps, on=on)
+        return conjugate_gradient(
+            *args, problem.shared_gram, intercept=problem.intercept, steps=steps, platform=platform
+        )
 
-    return _concatenate([solve(bucket) for bucket in _merged_buckets(buckets, on)])
+    return _concatenate([solve(bucket) for bucket in _merged_buckets(buckets, platform)])

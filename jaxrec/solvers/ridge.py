@@ -144,7 +144,7 @@ def _leave_one_out_predictions(
     ratio = jnp.where(in_row & ~single, remaining, 1) * cholesky.pivot_ratio(factor.cholesky)
     ratio = jnp.append(jnp.where(single, 1, ratio), cholesky.pivot_ratio(factor.cholesky))
     args = x, y, weight, factor.penalty, mean
-    fits, _ = orthogonal.mend_fits(
+    fits, _ = orthogonal.refit_one_row(
         jnp.broadcast_to(v, (n + 1, d)), ratio, *args, without=jnp.arange(n + 1), batch_size=4
     )
     by_refit = product(x, jnp.where(in_row[:, None], fits[:-1], fits[-1:]))
@@ -249,7 +249,7 @@ def _solve_row(x: Array, y: Array, where: Array, weights: Array | None, l2: Arra
     (v,), ratio = cholesky.solve(matrix[None], ((equations.rhs + l2 * prior)[None],))
     weight = jnp.where(where, 1 if weights is None else weights, 0).astype(x.dtype)
     x, y = jnp.where(where[:, None], x, 0), jnp.where(where, y, 0)
-    v, ratio = orthogonal.mend_fits(v, ratio, x, y, weight, jnp.diag(l2), prior, without=jnp.array([len(x)]))
+    v, ratio = orthogonal.refit_one_row(v, ratio, x, y, weight, jnp.diag(l2), prior, without=jnp.array([len(x)]))
     return v[0], ratio[0]
 
 
