@@ -24,6 +24,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -189,8 +190,9 @@ def _described(value: Any) -> str:
     leaves = jax.tree.leaves(value)
     if len(leaves) == 1:
         return f"{jnp.result_type(leaves[0])}{list(np.shape(leaves[0]))} {digest(leaves[0])}"
-    lines = (f"{path} {kind} {digest(leaf)}" for (path, kind), leaf in zip(shapes(value), leaves, strict=True))
-    return f"{len(leaves)} arrays {hashlib.sha256('/'.join(lines).encode()).hexdigest()[:16]}"
+    structure = re.sub(r"0x[0-9a-f]+", "", str(jax.tree.structure(value)))  # without the addresses of functions
+    lines = [structure, *(f"{kind} {digest(leaf)}" for (_, kind), leaf in zip(shapes(value), leaves, strict=True))]
+    return f"{len(leaves)} arrays {hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:16]}"
 
 
 def _steps(folder: Path) -> list[Path]:

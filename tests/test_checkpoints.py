@@ -19,12 +19,13 @@ import optax
 import pytest
 
 import jaxrec
-from jaxrec import Checkpoint, checkpoints, data, solvers, training
+from jaxrec import Checkpoint, bayes, checkpoints, data, solvers, training
 from jaxrec.checkpoints import checkpointed
 
 RATINGS = data.synthetic.low_rank(30, 20, 250, rng=0).ratings
 OTHER_RATINGS = data.synthetic.low_rank(30, 20, 250, rng=1).ratings
 STEPS = 6
+LEVELS = np.unique(RATINGS.value).tolist()
 
 
 def als(checkpoint, train=RATINGS, steps=STEPS, **options):
@@ -68,7 +69,15 @@ def grid(checkpoint, base=2.0, steps=STEPS, **options):
     return training.grid(powers, members, jnp.float32(base), checkpoint=checkpoint, progress=False, **options)
 
 
-RUNS = {"als": als, "implicit_als": implicit_als, "fit": fit, "grid": grid}
+def gibbs(checkpoint, train=RATINGS, steps=STEPS, **options):
+    """Two chains; the posterior of some pairs is averaged from the third sweep on."""
+    options = {"rank": 2, "chains": 2, "burn_in": 2, "key": jax.random.key(0), "scale": (1.0, 5.0), **options}
+    options = {"sweeps_per_call": 1, "progress": False, **options}
+    test = options.pop("test", OTHER_RATINGS)
+    return bayes.gibbs(train, test, sweeps=steps, checkpoint=checkpoint, **options)
+
+
+RUNS = {"gibbs": gibbs, "als": als, "implicit_als": implicit_als, "fit": fit, "grid": grid}
 # What differs from the first run, and the name that the error must say.
 CHANGES = {
     "als": [
@@ -90,6 +99,18 @@ CHANGES = {
         ({"validate": None}, "validate"),
         ({"patience": 3}, "patience"),
         ({"tol": 1e-9}, "tol"),
+    ],
+    "gibbs": [
+        ({"train": OTHER_RATINGS}, "train"),
+        ({"test": RATINGS}, "test"),
+        ({"rank": 3}, "init"),
+        ({"key": jax.random.key(1)}, "key"),
+        ({"burn_in": 3}, "burn_in"),
+        ({"scale": (0.5, 5.0)}, "scale"),
+        ({"mu": 3.0}, "mu"),
+        ({"priors": bayes.Priors(noise=(2.0, 2.0))}, "priors"),
+        ({"priors": bayes.Priors(heteroscedastic=False)}, "priors"),
+        ({"sweeps_per_call": 2}, "sweeps_per_call"),
     ],
     "grid": [
         ({"base": 3.0}, "data"),
@@ -133,14 +154,19 @@ def interrupt(monkeypatch):
     return after
 
 
-@pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_an_interrupted_run_continues_bit_for_bit(name, batch_size, tmp_path, interrupt):
-    """Interruption after the first save, then after two more, then left alone: no step is made twice."""
-    if name != "grid" and batch_size > 1:
-        options = {"als": {"cg_steps": 3}, "implicit_als": {"cg_steps": 3}, "fit": {"patience": 2}}[name]
-    else:
-        options = {"batch_size": batch_size} if name == "grid" else {}
+VARIANTS = [
+    *((name, {}) for name in RUNS),
+    ("als", {"cg_steps": 3}),
+    ("implicit_als", {"cg_steps": 3}),
+    ("fit", {"patience": 2}),
+    ("gibbs", {"levels": LEVELS}),
+    ("grid", {"batch_size": 4}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_an_interrupted_run_continues_bit_for_bit(name, options, tmp_path, interrupt):
+    """Interrupted after the first save, then after another, then left alone: no step is made twice."""
     expected = bits(RUNS[name](None, **options))
     every_step, saved = Checkpoint(tmp_path / "run", every_steps=1), []
     for n in (1, 1, 99):
@@ -158,7 +184,7 @@ def test_an_interrupted_run_continues_bit_for_bit(name, batch_size, tmp_path, in
     assert saved_again == []
 
 
-@pytest.mark.parametrize("name", ["als", "implicit_als", "fit"])
+@pytest.mark.parametrize("name", ["als", "implicit_als", "fit", "gibbs"])
 def test_a_finished_run_can_be_made_longer(name, tmp_path):
     RUNS[name](tmp_path / "run", steps=3)
     assert bits(RUNS[name](tmp_path / "run", steps=5)) == bits(RUNS[name](None, steps=5))

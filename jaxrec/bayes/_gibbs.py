@@ -28,8 +28,9 @@ of binary and polychotomous response data.
 """
 
 import importlib.util
+import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,7 @@ from jaxrec.bayes.model import (
 from jaxrec.bayes.posterior import Posterior, pool_chains
 from jaxrec.bayes.row_posterior import TrainRatings
 from jaxrec.bayes.side_information import Priors, check_priors
+from jaxrec.checkpoints import Checkpoint, checkpointed
 from jaxrec.data import layouts
 from jaxrec.ratings import check_same_ids
 from jaxrec.solvers.common import mean_rating
@@ -97,6 +99,7 @@ def gibbs(
     posterior: Posterior | None = None,
     sweeps_per_call: int = 20,
     callback: Callable[[int, ChainState, Posterior], bool | None] | None = None,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> GibbsResult:
     """Runs all chains until each has completed `sweeps` sweeps, and averages predictions over those after `burn_in`.
@@ -127,6 +130,10 @@ def gibbs(
         sweeps_per_call: sweeps per compiled call, between two updates of the progress bar.
         callback: callback(step, state, posterior) after every compiled call, with step the number of completed sweeps.
             Return True to stop.
+        checkpoint: a folder, or a `Checkpoint`, where the chains are saved after some compiled calls. The same call
+            continues from there after the process was killed; on a CPU with the same bits as without the interruption.
+            `sweeps` may grow; any other data or settings are refused. The callback is not called again for sweeps made
+            before: what it collected is lost with its process.
         progress: show a progress bar: the RMSE so far, and the mean, R-hat and effective sample size of the noise's
             standard deviation.
 
@@ -135,7 +142,7 @@ def gibbs(
             than the state, with weights, or not among its levels; a state with parts of inconsistent shapes; features
             that are not finite or of another number of rows, or others than the state was initialized with; priors that
             are not finite and positive; test pairs out of range, or other pairs than the posterior's; a scale that is
-            not an interval; burn_in not in [0, sweeps); sweeps_per_call < 1.
+            not an interval; burn_in not in [0, sweeps); sweeps_per_call < 1; a checkpoint of another run.
         FloatingPointError: a chain is no longer finite.
         ImportError: with progress, without ArviZ (pip install 'jaxrec[bayes]').
     """
@@ -167,31 +174,57 @@ def gibbs(
         raise ValueError(f"posterior: expected {n_chains} chains of {n} pairs, got shape {posterior.mean.shape}.")
     if not isinstance(ratings, Dense):
         state, posterior = ratings[0].replicate((state, posterior))
-    pairs, y, trace = (jnp.asarray(test.user), jnp.asarray(test.item)), np.asarray(test.value), []
-    keys, completed = jax.random.split(key, n_chains), int(state.step[0])
-    if completed >= sweeps:
-        raise ValueError(f"sweeps: expected more than the {completed} that `init` has made (they count), got {sweeps}.")
-    with tqdm(total=sweeps, initial=completed, desc="gibbs", unit="sweep", disable=not progress) as bar:
-        while completed < sweeps:
-            steps = min(sweeps_per_call, sweeps - completed)
-            options = {"mu": mu, "bases": bases, "priors": priors, "burn_in": burn_in, "scale": scale}
-            state, posterior, sigma = run_sweeps(state, posterior, ratings, pairs, keys, steps=steps, **options)
-            trace.append(np.asarray(sigma).T)
-            completed += steps
-            if not np.isfinite(trace[-1]).all():
-                raise FloatingPointError(
-                    f"sweep {completed}: a chain is no longer finite. Run in float64, or raise priors.scale_matrix."
-                )
-            if completed > burn_in and progress:
-                postfix = {"noise": f"{trace[-1][-1].mean():.3f}"} | _diagnostics(trace, completed - burn_in)
-                if n:
-                    error = np.asarray(pool_chains(posterior).mean) - y
-                    postfix = {"rmse": f"{float(np.sqrt(np.mean(error**2))):.4f}"} | postfix
-                bar.set_postfix(**postfix)
-            bar.update(steps)
-            if callback is not None and callback(completed, state, posterior):
-                break
-    return GibbsResult(state, posterior, np.concatenate(trace) if trace else np.zeros((0, n_chains)))
+    pairs, y = (jnp.asarray(test.user), jnp.asarray(test.item)), np.asarray(test.value)
+    if int(state.step[0]) >= sweeps:
+        raise ValueError(
+            f"sweeps: expected more than the {int(state.step[0])} that `init` has made (they count), got {sweeps}."
+        )
+    options: dict[str, Any] = {"mu": mu, "bases": bases, "priors": priors, "burn_in": burn_in, "scale": scale}
+    settings: dict[str, Any] = {
+        "run": "gibbs",
+        "train": ratings,
+        "test": pairs,
+        "key": key,
+        "sweeps_per_call": sweeps_per_call,
+    }
+    settings |= {"init (or rank, chains, levels)": state, "posterior": posterior} | options
+    with checkpointed(checkpoint, settings=settings, like=(state, posterior)) as run:
+        trace, ended = [np.zeros((0, n_chains), state.alpha.dtype)], False
+        if run.saved is not None:
+            (state, posterior), ended = run.saved.state, run.saved.meta["ended"]
+            trace.append(np.asarray(run.saved.meta["trace"], state.alpha.dtype).reshape(-1, n_chains))
+        keys, completed = jax.random.split(key, n_chains), int(state.step[0])
+        if completed > sweeps:
+            raise ValueError(
+                f"sweeps: expected at least the {completed} that the checkpoint has made (they count), got {sweeps}."
+            )
+        with tqdm(total=sweeps, initial=completed, desc="gibbs", unit="sweep", disable=not progress) as bar:
+            while completed < sweeps and not ended:
+                steps = min(sweeps_per_call, sweeps - completed)
+                state, posterior, sigma = run_sweeps(state, posterior, ratings, pairs, keys, steps=steps, **options)
+                trace.append(np.asarray(sigma).T)
+                completed += steps
+                if not np.isfinite(trace[-1]).all():
+                    raise FloatingPointError(
+                        f"sweep {completed}: a chain is no longer finite. Run in float64, or raise priors.scale_matrix."
+                    )
+                if completed > burn_in and progress:
+                    bar.set_postfix(**_summary(trace, posterior, y, completed - burn_in))
+                bar.update(steps)
+                ended = bool(callback is not None and callback(completed, state, posterior))
+                if ended or completed == sweeps or run.due(completed):
+                    draws = np.concatenate(trace).tolist()
+                    run.save(completed, (state, posterior), {"trace": draws, "ended": ended})
+    return GibbsResult(state, posterior, np.concatenate(trace))
+
+
+def _summary(trace: list[np.ndarray], posterior: Posterior, y: np.ndarray, n_draws: int) -> dict[str, str]:
+    """What the progress bar shows: the RMSE so far, the noise, and how well the chains mix."""
+    summary = {"noise": f"{trace[-1][-1].mean():.3f}"} | _diagnostics(trace, n_draws)
+    if not len(y):
+        return summary
+    error = np.asarray(pool_chains(posterior).mean) - y
+    return {"rmse": f"{float(np.sqrt(np.mean(error**2))):.4f}"} | summary
 
 
 def _initial_state(
