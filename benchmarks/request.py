@@ -1,10 +1,10 @@
-"""What does a request over a catalogue of a million items cost, with its vectors and tables computed in advance?
+"""What does a request over a catalog of a million items cost, with its vectors and tables computed in advance?
 
 A request for one user is one compiled function: the lists of the nearest items to the user's last ten, of three groups,
 of the user's region, of the most popular items and the user's own list are merged without duplicates and seen items,
-scored by their vectors, and the ten best are returned. It reads some hundreds of rows, so a larger catalogue only costs
-cache misses. It is compared with the exact search of the full catalogue (`top_k`) for one query and for many, and with
-the memory that the search takes beyond the catalogue. Each cell runs in a fresh process; answers are checked against
+scored by their vectors, and the ten best are returned. It reads some hundreds of rows, so a larger catalog only costs
+cache misses. It is compared with the exact search of the full catalog (`top_k`) for one query and for many, and with
+the memory that the search takes beyond the catalog. Each cell runs in a fresh process; answers are checked against
 NumPy before they are timed.
 """
 
@@ -52,7 +52,7 @@ def main(settings: Settings) -> dict[str, Any]:
         raise RuntimeError(f"cells that failed for another reason than memory or time: {wrong}")
     for row in rows:
         row.setdefault("ms", row.get("failed"))
-    columns = ("what", "items", "queries", "ms", "slowest ms", "catalogue MB", "extra / catalogue")
+    columns = ("what", "items", "queries", "ms", "slowest ms", "catalog MB", "extra / catalog")
     experiment.table([{c: row.get(c, "-") for c in columns} for row in rows])
     return experiment.report("request", settings, {"rows": rows}, time.perf_counter() - start)
 
@@ -69,7 +69,7 @@ def measure_request(cell: dict[str, Any], rng: np.random.Generator, items: np.nd
     n = len(items)
     draw = lambda *shape: jnp.asarray(rng.integers(0, n, shape, np.int32))
     lists = lambda rows, k: Table(draw(rows, k), jnp.ones((rows, k), bool))
-    catalogue = {
+    catalog = {
         "items": jnp.asarray(items),
         "similar": lists(n, 10),
         "group": lists(GROUPS, 10),
@@ -84,29 +84,29 @@ def measure_request(cell: dict[str, Any], rng: np.random.Generator, items: np.nd
         "own": draw(30),
     }
     run = jax.jit(respond)
-    _check_request(catalogue, request, run(catalogue, request))
-    timings = harness.seconds(run, catalogue, request, repeats=cell["repeats"])
+    _check_request(catalog, request, run(catalog, request))
+    timings = harness.seconds(run, catalog, request, repeats=cell["repeats"])
     return {"ms": 1e3 * timings["seconds"], "slowest ms": 1e3 * timings["slowest"]}
 
 
-def respond(catalogue: dict[str, Any], request: dict[str, Array]) -> tuple[Array, Array]:
+def respond(catalog: dict[str, Any], request: dict[str, Array]) -> tuple[Array, Array]:
     """(scores, ids) of the ten best candidates."""
     all_valid = lambda ids: jnp.ones(ids.shape, bool)
     sources = [
-        candidates.look_up(catalogue["similar"], request["seen"][:10]),
-        candidates.look_up(catalogue["group"], request["groups"]),
-        candidates.look_up(catalogue["region"], request["region"]),
-        candidates.look_up(catalogue["popular"], jnp.zeros(1, jnp.int32)),
+        candidates.look_up(catalog["similar"], request["seen"][:10]),
+        candidates.look_up(catalog["group"], request["groups"]),
+        candidates.look_up(catalog["region"], request["region"]),
+        candidates.look_up(catalog["popular"], jnp.zeros(1, jnp.int32)),
         (request["own"], all_valid(request["own"])),
     ]
     found = candidates.merge(sources, size=256, exclude=(request["seen"], all_valid(request["seen"])))
-    return rerank.rank(request["query"], catalogue["items"], found.ids, found.where, k=10)
+    return rerank.rank(request["query"], catalog["items"], found.ids, found.where, k=10)
 
 
-def _check_request(catalogue: dict[str, Any], request: dict[str, Array], answer: tuple[Array, Array]) -> None:
+def _check_request(catalog: dict[str, Any], request: dict[str, Array], answer: tuple[Array, Array]) -> None:
     """Raises unless the answer is the ten best unseen items of the union of the lists, by NumPy."""
     host = {name: np.asarray(value) for name, value in request.items()}
-    rows = lambda name, keys: np.asarray(catalogue[name].ids)[keys].ravel()
+    rows = lambda name, keys: np.asarray(catalog[name].ids)[keys].ravel()
     union = [
         rows("similar", host["seen"][:10]),
         rows("group", host["groups"]),
@@ -114,13 +114,13 @@ def _check_request(catalogue: dict[str, Any], request: dict[str, Array], answer:
         rows("popular", [0]),
     ]
     unseen = np.setdiff1d(np.concatenate([*union, host["own"]]), host["seen"])
-    score = np.asarray(gather(catalogue["items"], jnp.asarray(unseen))).astype(np.float64) @ host["query"]
+    score = np.asarray(gather(catalog["items"], jnp.asarray(unseen))).astype(np.float64) @ host["query"]
     np.testing.assert_allclose(answer[0], np.sort(score)[::-1][:10], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(answer[1], unseen[np.argsort(-score, kind="stable")[:10]])
 
 
 def measure_search(cell: dict[str, Any], rng: np.random.Generator, items: np.ndarray) -> dict[str, Any]:
-    """Milliseconds of an exact search, and its memory as a multiple of the catalogue's."""
+    """Milliseconds of an exact search, and its memory as a multiple of the catalog's."""
     queries = rng.standard_normal((cell["queries"], cell["dim"]), np.float32)
     best = []  # of each chunk of items, by the definition in float64
     for first in range(0, len(items), 500_000):
@@ -138,8 +138,8 @@ def measure_search(cell: dict[str, Any], rng: np.random.Generator, items: np.nda
     return {
         "ms": 1e3 * timings["seconds"],
         "slowest ms": 1e3 * timings["slowest"],
-        "catalogue MB": round(size / 1e6),
-        "extra / catalogue": extra / size,
+        "catalog MB": round(size / 1e6),
+        "extra / catalog": extra / size,
     }
 
 

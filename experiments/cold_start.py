@@ -5,7 +5,7 @@ ratings are given and the rest are predicted. Nothing is trained again: matrix f
 closed form, the towers see the given ratings as history (with unknown ids), and biases and popularity count them.
 
 Error: RMSE over the other ratings of the new users or films, clipped to the scale. Ranking: for users NDCG at 10 of the
-films they liked (4 and above), ranked in the full catalogue without the given ones; for films the AUC of who liked them
+films they liked (4 and above), ranked in the full catalog without the given ones; for films the AUC of who liked them
 among those who rated them.
 """
 

@@ -80,7 +80,7 @@ def errors(factors: Factors, ratings: Ratings, scale: tuple[float, float] | None
 def ranking_metrics(
     factors: Factors, seen: Ratings, liked: Ratings, *, k: int = 10, allowed: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Precision, recall and NDCG of the k best unseen items of the catalogue, means over users who liked any item."""
+    """Precision, recall and NDCG of the k best unseen items of the catalog, means over users who liked any item."""
     mask = None if allowed is None else jnp.asarray(allowed)
     measures = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
     by_user = evaluation.evaluate(factors, seen, liked, k=k, metrics=measures, allowed=mask)

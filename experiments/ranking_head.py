@@ -71,12 +71,12 @@ def main(settings: Settings) -> dict[str, Any]:
 
     def lists(known: Ratings, users: np.ndarray, after: Ratings, *, forget: bool = False) -> Lists:
         """Lists of requests built from `known`, labeled by `after`; with `forget` the users have no history."""
-        catalogue = build(towers, params, content, known, regions, settings)
+        catalog = build(towers, params, content, known, regions, settings)
         requests = retrieve_and_rank.requests_of(content, known, users, regions, settings)
         if forget:
             where, last_where = jnp.zeros_like(requests.where), jnp.zeros_like(requests.last_where)
             requests = requests._replace(where=where, last_where=last_where)
-        return _lists(towers, catalogue, requests, liked(known), _pairs(users, liked(after)), settings)
+        return _lists(towers, catalog, requests, liked(known), _pairs(users, liked(after)), settings)
 
     def with_and_without_history(users: np.ndarray) -> Lists:
         both = lists(base, users, held_out), lists(base, users, held_out, forget=True)
@@ -118,17 +118,17 @@ def main(settings: Settings) -> dict[str, Any]:
 
 
 def _lists(
-    towers: TwoTower, catalogue: Any, requests: Request, liked: Ratings, after: np.ndarray, settings: Settings
+    towers: TwoTower, catalog: Any, requests: Request, liked: Ratings, after: np.ndarray, settings: Settings
 ) -> Lists:
     """Lists of the requests' candidates; popularity is that of `liked`, and `after` [n, n_items] are the labels."""
-    _, _, found = jax.jit(jax.vmap(partial(respond, towers, catalogue, settings=settings)))(requests)
+    _, _, found = jax.jit(jax.vmap(partial(respond, towers, catalog, settings=settings)))(requests)
     popularity = jnp.log1p(jnp.bincount(jnp.asarray(liked.item), length=liked.n_items))
     more = [found.proposed_by.astype(jnp.float32), (popularity - popularity.mean())[found.ids][..., None]]
-    vectors = request_vectors(towers, catalogue, requests)
+    vectors = request_vectors(towers, catalog, requests)
     was_liked = np.take_along_axis(after, np.asarray(found.ids), axis=1) & np.asarray(found.where)
     return Lists(
         vectors,
-        catalogue.items[found.ids],
+        catalog.items[found.ids],
         jnp.concatenate(more, axis=-1),
         found.ids,
         found.where,

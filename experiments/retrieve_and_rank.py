@@ -1,10 +1,10 @@
-"""From a catalogue to a ranked list: how good are the sources of candidates, and how good is their ranking?
+"""From a catalog to a ranked list: how good are the sources of candidates, and how good is their ranking?
 
 The split is by time: ratings after a moment are unknown in training, and those of 4 and above are what users liked
 later. Two towers on features and histories, with a bias per film, are trained by the in-batch softmax with log-q
 correction on liked films that are in no history of their step; its temperature is chosen by NDCG at 10 on the newest
 tenth of train. Printed are the recall of each source and of their union; precision, recall and NDCG at 10 of the ranked
-candidates, compared with ranking the full catalogue; and for three users what they watched, what they are recommended
+candidates, compared with ranking the full catalog; and for three users what they watched, what they are recommended
 and which sources proposed it. A request is one compiled function: a pass of the user tower, look-ups, merging, ranking.
 """
 
@@ -64,7 +64,7 @@ class Settings(harness.Settings):
     steps: int = 300
 
 
-class Catalogue(NamedTuple):
+class Catalog(NamedTuple):
     """Vectors and tables that every request reads, computed once."""
 
     params: hybrid.Hybrid
@@ -109,11 +109,11 @@ def main(settings: Settings) -> dict[str, Any]:
     temperature = max(tried, key=tried.__getitem__)
     print("validation NDCG at 10 by temperature: " + ", ".join(f"{t:g}: {v:.4f}" for t, v in tried.items()))
     params = trained(train, temperature)
-    catalogue = build(towers, params, content, train, regions_of(dataset), settings)
+    catalog = build(towers, params, content, train, regions_of(dataset), settings)
     asking = np.unique(liked(later).user)
     requests = requests_of(content, train, asking, regions_of(dataset), settings)
     answer = jax.jit(partial(respond, towers, settings=settings))
-    scores, ids, found = jax.vmap(partial(answer, catalogue))(requests)
+    scores, ids, found = jax.vmap(partial(answer, catalog))(requests)
 
     relevant, where = map(jnp.asarray, data.padded_items(liked(later), asking))
     known = np.isin(asking, train.user)
@@ -144,8 +144,8 @@ def main(settings: Settings) -> dict[str, Any]:
     profile = baselines.content_profile(train, _words(dataset))
     rankings = {
         "candidates, ranked": list_metrics(ids, scores > -jnp.inf),
-        "the whole catalogue": list_metrics(
-            *_top(catalogue.items, request_vectors(towers, catalogue, requests), train, asking)
+        "the whole catalog": list_metrics(
+            *_top(catalog.items, request_vectors(towers, catalog, requests), train, asking)
         ),
         "content profile": list_metrics(*_factors_top(profile, train, asking)),
         "most popular": list_metrics(*_factors_top(baselines.popularity(liked(train)), train, asking)),
@@ -161,11 +161,11 @@ def main(settings: Settings) -> dict[str, Any]:
     harness.table(lists)
 
     request = jax.tree.map(lambda leaf: leaf[0], requests)
-    jax.block_until_ready(answer(catalogue, request))
+    jax.block_until_ready(answer(catalog, request))
     seconds = []
     for _ in range(50):
         began = time.perf_counter()
-        jax.block_until_ready(answer(catalogue, request))
+        jax.block_until_ready(answer(catalog, request))
         seconds.append(time.perf_counter() - began)
     values["request_ms"] = round(1e3 * float(np.median(seconds)), 3)
     print(f"A request takes {values['request_ms']:.2f} ms (median of 50).")
@@ -178,8 +178,8 @@ def main(settings: Settings) -> dict[str, Any]:
 
 def build(
     towers: TwoTower, params: hybrid.Hybrid, content: Any, train: Ratings, regions: np.ndarray, settings: Settings
-) -> Catalogue:
-    """The catalogue, computed from train only."""
+) -> Catalog:
+    """The catalog, computed from train only."""
     linked = data.linked(train)
     items_known = jnp.zeros(train.n_users, bool), jnp.ones(train.n_items, bool)
     _, items = models.as_vectors(hybrid.as_factors(towers, params, content, linked, known=items_known))
@@ -188,7 +188,7 @@ def build(
     by_region = np.zeros((int(regions.max()) + 1, train.n_items))
     np.add.at(by_region, (regions[liked.user], liked.item), 1)
     at_most = lambda k: min(k, train.n_items)
-    return Catalogue(
+    return Catalog(
         params=params,
         items=items,
         c=history.history_features(linked, mu=params.ids.mu, tags=content.tags).c,
@@ -207,34 +207,34 @@ def build(
 
 
 def respond(
-    towers: TwoTower, catalogue: Catalogue, request: Request, *, settings: Settings
+    towers: TwoTower, catalog: Catalog, request: Request, *, settings: Settings
 ) -> tuple[Array, Array, Candidates]:
     """(scores, ids, candidates) of one request; a pure function."""
-    vector = _vector(towers, catalogue, request)
+    vector = _vector(towers, catalog, request)
     seen = request.item, request.where
-    viewed = request.where.astype(jnp.float32) @ catalogue.tags[request.item]
-    genres, genres_where = candidates.favorites(viewed, min(settings.genres, catalogue.tags.shape[1]))
-    near, nearest = top_k(vector, catalogue.items, min(settings.near, len(catalogue.items)), exclude=seen)
+    viewed = request.where.astype(jnp.float32) @ catalog.tags[request.item]
+    genres, genres_where = candidates.favorites(viewed, min(settings.genres, catalog.tags.shape[1]))
+    near, nearest = top_k(vector, catalog.items, min(settings.near, len(catalog.items)), exclude=seen)
     sources = [
-        candidates.look_up(catalogue.similar, request.last, where=request.last_where),
-        candidates.look_up(catalogue.by_tag, genres, where=genres_where),
-        candidates.look_up(catalogue.by_region, request.region[None]),
+        candidates.look_up(catalog.similar, request.last, where=request.last_where),
+        candidates.look_up(catalog.by_tag, genres, where=genres_where),
+        candidates.look_up(catalog.by_region, request.region[None]),
         (nearest, near > -jnp.inf),
-        candidates.look_up(catalogue.popular, jnp.zeros(1, jnp.int32)),
+        candidates.look_up(catalog.popular, jnp.zeros(1, jnp.int32)),
     ]
     found = candidates.merge(sources, size=settings.size, exclude=seen)
-    scores, ids = rerank.rank(vector, catalogue.items, found.ids, found.where, k=settings.k)
+    scores, ids = rerank.rank(vector, catalog.items, found.ids, found.where, k=settings.k)
     return scores, ids, found
 
 
-def _vector(towers: TwoTower, catalogue: Catalogue, request: Request) -> Array:
+def _vector(towers: TwoTower, catalog: Catalog, request: Request) -> Array:
     args = request.features, request.item, request.value, request.where
-    return hybrid.user_vector(towers, catalogue.params, *args, c=catalogue.c, tags=catalogue.tags)
+    return hybrid.user_vector(towers, catalog.params, *args, c=catalog.c, tags=catalog.tags)
 
 
-def request_vectors(towers: TwoTower, catalogue: Catalogue, requests: Request) -> Array:
+def request_vectors(towers: TwoTower, catalog: Catalog, requests: Request) -> Array:
     """The user vectors of several requests."""
-    return jax.jit(jax.vmap(partial(_vector, towers, catalogue)))(requests)
+    return jax.jit(jax.vmap(partial(_vector, towers, catalog)))(requests)
 
 
 def train_towers(
@@ -289,7 +289,7 @@ def train_towers(
 def _full_ranking(
     towers: TwoTower, params: hybrid.Hybrid, content: Any, train: Ratings, liked: Ratings
 ) -> dict[str, float]:
-    """Metrics at 10 of ranking the full catalogue."""
+    """Metrics at 10 of ranking the full catalog."""
     items_known = jnp.zeros(train.n_users, bool), jnp.ones(train.n_items, bool)
     factors = hybrid.as_factors(towers, params, content, data.linked(train), known=items_known)
     return harness.ranking_metrics(factors, train, liked)

@@ -2,7 +2,7 @@
 
 Pure functions of arrays: `losses` (the costs of collaborative filtering and their closed-form gradients), `solvers`
 (ridge regression, alternating least squares), `bayes` (Gibbs sampling), `training` (any cost, any optax optimizer),
-`models`, `retrieval`, `metrics`; `data` brings ratings and features to the device, `evaluation` ranks the catalogue for
+`models`, `retrieval`, `metrics`; `data` brings ratings and features to the device, `evaluation` ranks the catalog for
 every user. `recommend` and `related` return raw ids and titles; `storage` saves and loads models, `serving` exports
 request functions. `types` defines the data types that all of these share.
 """

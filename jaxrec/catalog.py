@@ -239,7 +239,7 @@ def _check_tables(sizes: tuple[int, int], ratings: Ratings, titles: Sequence[str
 
 def _check_options(k: int, batch_size: int, n_items: int) -> None:
     if not 1 <= k <= n_items:
-        raise ValueError(f"k: expected between 1 and the catalogue's {n_items} items, got {k}.")
+        raise ValueError(f"k: expected between 1 and the catalog's {n_items} items, got {k}.")
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
 

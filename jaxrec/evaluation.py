@@ -1,4 +1,4 @@
-"""Evaluation of rankings: ranks the full catalogue for every user, in chunks of users and without sampling items.
+"""Evaluation of rankings: ranks the full catalog for every user, in chunks of users and without sampling items.
 
 For each user with test items, all items that the user does not have in train are ranked by their score, the product of
 the user's and the item's vectors, and metrics are computed from the k best. The metrics of `metrics.ranking` only need
@@ -83,7 +83,7 @@ def evaluate(
     batch_size: int | None = None,
     overlap: Literal["error", "drop"] = "error",
 ) -> dict[str, np.ndarray]:
-    """Ranks the catalogue for every user and returns name -> the metric of each user, float32 [n_users].
+    """Ranks the catalog for every user and returns name -> the metric of each user, float32 [n_users].
 
     Users without test items have NaN: average by np.nanmean. Values are per user so that two models can be compared by
     paired tests. With several k the names are "ndcg@10", ...
@@ -92,7 +92,7 @@ def evaluate(
         scorer: `Factors`; or the users' and the items' vectors, whose product is the full score.
         train: pairs that are not ranked, because the user has seen them; None ranks all items.
         test: the relevant pairs; a pair that occurs twice counts once.
-        k: the length of the lists, or several; positions beyond the catalogue are empty.
+        k: the length of the lists, or several; positions beyond the catalog are empty.
         metrics: name -> `metrics.ndcg`, or a user-defined function: metric(ids, relevant, *, where) of one user, with
             the ids of the best items [k], best first, and of the test items [e], padded where `where` is False. It may
             also take `filled`, False at empty positions of the list, and `n_candidates`, the number of ranked items.

@@ -112,7 +112,7 @@ def biases(factors: Factors, user: Int[Array, "*n"], item: Int[Array, "*n"]) -> 
 
 
 def predict_all(factors: Factors) -> Float[Array, "n_users n_items"]:
-    """Predictions for all users and items. For small data only; use `retrieval.top_k` for large catalogues.
+    """Predictions for all users and items. For small data only; use `retrieval.top_k` for large catalogs.
 
     Raises:
         ValueError: factors whose parts do not fit.

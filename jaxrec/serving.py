@@ -3,7 +3,7 @@
 `save` exports a pure function request(state, *inputs) with `jax.export`, one program per platform, each for any number
 of requests at once, and writes the programs and the state (vectors, tables, networks) to a file with a checksum
 (`jaxrec.storage`). `load` returns it as a callable, in a process that has neither the model's code nor Flax. Rows of
-the state's arrays can be replaced (`with_rows`): reserve rows that are not yet allowed, so that the catalogue can grow.
+the state's arrays can be replaced (`with_rows`): reserve rows that are not yet allowed, so that the catalog can grow.
 
 **Load only files that you trust.** A request function is a program: it can compute for ever or fill the memory, and
 XLA, which compiles it, is not written to withstand hostile programs. (Files of `jaxrec.storage` hold data only.) `load`

@@ -196,10 +196,10 @@ def test_titles_of_another_length_are_refused():
 
 
 @pytest.mark.parametrize("k", [0, 5])
-def test_k_outside_of_the_catalogues_size_is_refused(k):
-    with pytest.raises(ValueError, match=rf"^k: expected between 1 and the catalogue's 4 items, got {k}"):
+def test_k_outside_of_the_catalogs_size_is_refused(k):
+    with pytest.raises(ValueError, match=rf"^k: expected between 1 and the catalog's 4 items, got {k}"):
         recommend(FACTORS, RATINGS, "ann", k=k)
-    with pytest.raises(ValueError, match=rf"^k: expected between 1 and 3, the other items of the catalogue, got {k}"):
+    with pytest.raises(ValueError, match=rf"^k: expected between 1 and 3, the other items of the catalog, got {k}"):
         related(FACTORS, RATINGS, 10, k=k)
 
 

@@ -129,7 +129,7 @@ def test_the_metrics_are_equal_whether_computed_from_hits_or_from_lists():
         np.testing.assert_allclose(fast[name], slow[name], rtol=1e-6, err_msg=name)
 
 
-def test_auc_at_k_of_the_full_catalogue_equals_auc():
+def test_auc_at_k_of_the_full_catalog_equals_auc():
     users, items, seen, relevant = draw(2, spread=9)
     allowed = np.random.default_rng(3).random(len(items)) < 0.7
     options = {"k": len(items), "metrics": {"auc": metrics.auc_at_k}, "allowed": allowed}

@@ -1,6 +1,6 @@
-"""The k best items of a catalogue for every query, exact, by two passes that never hold queries x items.
+"""The k best items of a catalog for every query, exact, by two passes that never hold queries x items.
 
-The first pass scores the catalogue block by block and keeps only the largest score of every group of items: 1 / 32 of a
+The first pass scores the catalog block by block and keeps only the largest score of every group of items: 1 / 32 of a
 matrix of scores. The k best items lie in the k groups with the largest of these (every better group holds a better
 item), so the second pass scores those k groups again, and sorts only them. Ties go to the lowest id in both: groups are
 runs of ids, and the first of equals is taken.
@@ -46,7 +46,7 @@ GROUP_ITEMS = 32
 GROUP_ITEMS_BY_PLATFORM: dict[Platform, int] = {"cpu": GROUP_ITEMS, "gpu": 64, "tpu": GROUP_ITEMS}
 # Items scored at once by default; for dot products on a GPU, scores at once.
 BLOCK_ITEMS, BLOCK_SCORES = 16_384, 2**28
-# Queries searched at once: their group maxima are 1/8 of the catalogue's bytes at d = 16, 1/16 at d = 32.
+# Queries searched at once: their group maxima are 1/8 of the catalog's bytes at d = 16, 1/16 at d = 32.
 BATCH_QUERIES = 64
 
 
@@ -92,7 +92,7 @@ def two_pass(
 
     Args:
         queries: one per row.
-        items: the catalogue, at least one item; it is read in place, never copied.
+        items: the catalog, at least one item; it is read in place, never copied.
         exclude: (ids, where), items that each query must not get.
         allowed: False for items that no query gets.
         score: called with one block of items, then with the candidates of one query.
@@ -219,7 +219,7 @@ def _scores(
     *,
     score: Score,
 ) -> Float[Array, "size n"]:
-    """Scores of the `size` items from `first` on: slices, and no padded copy of the catalogue."""
+    """Scores of the `size` items from `first` on: slices, and no padded copy of the catalog."""
     block_of = lambda array: jax.lax.dynamic_slice_in_dim(array, first, size)
     scores = orderable(score(queries, block_of(items).astype(queries.dtype))).T
     if allowed is not None:
@@ -241,7 +241,7 @@ def _by_merging(
     block: int,
     platform: Platform,
 ) -> tuple[Array, Array]:
-    """The best of each block, merged: for k so large that the groups would be most of the catalogue."""
+    """The best of each block, merged: for k so large that the groups would be most of the catalog."""
     n, m = queries.shape[0], items.shape[0]
     scored = partial(_scores, queries, items, allowed, ids, score=score)
 

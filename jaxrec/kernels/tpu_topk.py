@@ -44,7 +44,7 @@ def group_maxima(
 
     Args:
         queries: one per row.
-        items: the catalogue, read in place; the last group may be short.
+        items: the catalog, read in place; the last group may be short.
         allowed: False for items that no query gets; NaN in these has no effect.
         group: items per group; a power of 2, at most 32.
         interpret: for tests, `pltpu.InterpretParams(...)`: simulates a TPU on the CPU.

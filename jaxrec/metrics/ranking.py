@@ -153,13 +153,13 @@ def auc_at_k(
     An unlisted other item is below the H hits and ties with the R - H unlisted relevant items: H + (R - H) / 2. For
     hit = 1 0 1, R = 3 and n_candidates = 10: (1 + 2.5 * 6) / 21 = 0.76.
 
-    For a list of the full catalogue this is the area under the ROC curve, which `metrics.auc` computes from scores. If
+    For a list of the full catalog this is the area under the ROC curve, which `metrics.auc` computes from scores. If
     all candidates are relevant there is no pair, and the value is NaN.
 
     Args:
         ids: the list, distinct ids.
         relevant: the relevant ids.
-        n_candidates: how many items could have been in the list: the catalogue less the excluded items.
+        n_candidates: how many items could have been in the list: the catalog less the excluded items.
         where: False at the padding of `relevant`.
         filled: False at empty positions of `ids`.
     """

@@ -15,7 +15,7 @@ rating but leak its value, which is contained in the means of the user's other r
 
 Here c(i) = sum (y - mu) / (count(i) + damping), b(j) = sum (y - mu - c(i)) / (count(j) + damping), and the residual of
 a rating is y - mu - c(i) - b(j). The sums equal a first layer applied to multi-hot vectors, at the cost of the nonzero
-entries only, so the catalogue may be of any size.
+entries only, so the catalog may be of any size.
 
 >>> import jax, jaxrec
 >>> data = jaxrec.data.synthetic.low_rank(30, 20, 200, rng=0)

@@ -60,7 +60,7 @@ def related_ids(
     if len(x) < 2:
         raise ValueError(f"x: expected at least two items, because an item is not its own neighbor, got {len(x)}.")
     if not 1 <= k < len(x):
-        raise ValueError(f"k: expected between 1 and {len(x) - 1}, the other items of the catalogue, got {k}.")
+        raise ValueError(f"k: expected between 1 and {len(x) - 1}, the other items of the catalog, got {k}.")
     query_ids = jnp.atleast_1d(check.row_ids("item", item, size=len(x)))
     if not check.traced(x) and not bool(jnp.isfinite(x).all()):
         raise ValueError("x: expected finite features, got NaN or infinity. Has training diverged?")

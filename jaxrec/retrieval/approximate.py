@@ -35,7 +35,7 @@ __all__ = ["Index", "build_index", "measure_recall"]
 
 @dataclass(frozen=True)
 class Index:
-    """A FAISS inner-product index over a catalogue, and the catalogue.
+    """A FAISS inner-product index over a catalog, and the catalog.
 
     Attributes:
         items: [m, d], the vectors by which candidates are scored.
@@ -97,7 +97,7 @@ def build_index(items: Shaped[ArrayLike, "m d"], kind: str = "HNSW32", effort: s
     """Trains and fills an index. To use an existing FAISS index, call `Index(items, faiss_index)`.
 
     Args:
-        items: the catalogue, finite; normalized to length 1 for cosine similarity.
+        items: the catalog, finite; normalized to length 1 for cosine similarity.
         kind: FAISS's index_factory string: 'HNSW32', 'IVF4096,Flat', 'IVF4096,PQ16', ...
         effort: FAISS's search parameters: 'efSearch=64' for HNSW, 'nprobe=16' for IVF. More effort is slower and misses
             less.

@@ -1,4 +1,4 @@
-"""Candidate generation: a few hundred items worth ranking, from several sources, for a catalogue of any size.
+"""Candidate generation: a few hundred items worth ranking, from several sources, for a catalog of any size.
 
 Every source is a pure function of fixed shapes that returns (ids [c], where [c]) for one user; batch it with `vmap`.
 Most sources look up a precomputed table:
@@ -82,11 +82,11 @@ def nearest(
     block: int | None = None,
     progress: bool = True,
 ) -> Table:
-    """The k nearest items of every item, excluding itself: [n_items, k], by blocks of rows and of the catalogue.
+    """The k nearest items of every item, excluding itself: [n_items, k], by blocks of rows and of the catalog.
 
     Args:
         items: the items' vectors, at least one.
-        k: the length of the lists; they are padded if the catalogue has fewer other items.
+        k: the length of the lists; they are padded if the catalog has fewer other items.
         score: as in `retrieval.top_k`.
         allowed: [n_items], False for items that no list may contain.
         batch_size: items whose lists are computed at once; memory is batch_size * block numbers.
@@ -103,7 +103,7 @@ def nearest(
             f"expected items [n, d] and k, batch_size, block >= 1, got {items.shape}, {k}, {batch_size}, {block}."
         )
     if len(items) == 0:
-        raise ValueError("items: expected a catalogue of at least one item, got none.")
+        raise ValueError("items: expected a catalog of at least one item, got none.")
     if not bool(jnp.isfinite(items).all()):
         raise ValueError("items: expected finite vectors, got NaN or infinity. Has training diverged?")
     n = len(items)
@@ -135,7 +135,7 @@ def top_of_groups(
         score: the score of every item, or of every item in every group (such as how often people of a region watched
             it). Items with score NaN are skipped.
         member: which items are in which group, such as a genre; all True for a group of all items.
-        k: the length of the lists, at most the catalogue's size.
+        k: the length of the lists, at most the catalog's size.
 
     Raises:
         ValueError: shapes that do not fit; k out of range.
@@ -194,7 +194,7 @@ def merge(
     """Merges the candidates of all sources into one list without duplicates, excluded items or items not allowed.
 
     Candidates keep the order of the sources, and the order within each source; beyond `size`, the last are dropped.
-    All pairs are compared, C (C + e) of them for C candidates: use it for hundreds, not for a catalogue.
+    All pairs are compared, C (C + e) of them for C candidates: use it for hundreds, not for a catalog.
 
     Args:
         sources: (ids, where) of each source; lengths may differ.

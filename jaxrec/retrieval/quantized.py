@@ -1,4 +1,4 @@
-r"""Exact search that reads a quarter of the catalogue's bytes: an eight-bit copy first, then a few full vectors.
+r"""Exact search that reads a quarter of the catalog's bytes: an eight-bit copy first, then a few full vectors.
 
 Item i is stored as codes(i) [d], integers from -127 to 127, and a step s(i): every component of x(i) is within
 s(i) / 2 of s(i) codes(i). The query is rounded to integers z times a step t, as fine as 32-bit sums allow. Then::
@@ -7,7 +7,7 @@ s(i) / 2 of s(i) codes(i). The query is rounded to integers z times a step t, as
 
 bounds every item's score from above without reading its vector. The groups of items with the largest bounds are scored
 with their vectors. If the k-th best score found exceeds the bounds of all other groups, no item was missed. Otherwise
-the full catalogue is searched. The result is always that of `top_k`, up to the rounding of sums.
+the full catalog is searched. The result is always that of `top_k`, up to the rounding of sums.
 
 >>> import jax, jax.numpy as jnp
 >>> from jaxrec.retrieval import top_k
@@ -45,7 +45,7 @@ INT8_MAX = 127
 @register_dataclass
 @dataclass(frozen=True)
 class Quantized:
-    """A catalogue and its eight-bit copy, which `retrieval.top_k` accepts in place of the catalogue, under jit too.
+    """A catalog and its eight-bit copy, which `retrieval.top_k` accepts in place of the catalog, under jit too.
 
     Attributes:
         items: float32 [m, d].
@@ -74,7 +74,7 @@ class Quantized:
 
 
 def quantize(items: Shaped[ArrayLike, "m d"]) -> Quantized:
-    """Rounds a catalogue to eight bits, each item scaled by its largest component; 36 bytes more per item at d = 32.
+    """Rounds a catalog to eight bits, each item scaled by its largest component; 36 bytes more per item at d = 32.
 
     Args:
         items: finite vectors, at least one; types other than float32 are converted to float32.
@@ -86,7 +86,7 @@ def quantize(items: Shaped[ArrayLike, "m d"]) -> Quantized:
     if items.ndim != 2:
         raise ValueError(f"items: expected a table [m, d], got shape {items.shape}.")
     if len(items) == 0:
-        raise ValueError("items: expected a catalogue of at least one item, got none.")
+        raise ValueError("items: expected a catalog of at least one item, got none.")
     if not check.traced(items) and not bool(jnp.isfinite(items).all()):
         raise ValueError("items: expected finite vectors, got NaN or infinity. Has training diverged?")
     return _build(items)
@@ -129,7 +129,7 @@ def _search_one(
         valid &= jnp.pad(allowed, (0, m_padded - m))
     if exclude is not None:
         valid = valid.at[jnp.where(exclude[1], exclude[0], m)].set(False, mode="drop")
-    # The bounds of a query with NaN or infinity are NaN: they become infinite, so that the full catalogue is searched.
+    # The bounds of a query with NaN or infinity are NaN: they become infinite, so that the full catalog is searched.
     # The barrier keeps the compiler from computing the bounds one number at a time inside the maximum.
     bounds = jax.lax.optimization_barrier(jnp.where(valid, _bounds(query, index), -jnp.inf))
     bounds = jnp.where(jnp.isnan(bounds), jnp.inf, bounds)

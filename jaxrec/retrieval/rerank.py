@@ -44,7 +44,7 @@ def rank(
 
     Args:
         query: a user's vector.
-        items: the catalogue's vectors, precomputed.
+        items: the catalog's vectors, precomputed.
         ids: candidates, such as those of `candidates.merge`.
         where: False at padding, whose ids can have any value.
         k: the length of the list, at most c.

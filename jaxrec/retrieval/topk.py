@@ -1,4 +1,4 @@
-"""Exact top-k search of a catalogue by blocks, without a users x items matrix of scores.
+"""Exact top-k search of a catalog by blocks, without a users x items matrix of scores.
 
 >>> import jax.numpy as jnp
 >>> items = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
@@ -36,7 +36,7 @@ class Searchable(Protocol):
 
     @property
     def items(self) -> Array:
-        """The catalogue's vectors."""
+        """The catalog's vectors."""
 
     def top_k(self, queries: Array, k: int, *, exclude: Exclude | None, allowed: Array | None) -> TopK:
         """(scores, ids) like `retrieval.top_k`."""
@@ -73,9 +73,9 @@ def top_k(
 
     Args:
         queries: one query [d], or one per row [n, d].
-        items: the catalogue, at least one item; or an index over one, such as that of `approximate.build_index`,
+        items: the catalog, at least one item; or an index over one, such as that of `approximate.build_index`,
             which may miss items.
-        k: the length of the lists, at most the catalogue's size.
+        k: the length of the lists, at most the catalog's size.
         exclude: (ids [n, e], where [n, e]), or [e] for one query: the items that each query must not get, such as those
             that the user has seen; `where` is False at padding.
         allowed: [m], False for items that no query may get.
@@ -127,9 +127,9 @@ def _check(
             f"expected queries [n, d] and items [m, d] of one dimension d, got {queries.shape} and {items.shape}."
         )
     if len(items) == 0:
-        raise ValueError("items: expected a catalogue of at least one item, got none.")
+        raise ValueError("items: expected a catalog of at least one item, got none.")
     if not 1 <= k <= len(items):
-        raise ValueError(f"k: expected between 1 and the catalogue's {len(items)} items, got {k}.")
+        raise ValueError(f"k: expected between 1 and the catalog's {len(items)} items, got {k}.")
     if block is not None and block < 1:
         raise ValueError(f"block: expected at least 1, got {block}.")
     if exclude is not None:

@@ -17,9 +17,9 @@ def test_requests_and_searches_are_checked_and_timed(in_this_process, tmp_path, 
         ("search", 700, 3),
     ]
     assert all(0 < row["ms"] <= row["slowest ms"] for row in rows)
-    assert rows[1]["extra / catalogue"] > 0
+    assert rows[1]["extra / catalog"] > 0
     assert json.loads((tmp_path / "request.json").read_text())["experiment"] == "request"
-    assert "extra / catalogue" in capsys.readouterr().out
+    assert "extra / catalog" in capsys.readouterr().out
 
 
 def test_a_wrong_request_or_search_is_not_timed(monkeypatch):

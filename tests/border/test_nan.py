@@ -72,10 +72,10 @@ def test_top_k_with_nan_scores_equals_a_sort_without_them(path, score):
 def test_a_nan_score_does_not_hide_the_best_item_of_its_group():
     items = np.zeros((5_000, 1), np.float32)
     items[100], items[116] = 1, np.nan
-    for catalogue in (items, np.tile(items, 4)):
-        queries = np.ones((1, catalogue.shape[1]), np.float32)
-        assert retrieval.top_k(queries, catalogue, 3)[1].tolist() == [[100, 0, 1]]
-        _, ids = topk.reference(queries, catalogue, None, None, score=topk.dot, k=3)
+    for catalog in (items, np.tile(items, 4)):
+        queries = np.ones((1, catalog.shape[1]), np.float32)
+        assert retrieval.top_k(queries, catalog, 3)[1].tolist() == [[100, 0, 1]]
+        _, ids = topk.reference(queries, catalog, None, None, score=topk.dot, k=3)
         assert np.asarray(ids).tolist() == [[100, 0, 1]]
 
 

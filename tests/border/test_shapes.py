@@ -218,6 +218,6 @@ def test_means_of_another_size_are_refused():
     ],
     ids=["top_k", "top_k under jit", "related_ids", "quantize", "nearest"],
 )
-def test_an_empty_catalogue_is_refused(call, message):
+def test_an_empty_catalog_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(jnp.zeros((0, D)))

@@ -466,7 +466,7 @@ def test_cold_start_predicts_better_from_more_ratings(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_harness_ranks_the_full_catalogue_without_seen_items():
+def test_the_harness_ranks_the_full_catalog_without_seen_items():
     dataset = data.synthetic.low_rank(rng=0)
     train, test = data.splits.random(dataset.ratings, test_fraction=0.2, rng=0)
     factors = baselines.popularity(train)

@@ -78,7 +78,7 @@ def test_without_queries_items_or_features_the_maxima_are_empty_or_zero(n, m, d)
 
 @pytest.mark.parametrize(("n", "m", "d"), [(64, 100_001, 32), (1000, 5000, 128), (1, 40, 3)])
 @pytest.mark.parametrize("filtered", [False, True])
-def test_it_lowers_for_a_tpu_without_padding_the_catalogue(n, m, d, filtered):
+def test_it_lowers_for_a_tpu_without_padding_the_catalog(n, m, d, filtered):
     f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     allowed = [jax.ShapeDtypeStruct((m,), bool)] if filtered else []
     text = jax.jit(group_maxima).trace(f32(n, d), f32(m, d), *allowed).lower(lowering_platforms=("tpu",)).as_text()

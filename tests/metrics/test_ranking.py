@@ -128,7 +128,7 @@ def test_ndcg_is_at_most_one_and_reaches_it_with_more_relevant_items_than_positi
     assert float(metrics.average_precision(jnp.array([1, 2]), jnp.array([1, 2, 3, 4]))) == pytest.approx(1)
 
 
-def test_auc_at_k_of_the_full_catalogue_equals_auc():
+def test_auc_at_k_of_the_full_catalog_equals_auc():
     rng = np.random.default_rng(1)
     score, liked = rng.random(N_ITEMS).astype(np.float32), rng.permutation(N_ITEMS)[:4]
     ids = jnp.asarray(np.argsort(-score))

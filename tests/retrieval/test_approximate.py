@@ -22,7 +22,7 @@ def queries():
 
 @pytest.fixture(scope="module")
 def exhaustive(items):
-    """An index that searches every list of its inverted file, and so the full catalogue."""
+    """An index that searches every list of its inverted file, and so the full catalog."""
     return approximate.build_index(items, "IVF8,Flat", "nprobe=8")
 
 
@@ -70,7 +70,7 @@ def test_less_effort_lowers_the_measured_recall(items, queries):
     assert len(low_effort) == 600
 
 
-def test_invalid_catalogues_queries_and_settings_are_refused(items, queries, exhaustive, monkeypatch):
+def test_invalid_catalogs_queries_and_settings_are_refused(items, queries, exhaustive, monkeypatch):
     with pytest.raises(ValueError, match="outside jit"):
         jax.jit(lambda q: top_k(q, exhaustive, 3))(queries)
     with pytest.raises(ValueError, match="an index has its own"):

@@ -25,7 +25,7 @@ def test_nearest_equals_a_full_sort_without_the_item_itself(rows, score):
     assert bool(table.where.all())
 
 
-def test_nearest_pads_the_lists_of_small_catalogues():
+def test_nearest_pads_the_lists_of_small_catalogs():
     one = nearest(jnp.ones((1, 2)), 10, progress=False)
     assert one.ids.shape == (1, 10)
     assert not bool(one.where.any())

@@ -49,7 +49,7 @@ def test_excluded_items_and_items_that_are_not_allowed_are_never_returned(n_allo
     check_equal(queries[0], items, 4, exclude=(exclude[0][0], exclude[1][0]))
 
 
-def test_it_works_under_jit_and_for_a_catalogue_that_fills_no_group():
+def test_it_works_under_jit_and_for_a_catalog_that_fills_no_group():
     items = jnp.asarray(rng.normal(size=(777, 3)), jnp.float32)
     queries = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)
     index = quantized.quantize(items)

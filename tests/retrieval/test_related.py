@@ -27,7 +27,7 @@ def brute_force(x, item, k):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("differences", [1, 200, 2**22], ids=lambda n: f"{n} differences in memory")
 def test_related_ids_equal_brute_force_with_many_ties(seed, k, differences, monkeypatch):
-    monkeypatch.setattr(MODULE, "DIFFERENCES", differences)  # so that the catalogue is searched in blocks
+    monkeypatch.setattr(MODULE, "DIFFERENCES", differences)  # so that the catalog is searched in blocks
     rng = np.random.default_rng(seed)
     x, item = np.float32(rng.integers(-1, 2, size=(19, 3))), rng.integers(19, size=5).astype(np.int32)
     distances, ids = related_ids(jnp.asarray(x), jnp.asarray(item), k)
@@ -71,14 +71,14 @@ def test_features_of_dimension_zero_are_all_equal():
     assert related_ids(jnp.zeros((4, 0)), jnp.array([1]), 3)[1].tolist() == [[0, 2, 3]]
 
 
-def test_in_a_catalogue_of_two_items_each_is_the_others_neighbor():
+def test_in_a_catalog_of_two_items_each_is_the_others_neighbor():
     distances, ids = related_ids(jnp.array([[0.0], [3.0]]), jnp.array([0, 1]), 1)
     assert (distances.tolist(), ids.tolist()) == ([[9], [9]], [[1], [0]])
 
 
 @pytest.mark.parametrize("k", [0, -1, 4, 5])
 def test_k_out_of_range_is_refused(k):
-    with pytest.raises(ValueError, match=rf"^k: expected between 1 and 3, the other items of the catalogue, got {k}"):
+    with pytest.raises(ValueError, match=rf"^k: expected between 1 and 3, the other items of the catalog, got {k}"):
         related_ids(jnp.ones((4, 2)), jnp.array([0]), k)
 
 

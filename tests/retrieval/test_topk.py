@@ -154,7 +154,7 @@ def test_without_allowed_items_all_positions_are_empty():
 
 
 @pytest.mark.parametrize("block", [1, 2])
-def test_a_catalogue_of_one_item_returns_it(block):
+def test_a_catalog_of_one_item_returns_it(block):
     scores, ids = top_k(jnp.array([[2.0], [-3.0]]), jnp.array([[5.0]]), 1, block=block)
     assert (scores.tolist(), ids.tolist()) == ([[10.0], [-15.0]], [[0], [0]])
 
@@ -189,7 +189,7 @@ def test_one_query_gives_its_row_of_the_result_for_several(block):
 
 @pytest.mark.parametrize("k", [0, -1, 6])
 def test_k_out_of_range_is_refused(k):
-    with pytest.raises(ValueError, match=rf"^k: expected between 1 and the catalogue's 5 items, got {k}"):
+    with pytest.raises(ValueError, match=rf"^k: expected between 1 and the catalog's 5 items, got {k}"):
         top_k(jnp.ones((2, 3)), jnp.ones((5, 3)), k)
 
 
@@ -299,8 +299,8 @@ def test_other_scores_equal_a_full_sort(block, score):
     np.testing.assert_array_equal(one[1], ids[0])
 
 
-def test_the_catalogue_is_not_copied():
-    """The compiled search allocates memory for the scores of a block, independent of the size of the catalogue."""
+def test_the_catalog_is_not_copied():
+    """The compiled search allocates memory for the scores of a block, independent of the size of the catalog."""
     queries, items = jnp.ones((4, 8)), jnp.ones((100_003, 8))
     compiled = two_pass.lower(queries, items, None, None, score=topk.dot, k=10, block=1024).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * items.nbytes
