@@ -1,13 +1,10 @@
 """Ridge regressions of all rows of one side on the other side's table, solved exactly or by conjugate gradients.
 
-A row with ratings y of weight D, at the rows X of the other side's table (with a column of ones where the row has a
-bias), has the objective::
+A row with ratings y of weights D has the objective below, with X the other side's rows (and a column of ones if it has
+a bias), P its l2 penalties (diagonal), and S a matrix that all rows share. ALS, fold-in and leave-one-out use these::
 
-    1/2 (X v - e)' D (X v - e) + 1/2 v' P v (+ 1/2 v' S v)        e = y - other_offset - row_offset
-
-with P the diagonal matrix of its l2 penalties, and S a matrix that all rows share. Its minimum solves
-(X' D X + P + S) v = X' D e. Explicit and implicit feedback, fold-in, leave-one-out and alternating least squares all
-use these.
+    1/2 (X v - e)' D (X v - e) + 1/2 v' P v + 1/2 v' S v        e = y - other_offset - row_offset
+    (X' D X + P + S) v = X' D e                                 at its minimum
 
 Accuracy in float32: a coefficient from normal equations is off by about 1e-6 of the row's largest, and by up to 2e-3 of
 it for the worst equations that are still accepted (`orthogonal.ill_conditioned`). With `refit=True`, rows with worse
@@ -57,8 +54,8 @@ class RowProblem:
 
     Attributes:
         features: [n_others, d], the other side's table.
-        coefficients: [., k], the rows' current coefficients, from which conjugate gradients are warm-started; read by
-            them and by `objective_at` alone, and [n_rows, k] there.
+        coefficients: [., k], the rows' current coefficients; [n_rows, k] where conjugate gradients are warm-started or
+            `objective_at` evaluates.
         precision: [n_rows, k], l2 of every coefficient, the diagonal of P.
         intercept: whether the last coefficient is a bias; then k = d + 1, otherwise k = d.
         other_offset: [n_others], what the other side adds to a prediction (such as its bias); None: nothing.
