@@ -89,8 +89,8 @@ def solve(rows: Rows, problem: RowProblem, cg_steps: int | None, *, refit: bool)
     """
     if cg_steps is not None and (cg_steps < 1 or len(problem.coefficients) != len(rows.position)):
         raise ValueError(
-            f"cg_steps: expected at least 1, and current coefficients of {len(rows.position)} rows, got {cg_steps} and "
-            f"{len(problem.coefficients)} rows. New rows have no coefficients to start from: leave cg_steps out."
+            f"cg_steps: expected at least 1, and current parameters of {len(rows.position)} rows, got {cg_steps} and "
+            f"{len(problem.coefficients)} rows. New rows have no parameters to start from: leave cg_steps out."
         )
     implementation = partial(_solve_exactly, refit) if cg_steps is None else partial(_solve_by_cg, cg_steps)
 
