@@ -180,15 +180,15 @@ def _row_problem(side: str, sizes: tuple[int, int], factors: Factors, l2: L2, l2
     mu = jnp.broadcast_to(jnp.asarray(0.0 if factors.mu is None else factors.mu, dtype), (n_items,))
     strength, bias_strength = per_side(l2)[0 if by_user else 1], per_side(l2_bias)[0 if by_user else 1]
     per_row = lambda strength: jnp.broadcast_to(jnp.asarray(strength, dtype), (n_rows,))
-    precision = jnp.broadcast_to(per_row(strength)[:, None], (n_rows, features.shape[1]))
-    precision_with_bias = jnp.concatenate([precision, per_row(bias_strength)[:, None]], axis=1)
+    row_l2 = jnp.broadcast_to(per_row(strength)[:, None], (n_rows, features.shape[1]))
+    row_l2_with_bias = jnp.concatenate([row_l2, per_row(bias_strength)[:, None]], axis=1)
     append = lambda table, bias: jnp.concatenate([table, bias[:, None]], axis=1)
     if by_user:
         item_offset = mu if factors.c is None else factors.c + mu
-        return RowProblem(features, append(factors.w, factors.b), precision_with_bias, True, item_offset)
+        return RowProblem(features, append(factors.w, factors.b), row_l2_with_bias, True, item_offset)
     if factors.c is None:
-        return RowProblem(features, factors.x, precision, False, factors.b, mu)
-    return RowProblem(features, append(factors.x, factors.c), precision_with_bias, True, factors.b, mu)
+        return RowProblem(features, factors.x, row_l2, False, factors.b, mu)
+    return RowProblem(features, append(factors.x, factors.c), row_l2_with_bias, True, factors.b, mu)
 
 
 def _check_tables(side: str, n_others: int, n_items: int, factors: Factors) -> None:
@@ -207,14 +207,14 @@ def _check_tables(side: str, n_others: int, n_items: int, factors: Factors) -> N
 def _leave_one_out_errors(bucket: Bucket, problem: RowProblem) -> Array:
     """The errors prediction - y of a bucket's ratings, each predicted from its row's other ratings; [r, length]."""
 
-    def row_errors(row: Lists, precision: Array) -> Array:
+    def row_errors(row: Lists, l2: Array) -> Array:
         x = gather(problem.features, row.other)
         x = ridge.with_one(x) if problem.intercept else x
         args = x, row.y, row.where, row.weights
-        return ridge.leave_one_out_predictions(ridge.factorize(ridge.normal_equations(*args), precision), *args) - row.y
+        return ridge.leave_one_out_predictions(ridge.factorize(ridge.normal_equations(*args), l2), *args) - row.y
 
-    length, k = bucket.other.shape[1], problem.precision.shape[1]
-    rows = batched_ridge.padded_lists(bucket, problem), gather(problem.precision, bucket.row)
+    length, k = bucket.other.shape[1], problem.l2.shape[1]
+    rows = batched_ridge.padded_lists(bucket, problem), gather(problem.l2, bucket.row)
 
     def errors(rows: tuple[Lists, Array], *, platform: Platform) -> Array:
         return by_chunks(lambda chunk: jax.vmap(row_errors)(*chunk), rows, rows_per_chunk(max(length, k) * k, platform))

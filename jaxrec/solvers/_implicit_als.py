@@ -290,9 +290,9 @@ def _solve_side(
     warm_start, features = (wide.w, wide.x) if by_user else (wide.x, wide.w)
     strength = jnp.asarray(per_side(l2)[0 if by_user else 1], warm_start.dtype)
     shape = len(rows.position), warm_start.shape[1]
-    precision = jnp.broadcast_to(strength[:, None] if strength.ndim else strength, shape)
+    row_l2 = jnp.broadcast_to(strength[:, None] if strength.ndim else strength, shape)
     shared_gram = jnp.asarray(unobserved_weight, warm_start.dtype) * _gram(features)
-    problem = RowProblem(features, warm_start, precision, intercept=False, shared_gram=shared_gram)
+    problem = RowProblem(features, warm_start, row_l2, intercept=False, shared_gram=shared_gram)
     v, objective = batched_ridge.solve(rows, problem, cg_steps, refit=refit)
     if by_user:
         return dataclasses.replace(factors, w=like(v, factors.w), b=jnp.zeros(len(v), factors.b.dtype)), objective

@@ -54,9 +54,9 @@ class RowProblem:
 
     Attributes:
         features: [n_others, d], the other side's table.
-        coefficients: [., k], the rows' current coefficients; [n_rows, k] where conjugate gradients are warm-started or
+        coefficients: [., k], the rows' coefficients so far; [n_rows, k] where conjugate gradients are warm-started or
             `objective_at` evaluates.
-        precision: [n_rows, k], l2 of every coefficient, the diagonal of P.
+        l2: [n_rows, k], l2 of every coefficient, the diagonal of P.
         intercept: whether the last coefficient is a bias; then k = d + 1, otherwise k = d.
         other_offset: [n_others], what the other side adds to a prediction (such as its bias); None: nothing.
         row_offset: [n_rows], a known term that the row itself adds to a prediction; None: nothing.
@@ -65,7 +65,7 @@ class RowProblem:
 
     features: Array
     coefficients: Array
-    precision: Array
+    l2: Array
     intercept: bool = field(metadata={"static": True})
     other_offset: Array | None = None
     row_offset: Array | None = None
@@ -78,18 +78,18 @@ def solve(rows: Rows, problem: RowProblem, cg_steps: int | None, *, refit: bool)
     Args:
         rows: the ratings.
         problem: what the rows share.
-        cg_steps: the number of conjugate-gradient steps, warm-started at the rows' current coefficients; None solves
+        cg_steps: the number of conjugate-gradient steps, warm-started at the rows' coefficients so far; None solves
             exactly.
         refit: solve badly scaled rows again, by QR of their features; only for exact solves. It takes as long to
             compile as everything else. Training sweeps start without it: they solve every row again, so no sweep's
             solution has to be exact.
 
     Raises:
-        ValueError: cg_steps is below 1, or there is not one row of current coefficients per row.
+        ValueError: cg_steps is below 1, or there is not one row of coefficients per row.
     """
     if cg_steps is not None and (cg_steps < 1 or len(problem.coefficients) != len(rows.position)):
         raise ValueError(
-            f"cg_steps: expected at least 1, and current parameters of {len(rows.position)} rows, got {cg_steps} and "
+            f"cg_steps: expected at least 1, and a warm start of {len(rows.position)} rows, got {cg_steps} and "
             f"{len(problem.coefficients)} rows. New rows have no parameters to start from: leave cg_steps out."
         )
     implementation = partial(_solve_exactly, refit) if cg_steps is None else partial(_solve_by_cg, cg_steps)
@@ -136,7 +136,7 @@ def solve_dense(ratings: Dense, problem: RowProblem) -> tuple[Array, Array]:
     target_rhs = rhs - gram[:, d + 1] - row_offset[None] * gram[:, d]  # T'D e
     square = jnp.sum(weight * y * y, axis=0)
     square = square - (rhs[d + 1] + target_rhs[d + 1] + row_offset * (rhs[d] + target_rhs[d]))  # e'D e
-    penalty = problem.precision.T
+    penalty = problem.l2.T
     if problem.intercept:  # no ratings and no penalty: the system is singular, so the row is 0
         penalty = penalty.at[d].add(jnp.where(gram[d, d] + penalty[d] > 0, 0, 1))
     v, _ = dense.solve(gram[:k, :k] + jnp.eye(k, dtype=x.dtype)[:, :, None] * penalty[None], target_rhs[:k])
@@ -144,14 +144,14 @@ def solve_dense(ratings: Dense, problem: RowProblem) -> tuple[Array, Array]:
 
 
 def objective_at(rows: Rows, problem: RowProblem) -> Array:
-    """The sum of the rows' objectives at their current coefficients."""
+    """The sum of the rows' objectives at their coefficients so far."""
 
     def evaluate(bucket: Bucket, problem: RowProblem, platform: Platform) -> Solved:
         args = (
             problem.features,
             padded_lists(bucket, problem),
             gather(problem.coefficients, bucket.row),
-            gather(problem.precision, bucket.row),
+            gather(problem.l2, bucket.row),
         )
         return conjugate_gradient(*args, problem.shared_gram, intercept=problem.intercept, steps=0, platform=platform)
 
@@ -220,12 +220,12 @@ def _solve_exactly(refit: bool, buckets: tuple[Bucket, ...], problem: RowProblem
     stays in the cache. On accelerators a solve is a library call, and a bucket takes as few steps as memory allows: on
     a GPU each step of a loop is a dozen launches.
     """
-    k, buckets = problem.precision.shape[1], _merged_buckets(buckets, platform)
+    k, buckets = problem.l2.shape[1], _merged_buckets(buckets, platform)
 
     def equations(bucket: Bucket) -> tuple[Equations, Array]:
         lists = padded_lists(bucket, problem)
         sums = list_normal_equations(problem.features, lists, intercept=problem.intercept, platform=platform)
-        return sums, gather(problem.precision, bucket.row)
+        return sums, gather(problem.l2, bucket.row)
 
     def solve(equations: tuple[Equations, Array]) -> Solved:
         (gram, rhs, sums), l2 = equations
@@ -247,7 +247,7 @@ def _solve_exactly(refit: bool, buckets: tuple[Bucket, ...], problem: RowProblem
         return Solved(v, (square - fit) / 2, ratio)
 
     def dual(bucket: Bucket) -> Solved:
-        args = problem.features, padded_lists(bucket, problem), gather(problem.precision, bucket.row)
+        args = problem.features, padded_lists(bucket, problem), gather(problem.l2, bucket.row)
         return dual_least_squares(*args, intercept=problem.intercept, platform=platform)
 
     def primal(bucket: Bucket) -> Solved:
@@ -275,7 +275,7 @@ def _refit_rows(buckets: tuple[Bucket, ...], solved: Solved, problem: RowProblem
         return solved
     buckets, problem = jax.lax.stop_gradient((tuple(buckets[number] for number in nonempty), problem))
     lengths = [bucket.other.shape[1] for bucket in buckets]
-    size = orthogonal.block_size(problem.precision.shape[1], max(lengths))
+    size = orthogonal.block_size(problem.l2.shape[1], max(lengths))
     starts = np.cumsum([0, *(len(bucket.row) for bucket in buckets)])
 
     def bucket_index(position: Array) -> Array:
@@ -325,7 +325,7 @@ def _refit(
     """`orthogonal.refit_rows` of a problem's rows, where position r holds row row_ids[r]; None: row r."""
 
     def prior(position: Array) -> Array:
-        l2 = problem.precision[position if row_ids is None else row_ids[position]]
+        l2 = problem.l2[position if row_ids is None else row_ids[position]]
         if problem.shared_gram is None:
             rows = jnp.diag(jnp.sqrt(l2))
         else:
@@ -343,10 +343,10 @@ def _scaled_entries(problem: RowProblem, lists: Lists) -> Array:
 
 
 def _solve_by_cg(steps: int, buckets: tuple[Bucket, ...], problem: RowProblem, *, platform: Platform) -> Solved:
-    """Every row after `steps` conjugate-gradient steps from its current coefficients; rows without ratings are 0."""
+    """Every row after `steps` conjugate-gradient steps from its coefficients so far; rows without ratings are 0."""
 
     def solve(bucket: Bucket) -> Solved:
-        start, l2 = gather(problem.coefficients, bucket.row), gather(problem.precision, bucket.row)
+        start, l2 = gather(problem.coefficients, bucket.row), gather(problem.l2, bucket.row)
         start = jnp.where(jnp.any(bucket.where, axis=1, keepdims=True), start, 0)
         args = problem.features, padded_lists(bucket, problem), start, l2
         return conjugate_gradient(

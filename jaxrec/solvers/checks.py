@@ -136,7 +136,7 @@ def check_factor(factor: Any) -> None:
     if share.size and not np.min(share) >= 2**11 * np.finfo(lower.dtype).eps:  # also raises for NaN
         raise ValueError(
             f"factor: the equations are singular or too badly scaled for {lower.dtype}: eliminating the other "
-            f"coefficients leaves {np.min(share):.1e} of a diagonal entry. Raise the precision (l2), or run in "
+            f"coefficients leaves {np.min(share):.1e} of a diagonal entry. Raise l2, or run in "
             "float64; solve_user, solve_item and fold_in solve badly scaled rows from their features."
         )
 
