@@ -359,7 +359,7 @@ def _measure_evaluation(cell: dict[str, Any]) -> dict[str, Any]:
     measures = {"ndcg": metrics.ndcg, "map": metrics.average_precision, "precision": metrics.precision}
     run = lambda: evaluation.evaluate((w, x), train, test, k=cell["k"], metrics=measures)
     seconds = harness.seconds(run, repeats=cell["repeats"])["seconds"]
-    return {"seconds": seconds, **{name: float(np.nanmean(values)) for name, values in run().items()}}
+    return {"seconds": seconds, **{name.partition("@")[0]: mean for name, mean in run().mean.items()}}
 
 
 def _measure_grid(cell: dict[str, Any]) -> dict[str, Any]:

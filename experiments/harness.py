@@ -83,8 +83,8 @@ def ranking_metrics(
     """Precision, recall and NDCG of the k best unseen items of the catalog, means over users who liked any item."""
     mask = None if allowed is None else jnp.asarray(allowed)
     measures = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
-    by_user = evaluation.evaluate(factors, seen, liked, k=k, metrics=measures, allowed=mask)
-    return {name: float(np.nanmean(values)) for name, values in by_user.items()}
+    found = evaluation.evaluate(factors, seen, liked, k=k, metrics=measures, allowed=mask)
+    return {name.partition("@")[0]: mean for name, mean in found.mean.items()}
 
 
 def occurrence(ids: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Evaluation of recommendations: any scorer ranked for every user, comparisons, audits of splits, logged policies."""
 
+from jaxrec.evaluation._compare import Comparison, Comparisons, compare, compare_all
 from jaxrec.evaluation._evaluate import evaluate
+from jaxrec.evaluation._result import Evaluation
 
-__all__ = ["evaluate"]
+__all__ = ["Comparison", "Comparisons", "Evaluation", "compare", "compare_all", "evaluate"]

@@ -1,103 +1,101 @@
-"""Evaluation of rankings: ranks the full catalog for every user, in chunks of users and without sampling items.
+"""Evaluation of rankings: ranks items for every user by any scorer, in chunks of users and without sampling items.
 
-For each user with test items, all items that the user does not have in train are ranked by their score, the product of
-the user's and the item's vectors, and metrics are computed from the k best. The metrics of `metrics.ranking` only need
-the ranks of the test items, so no lists are made for them: a rank is the number of items that score higher (ties go to
-the lower id, as in `retrieval.top_k`), which on the CPU are counted among the user's best only. User-defined metrics
-receive the lists.
+For each user with test items, all items that the user does not have in train are ranked by their score, and metrics are
+computed from the k best. The metrics of `metrics.ranking` only need the ranks of the test items, so no lists are made
+for them: a rank is the number of items that score higher, which on the CPU are counted among the user's best only.
+User-defined metrics receive the lists.
 
 >>> import jax.numpy as jnp
->>> from jaxrec import Ratings, metrics
+>>> from jaxrec import Ratings
 >>> vectors = jnp.array([[1.0], [-1.0]]), jnp.array([[3.0], [2.0], [1.0]])  # of the users, of the items
 >>> train = Ratings([0], [0], [1.0], 2, 3)  # user 0 has seen item 0
 >>> test = Ratings([0, 1], [2, 0], [1.0, 1.0], 2, 3)
->>> evaluate(vectors, train, test, k=2, metrics={"recall": metrics.recall, "mrr": metrics.reciprocal_rank})
-{'recall': array([1., 0.], dtype=float32), 'mrr': array([0.5, 0. ], dtype=float32)}
+>>> found = evaluate(vectors, train, test, k=2, metrics=["recall", "reciprocal_rank"])
+>>> found
+metric               mean  std. error
+recall@2           0.5000      0.5000
+reciprocal_rank@2  0.2500      0.2500
+2 users
+candidates: the whole catalog; seen: masked; ties: lowest_id; relevant: every test pair
+>>> found.per_user["recall@2"]
+array([1., 0.], dtype=float32)
+>>> by_popularity = lambda popularity, users: jnp.broadcast_to(popularity, (len(users), 3))
+>>> evaluate(by_popularity, train, test, k=2, metrics=["recall"], state=jnp.array([2.0, 0.0, 1.0])).mean
+{'recall@2': 1.0}
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from jaxrec import check
 from jaxrec.counting_sort import group_by
 from jaxrec.data.layouts import pad_rows
-from jaxrec.gather import gather
-from jaxrec.kernels.chunks import by_chunks
-from jaxrec.kernels.platform import Platform, by_platform
-from jaxrec.kernels.rank_by_count import ranks
-from jaxrec.kernels.topk import orderable
-from jaxrec.kernels.topk_select import largest
-from jaxrec.metrics.ranking import (
-    HIT_FORMULAS,
-    auc_at_k,
-    average_precision,
-    hit_rate,
-    ndcg,
-    precision,
-    recall,
-    reciprocal_rank,
-)
+from jaxrec.evaluation._measure import Measured, Metric, Score, Ties, accepts, measure, product, scores_of
+from jaxrec.evaluation._result import Evaluation
+from jaxrec.evaluation._ties import EXPECTED_FORMULAS
+from jaxrec.metrics.ranking import HIT_FORMULAS
 from jaxrec.prediction import scorer_vectors
 from jaxrec.ratings import check_same_ids
 from jaxrec.types import Factors, Ratings
 
 __all__ = ["evaluate"]
 
-# Scores in memory at once: 4 MiB on a CPU; 1 GiB elsewhere, where few large steps are fastest.
-SCORES_PER_CHUNK: dict[Platform, int] = {"cpu": 2**20, "gpu": 2**28, "tpu": 2**28}
+# Metrics by their names, and those that are measured if none are passed.
+METRICS: Mapping[str, Metric] = {metric.__name__: metric for metric in HIT_FORMULAS}
+DEFAULT_METRICS = ("precision", "recall", "hit_rate", "ndcg", "average_precision", "reciprocal_rank")
 
-# The metrics of `evaluate` if none are passed.
-DEFAULT_METRICS: Mapping[str, Metric] = {
-    "precision": precision,
-    "recall": recall,
-    "hit_rate": hit_rate,
-    "ndcg": ndcg,
-    "average_precision": average_precision,
-    "reciprocal_rank": reciprocal_rank,
-}
-
-# metric(ids [n, k], relevant [n, e], *, where [n, e]) -> [n], optionally with filled= [n, k] and n_candidates= [n]
-Metric = Callable[..., Array]
-IdLists = tuple[Array, Array]  # ids [n, length] and where [n, length]
+# Factors; (the users' vectors, the items' vectors); or users -> scores, with `state` (state, users) -> scores
+Scorer = Factors | tuple[Shaped[ArrayLike, "n_users d"], Shaped[ArrayLike, "n_items d"]] | Callable[..., ArrayLike]
 
 
 def evaluate(
-    scorer: Factors | tuple[Shaped[ArrayLike, "n_users d"], Shaped[ArrayLike, "n_items d"]],
+    scorer: Scorer,
     train: Ratings | None,
     test: Ratings,
     *,
     k: int | Sequence[int] = 10,
-    metrics: Mapping[str, Metric] | None = None,
+    metrics: Mapping[str, Metric | str] | Sequence[str] | None = None,
+    state: Any = None,
+    mask_seen: bool = True,
+    ties: Ties = "lowest_id",
     allowed: Bool[ArrayLike, " n_items"] | None = None,
+    negatives: Int[ArrayLike, "n_users c"] | None = None,
+    relevant_from: float | None = None,
     batch_size: int | None = None,
     overlap: Literal["error", "drop"] = "error",
-) -> dict[str, np.ndarray]:
-    """Ranks the catalog for every user and returns name -> the metric of each user, float32 [n_users].
-
-    Users without test items have NaN: average by np.nanmean. Values are per user so that two models can be compared by
-    paired tests. With several k the names are "ndcg@10", ...
+) -> Evaluation:
+    """Ranks items for every user; returns every user's metrics, their means and standard errors, and what was ranked.
 
     Args:
-        scorer: `Factors`; or the users' and the items' vectors, whose product is the full score.
+        scorer: what scores items for users: `Factors`; the users' and the items' vectors, whose product is the full
+            score; or a pure function of user indices, int32 [n], that returns scores [n, n_items]. It is compiled once
+            per call for a new function object, and run on blocks of users. A score of -inf leaves an item out.
         train: pairs that are not ranked, because the user has seen them; None ranks all items.
-        test: the relevant pairs; a pair that occurs twice counts once.
-        k: the length of the lists, or several; positions beyond the catalog are empty.
-        metrics: name -> `metrics.ndcg`, or a user-defined function: metric(ids, relevant, *, where) of one user, with
-            the ids of the best items [k], best first, and of the test items [e], padded where `where` is False. It may
-            also take `filled`, False at empty positions of the list, and `n_candidates`, the number of ranked items.
-            None: precision, recall, hit_rate, ndcg, average_precision, reciprocal_rank.
+        test: the pairs to be found; a pair that occurs twice counts once.
+        k: the length of the lists, or several; positions beyond the ranked items are empty.
+        metrics: names of `metrics.ranking`; or name -> one of these or a user-defined function: metric(ids, relevant,
+            *, where) of one user, with the ids of the best items [k], best first, and of the relevant items [e], padded
+            where `where` is False. It may also take `filled`, False at empty positions of the list, and `n_candidates`,
+            the number of ranked items. None: precision, recall, hit_rate, ndcg, average_precision, reciprocal_rank.
+        state: a pytree of arrays: the scorer is called as scorer(state, users), so that its tables are arguments of the
+            compiled program and not constants in it.
+        mask_seen: False ranks the items of `train` too.
+        ties: how items of one score are ordered: by 'lowest_id', as `retrieval.top_k` does; the 'worst' for the model,
+            relevant items last; or the 'expected' value over all orders, in closed form, for metrics of
+            `metrics.ranking` but auc_at_k.
         allowed: [n_items], False for items that are not ranked.
+        negatives: [n_users, c], items among which a user's relevant items are ranked, in place of all items. Metrics
+            from sampled candidates reorder models (Krichene and Rendle 2020): the result says that they were sampled.
+        relevant_from: the lowest rating that makes a test pair relevant; None: every test pair is.
         batch_size: users scored at once; memory is batch_size * n_items numbers. None: as many as 4 MiB of scores hold
             on a CPU, or 1 GiB elsewhere, but at least 64.
         overlap: what to do with pairs in both `train` and `test`, which are never recommended: 'error', or 'drop' them
@@ -105,54 +103,129 @@ def evaluate(
 
     Raises:
         ValueError: tables whose sizes differ from the ratings'; `train` and `test` of different raw ids; pairs in both;
-            vectors that are not finite, whose products may overflow, or of different dimensions; k or batch_size below
-            1; lists with empty positions for a metric without `filled`.
+            vectors that are not finite, whose products may overflow, or of different dimensions; scores of another
+            shape, NaN (which a count of what ranks higher would put first) or +infinity; unknown metrics, or metrics
+            that have no expected value; negatives out of range; k or batch_size below 1; lists with empty positions for
+            a metric without `filled`.
     """
-    users, items = scorer_vectors("scorer", scorer)
-    users, items = check.as_floats(users=users, items=items)
+    one = _as_one_scorer(scorer, state, test.n_items)
     lengths = (k,) if isinstance(k, int | np.integer) else tuple(k)
-    _check(users, items, train, test, lengths, allowed, batch_size)
+    _check(one, train, test, lengths, allowed, negatives, batch_size)
     check.choice("overlap", overlap, ("error", "drop"))
-    metrics_at_k = {
-        name if isinstance(k, int | np.integer) else f"{name}@{n}": (metric, n)
-        for n in lengths
-        for name, metric in (DEFAULT_METRICS if metrics is None else metrics).items()
-    }
+    check.choice("ties", ties, ("lowest_id", "worst", "expected"))
+    metrics_at_k = {f"{name}@{n}": (metric, n) for n in lengths for name, metric in _named(metrics, ties).items()}
     out = {name: np.full(test.n_users, np.nan, np.float32) for name in metrics_at_k}
-    relevant_by_user, seen_by_user = _by_user(_unique_pairs(test)), None if train is None else _by_user(train)
+    relevant = test if relevant_from is None else test.take(test.value >= relevant_from)
+    relevant_by_user = _by_user(_unique_pairs(relevant))
+    seen_by_user = _by_user(train) if train is not None and mask_seen else None
     count = np.diff(relevant_by_user[0])
     test_users = np.flatnonzero(count)
     bucket_of_user = np.ceil(np.log2(count[test_users])).astype(int)  # one padded length, one compilation per bucket
+    options = {"score": one.score, "metrics": tuple(metrics_at_k.values()), "n_items": test.n_items, "ties": ties}
     results = []  # read after the last dispatch: the host prepares a bucket while the device ranks the one before
     for bucket in np.unique(bucket_of_user):
-        bucket_users = test_users[bucket_of_user == bucket]
-        lists = (
-            pad_rows(*relevant_by_user, bucket_users),
-            None if seen_by_user is None else pad_rows(*seen_by_user, bucket_users),
-        )
-        measured = _measure(
-            users,
-            bucket_users.astype(np.int32),
+        users = test_users[bucket_of_user == bucket]
+        lists = pad_rows(*relevant_by_user, users), None if seen_by_user is None else pad_rows(*seen_by_user, users)
+        measured = measure(
+            one.state,
+            users.astype(np.int32),
             lists,
-            items,
             None if allowed is None else jnp.asarray(allowed),
-            metrics=tuple(metrics_at_k.values()),
+            None if negatives is None else np.asarray(negatives)[users].astype(np.int32),
+            **options,
             batch_size=batch_size,
         )
-        results.append((bucket_users, measured))
+        results.append((users, measured))
+    n_overlapping = np.zeros(test.n_users, np.int64)
+    for users, measured in results:
+        if (is_bad := np.asarray(measured.is_bad)).any():
+            raise ValueError(
+                "scorer: expected scores that are numbers or -inf, got NaN or +infinity for user "
+                f"{users[is_bad.argmax()]}. Has training diverged?"
+            )
+        n_overlapping[users] = measured.overlap
     if overlap == "error" and train is not None:
-        _check_overlap(sum(int(np.sum(measured.overlap)) for _, measured in results), train, test)
-    for bucket_users, measured in results:
-        _check_filled(metrics_at_k, measured, bucket_users)
+        _check_overlap(int(n_overlapping.sum()), train, relevant)
+    for users, measured in results:
+        _check_filled(metrics_at_k, measured, users)
         for name, values in zip(metrics_at_k, measured.values, strict=True):
-            out[name][bucket_users] = values
-    return out
+            out[name][users] = values
+    all_dropped = int(((n_overlapping == count) & (count > 0)).sum())
+    left_out = {"without relevant items": test.n_users - len(test_users), "with all of them in train": all_dropped}
+    protocol = {
+        "candidates": _candidates(allowed, negatives),
+        "seen": "none" if train is None else "masked" if mask_seen else "ranked",
+        "ties": ties,
+        "relevant": "every test pair" if relevant_from is None else f"ratings from {relevant_from:g}",
+    }
+    return Evaluation(out, len(test_users) - all_dropped, left_out, protocol, test.user_ids)
 
 
-def _chunk_size(n: int, batch_size: int) -> int:
-    """Users per chunk: chunks of nearly equal size, a multiple of 8 to fill the CPU's vector registers."""
-    n_chunks = -(-n // batch_size)
-    return min(batch_size, -(-n // (8 * n_chunks)) * 8)
+class _OneScorer(NamedTuple):
+    """A scorer as a function, its state, and its sizes; n_users is None if the scorer does not say it."""
+
+    score: Score
+    state: Any
+    n_users: int | None
+    n_items: int
+
+
+def _as_one_scorer(scorer: Any, state: Any, n_items: int) -> _OneScorer:
+    if callable(scorer):
+        scores = jax.eval_shape(partial(scores_of, scorer), state, jax.ShapeDtypeStruct((2,), jnp.int32))
+        shape = getattr(scores, "shape", None)
+        if shape != (2, n_items):
+            got = type(scores).__name__ if shape is None else f"an array of shape {shape}"
+            raise ValueError(
+                f"scorer: expected scores [n, {n_items}], one per item of test, for n = 2 users, got {got}."
+            )
+        return _OneScorer(scorer, state, None, n_items)
+    if state is not None:
+        raise ValueError("state: expected None, because the scorer is no function of (state, users), got a state.")
+    users, items = scorer_vectors("scorer", scorer)
+    users, items = check.as_floats(users=users, items=items)
+    if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1]:
+        raise ValueError(f"expected users [n, d] and items [m, d] of one dimension, got {users.shape}, {items.shape}.")
+    for name, table in (("users", users), ("items", items)):
+        if not bool(jnp.isfinite(table).all()):
+            raise ValueError(f"{name}: expected finite vectors, got NaN or infinity. Has training diverged?")
+    bound = float(jnp.max(jnp.abs(users), initial=0)) * float(jnp.max(jnp.abs(items), initial=0)) * users.shape[1]
+    if bound > float(jnp.finfo(users.dtype).max):
+        raise ValueError(f"users, items: their products may reach {bound:.3g}, which {users.dtype} cannot hold.")
+    return _OneScorer(product, (users, items), len(users), len(items))
+
+
+def _named(metrics: Mapping[str, Metric | str] | Sequence[str] | None, ties: Ties) -> dict[str, Metric]:
+    """Name -> metric, after checking that the metrics are known and have the values that `ties` asks for."""
+    if isinstance(metrics, str):
+        metrics = (metrics,)
+    chosen = DEFAULT_METRICS if metrics is None else metrics
+    by_name = dict(chosen) if isinstance(chosen, Mapping) else {name: name for name in chosen}
+    named: dict[str, Metric] = {}
+    for name, metric in by_name.items():
+        if isinstance(metric, str):
+            check.choice("metrics", metric, tuple(METRICS))
+            metric = METRICS[metric]
+        if not callable(metric):
+            raise ValueError(f"metrics: expected names of metrics, or name -> function, got {metric!r}.")
+        if ties == "expected" and metric not in EXPECTED_FORMULAS:
+            raise ValueError(
+                f"metrics: {name} has no expected value over the orders of tied items. Use ties='worst' or "
+                f"'lowest_id', or one of {', '.join(each.__name__ for each in EXPECTED_FORMULAS)}."
+            )
+        named[name] = metric
+    if not named:
+        raise ValueError("metrics: expected at least one, got none.")
+    return named
+
+
+def _candidates(allowed: Any, negatives: Any) -> str:
+    """What was ranked, in words."""
+    if negatives is not None:
+        return f"sampled, the relevant items and {np.shape(negatives)[1]} negatives of each user"
+    if allowed is not None:
+        return f"{int(np.sum(allowed))} allowed items of {len(np.asarray(allowed))}"
+    return "the whole catalog"
 
 
 def _by_user(ratings: Ratings) -> tuple[np.ndarray, np.ndarray]:
@@ -166,118 +239,6 @@ def _unique_pairs(ratings: Ratings) -> Ratings:
     pair = ratings.user * np.int64(ratings.n_items) + ratings.item
     first = np.unique(pair, return_index=True)[1]
     return ratings if len(first) == len(ratings) else ratings.take(np.sort(first))
-
-
-class _Measured(NamedTuple):
-    """Metrics of n users.
-
-    Attributes:
-        values: float32 [n] for each metric.
-        overlap: [n], the number of test items that are in train too.
-        n_candidates: int32 [n], the number of ranked items; None if no metric needs it or the lists.
-    """
-
-    values: tuple[Array, ...]
-    overlap: Array
-    n_candidates: Array | None
-
-
-@partial(jax.jit, static_argnames=("metrics", "batch_size"))
-def _measure(
-    users: Array,
-    user_rows: Array,
-    lists: tuple[IdLists, IdLists | None],
-    items: Array,
-    allowed: Array | None,
-    *,
-    metrics: tuple[tuple[Metric, int], ...],
-    batch_size: int | None,
-) -> _Measured:
-    """Metrics of the users in `user_rows`, whose test and train items are `lists`, by chunks of users.
-
-    For user j and item i::
-
-        score(i, j) = x(i) . w(j), or -inf if i is in j's train part or not allowed
-        rank(i, j)  = the number of items i' with a higher score, or with the same score and i' < i
-        hit(j, r)   = 1 if rank(i, j) = r for a test item i of j with a finite score, r = 0 .. k - 1
-        count(j)    = the number of j's test items that are not in train
-
-    and a metric of `metrics.ranking` is a function of hit(j, :), count(j) and the number of ranked items. For example,
-    with one user and k = 3::
-
-        item i     0     1     2     3
-        x . w      5     2     7     1
-        train                  yes
-        test             yes   yes
-        score      5     2    -inf   1
-        rank       0     1     3     2
-
-    Item 2 counts as overlap and not as a test item. Item 1 has rank 1, so hit = [0, 1, 0] and count = 1: the recall is
-    1 and the reciprocal rank 1/2. Three items are ranked (n_candidates), so all three positions are filled.
-    """
-    k_max = max(k for _, k in metrics)
-    needs_lists = any(metric not in HIT_FORMULAS for metric, _ in metrics)
-    needs_n_candidates = needs_lists or any(metric is auc_at_k for metric, _ in metrics)
-
-    def measure_chunk(rows: tuple[Array, tuple[IdLists, IdLists | None]], platform: Platform) -> _Measured:
-        users, ((relevant, where), seen) = rows
-        n, m = len(users), len(items)
-        column = jnp.arange(n, dtype=jnp.int32)[None, :]
-        # [m, n]: users last, along the CPU's vector registers
-        scores = jnp.matmul(items, users.T, precision=jax.lax.Precision.HIGHEST)
-        if seen is not None:
-            scores = scores.at[jnp.where(seen[1], seen[0], m).T, column].set(-jnp.inf, mode="drop")
-        relevant_scores = jnp.take_along_axis(scores, relevant.T, axis=0, mode="promise_in_bounds")  # [e, n]
-        overlap = where & jnp.isneginf(relevant_scores.T)  # -inf only where seen: all products are finite
-        where = where & ~overlap
-        if allowed is not None:
-            scores = jnp.where(allowed[:, None], scores, -jnp.inf)
-            relevant_scores = jnp.where(gather(allowed, relevant.T), relevant_scores, -jnp.inf)
-        rank = ranks(scores, relevant.T, k_max, platform=platform)
-        is_hit = where.T & (relevant_scores > -jnp.inf) & (rank < k_max)
-        hit = jnp.zeros((n, k_max), jnp.float32).at[column, jnp.where(is_hit, rank, k_max)].set(1, mode="drop")
-        n_candidates = (
-            jnp.sum(scores > -jnp.inf, axis=0, dtype=jnp.int32) if needs_n_candidates else jnp.full(n, m, jnp.int32)
-        )
-        filled = jnp.arange(k_max, dtype=jnp.int32)[None, :] < n_candidates[:, None]
-        ids = _top_ids(scores, k_max, filled, platform) if needs_lists else jnp.zeros((n, 0), jnp.int32)
-        count = jnp.sum(where, axis=1, dtype=jnp.float32)
-
-        def metric_values(metric: Metric, k: int) -> Array:
-            if metric in HIT_FORMULAS:
-                values = jax.vmap(HIT_FORMULAS[metric])(hit[:, :k], jnp.maximum(count, 1), filled[:, :k], n_candidates)
-            else:
-                optional = {"filled": filled[:, :k], "n_candidates": n_candidates}
-                kwargs = {name: array for name, array in optional.items() if _accepts(metric, name)}
-                one_user = lambda ids, relevant, where, kwargs: metric(ids, relevant, where=where, **kwargs)
-                values = jax.vmap(one_user)(ids[:, :k], relevant, where, kwargs)
-            if values.shape != (n,):
-                raise ValueError(
-                    f"metrics: expected a number for every user, got shape {values.shape[1:]} of {metric}."
-                )
-            return jnp.where(count > 0, values.astype(jnp.float32), jnp.nan)
-
-        values = tuple(metric_values(metric, k) for metric, k in metrics)
-        return _Measured(values, jnp.sum(overlap, axis=1), n_candidates if needs_n_candidates else None)
-
-    def measure(rows: tuple[Array, tuple[IdLists, IdLists | None]], *, platform: Platform) -> _Measured:
-        size = max(64, SCORES_PER_CHUNK[platform] // max(1, len(items))) if batch_size is None else batch_size
-        return by_chunks(partial(measure_chunk, platform=platform), rows, _chunk_size(len(user_rows), size))
-
-    return by_platform(measure, (gather(users, user_rows), lists))
-
-
-def _top_ids(scores: Array, k: int, filled: Array, platform: Platform) -> Array:
-    """The ids of each column's k best, best first; 0 at empty positions."""
-    n_listed = min(k, len(scores))
-    _, ids = largest(orderable(scores), n_listed, platform=platform)
-    return jnp.where(filled, jnp.pad(ids, ((0, 0), (0, k - n_listed))), 0)
-
-
-def _accepts(metric: Metric, name: str) -> bool:
-    """Whether the metric takes a keyword argument of this name."""
-    parameters = inspect.signature(metric).parameters.values()
-    return any(each.name == name or each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
 
 
 def _check_overlap(count: int, train: Ratings, test: Ratings) -> None:
@@ -294,36 +255,35 @@ def _check_overlap(count: int, train: Ratings, test: Ratings) -> None:
     )
 
 
-def _check_filled(metrics_at_k: Mapping[str, tuple[Metric, int]], measured: _Measured, users: np.ndarray) -> None:
+def _check_filled(metrics_at_k: Mapping[str, tuple[Metric, int]], measured: Measured, users: np.ndarray) -> None:
     """Raises a ValueError if a list has empty positions and a metric does not take `filled`, which masks them."""
     for name, (metric, k) in metrics_at_k.items():
-        if metric in HIT_FORMULAS or _accepts(metric, "filled"):
+        if metric in HIT_FORMULAS or accepts(metric, "filled"):
             continue
         n_candidates = np.asarray(measured.n_candidates)
         if (n_candidates < k).any():
             position = int((n_candidates < k).argmax())
             raise ValueError(
-                f"{name}: expected lists of k={k} items, got one of {n_candidates[position]} for user "
-                f"{users[position]}, and the metric does not mask empty positions. Let it take filled= (bool [k], "
+                f"{name.rpartition('@')[0]}: expected lists of k={k} items, got one of {n_candidates[position]} for "
+                f"user {users[position]}, and the metric does not mask empty positions. Let it take filled= (bool [k], "
                 "False at empty positions), or use a smaller k."
             )
 
 
 def _check(
-    users: Array,
-    items: Array,
+    one: _OneScorer,
     train: Ratings | None,
     test: Ratings,
     lengths: tuple[int, ...],
     allowed: ArrayLike | None,
+    negatives: ArrayLike | None,
     batch_size: int | None,
 ) -> None:
-    if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1]:
-        raise ValueError(f"expected users [n, d] and items [m, d] of one dimension, got {users.shape}, {items.shape}.")
+    n_users = test.n_users if one.n_users is None else one.n_users
     for name, ratings in (("train", train), ("test", test)):
-        if ratings is not None and (ratings.n_users, ratings.n_items) != (len(users), len(items)):
+        if ratings is not None and (ratings.n_users, ratings.n_items) != (n_users, one.n_items):
             raise ValueError(
-                f"{name}: expected ratings of {len(users)} users and {len(items)} items, like the vectors, got "
+                f"{name}: expected ratings of {n_users} users and {one.n_items} items, like the scorer, got "
                 f"{ratings.n_users} and {ratings.n_items}. Bring them over the model's tables: "
                 "ratings.reindexed(user_ids=..., item_ids=...)."
             )
@@ -331,11 +291,11 @@ def _check(
         check_same_ids(train, test, ("train", "test"))
     if not lengths or min(lengths) < 1 or (batch_size is not None and batch_size < 1):
         raise ValueError(f"expected k and batch_size >= 1, got {lengths} and {batch_size}.")
-    if allowed is not None and jnp.shape(allowed) != (len(items),):
-        raise ValueError(f"allowed: expected one flag per item, shape ({len(items)},), got {jnp.shape(allowed)}.")
-    for name, table in (("users", users), ("items", items)):
-        if not bool(jnp.isfinite(table).all()):
-            raise ValueError(f"{name}: expected finite vectors, got NaN or infinity. Has training diverged?")
-    bound = float(jnp.max(jnp.abs(users), initial=0)) * float(jnp.max(jnp.abs(items), initial=0)) * users.shape[1]
-    if bound > float(jnp.finfo(users.dtype).max):
-        raise ValueError(f"users, items: their products may reach {bound:.3g}, which {users.dtype} cannot hold.")
+    if allowed is not None and jnp.shape(allowed) != (one.n_items,):
+        raise ValueError(f"allowed: expected one flag per item, shape ({one.n_items},), got {jnp.shape(allowed)}.")
+    if negatives is not None:
+        if allowed is not None:
+            raise ValueError("allowed, negatives: expected one of the two, got both.")
+        if np.ndim(negatives) != 2 or len(np.asarray(negatives)) != n_users or np.shape(negatives)[1] == 0:
+            raise ValueError(f"negatives: expected ids [{n_users}, c] with c >= 1, got shape {np.shape(negatives)}.")
+        check.ids("negatives", np.asarray(negatives).reshape(-1), size=one.n_items)
