@@ -115,6 +115,7 @@ CALLS = {
     "evaluation.evaluate": lambda: evaluation.evaluate(
         (W, X), TRAIN, TEST, k=(2, 3), metrics={"ndcg": metrics.ndcg, "own": sum_of_ids, "auc": metrics.auc_at_k}
     ),
+    "evaluation.audit": lambda: evaluation.audit(TRAIN, TEST),
     "recommend": lambda: jaxrec.recommend(FACTORS, TRAIN, 0, k=2),
     "related": lambda: jaxrec.related(FACTORS, TRAIN, 0, k=2),
 }
