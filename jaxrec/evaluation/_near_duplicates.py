@@ -11,7 +11,7 @@ from jaxrec.counting_sort import group_by
 
 __all__ = ["NearDuplicates", "near_duplicates"]
 
-ENTRIES_PER_BLOCK = 2**24  # entries of a sparse matrix in memory at once: 200 MB
+ENTRIES_PER_BLOCK = 2**22  # pairs or ratings compared at once: 250 MB
 ROUNDING = 1e-9  # of a count; a bound is never too tight
 
 
@@ -61,7 +61,7 @@ def near_duplicates(
     least_overlap = np.ceil(least_cosine**2 * count - ROUNDING).astype(np.int64)
     n_prefix = np.where(count >= min_ratings, count - least_overlap + 1, 0)
     n_rest = count - n_prefix
-    in_prefix = np.arange(len(users)) - np.repeat(start[:-1], count) < np.repeat(n_prefix, count)
+    in_prefix = np.arange(len(users)) < np.repeat(start[:-1] + n_prefix, count)
     members = sparse.csr_array((np.ones(len(users), np.int8), users, start), shape=(n_items, n_users))
     ends = np.concatenate([[0], np.cumsum(n_prefix)])
     ones = np.ones(int(ends[-1]), np.int32)
