@@ -63,10 +63,41 @@ def load(settings: Settings) -> Dataset:
 
 
 def split(dataset: Dataset, settings: Settings) -> tuple[Ratings, Ratings]:
-    """(train, test) by the settings' split."""
+    """(train, test) by the settings' split, which is audited."""
     if settings.split == "random":
-        return data.splits.random(dataset.ratings, test_fraction=0.2, rng=settings.seed)
-    return data.splits.canonical(dataset, settings.split)
+        train, test = data.splits.random(dataset.ratings, test_fraction=0.2, rng=settings.seed)
+    else:
+        train, test = data.splits.canonical(dataset, settings.split)
+    audit(train, test, settings)
+    return train, test
+
+
+_audits: dict[Any, dict[str, Any]] = {}  # settings -> what `audit` found for them, which `report` writes
+
+
+def audit(train: Ratings, test: Ratings, settings: Any, *, name: str = "") -> None:
+    """Audits a split, prints a line, and keeps what was found for `report`.
+
+    Args:
+        train: the ratings that models are fitted to.
+        test: the ratings that are predicted.
+        settings: of the experiment, as `report` will get them.
+        name: which split it is, in an experiment of several: its JSON has an audit for each name.
+    """
+    found = evaluation.audit(train, test)
+    if name:
+        _audits[settings] = _audits.get(settings, {}) | {name: found.to_dict()}
+    else:
+        _audits[settings] = found.to_dict()
+    before = found.users_before_others_train
+    print(
+        f"audit{name and f' of {name}'}: {found.pairs_in_both} pairs in both; not in train: "
+        f"{found.unseen_users_share:.1%} of test's users, {found.unseen_items_share:.1%} of its items; "
+        + ("no times; " if before is None else f"{before:.1%} of test's users rated before others' latest in train; ")
+        + f"{found.near_duplicates} pairs of near-duplicate items; drift of items {found.item_drift:.3f} "
+        f"({found.item_drift_if_random:.3f} by chance), of users {found.user_drift:.3f} "
+        f"({found.user_drift_if_random:.3f})"
+    )
 
 
 def errors(factors: Factors, ratings: Ratings, scale: tuple[float, float] | None) -> dict[str, float]:
@@ -119,10 +150,14 @@ def table(rows: list[dict[str, Any]]) -> None:
 
 
 def report(name: str, settings: Any, values: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Writes OUT/NAME.json atomically (settings, flat metrics, seconds, environment) and returns its content."""
+    """Writes OUT/NAME.json atomically and returns its content: settings, audit, flat metrics, seconds, environment.
+
+    The audit is that of the split that `split` made, or that was given to `audit`, with these settings; None if none.
+    """
     result = {
         "experiment": name,
         "settings": dataclasses.asdict(settings),
+        "audit": _audits.get(settings),
         "metrics": values,
         "seconds": round(seconds, 3),
         "environment": {

@@ -52,6 +52,10 @@ def on_layouts(function, *names):
     return lambda: [function(FACTORS, LAYOUTS[name], **L2) for name in names]
 
 
+EVALUATIONS = [
+    evaluation.Evaluation({"ndcg@2": np.float32(values)}, 3, {}, {}) for values in ([0.1, 0.5, 0.2], [0.0, 0.5, 0.1])
+]
+
 CALLS = {
     "losses.squared_error": lambda: losses.squared_error(Y, Y, where=WHERE, weights=Y),
     "losses.half_squared_error": lambda: losses.half_squared_error(Y, Y, where=WHERE, weights=Y),
@@ -119,6 +123,7 @@ CALLS = {
     "evaluation.compare_all": lambda: evaluation.compare_all(
         dict(zip("ab", EVALUATIONS, strict=True)), baseline="a", metrics=["ndcg@2"], resamples=40
     ).p_corrected,
+    "evaluation.audit": lambda: evaluation.audit(TRAIN, TEST),
     "recommend": lambda: jaxrec.recommend(FACTORS, TRAIN, 0, k=2),
     "related": lambda: jaxrec.related(FACTORS, TRAIN, 0, k=2),
 }

@@ -1,5 +1,6 @@
 """Splits: train and test together are the input, in its order; the same seed gives the same split."""
 
+import dataclasses
 import datetime
 from collections import Counter
 
@@ -189,10 +190,50 @@ def test_a_last_k_below_one(k):
         splits.leave_last(timed(0), k)
 
 
-@pytest.mark.parametrize("split", [splits.leave_last, lambda ratings: splits.by_time(ratings, test_fraction=0.1)])
-def test_ratings_without_times(split):
-    with pytest.raises(ValueError, match=r"^(leave_last|by_time): these ratings have no times .* Use splits.random"):
-        split(Ratings([0, 0], [0, 1], [1, 2], 1, 2))
+WITHOUT_TIMES = {
+    "leave_last": splits.leave_last,
+    "by_time": lambda ratings: splits.by_time(ratings, test_fraction=0.1),
+    "global_time": lambda ratings: splits.global_time(ratings, target="all", new_users="keep", test_fraction=0.1),
+    "by_user": lambda ratings: splits.by_user(ratings, test_fraction=0.5, given_fraction=0.5, order="time", rng=0),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_TIMES)
+def test_ratings_without_times(name):
+    with pytest.raises(ValueError, match=rf"^{name}: these ratings have no times .* Use splits.random") as raised:
+        WITHOUT_TIMES[name](Ratings([0, 0, 1], [0, 1, 0], [1, 2, 3], 2, 2))
+    assert ("order='position'" in str(raised.value)) == (name in ("leave_last", "by_user"))
+
+
+def slow_last_rows(ratings, k):
+    """The rows that are test, by position: from the end, a user's first k rows, if more are left."""
+    taken, rows = Counter(), []
+    for row in reversed(range(len(ratings))):
+        user = int(ratings.user[row])
+        if taken[user] < k < Counter(ratings.user.tolist())[user]:
+            rows.append(row)
+        taken[user] += 1
+    return rows[::-1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("k", [1, 2, 6])
+def test_the_last_k_rows_of_each_user_by_position(seed, k):
+    ratings = timed(seed)
+    train, test = splits.leave_last(ratings, k, order="position")
+    assert_parts(ratings, train, test)
+    assert test.weights.tolist() == slow_last_rows(ratings, k)
+    without = dataclasses.replace(ratings, time=None)
+    assert splits.leave_last(without, k, order="position").test.weights.tolist() == test.weights.tolist()
+    in_order = dataclasses.replace(ratings, time=np.arange(40))
+    assert splits.leave_last(in_order, k).test.weights.tolist() == test.weights.tolist()
+
+
+def test_an_order_of_another_name():
+    with pytest.raises(ValueError, match=r"^order: expected one of 'time', 'position', got 'random'"):
+        splits.leave_last(timed(0), order="random")
+    with pytest.raises(ValueError, match=r"^order: expected one of 'random', 'time', 'position', got 'last'"):
+        splits.by_user(timed(0), test_fraction=0.5, given_fraction=0.5, order="last", rng=0)
 
 
 # by_time
@@ -250,6 +291,102 @@ def test_either_a_fraction_or_a_start_time(options):
         splits.by_time(timed(0), **options)
 
 
+# global_time
+
+
+def slow_global_time(ratings, start, target, new_users, chosen):
+    """(given, test, unused) rows from a time on, user by user; `chosen` is the drawn target of a user."""
+    given, test, unused = [], [], []
+    for user in range(ratings.n_users):
+        own = sorted((int(ratings.time[row]), row) for row in range(len(ratings)) if ratings.user[row] == user)
+        later = [row for time, row in own if time >= start]
+        if new_users == "drop" and len(later) == len(own):
+            unused += later
+        elif target == "all":
+            test += later
+        elif later:
+            place = {"first": 0, "last": len(later) - 1}.get(target)
+            place = later.index(chosen[user]) if place is None else place
+            given, test, unused = given + later[:place], [*test, later[place]], unused + later[place + 1 :]
+    return sorted(given), sorted(test), sorted(unused)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("target", ["all", "first", "last", "random"])
+@pytest.mark.parametrize("new_users", ["keep", "drop"])
+def test_targets_after_a_time(seed, target, new_users):
+    ratings = timed(seed, n=24)
+    start = 6 if seed % 2 else 4
+    rng = seed if target == "random" else None
+    parts = splits.global_time(ratings, target=target, new_users=new_users, start_time=start, rng=rng)
+    assert_parts(ratings, *parts)
+    numbers = [part.weights.astype(int).tolist() for part in parts]
+    assert numbers[0] == [row for row in range(24) if ratings.time[row] < start]
+    chosen = {int(ratings.user[row]): row for row in numbers[2]}
+    assert tuple(numbers[1:]) == slow_global_time(ratings, start, target, new_users, chosen)
+    assert parts.train.time.max() < min(part.time.min(initial=99) for part in parts[1:])
+    if target != "all":
+        assert np.bincount(parts.test.user).max() == 1
+    if new_users == "drop":
+        assert set(parts.test.user.tolist()) <= set(parts.train.user.tolist())
+    if target == "all" and new_users == "keep":
+        both = splits.by_time(ratings, start_time=start)
+        assert [as_rows(part) for part in both] == [as_rows(parts.train), as_rows(parts.test)]
+        assert len(parts.given) == len(parts.unused) == 0
+
+
+def test_some_of_the_cases_above_have_new_users():
+    later_only = 0
+    for seed in range(8):
+        ratings = timed(seed, n=24)
+        early = set(ratings.user[ratings.time < (6 if seed % 2 else 4)].tolist())
+        later_only += len(set(ratings.user.tolist()) - early)
+    assert later_only > 0
+
+
+def test_every_later_rating_has_an_equal_chance_to_be_the_target():
+    ratings = Ratings([0] * 5 + [1] * 3, range(8), [1] * 8, 2, 8, time=[1, 5, 6, 7, 8, 2, 9, 9])
+    drawn = np.zeros(8)
+    for seed in range(800):
+        parts = splits.global_time(ratings, target="random", new_users="keep", start_time=5, rng=seed)
+        drawn[parts.test.item] += 1
+    # User 0's four: mean 200, standard deviation sqrt(800 * 3/16) = 12.2; user 1's two: 400, sqrt(800 / 4) = 14.1.
+    assert abs(drawn - [0, 200, 200, 200, 200, 0, 400, 400]).max() < 5 * 14.1
+
+
+def test_the_start_time_of_a_fraction_is_that_of_by_time():
+    ratings = timed(3)
+    parts = splits.global_time(ratings, target="first", new_users="keep", test_fraction=0.3)
+    assert as_rows(parts.train) == as_rows(splits.by_time(ratings, test_fraction=0.3).train)
+
+
+GLOBAL = {"target": "last", "new_users": "keep", "start_time": 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "next"}, r"^target: expected one of 'all', 'first', 'last', 'random', got 'next'"),
+        ({"new_users": "error"}, r"^new_users: expected one of 'keep', 'drop', got 'error'"),
+        ({"target": "random"}, r"^rng: expected a generator or a seed for target='random' only, got None for 'random'"),
+        ({"rng": 0}, r"^rng: expected a generator or a seed for target='random' only, got 0 for 'last'"),
+        ({"test_fraction": 0.5}, r"^global_time: expected either test_fraction or start_time"),
+        ({"start_time": 99}, r"^start_time=99 leaves the test part empty"),
+        ({"start_time": None, "test_fraction": 2.0}, r"^test_fraction: expected a fraction in \(0, 1\), got 2.0"),
+    ],
+)
+def test_options_of_a_global_time_split_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        splits.global_time(timed(0), **GLOBAL | options)
+
+
+def test_only_new_users_after_the_start():
+    ratings = Ratings([0, 1], [0, 0], [1, 1], 2, 1, time=[1, 5])
+    assert len(splits.global_time(ratings, **GLOBAL).test) == 1
+    with pytest.raises(ValueError, match=r"^start_time=4: no user has ratings both before and after the start"):
+        splits.global_time(ratings, **GLOBAL | {"new_users": "drop"})
+
+
 # by_user
 
 
@@ -268,6 +405,24 @@ def test_test_users_are_absent_from_train(seed, given):
         n = int((ratings.user == user).sum())
         expected = 1 if n == 1 else min(max(round(given * n), 1), n - 1)
         assert int((parts.given.user == user).sum()) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("order", ["time", "position"])
+@pytest.mark.parametrize("given", [0.2, 0.5, 0.8])
+def test_the_oldest_or_first_ratings_are_given(seed, order, given):
+    ratings = timed(seed)
+    options = {"test_fraction": 0.5, "given_fraction": given, "rng": seed}
+    parts = splits.by_user(ratings, order=order, **options)
+    assert_parts(ratings, *parts)
+    drawn = splits.by_user(ratings, **options)
+    assert as_rows(parts.train) == as_rows(drawn.train), "the same test users"
+    expected = []
+    for user in set(parts.given.user.tolist()):
+        own = [row for row in range(len(ratings)) if ratings.user[row] == user]
+        own.sort(key=lambda row: (ratings.time[row] if order == "time" else 0, row))
+        expected += own[: 1 if len(own) == 1 else min(max(round(given * len(own)), 1), len(own) - 1)]
+    assert sorted(expected) == parts.given.weights.tolist()
 
 
 def test_an_only_rating_is_given():

@@ -29,7 +29,7 @@ from experiments import (
     retrieve_and_rank,
     user_ridge,
 )
-from jaxrec import data
+from jaxrec import data, evaluation
 from jaxrec.bayes import _gibbs
 from jaxrec.models import baselines
 
@@ -45,7 +45,7 @@ def tiny(monkeypatch, one_bucket):
 
 def read(out, name):
     result = json.loads((out / f"{name}.json").read_text())
-    assert set(result) == {"experiment", "settings", "metrics", "seconds", "environment"}
+    assert set(result) == {"experiment", "settings", "audit", "metrics", "seconds", "environment"}
     assert result["experiment"] == name
     assert all(isinstance(v, int | float | bool) for v in result["metrics"].values())
     assert {p.name for p in out.iterdir()} == {f"{name}.json", f"{name}.png"}  # no temporary files are left
@@ -404,6 +404,25 @@ def test_a_result_that_is_not_finite_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="Out of range float"):
         harness.report("broken", harness.Settings(out=str(tmp_path)), {"test_rmse": float("nan")}, 0.0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_audit_of_the_split_is_printed_and_written(tmp_path, capsys):
+    settings = harness.Settings(**TINY, out=str(tmp_path))
+    train, test = harness.split(harness.load(settings), settings)
+    expected = json.loads(json.dumps(evaluation.audit(train, test).to_dict()))
+    assert expected["test_ratings"] == 240
+    harness.report("one", settings, {}, 0.0)
+    assert json.loads((tmp_path / "one.json").read_text())["audit"] == expected
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("audit: 0 pairs in both; ")]
+    assert f"drift of items {expected['item_drift']:.3f} ({expected['item_drift_if_random']:.3f} by chance)" in line
+
+    several = dataclasses.replace(settings, seed=1)
+    harness.audit(train, test, several, name="fold 1")
+    harness.audit(test, train, several, name="fold 2")
+    written = harness.report("several", several, {}, 0.0)["audit"]
+    assert (set(written), written["fold 2"]["train_ratings"]) == ({"fold 1", "fold 2"}, 240)
+    assert "audit of fold 2: " in capsys.readouterr().out
+    assert harness.report("none", dataclasses.replace(settings, seed=2), {}, 0.0)["audit"] is None
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
