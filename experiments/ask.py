@@ -165,13 +165,15 @@ def split(ratings: Ratings, settings: Settings, rng: np.random.Generator) -> lis
     count = np.bincount(ratings.user, minlength=ratings.n_users)
     is_test = harness.occurrence(ratings.user) < np.maximum(np.round(settings.kept_for_test * count), 1)[ratings.user]
     longest = int(np.bincount(ratings.user[is_test]).max())
-    folds = []
+    folds: list[tuple[Ratings, NewUsers]] = []
     for new in np.array_split(rng.permutation(np.flatnonzero(count > 1)), 5)[: settings.folds]:
         is_new = np.isin(ratings.user, new)
         others, user = np.unique(ratings.user[~is_new], return_inverse=True)
         train = Ratings(user, ratings.item[~is_new], ratings.value[~is_new], len(others), ratings.n_items)
         asked = _padded(ratings.take(np.flatnonzero(is_new & ~is_test)), new, settings.pool)
-        test = _padded(ratings.take(np.flatnonzero(is_new & is_test)), new, longest)
+        of_new_users = ratings.take(np.flatnonzero(is_new & is_test))
+        test = _padded(of_new_users, new, longest)
+        harness.audit(ratings.take(np.flatnonzero(~is_new)), of_new_users, settings, name=f"fold {len(folds)}")
         folds.append((train, NewUsers(*asked, *test)))
     return folds
 

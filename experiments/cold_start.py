@@ -70,6 +70,7 @@ def main(settings: Settings) -> dict[str, Any]:
         order = harness.occurrence(given.user)
         known = np.isin(np.arange(ratings.n_users), parts.train.user)
         train, test = (part if side == "user" else _flip(part) for part in (parts.train, parts.test))
+        harness.audit(train, test, settings, name=f"new {side}s")
         n_new = len(np.unique(parts.test.user))
         print(f"{side}s: {len(train)} ratings to train, {n_new} newcomers, {len(test)} to predict")
         trained = _train(train, content, known, side, scale, settings)

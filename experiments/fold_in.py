@@ -38,6 +38,7 @@ def main(settings: Settings) -> dict[str, Any]:
     train, given, test = data.splits.by_user(
         dataset.ratings, test_fraction=settings.newcomers, given_fraction=1 - settings.kept_for_test, rng=rng
     )
+    harness.audit(train, test, settings)
     print(f"train {len(train)} ratings; newcomers: {len(given)} to give, {len(test)} to predict")
     factors = _train(train, settings)
 

@@ -178,6 +178,7 @@ def main(settings: Settings) -> dict[str, Any]:
     dataset = harness.load(settings)
     if settings.split == "random":
         train, test = data.splits.random(dataset.ratings, test_fraction=settings.test_fraction, rng=settings.seed)
+        harness.audit(train, test, settings)
     else:
         train, test = harness.split(dataset, settings)
     biases = harness.errors(models.baselines.damped_biases(train), test, dataset.scale)["rmse"]

@@ -55,6 +55,7 @@ def main(settings: Settings) -> dict[str, Any]:
     new_ratings = new_ratings.take(rng.permutation(len(new_ratings)))
     order = harness.occurrence(new_ratings.item)
     test = new_ratings.take(order >= max(settings.given))  # the same test for every number of given ratings
+    harness.audit(old, test, settings)
     curve = {}
     for n in settings.given:
         part = new_ratings.take(order < n)

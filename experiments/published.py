@@ -248,6 +248,7 @@ def _test_all(settings: Settings) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for table in settings.tables:
         for name, dataset, train, test in folds(table, settings.seed):
+            harness.audit(train, test, settings, name=name)
             for method in (method for method in settings.methods if _applies(method, table)):
                 choose_settings, test_errors = METHODS[method]
                 choice, row = choices.get(name, {}).get(method, {}), f"{name}, {method}"

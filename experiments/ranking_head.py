@@ -60,6 +60,7 @@ def main(settings: Settings) -> dict[str, Any]:
     start = time.perf_counter()
     dataset = harness.load(settings)
     train, later = data.splits.by_time(dataset.ratings, test_fraction=settings.later)
+    harness.audit(train, later, settings)
     base, held_out = data.splits.random(train, test_fraction=0.2, rng=settings.seed)
     content, *_ = films.content(dataset)
     regions = retrieve_and_rank.regions_of(dataset)

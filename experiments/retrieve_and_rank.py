@@ -96,6 +96,7 @@ def main(settings: Settings) -> dict[str, Any]:
     if dataset.ratings.time is None:
         raise ValueError(f"{dataset.name} has no times: 'later' needs them. ml-100k and ml-latest-small have.")
     train, later = data.splits.by_time(dataset.ratings, test_fraction=settings.later)
+    harness.audit(train, later, settings)
     part, validation = data.splits.by_time(train, test_fraction=0.1)
     content, *_ = films.content(dataset)
     towers = TwoTower(layers=tuple(settings.layers), dropout=settings.dropout)

@@ -47,6 +47,7 @@ def read(out, name):
     result = json.loads((out / f"{name}.json").read_text())
     assert set(result) == {"experiment", "settings", "audit", "metrics", "seconds", "environment"}
     assert result["experiment"] == name
+    assert result["audit"], "every experiment audits its split"
     assert all(isinstance(v, int | float | bool) for v in result["metrics"].values())
     assert {p.name for p in out.iterdir()} == {f"{name}.json", f"{name}.png"}  # no temporary files are left
     assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
