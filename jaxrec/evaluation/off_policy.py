@@ -255,7 +255,7 @@ def _weights(propensity: Array, probability: Array, where: Array) -> Array:
 def _clip(raw: Array, max_weight: ArrayLike | None) -> Array:
     if max_weight is None:
         return raw
-    if not check.traced(max_weight) and not (np.ndim(max_weight) == 0 and float(max_weight) > 0):
+    if not check.traced(max_weight) and not (np.ndim(max_weight) == 0 and np.asarray(max_weight).item() > 0):
         raise ValueError(f"max_weight: expected a number > 0, or None, which does not clip; got {max_weight}.")
     return jnp.minimum(raw, jnp.asarray(max_weight, raw.dtype))
 
@@ -274,7 +274,7 @@ def _root(x: Array) -> Array:
 
 
 def _result(value: Array, error: Array, raw: Array, w: Array, where: Array, level: ArrayLike) -> PolicyValue:
-    if not check.traced(level) and not (np.ndim(level) == 0 and 0 < float(level) < 1):
+    if not check.traced(level) and not (np.ndim(level) == 0 and 0 < np.asarray(level).item() < 1):
         raise ValueError(f"level: expected a number between 0 and 1, such as 0.95, got {level}.")
     z = ndtri((1 + jnp.asarray(level, value.dtype)) / 2)
     n = jnp.sum(where, dtype=value.dtype)
@@ -300,7 +300,7 @@ def _check_range(name: str, values: Array, where: Array, *, zero: bool) -> None:
     if invalid.any():
         first = tuple(int(axis) for axis in np.unravel_index(int(invalid.argmax()), invalid.shape))
         raise ValueError(
-            f"{name}: expected probabilities in {'[0, 1]' if zero else '(0, 1]'}, got {values[first]} at position "
+            f"{name}: expected probabilities in {'[0, 1]' if zero else '(0, 1]'}, got {float(values[first]):.6g} at position "
             f"{first[0] if len(first) == 1 else first} ({int(invalid.sum())} in all)."
             + ("" if zero else " An action that was logged had a positive probability.")
         )
@@ -315,6 +315,6 @@ def _check_sums(probabilities: Array, where: Array) -> None:
     if invalid.any():
         first = int(invalid.argmax())
         raise ValueError(
-            f"probabilities: expected rows that sum to 1, one probability for every action, got {total[first]} in row "
-            f"{first} ({int(invalid.sum())} such rows in all). Divide each row by its sum, or use jax.nn.softmax."
+            f"probabilities: expected rows that sum to 1, with every action in them, got {total[first]:.6g} in row {first} "
+            f"({int(invalid.sum())} such rows in all). Divide each row by its sum, or use jax.nn.softmax."
         )
