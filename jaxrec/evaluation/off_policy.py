@@ -44,10 +44,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxrec import check
+from jaxrec.evaluation._probabilities import check_range
 
 __all__ = ["PolicyValue", "doubly_robust", "ips", "snips"]
 
-ROUNDING = 1e-6  # by which a probability of 1 may exceed 1, as a float32 softmax does
 SUM_TOLERANCE = 1e-3  # of a policy's probabilities: the sums of thousands of actions in float32 are within it
 
 
@@ -214,7 +214,7 @@ def doubly_robust(
     where = _rows(reward, where)
     action = check.row_ids("action", action, size=probabilities.shape[1], where=where)
     reward = _logged_rewards(reward, where)
-    _check_range("probabilities", probabilities, where[:, None], zero=True)
+    check_range("probabilities", probabilities, where[:, None], zero=True)
     _check_sums(probabilities, where)
     check.all_finite("predictions", predictions if check.traced(where) else jnp.where(where[:, None], predictions, 0))
     probabilities, predictions = (jnp.where(where[:, None], table, 0) for table in (probabilities, predictions))
@@ -247,8 +247,8 @@ def _logged_rewards(reward: Array, where: Array) -> Array:
 
 def _weights(propensity: Array, probability: Array, where: Array) -> Array:
     """w_t before clipping; 0 where masked, of which neither values nor gradients say anything."""
-    _check_range("propensity", propensity, where, zero=False)
-    _check_range("probability", probability, where, zero=True)
+    check_range("propensity", propensity, where, zero=False)
+    check_range("probability", probability, where, zero=True)
     return jnp.where(where, probability, 0) / jnp.where(where, propensity, 1)
 
 
@@ -291,21 +291,6 @@ def _result(value: Array, error: Array, raw: Array, w: Array, where: Array, leve
     )
 
 
-def _check_range(name: str, values: Array, where: Array, *, zero: bool) -> None:
-    """Checks that probabilities are in (0, 1], or [0, 1] if `zero`; traced and masked ones are not checked."""
-    if check.traced(values, where):
-        return
-    valid = (values >= 0 if zero else values > 0) & (values <= 1 + ROUNDING)  # False of NaN
-    invalid = np.asarray(where & ~valid)
-    if invalid.any():
-        first = tuple(int(axis) for axis in np.unravel_index(int(invalid.argmax()), invalid.shape))
-        raise ValueError(
-            f"{name}: expected probabilities in {'[0, 1]' if zero else '(0, 1]'}, got {float(values[first]):.6g} at position "
-            f"{first[0] if len(first) == 1 else first} ({int(invalid.sum())} in all)."
-            + ("" if zero else " An action that was logged had a positive probability.")
-        )
-
-
 def _check_sums(probabilities: Array, where: Array) -> None:
     """Checks that each row of a policy sums to 1; traced and masked rows are not checked."""
     if check.traced(probabilities, where):
@@ -315,6 +300,6 @@ def _check_sums(probabilities: Array, where: Array) -> None:
     if invalid.any():
         first = int(invalid.argmax())
         raise ValueError(
-            f"probabilities: expected rows that sum to 1, with every action in them, got {total[first]:.6g} in row {first} "
-            f"({int(invalid.sum())} such rows in all). Divide each row by its sum, or use jax.nn.softmax."
+            f"probabilities: expected rows that sum to 1, one probability for every action, got {total[first]:.6g} in "
+            f"row {first} ({int(invalid.sum())} such rows in all). Divide each row by its sum, or use jax.nn.softmax."
         )

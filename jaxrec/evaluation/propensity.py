@@ -38,6 +38,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Shaped
 
 from jaxrec import check
+from jaxrec.evaluation._probabilities import check_range
 from jaxrec.numerics import binary_cross_entropy, product
 from jaxrec.types import Ratings
 
@@ -195,14 +196,8 @@ def inverse_propensity_weights(
     check.same_shape(propensity=propensity, where=where)
     (propensity,) = check.as_floats(propensity=propensity)
     where = jnp.ones(propensity.shape, bool) if where is None else check.mask("where", where, propensity.shape)
-    safe = jnp.where(where, propensity, 1)
-    if not check.traced(safe) and not bool(jnp.all((safe > 0) & (safe <= 1))):
-        invalid = ~((safe > 0) & (safe <= 1))
-        raise ValueError(
-            f"propensity: expected probabilities in (0, 1], got {safe[jnp.argmax(invalid)]} at position "
-            f"{int(jnp.argmax(invalid))} ({int(jnp.sum(invalid))} in all). A pair that was rated had a positive one."
-        )
-    inverse = jnp.where(where, 1 / safe, 0)
+    check_range("propensity", propensity, where, zero=False)
+    inverse = jnp.where(where, 1 / jnp.where(where, propensity, 1), 0)
     weights = inverse / (jnp.sum(inverse) / jnp.sum(where, dtype=inverse.dtype))
     if max_weight is None:
         return weights
