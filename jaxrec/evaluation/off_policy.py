@@ -16,8 +16,9 @@ lower variance where the weights vary. Weights may be clipped to `max_weight`, w
 towards 0 (for rewards >= 0) and doubly_robust towards the mean of the model (Ionides 2008, Truncated importance
 sampling).
 
-Intervals are normal, V +- z s. They are too short where few rows carry the weight: look at `effective_sample_size`,
-and at `mean_weight`, whose expectation is 1 if the assumptions hold.
+Intervals are normal, V +- z s. They are too short where few rows carry the sum: with 40 clicks in 10,000 rows and
+weights up to 10, 90 % of the intervals of level 0.95 hold the truth (`python -m experiments.off_policy`). So look at
+`effective_sample_size`, and at `mean_weight`, whose expectation is 1 if the assumptions hold.
 
 All functions take one log, a row per action taken, and are pure: they can be jitted, vmapped (over replications,
 policies or clips) and differentiated in the probabilities of the evaluated policy.
