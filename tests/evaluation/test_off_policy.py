@@ -361,4 +361,5 @@ def test_bad_options_are_refused(name):
 
 
 def test_a_probability_that_rounding_left_above_1_is_taken():
-    assert float(ips([1.0, 1.0], [1.0, np.float32(1) + np.float32(2e-7)], [1.0, 1.0]).value) == pytest.approx(1)
+    ones = np.ones(2, np.float32)
+    assert float(ips(ones, ones * np.float32(1 + 2e-7), ones).value) == pytest.approx(1)

@@ -161,7 +161,7 @@ def test_weights_are_inverse_and_have_mean_1():
     np.testing.assert_allclose(inverse_propensity_weights(propensity, max_weight=1.0), [0.375, 0.75, 1], rtol=1e-6)
     for wrong in (0.0, -1.0, 1.5, np.nan):
         with pytest.raises(ValueError, match=r"propensity: expected probabilities in \(0, 1\], got .* at position 1"):
-            inverse_propensity_weights([0.5, wrong])
+            inverse_propensity_weights(np.array([0.5, wrong]))
     with pytest.raises(ValueError, match="max_weight"):
         inverse_propensity_weights(propensity, max_weight=0.0)
 
