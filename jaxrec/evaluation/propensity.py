@@ -29,7 +29,7 @@ Half of all films deserve a 5, but those are rated three times as often; ten ran
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ HALVINGS = 12  # of a Newton step that would raise the objective
 
 
 def naive_bayes(
-    train: Ratings, sample: Shaped[ArrayLike, " m"] | Sequence[float], *, smoothing: float = 0.0
+    train: Ratings, sample: Shaped[ArrayLike, " m"] | Sequence[Any], *, smoothing: float = 0.0
 ) -> np.ndarray:
     """P(rated | rating = r) of every rating, float32 [n], in the order of `train`.
 
