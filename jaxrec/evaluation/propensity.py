@@ -85,7 +85,7 @@ def naive_bayes(
     if (missing := (count > 0) & (sample_count == 0)).any():
         raise ValueError(
             f"sample: expected every rating of train, got none of {scale[missing][0]}, whose propensity would be "
-            "infinite. Draw a larger sample, or pass smoothing=1."
+            "infinite. Draw a larger sample, or pass smoothing=1.0."
         )
     # P(r | rated) P(rated) = count / n * n / (n_users n_items)
     rated = count / (float(train.n_users) * train.n_items)

@@ -29,7 +29,7 @@ def test_naive_bayes_equals_hand_arithmetic():
     got = naive_bayes(train, [5, 5, 3, 3, 3, 1, 1, 2])
     by_rating = {5: (4 / 6) * (6 / 20) / (2 / 8), 3: (1 / 6) * (6 / 20) / (3 / 8), 1: (1 / 6) * (6 / 20) / (2 / 8)}
     np.testing.assert_allclose(got, [by_rating[int(value)] for value in train.value], rtol=1e-6)
-    smoothed = naive_bayes(train, [5, 3], smoothing=1)
+    smoothed = naive_bayes(train, [5, 3], smoothing=1.0)
     by_rating = {5: (4 / 20) / (2 / 5), 3: (1 / 20) / (2 / 5), 1: (1 / 20) / (1 / 5)}
     np.testing.assert_allclose(smoothed, [by_rating[int(value)] for value in train.value], rtol=1e-6)
 
@@ -46,14 +46,14 @@ def test_naive_bayes_of_a_full_sample_gives_the_fraction_that_was_rated():
 
 def test_naive_bayes_refuses_what_it_cannot_estimate_and_never_exceeds_1():
     train = ratings([5, 5, 1])
-    with pytest.raises(ValueError, match=r"sample: expected every rating of train, got none of 1.0.*smoothing=1"):
+    with pytest.raises(ValueError, match=r"sample: expected every rating of train, got none of 1.0.*smoothing=1.0"):
         naive_bayes(train, [5, 4])
     with pytest.raises(ValueError, match="sample: expected finite numbers, got nan"):
         naive_bayes(train, [5, np.nan])
     with pytest.raises(ValueError, match="expected ratings and a sample, got 3 and 0"):
         naive_bayes(train, [])
     with pytest.raises(ValueError, match="smoothing"):
-        naive_bayes(train, [5, 1], smoothing=-1)
+        naive_bayes(train, [5, 1], smoothing=-1.0)
     assert naive_bayes(ratings([5] * 20), [5, 1, 1]).max() == 1
 
 
