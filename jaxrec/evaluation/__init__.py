@@ -1,5 +1,6 @@
 """Evaluation of recommendations: any scorer ranked for every user, comparisons, audits of splits, logged policies."""
 
+from jaxrec.evaluation import off_policy, propensity
 from jaxrec.evaluation._audit import Audit, audit
 from jaxrec.evaluation._compare import Comparison, Comparisons, compare, compare_all
 from jaxrec.evaluation._evaluate import evaluate
@@ -14,4 +15,6 @@ __all__ = [
     "compare",
     "compare_all",
     "evaluate",
+    "off_policy",
+    "propensity",
 ]
