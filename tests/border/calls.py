@@ -120,9 +120,11 @@ CALLS = {
         (W, X), TRAIN, TEST, k=(2, 3), metrics={"ndcg": metrics.ndcg, "own": sum_of_ids, "auc": metrics.auc_at_k}
     ),
     "evaluation.compare": lambda: evaluation.compare(*EVALUATIONS, metric="ndcg@2", resamples=40).low,
-    "evaluation.compare_all": lambda: evaluation.compare_all(
-        dict(zip("ab", EVALUATIONS, strict=True)), baseline="a", metrics=["ndcg@2"], resamples=40
-    ).p_corrected,
+    "evaluation.compare_all": lambda: (
+        evaluation.compare_all(
+            dict(zip("ab", EVALUATIONS, strict=True)), baseline="a", metrics=["ndcg@2"], resamples=40
+        ).p_corrected
+    ),
     "evaluation.audit": lambda: evaluation.audit(TRAIN, TEST),
     "recommend": lambda: jaxrec.recommend(FACTORS, TRAIN, 0, k=2),
     "related": lambda: jaxrec.related(FACTORS, TRAIN, 0, k=2),
