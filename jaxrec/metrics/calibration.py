@@ -19,7 +19,7 @@ Items without categories (a row of zeros) are left out of the means.
 1.435...
 >>> scores = jnp.array([5.0, 4.0, 3.0, 2.0])  # of the four items
 >>> p = category_distribution(history, genres)
->>> calibrate(scores, genres, p, k=2, trade_off=0.9).positions.tolist()  # a drama, and what makes up for it
+>>> calibrate(scores, genres, p, k=2, trade_off=0.5).positions.tolist()  # a drama, and what makes up for it
 [0, 2]
 """
 
@@ -77,8 +77,8 @@ def category_distribution(
         check.strength("weights", weights, zero=True)
 
     def one_list(rows: Array, weights: Array) -> Array:
-        total = jnp.sum(weights[:, None] * gather(shares, rows), axis=0)
-        return _normalized(total)
+        listed = jnp.where(weights[:, None] > 0, gather(shares, rows), 0)
+        return _normalized(jnp.sum(weights[:, None] * listed, axis=0))
 
     return each_list(one_list, rows.shape[:-1], rows, weights)
 

@@ -95,8 +95,8 @@ def calibration_error(
 ) -> Float[Array, ""]:
     """The mean over the pairs of |mean prediction - mean target| of their bin, in the units of the ratings.
 
-    sum_m weight(m) |prediction(m) - target(m)| / sum_m weight(m), the expected calibration error; 0 for one bin says that
-    the predictions are right on average. More bins show more, and more noise: a bin of few pairs is off by chance.
+    sum_m weight(m) |prediction(m) - target(m)| / sum_m weight(m), the expected calibration error; for one bin 0 says
+    that the predictions are right on average. More bins show more, and more noise: a bin of few pairs is off by chance.
     Arguments and errors as `calibration_curve`; NaN if there is nothing to average.
 
     Source: Naeini, Cooper and Hauskrecht 2015, Obtaining well calibrated probabilities using Bayesian binning.
