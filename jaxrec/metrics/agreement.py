@@ -97,7 +97,7 @@ def rank_biased_overlap(
       and for lists of the same length (1 - p) sum_{d=1}^l p^(d - 1) X(d) / d + p^l X(l) / l.
     - 'normalize': the weights of the depths 1 .. l are divided by their sum, as in LensKit. A shorter list ends.
 
-    NaN if either list is empty.
+    NaN if either list is empty. Memory: k m numbers for each pair of lists; pass many long ones in batches.
 
     Args:
         ids: the one model's lists, best first.

@@ -201,12 +201,12 @@ def _calibrate(
         q = with_candidate / jnp.maximum(count, 1)
         value = relevance - trade_off * _divergence(jnp.broadcast_to(target[None, :], q.shape), q, mixture)
         value = jnp.where(remaining, jnp.where(empty, jnp.finfo(value.dtype).min, value), -jnp.inf)
-        position = jnp.argmax(value).astype(jnp.int32)
+        position = jnp.argmax(value)
         return (total + shares[position], remaining & (jnp.arange(len(scores)) != position)), position
 
     init = jnp.zeros(shares.shape[1:], shares.dtype), jnp.ones(scores.shape, bool)
     _, positions = jax.lax.scan(select, init, length=k)
-    return gather(scores, positions), positions
+    return gather(scores, positions), positions.astype(jnp.int32)
 
 
 def _divergence(p: Array, q: Array, mixture: float) -> Array:

@@ -65,6 +65,19 @@ def test_the_reranker_equals_a_greedy_loop():
     assert compared > 0.6 * CASES, compared
 
 
+def test_the_reranker_runs_in_float64(x64):
+    """In which nothing is too near to be told apart, but for what is equal."""
+    scores, categories, target, trade_off = (each[:50].astype(np.float64) for each in draw_candidates())
+    target /= target.sum(axis=1, keepdims=True)
+    calibrate = lambda s, c, t, a: metrics.calibrate(s, c, t, k=5, trade_off=a)
+    got = jax.jit(jax.vmap(calibrate))(scores, categories, target, trade_off)
+    assert got.scores.dtype == jnp.float64
+    assert got.positions.dtype == jnp.int32
+    expected = [greedy(*each[:3], 5, each[3]) for each in zip(scores, categories, target, trade_off, strict=True)]
+    assert all(positions in (None, ids.tolist()) for positions, ids in zip(expected, got.positions, strict=True))
+    assert sum(positions is not None for positions in expected) > 30
+
+
 def test_the_ends_of_the_trade_off_and_what_lies_between():
     """0 keeps the order of the scores, and the more the categories count, the nearer the list is to the target."""
     rng = np.random.default_rng(0)
