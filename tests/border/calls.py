@@ -37,6 +37,7 @@ W, X = FACTORS.w, FACTORS.x
 Y, WHERE = jnp.arange(9.0), jnp.arange(9) % 3 > 0
 B = jnp.zeros(N_USERS)
 LABELS = (Y > 4).astype(jnp.float32)
+CO_COUNTS = jnp.ones((N_ITEMS, N_ITEMS))
 IDS, RELEVANT = jnp.array([[0, 4, 2], [5, 8, 1]]), jnp.array([[4, 2], [3, 3]])
 LARGE_CATALOGUE = jax.random.normal(jax.random.key(1), (6000, 4))
 INDEX = quantized.quantize(LARGE_CATALOGUE)
@@ -88,6 +89,30 @@ CALLS = {
     },
     "metrics.ranking.hits": lambda: metrics.ranking.hits(IDS, RELEVANT),
     "metrics.auc_at_k": lambda: metrics.auc_at_k(IDS, RELEVANT, n_candidates=9),
+    **{
+        f"metrics.{name}": partial(getattr(metrics, name), IDS, n_items=N_ITEMS)
+        for name in ("exposure", "catalog_coverage", "exposure_gini", "exposure_entropy")
+    },
+    "metrics.self_information": lambda: metrics.self_information(IDS, Y, n_users=9),
+    "metrics.mean_popularity": lambda: metrics.mean_popularity(IDS, Y),
+    "metrics.popularity_lift": lambda: metrics.popularity_lift(IDS, RELEVANT, Y),
+    "metrics.unexpectedness": lambda: metrics.unexpectedness(IDS, RELEVANT),
+    "metrics.serendipity": lambda: metrics.serendipity(IDS, RELEVANT, IDS[:, :1]),
+    "metrics.rank_serendipity": lambda: metrics.rank_serendipity(IDS, RELEVANT, Y),
+    "metrics.intra_list_diversity": lambda: metrics.intra_list_diversity(IDS, X),
+    "metrics.co_occurrence_diversity": lambda: metrics.co_occurrence_diversity(IDS, CO_COUNTS),
+    "metrics.cosine_distance": lambda: metrics.cosine_distance(W, X),
+    "metrics.jaccard_distance": lambda: metrics.jaccard_distance(W, X),
+    "metrics.hamming_distance": lambda: metrics.hamming_distance(W, X),
+    "metrics.category_distribution": lambda: metrics.category_distribution(IDS, jnp.abs(X)),
+    "metrics.miscalibration": lambda: metrics.miscalibration(IDS, RELEVANT, jnp.abs(X)),
+    "metrics.calibrate": lambda: metrics.calibrate(Y, jnp.abs(X), jnp.full(D, 1 / D), k=2, trade_off=0.5),
+    "metrics.calibration_curve": lambda: metrics.calibration_curve(Y, Y, jnp.array([0.0, 3.0, 9.0]), where=WHERE),
+    "metrics.calibration_error": lambda: metrics.calibration_error(Y, Y, jnp.array([0.0, 3.0, 9.0]), where=WHERE),
+    "metrics.overlap": lambda: metrics.overlap(IDS, RELEVANT),
+    "metrics.jaccard": lambda: metrics.jaccard(IDS, RELEVANT),
+    "metrics.rank_biased_overlap": lambda: metrics.rank_biased_overlap(IDS, RELEVANT),
+    "metrics.group_means": lambda: metrics.group_means(Y, jnp.arange(9) % 2, n_groups=2, where=WHERE),
     "models.init": lambda: models.init(N_USERS, N_ITEMS, D, key=jax.random.key(0), mu=3.5),
     "models.predict": lambda: [models.predict(FACTORS, [0, 1], [2, 8]), models.predict(FACTORS, TEST, train=TRAIN)],
     "models.predict_all": lambda: models.predict_all(FACTORS),

@@ -45,6 +45,7 @@ def as_float32(tree):
 
 A, B = np.array([3, 0, 1, 7, 2]), np.array([5, 1, 0, 2, 2])
 M, ONES = np.arange(15).reshape(5, 3) % 4, np.array([1, 0, 1, 1, 0])
+LISTS = np.array([[0, 4, 2], [3, 1, 0]])
 # name -> a function of `cast`, which converts every array of numbers.
 COMPUTES = {
     **{
@@ -57,6 +58,28 @@ COMPUTES = {
     "metrics.mae": lambda cast: metrics.mae(cast(A), cast(B), weights=cast(ONES)),
     "metrics.log_loss": lambda cast: metrics.log_loss(cast(A), cast(ONES), weights=cast(A)),
     "metrics.auc": lambda cast: metrics.auc(cast(A), cast(ONES), weights=cast(A)),
+    "metrics.self_information": lambda cast: metrics.self_information(LISTS, cast(A), n_users=9),
+    "metrics.mean_popularity": lambda cast: metrics.mean_popularity(LISTS, cast(A)),
+    "metrics.popularity_lift": lambda cast: metrics.popularity_lift(LISTS, LISTS[::-1], cast(A)),
+    "metrics.rank_serendipity": lambda cast: metrics.rank_serendipity(LISTS, LISTS[::-1], cast(A)),
+    **{
+        f"metrics.intra_list_diversity by {distance.__name__}": (
+            lambda cast, distance=distance: metrics.intra_list_diversity(LISTS, cast(M), distance=distance)
+        )
+        for distance in (metrics.cosine_distance, metrics.jaccard_distance, metrics.hamming_distance)
+    },
+    "metrics.co_occurrence_diversity": lambda cast: metrics.co_occurrence_diversity(LISTS, cast(M @ M.T)),
+    "metrics.category_distribution": lambda cast: metrics.category_distribution(
+        np.array([3, 0, 1]), cast(M), weights=cast(B[:3])
+    ),
+    "metrics.miscalibration": lambda cast: metrics.miscalibration(LISTS, LISTS[::-1], cast(M)),
+    "metrics.calibrate": lambda cast: metrics.calibrate(
+        cast(A), cast(M), cast(np.array([0, 0, 1])), k=3, trade_off=0.5
+    ),
+    "metrics.calibration_curve": lambda cast: metrics.calibration_curve(
+        cast(A), cast(B), cast(np.array([0, 1])), weights=cast(B)
+    ),
+    "metrics.group_means": lambda cast: metrics.group_means(cast(A), ONES, n_groups=2),
     "losses.user_cost": lambda cast: losses.user_cost(cast(B[:3]), cast(B[3]), cast(M), cast(A), ONES > 0, l2=0.5),
     "losses.item_cost": lambda cast: losses.item_cost(cast(B[:3]), cast(M), cast(A), cast(B), ONES > 0, l2=0.5),
     "closed_form.user_gradient": lambda cast: closed_form.user_gradient(
