@@ -53,6 +53,7 @@ def on_layouts(function, *names):
     return lambda: [function(FACTORS, LAYOUTS[name], **L2) for name in names]
 
 
+LOG = np.float32([1, 0, 1]), np.float32([0.5, 0.25, 0.5]), np.float32([0.25, 0.5, 0.75])
 EVALUATIONS = [
     evaluation.Evaluation({"ndcg@2": np.float32(values)}, 3, {}, {}) for values in ([0.1, 0.5, 0.2], [0.0, 0.5, 0.1])
 ]
@@ -149,6 +150,21 @@ CALLS = {
         evaluation.compare_all(
             dict(zip("ab", EVALUATIONS, strict=True)), baseline="a", metrics=["ndcg@2"], resamples=40
         ).p_corrected
+    ),
+    "evaluation.off_policy.ips": lambda: evaluation.off_policy.ips(*LOG, max_weight=3.0),
+    "evaluation.off_policy.snips": lambda: evaluation.off_policy.snips(*LOG),
+    "evaluation.off_policy.doubly_robust": lambda: evaluation.off_policy.doubly_robust(
+        *LOG[:2], np.array([0, 1, 1]), np.full((3, 2), 0.5), np.full((3, 2), 0.3)
+    ),
+    "evaluation.propensity.naive_bayes": lambda: evaluation.propensity.naive_bayes(TRAIN, TRAIN.value),
+    "evaluation.propensity.logistic_regression": lambda: evaluation.propensity.logistic_regression(
+        X, np.arange(N_ITEMS) % 2, l2=0.1
+    ),
+    "evaluation.propensity.logistic_propensities": lambda: evaluation.propensity.logistic_propensities(
+        evaluation.propensity.LogisticFit(X[0], X[0, 0], jnp.array(True), jnp.array(3)), X
+    ),
+    "evaluation.propensity.inverse_propensity_weights": lambda: evaluation.propensity.inverse_propensity_weights(
+        LOG[1]
     ),
     "evaluation.audit": lambda: evaluation.audit(TRAIN, TEST),
     "recommend": lambda: jaxrec.recommend(FACTORS, TRAIN, 0, k=2),

@@ -12,6 +12,7 @@ from tests.border.calls import CALLS
 MODULES = (
     *("losses", "losses.closed_form", "losses.content", "losses.softmax", "metrics", "models", "models.baselines"),
     *("retrieval", "retrieval.candidates", "retrieval.quantized", "retrieval.rerank", "evaluation"),
+    *("evaluation.off_policy", "evaluation.propensity"),
 )
 
 
