@@ -161,7 +161,7 @@ CALLS = {
         X, np.arange(N_ITEMS) % 2, l2=0.1
     ),
     "evaluation.propensity.logistic_propensities": lambda: evaluation.propensity.logistic_propensities(
-        evaluation.propensity.LogisticFit(X[0], X[0, 0], jnp.array(True), jnp.array(3)), X
+        evaluation.propensity.LogisticFit(X[0], X[0, 0], jnp.array(True), jnp.array(3), X[0, 0]), X
     ),
     "evaluation.propensity.inverse_propensity_weights": lambda: evaluation.propensity.inverse_propensity_weights(
         LOG[1]
