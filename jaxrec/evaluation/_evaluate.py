@@ -108,7 +108,7 @@ def evaluate(
             that have no expected value; negatives out of range; k or batch_size below 1; lists with empty positions for
             a metric without `filled`.
     """
-    one = _as_one_scorer(scorer, state, test.n_items)
+    one = _as_one_scorer(scorer, state, test)
     lengths = (k,) if isinstance(k, int | np.integer) else tuple(k)
     _check(one, train, test, lengths, allowed, negatives, batch_size)
     check.choice("overlap", overlap, ("error", "drop"))
@@ -170,8 +170,9 @@ class _OneScorer(NamedTuple):
     n_items: int
 
 
-def _as_one_scorer(scorer: Any, state: Any, n_items: int) -> _OneScorer:
+def _as_one_scorer(scorer: Any, state: Any, test: Ratings) -> _OneScorer:
     if callable(scorer):
+        n_items = test.n_items
         scores = jax.eval_shape(partial(scores_of, scorer), state, jax.ShapeDtypeStruct((2,), jnp.int32))
         shape = getattr(scores, "shape", None)
         if shape != (2, n_items):
