@@ -61,7 +61,9 @@ def main(settings: Settings) -> dict[str, Any]:
     """Runs all parts; returns what it wrote to OUT/evaluation_pitfalls.json."""
     start = time.perf_counter()
     dataset = harness.load(settings)
-    ratings, values, comparison = dataset.ratings, {}, {}
+    ratings = dataset.ratings
+    values: dict[str, Any] = {}
+    comparison: dict[str, Any] = {}
     last = data.splits.leave_last(ratings, order="position" if ratings.time is None else "time")
     drawn = data.splits.random(ratings, test_fraction=settings.test_fraction, rng=settings.seed)
     splits = {"last": last, "random": drawn}
@@ -119,9 +121,8 @@ def fit(train: Ratings, everything: Ratings, settings: Settings) -> tuple[dict[s
         key = jax.random.key(settings.seed)
         start = models.init(train.n_users, train.n_items, rank, key=key, item_bias=False)
         fitted, _ = solvers.implicit_als(clicks, init=start, **penalties, sweeps=settings.sweeps, progress=False)
-        scores[f"implicit ALS, {rank}"] = models.predict_all(fitted)
-    as_users = lambda table: table.T if table.shape != (train.n_users, train.n_items) else table
-    return {name: jnp.asarray(as_users(table), jnp.float32) for name, table in scores.items()}, by_ratings
+        scores[f"iALS, {rank}"] = models.predict_all(fitted)
+    return {name: jnp.asarray(table, jnp.float32) for name, table in scores.items()}, by_ratings
 
 
 def als(train: Ratings, everything: Ratings, settings: Settings, mu: Any = None) -> Factors:
@@ -218,7 +219,8 @@ def _show(
                 rows[name][f"{SHORT[measure]}, {protocol}"] = f"{harness.with_error(mean[name], error)} ({rank})"
                 key = _label(f"{title[1]}_{name}_{protocol}_{measure}")
                 values |= {key: mean[name], f"{key}_se": error, f"{key}_rank": rank}
-        found += [{"metric": metric} | each for each in reversals(*protocols.values(), metric)]
+        one, other = protocols.values()
+        found += [{"metric": metric} | each for each in reversals(one, other, metric)]
     harness.table(list(rows.values()))
     _print_reversals(found, tuple(protocols))
     values[f"{title[1]}_reversals"] = len(found)
@@ -255,10 +257,10 @@ def _ties(
         "ALS, whole stars": ((train, test), jnp.clip(jnp.round(fitted["ALS"]), 1, 5)),
     }
     metric, rows, results = f"ndcg@{settings.k}", [], {}
-    for name, (parts, scores) in cases.items():
+    for name, ((part, rest), scores) in cases.items():
         row: dict[str, Any] = {"scores": name}
         for ties in TIES:
-            found = measure({name: scores}, *parts, settings, ties=ties)[name]
+            found = measure({name: scores}, part, rest, settings, ties=ties)[name]
             results[name, ties] = found
             row[f"NDCG, {ties}"] = harness.with_error(found.mean[metric], found.standard_error[metric])
             key = _label(f"c_{name}_{ties}_ndcg")
@@ -268,10 +270,10 @@ def _ties(
     harness.table(rows)
     out = {}
     for name in cases:
-        found = compare_protocols(results[name, "lowest_id"], results[name, "expected"], metric)
-        print(f"  {name}, lowest id minus expected: {found['difference']:+.4f} ", end="")
-        print(f"[{found['low']:+.4f}, {found['high']:+.4f}]")
-        out[name] = found
+        difference = compare_protocols(results[name, "lowest_id"], results[name, "expected"], metric)
+        print(f"  {name}, lowest id minus expected: {difference['difference']:+.4f} ", end="")
+        print(f"[{difference['low']:+.4f}, {difference['high']:+.4f}]")
+        out[name] = difference
     return out
 
 

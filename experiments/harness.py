@@ -190,6 +190,68 @@ def compare_errors(
     return compare(results, baselines, metric="squared_error", lower_is_better=True)
 
 
+def compare_groups(
+    results: Mapping[str, Mapping[str, Any]],
+    groups: Mapping[str, np.ndarray],
+    baselines: Collection[str],
+    header: str,
+    values: dict[str, Any],
+    *,
+    metric: str = "ndcg",
+) -> dict[str, Any]:
+    """Prints a table and a comparison per group of users; adds standard errors to `values`; returns the comparisons.
+
+    Args:
+        results: name -> metric -> the values of all users [n].
+        groups: name -> which users are in it [n]; groups of fewer than two users are left out of the comparisons.
+        baselines: which of the names are baselines.
+        header: of the first column.
+        values: METRIC_GROUP_NAME_se are added to it.
+        metric: the metric that is compared.
+    """
+    comparisons = {}
+    for group, mask in groups.items():
+        if not mask.any():
+            continue
+        rows = []
+        for name, by_metric in results.items():
+            found = {m: mean_and_error(np.asarray(users)[mask]) for m, users in by_metric.items()}
+            rows.append({header: name} | {f"{m}, {group}": with_error(*each) for m, each in found.items()})
+            if mask.sum() > 1:
+                values |= {f"{m}_{group}_{name.replace(' ', '_')}_se": error for m, (_, error) in found.items()}
+        table(rows)
+        if mask.sum() > 1:
+            of_group = lambda users, mask=mask: np.where(mask, np.asarray(users, np.float32), np.nan)
+            by_name = {
+                name: Evaluation({metric: of_group(by_metric[metric])}, int(mask.sum()), {}, {})
+                for name, by_metric in results.items()
+            }
+            comparisons[group] = compare(by_name, baselines, metric=metric)
+    return comparisons
+
+
+def by_given(
+    curve: Mapping[int, Mapping[str, Factors]], baselines: Collection[str], test: Ratings, scale: Any, given: str
+) -> tuple[dict[int, dict[str, dict[str, float]]], dict[str, Any]]:
+    """(number of given ratings -> name -> errors on test, comparisons for JSON) of a learning curve; prints both.
+
+    Args:
+        curve: number of given ratings -> name -> the model fitted with so many.
+        baselines: the names of the baselines.
+        test: the same ratings for all numbers.
+        scale: of the ratings.
+        given: the header of the first column.
+    """
+    found = {n: {name: errors(factors, test, scale) for name, factors in row.items()} for n, row in curve.items()}
+    cells = lambda row: {name: with_error(each["rmse"], each.get("rmse_se")) for name, each in row.items()}
+    table([{given: n} | cells(row) for n, row in found.items()])
+    comparisons = {}
+    for n, row in curve.items():
+        print(f"given {n}: ", end="")
+        comparisons[f"given_{n}"] = compare_errors(row, baselines, test, scale)
+    return found, comparisons
+
+
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     """(mean, its standard error) of numbers; the error is NaN for fewer than two."""
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
