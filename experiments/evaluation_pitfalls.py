@@ -51,7 +51,7 @@ class Settings(harness.Settings):
     implicit_l2: float = 5.0
     unobserved_weight: float = 0.1
     linear_l2: float = 100.0
-    sweeps: int = 15
+    sweeps: int = 10
 
 
 Results = Mapping[str, Evaluation]

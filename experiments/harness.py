@@ -130,13 +130,18 @@ def rmse_error(prediction: np.ndarray, ratings: Ratings) -> float:
 
     It is NaN for fewer than two users. Source: Cochran 1977, Sampling techniques, section 2.11 (ratio estimators).
     """
-    total, count = _sums_by_user(prediction, ratings)
+    mse, error = ratio_error((prediction.astype(np.float64) - ratings.value) ** 2, ratings)
+    return error / (2 * math.sqrt(mse)) if mse > 0 else error
+
+
+def ratio_error(errors: np.ndarray, ratings: Ratings) -> tuple[float, float]:
+    """(the mean of errors over all ratings, its standard error over users), as in `rmse_error`."""
+    total, count = _sums_by_user(errors, ratings)
     total, count = total[count > 0], count[count > 0]
+    mean = float(total.sum() / count.sum())
     if len(count) < 2:
-        return math.nan
-    mse = total.sum() / count.sum()
-    deviation = np.std(total - mse * count, ddof=1)
-    return float(math.sqrt(len(count)) / count.sum() * deviation / (2 * math.sqrt(mse))) if mse > 0 else 0.0
+        return mean, math.nan
+    return mean, float(math.sqrt(len(count)) / count.sum() * np.std(total - mean * count, ddof=1))
 
 
 def squared_errors(prediction: np.ndarray | jax.Array, ratings: Ratings) -> Evaluation:
@@ -145,18 +150,21 @@ def squared_errors(prediction: np.ndarray | jax.Array, ratings: Ratings) -> Eval
     squared_error(j) = sum over user j's ratings of (prediction - y)^2, over the mean number of ratings per user. So its
     mean over users is the mean over all ratings: the square of the RMSE that tables print.
     """
-    total, count = _sums_by_user(np.asarray(prediction), ratings)
+    return sums_of_users("squared_error", (np.asarray(prediction, np.float64) - ratings.value) ** 2, ratings)
+
+
+def sums_of_users(name: str, errors: np.ndarray, ratings: Ratings) -> Evaluation:
+    """The sum of each user's errors, over the mean number of ratings per user; NaN for users without ratings."""
+    total, count = _sums_by_user(errors, ratings)
     n_users = int((count > 0).sum())
-    with np.errstate(invalid="ignore"):
-        values = np.where(count > 0, total * n_users / count.sum(), np.nan).astype(np.float32)
+    values = np.where(count > 0, total * n_users / count.sum(), np.nan).astype(np.float32)
     left_out = {"without ratings": ratings.n_users - n_users}
-    return Evaluation({"squared_error": values}, n_users, left_out, {"errors": "squared, per user"}, ratings.user_ids)
+    return Evaluation({name: values}, n_users, left_out, {"errors": "summed per user"}, ratings.user_ids)
 
 
-def _sums_by_user(prediction: np.ndarray, ratings: Ratings) -> tuple[np.ndarray, np.ndarray]:
-    """(the sum of each user's squared errors, the number of their ratings), float64."""
-    squares = (prediction.astype(np.float64) - ratings.value) ** 2
-    total = np.bincount(ratings.user, weights=squares, minlength=ratings.n_users)
+def _sums_by_user(errors: np.ndarray, ratings: Ratings) -> tuple[np.ndarray, np.ndarray]:
+    """(the sum of each user's errors, the number of their ratings), float64."""
+    total = np.bincount(ratings.user, weights=errors, minlength=ratings.n_users)
     return total, np.bincount(ratings.user, minlength=ratings.n_users).astype(np.float64)
 
 
@@ -188,6 +196,21 @@ def compare_errors(
     """`compare` of models by their squared errors on ratings."""
     results = {name: squared_errors(clipped(factors, ratings, scale), ratings) for name, factors in fitted.items()}
     return compare(results, baselines, metric="squared_error", lower_is_better=True)
+
+
+def auc_error(score: jax.Array, target: jax.Array, ratings: Ratings, *, resamples: int = 200, rng: int = 0) -> float:
+    """The standard error of the AUC of all ratings together, by the bootstrap over users.
+
+    It is the standard deviation over resamples of the AUC in which a rating's weight is how often its user was drawn.
+    Resamples without ones or without zeros have no AUC and are left out; it is NaN for fewer than two users.
+    """
+    users, row = np.unique(ratings.user, return_inverse=True)
+    if len(users) < 2:
+        return math.nan
+    drawn = np.random.default_rng(rng).multinomial(len(users), np.full(len(users), 1 / len(users)), size=resamples)
+    weights = jnp.asarray(drawn[:, row], jnp.float32)
+    replicates = jax.jit(lambda weights, s, y: jax.lax.map(lambda w: metrics.auc(s, y, weights=w), weights))
+    return float(np.nanstd(np.asarray(replicates(weights, score, target)), ddof=1))
 
 
 def compare_groups(
