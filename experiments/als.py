@@ -49,14 +49,19 @@ def main(settings: Settings) -> dict[str, Any]:
     factors, info = _fit(train, layouts, rank, l2, l2_bias, settings, progress=True)
     fit_seconds = time.perf_counter() - fit_start
     result = harness.errors(factors, test, dataset.scale)
-    biases = harness.errors(models.baselines.damped_biases(train), test, dataset.scale)
+    by_biases = models.baselines.damped_biases(train)
+    biases = harness.errors(by_biases, test, dataset.scale)
+    by_als = f"ALS, rank {rank}, l2 {l2:g}"
     harness.table(
         [
-            {"model": "damped biases", "test RMSE": biases["rmse"], "test MAE": biases["mae"]},
-            {"model": f"ALS, rank {rank}, l2 {l2:g}", "test RMSE": result["rmse"], "test MAE": result["mae"]},
+            {"model": "damped biases"} | harness.error_cells(biases),
+            {"model": by_als} | harness.error_cells(result),
         ]
     )
+    models_ = {"damped biases": by_biases, by_als: factors}
+    comparison = harness.compare_errors(models_, ("damped biases",), test, dataset.scale)
     harness.plot("als", settings, lambda axes: _draw(axes, grid, l2_bias, settings))
+    named = {"test_rmse_se": result, "damped_biases_test_rmse_se": biases}
     values = {
         "test_rmse": result["rmse"],
         "test_mae": result["mae"],
@@ -69,7 +74,8 @@ def main(settings: Settings) -> dict[str, Any]:
         "converged": info.converged,
         "fit_seconds": round(fit_seconds, 3),
     }
-    return harness.report("als", settings, values, time.perf_counter() - start)
+    values |= {name: found["rmse_se"] for name, found in named.items() if "rmse_se" in found}
+    return harness.report("als", settings, values, time.perf_counter() - start, comparison=comparison)
 
 
 def _fit(

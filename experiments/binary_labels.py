@@ -19,6 +19,7 @@ import optax
 
 from experiments import harness
 from jaxrec import data, losses, metrics, models
+from jaxrec.numerics import binary_cross_entropy
 from jaxrec.training import fit
 from jaxrec.types import Factors, Ratings
 
@@ -47,15 +48,21 @@ def main(settings: Settings) -> dict[str, Any]:
         "clicked": _clicked(dataset.ratings, *ratings, settings),
     }
     values: dict[str, Any] = {}
+    comparison: dict[str, Any] = {}
     for reading, (train, test) in labels.items():
         print(f"\n{reading}: {len(train)} shown in train, {train.value.mean():.1%} of them ones")
-        values |= {f"{reading}_{k}": v for k, v in _report(train, test, settings).items()}
+        found, comparison[reading] = _report(train, test, settings)
+        values |= {f"{reading}_{k}": v for k, v in found.items()}
     harness.plot("binary_labels", settings, lambda axes: _draw(axes, values, settings))
-    return harness.report("binary_labels", settings, values, time.perf_counter() - start)
+    return harness.report("binary_labels", settings, values, time.perf_counter() - start, comparison=comparison)
 
 
-def _report(train: Ratings, test: Ratings, settings: Settings) -> dict[str, Any]:
-    """Chooses by the validation log-loss, fits all of train for the chosen number of steps, reads test once."""
+def _report(train: Ratings, test: Ratings, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Chooses by the validation log-loss, fits all of train for the chosen number of steps, reads test once.
+
+    Returns:
+        (metrics, the comparison of the factors with the stronger baseline).
+    """
     part, validation = data.splits.random(train, test_fraction=0.1, rng=settings.seed)
     grid = {}
     for rank in (0, settings.rank):
@@ -66,19 +73,44 @@ def _report(train: Ratings, test: Ratings, settings: Settings) -> dict[str, Any]
     on_test = {}
     base = float(train.value.mean())
     constant = models.baselines.global_mean(train)
-    on_test["base rate"] = score(_with_mu(constant, np.log(base / (1 - base))), test)
+    fitted = {"base rate": _with_mu(constant, np.log(base / (1 - base)))}
     chosen = {}
     for name, rank in (("biases", 0), ("factors", settings.rank)):
         chosen[name] = min((point for point in grid if point[0] == rank), key=lambda point: grid[point][0])
         factors, _ = _fit(train, *chosen[name], settings, iterations=grid[chosen[name]][1])
+        fitted[name] = factors
+    rows, by_user = [], {}
+    errors: dict[str, float] = {}
+    for name, factors in fitted.items():
         on_test[name] = score(factors, test)
-    harness.table(
-        [{"model": name, "test log-loss": s["log_loss"], "test AUC": s["auc"]} for name, s in on_test.items()]
-    )
+        losses_of_labels = _log_losses(factors, test)
+        by_user[name] = harness.sums_of_users("log_loss", losses_of_labels, test)
+        logit = models.predict(factors, jnp.asarray(test.user), jnp.asarray(test.item))
+        auc_error = harness.auc_error(logit, jnp.asarray(test.value), test)
+        _, log_loss_error = harness.ratio_error(losses_of_labels, test)
+        errors |= {f"{name.replace(' ', '_')}_test_log_loss_se": log_loss_error}
+        errors |= {f"{name.replace(' ', '_')}_test_auc_se": auc_error}
+        rows.append(
+            {
+                "model": name,
+                "test log-loss": harness.with_error(on_test[name]["log_loss"], log_loss_error),
+                "test AUC": harness.with_error(on_test[name]["auc"], auc_error),
+            }
+        )
+    harness.table(rows)
+    comparison = harness.compare(by_user, ("base rate", "biases"), metric="log_loss", lower_is_better=True)
     _, l2, l2_bias = chosen["factors"]
     print(f"chosen: l2 {l2:g}, l2_bias {l2_bias:g}, {grid[chosen['factors']][1]} steps")
     values = {f"{name.replace(' ', '_')}_test_{k}": v for name, s in on_test.items() for k, v in s.items()}
-    return values | {"l2": l2, "l2_bias": l2_bias, "validation_log_loss": grid[chosen["factors"]][0]}
+    values |= {name: error for name, error in errors.items() if not np.isnan(error)}
+    return values | {"l2": l2, "l2_bias": l2_bias, "validation_log_loss": grid[chosen["factors"]][0]}, comparison
+
+
+def _log_losses(factors: Factors, labels: Ratings) -> np.ndarray:
+    """The log-loss of every label."""
+    logit = models.predict(factors, jnp.asarray(labels.user), jnp.asarray(labels.item))
+    loss = binary_cross_entropy(logit, jnp.asarray(labels.value, jnp.float32))
+    return np.asarray(loss, np.float64)
 
 
 def score(factors: Factors, labels: Ratings) -> dict[str, float]:

@@ -12,14 +12,14 @@ among those who rated them.
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import films, harness, hybrid
-from jaxrec import data, metrics, models, solvers, training
+from jaxrec import data, evaluation, metrics, models, solvers, training
 from jaxrec.models import baselines
 from jaxrec.models.hybrid import Content, as_factors
 from jaxrec.models.two_tower import TwoTower
@@ -52,6 +52,17 @@ class Settings(harness.Settings):
     steps: int = 300
 
 
+class Measured(NamedTuple):
+    """Measures by their names, their standard errors over users, and the users' own where they have any."""
+
+    mean: dict[str, float]
+    error: dict[str, float]
+    by_user: dict[str, evaluation.Evaluation]
+
+
+BASELINES = ("popularity", "damped biases", "ALS, folded in")
+
+
 def main(settings: Settings) -> dict[str, Any]:
     """Measures new users, then new films; returns what it wrote to OUT/cold_start.json."""
     start = time.perf_counter()
@@ -60,6 +71,7 @@ def main(settings: Settings) -> dict[str, Any]:
     content, *_ = films.content(dataset)
     values: dict[str, Any] = {}
     curves: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
+    comparison: dict[str, Any] = {}
     for side in ("user", "item"):
         ratings = dataset.ratings if side == "user" else _flip(dataset.ratings)
         rng = np.random.default_rng(settings.seed)
@@ -75,25 +87,47 @@ def main(settings: Settings) -> dict[str, Any]:
         print(f"{side}s: {len(train)} ratings to train, {n_new} newcomers, {len(test)} to predict")
         trained = _train(train, content, known, side, scale, settings)
         curve: dict[str, dict[int, dict[str, float]]] = {name: {} for name in trained}
+        found: dict[int, dict[str, Measured]] = {}
         for n in settings.given:
             part = given.take(order < n)
             part = part if side == "user" else _flip(part)
-            for name, factors_given in trained.items():
-                curve[name][n] = _measure(factors_given(part), part, test, side, scale, settings)
+            measured = {name: _measure(f(part), part, test, side, scale, settings) for name, f in trained.items()}
+            found[n] = measured
+            for name, each in measured.items():
+                curve[name][n] = each.mean
         curves[side] = curve
         for measure in curve["hybrid"][settings.given[0]]:
             shown = {name: row for name, row in curve.items() if measure in row[settings.given[0]]}
             print(f"\n{side}s, {measure}:")
-            harness.table(
-                [{"given": n, **{name: row[n][measure] for name, row in shown.items()}} for n in settings.given]
-            )
+            rows: list[dict[str, Any]] = []
+            for n in settings.given:
+                errors = {name: found[n][name].error[measure] for name in shown}
+                rows.append({"given": n, **{name: row[n][measure] for name, row in shown.items()}})
+                rows.append({"given": "±", **errors})
+                values |= {
+                    f"{side}_{measure}_{name.replace(' ', '_')}_given_{n}_se": error
+                    for name, error in errors.items()
+                    if not np.isnan(error)
+                }
+            harness.table(rows)
+            if measure == "AUC":  # of all ratings together: no user has one of their own
+                continue
+            metric = "squared_error" if measure == "RMSE" else "ndcg"
+            for n in settings.given:
+                print(f"given {n}: ", end="")
+                comparison[f"{side}_{measure}_given_{n}"] = harness.compare(
+                    {name: found[n][name].by_user[measure] for name in shown},
+                    [name for name in BASELINES if name in shown],
+                    metric=metric,
+                    lower_is_better=measure == "RMSE",
+                )
             values |= {
                 f"{side}_{measure}_{name.replace(' ', '_')}_given_{n}": row[n][measure]
                 for name, row in shown.items()
                 for n in settings.given
             }
     harness.plot("cold_start", settings, lambda axes: _draw(axes, curves["user"], settings))
-    return harness.report("cold_start", settings, values, time.perf_counter() - start)
+    return harness.report("cold_start", settings, values, time.perf_counter() - start, comparison=comparison)
 
 
 def _train(
@@ -157,18 +191,23 @@ def _fold_in(als: Factors, given: Ratings, side: str, penalties: dict[str, Any])
 
 def _measure(
     factors: Factors, given: Ratings, test: Ratings, side: str, scale: tuple[float, float], settings: Settings
-) -> dict[str, float]:
+) -> Measured:
     """RMSE and the side's ranking metric; popularity has no RMSE, since its predictions are counts, not ratings."""
-    out = {}
+    out, errors, by_user = {}, {}, {}
     if not bool(jnp.all(factors.c == jnp.round(factors.c))) if factors.c is not None else True:
-        out["RMSE"] = harness.errors(factors, test, scale)["rmse"]
+        found = harness.errors(factors, test, scale)
+        out["RMSE"], errors["RMSE"] = found["rmse"], found.get("rmse_se", np.nan)
+        by_user["RMSE"] = harness.squared_errors(harness.clipped(factors, test, scale), test)
     if side == "user":
         liked = test.take(np.flatnonzero(test.value >= settings.liked))
-        out["NDCG at 10"] = harness.ranking_metrics(factors, given, liked)["ndcg"]
+        by_user["NDCG at 10"] = ranked = harness.ranked(factors, given, liked)
+        out["NDCG at 10"], errors["NDCG at 10"] = (each["ndcg@10"] for each in (ranked.mean, ranked.standard_error))
     else:
         score = models.predict(factors, jnp.asarray(test.user), jnp.asarray(test.item))
-        out["AUC"] = float(metrics.auc(score, jnp.asarray(test.value >= settings.liked)))
-    return out
+        liked_too = jnp.asarray(test.value >= settings.liked)
+        out["AUC"] = float(metrics.auc(score, liked_too))
+        errors["AUC"] = harness.auc_error(score, liked_too, test)
+    return Measured(out, errors, by_user)
 
 
 def _flip(ratings: Ratings) -> Ratings:

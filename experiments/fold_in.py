@@ -44,17 +44,18 @@ def main(settings: Settings) -> dict[str, Any]:
 
     given = given.take(rng.permutation(len(given)))
     order = harness.occurrence(given.user)
-    curve = {}
+    fitted = {}
     for n in settings.given:
         part = given.take(order < n)
         folded = solvers.fold_in(factors, data.rows(part, "user"), l2=settings.l2, l2_bias=settings.l2_bias)
         together = harness.together(train, part)
-        curve[n] = {
-            "fold-in": harness.errors(folded, test, dataset.scale)["rmse"],
-            "trained again": harness.errors(_train(together, settings), test, dataset.scale)["rmse"],
-            "damped biases": harness.errors(models.baselines.damped_biases(together), test, dataset.scale)["rmse"],
+        fitted[n] = {
+            "fold-in": folded,
+            "trained again": _train(together, settings),
+            "damped biases": models.baselines.damped_biases(together),
         }
-    harness.table([{"ratings given": n, **row} for n, row in curve.items()])
+    found, comparison = harness.by_given(fitted, ("damped biases",), test, dataset.scale, "ratings given")
+    curve = {n: {name: each["rmse"] for name, each in row.items()} for n, row in found.items()}
 
     # The time of one fold-in of all new users, once compiled.
     rows = data.rows(given, "user")
@@ -69,8 +70,14 @@ def main(settings: Settings) -> dict[str, Any]:
     values: dict[str, Any] = {f"rmse_given_{n}": row["fold-in"] for n, row in curve.items()}
     values |= {f"trained_again_rmse_given_{n}": row["trained again"] for n, row in curve.items()}
     values |= {f"damped_biases_rmse_given_{n}": row["damped biases"] for n, row in curve.items()}
+    values |= {
+        f"{prefix}rmse_given_{n}_se": row[name]["rmse_se"]
+        for n, row in found.items()
+        for prefix, name in (("", "fold-in"), ("trained_again_", "trained again"), ("damped_biases_", "damped biases"))
+        if "rmse_se" in row[name]
+    }
     values |= {"newcomers": n_new, "fold_in_ms": round(milliseconds, 3), "test_ratings": len(test)}
-    return harness.report("fold_in", settings, values, time.perf_counter() - start)
+    return harness.report("fold_in", settings, values, time.perf_counter() - start, comparison=comparison)
 
 
 def _train(train: Ratings, settings: Settings) -> Factors:

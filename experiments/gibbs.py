@@ -181,8 +181,10 @@ def main(settings: Settings) -> dict[str, Any]:
         harness.audit(train, test, settings)
     else:
         train, test = harness.split(dataset, settings)
-    biases = harness.errors(models.baselines.damped_biases(train), test, dataset.scale)["rmse"]
+    by_biases = models.baselines.damped_biases(train)
+    biases = harness.errors(by_biases, test, dataset.scale)["rmse"]
     values: dict[str, Any] = {"damped_biases_rmse": biases}
+    predictions = {"damped biases": np.asarray(harness.clipped(by_biases, test, dataset.scale))}
     rows, bars = [], []
     for name in settings.models:
         tried, (rank, sweeps) = choose(train, dataset, name, settings)
@@ -193,6 +195,9 @@ def main(settings: Settings) -> dict[str, Any]:
         row |= {"one chain": float(np.mean(chain_rmses)), "deviation": float(np.std(chain_rmses))}
         row |= {"together": rmse(pooled.mean, test), "seconds a chain": _seconds(began, settings.chains)}
         rows.append(row)
+        predictions[name] = np.asarray(pooled.mean)
+        error = harness.rmse_error(predictions[name], test)
+        values |= {} if np.isnan(error) else {f"{_label(name)}_together_se": error}
         mean, y = np.asarray(pooled.mean, np.float64), np.asarray(test.value, np.float64)
         deviation = np.sqrt(np.asarray(pooled.variance + pooled.noise_variance, np.float64))
         one_error = np.full(len(y), tried[rank, sweeps])
@@ -204,16 +209,24 @@ def main(settings: Settings) -> dict[str, Any]:
         flat |= {"noise ess": float(array_stats.ess(trace, **axes))}
         flat |= {"noise r hat": float(array_stats.rhat(trace, **axes))} if settings.chains > 1 else {}
         flat |= {"surest tenth": tenths[0][1], "least sure tenth": tenths[-1][1]}
-        label = lambda text: text.replace(",", "").replace(" ", "_").replace("%", "")
-        values |= {f"{label(name)}_{label(k)}": v for k, v in flat.items() if k != "model"}
+        values |= {f"{_label(name)}_{_label(k)}": v for k, v in flat.items() if k != "model"}
         listed = ", ".join(f"{r}/{s}: {error:.4f}" for (r, s), error in tried.items())
         print(f"{name}: validation RMSE by rank/sweeps {listed}", flush=True)
         harness.report("gibbs", settings, values, time.perf_counter() - start)
     print(f"damped biases: test RMSE {biases:.4f}")
-    harness.table(rows)
+    of_users = [harness.rmse_error(predictions[row["model"]], test) for row in rows]
+    harness.table(
+        [row | {"together": harness.with_error(row["together"], e)} for row, e in zip(rows, of_users, strict=True)]
+    )
+    results = {name: harness.squared_errors(predicted, test) for name, predicted in predictions.items()}
+    comparison = harness.compare(results, ("damped biases",), metric="squared_error", lower_is_better=True)
     harness.table(bars)
     harness.plot("gibbs", settings, lambda axes: _draw(axes, tenths, settings))
-    return harness.report("gibbs", settings, values, time.perf_counter() - start)
+    return harness.report("gibbs", settings, values, time.perf_counter() - start, comparison=comparison)
+
+
+def _label(text: str) -> str:
+    return text.replace(",", "").replace(" ", "_").replace("%", "")
 
 
 def _seconds(began: float, chains: int) -> float:

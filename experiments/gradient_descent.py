@@ -58,17 +58,22 @@ def main(settings: Settings) -> dict[str, Any]:
     harness.table(
         [
             {"method": name, "iterations": len(history.loss), "stopped": history.stopped, "J": history.loss[-1]}
-            | {"test RMSE": fitted[name]["rmse"], "test MAE": fitted[name]["mae"]}
+            | harness.error_cells(fitted[name])
             for name, (_, history) in runs.items()
         ]
     )
+    by_biases = models.baselines.damped_biases(train)
+    biases = harness.errors(by_biases, test, dataset.scale)
+    print(f"damped biases: test RMSE {harness.with_error(biases['rmse'], biases.get('rmse_se'))}")
+    models_ = {"damped biases": by_biases} | {name: factors for name, (factors, _) in runs.items()}
+    comparison = harness.compare_errors(models_, ("damped biases",), test, dataset.scale)
     harness.plot("gradient_descent", settings, lambda axes: _draw(axes, {n: h.loss for n, (_, h) in runs.items()}))
     values: dict[str, Any] = {"l2": l2, "validation_rmse": validation_rmse[l2], "test_rmse": fitted["Adam"]["rmse"]}
     for name, (_, history) in runs.items():
         prefix = name.lower().replace(" ", "_")
         values |= {f"{prefix}_test_{k}": v for k, v in fitted[name].items()}
         values |= {f"{prefix}_iterations": len(history.loss), f"{prefix}_cost": history.loss[-1]}
-    return harness.report("gradient_descent", settings, values, time.perf_counter() - start)
+    return harness.report("gradient_descent", settings, values, time.perf_counter() - start, comparison=comparison)
 
 
 def _fit(

@@ -68,6 +68,7 @@ def main(settings: Settings) -> dict[str, Any]:
             ("l2", "rate", "scale"),
         ),
     }
+    fitted: dict[str, Factors] = {"damped biases": models.baselines.damped_biases(train)}
     rows: list[dict[str, Any]] = []
     values: dict[str, Any] = {}
     curves: dict[str, np.ndarray] = {}
@@ -81,21 +82,29 @@ def main(settings: Settings) -> dict[str, Any]:
         member = {k: jnp.asarray(v, members[k].dtype) for k, v in best.items()}
         member |= {"seed": jnp.asarray(settings.seed), "fold": jnp.asarray(-1.0)}
         factors = jax.jit(lambda m, *a, run=run: run(m, *a)[0])(member, *arrays)
-        on_test = harness.errors(factors, test, dataset.scale)["rmse"]
+        fitted[name] = factors
+        on_test = harness.errors(factors, test, dataset.scale)
         (compile_seconds, loop_seconds), (_, vmap_seconds) = timed[1][1:], timed[settings.batch_size][1:]
         rows.append(
             {"grid": name, "members": len(errors), "compile s": compile_seconds, "in turn s": loop_seconds}
             | {f"{settings.batch_size} at once s": vmap_seconds, "best": str(best)}
-            | {"validation RMSE": validation, "test RMSE": on_test}
+            | {"validation RMSE": validation}
+            | {"test RMSE": harness.with_error(on_test["rmse"], on_test.get("rmse_se"))}
         )
         values |= {f"{name}_{k}": v for k, v in best.items()}
-        values |= {f"{name}_members": len(errors), f"{name}_validation_rmse": validation, f"{name}_test_rmse": on_test}
+        values |= {
+            f"{name}_members": len(errors),
+            f"{name}_validation_rmse": validation,
+            f"{name}_test_rmse": on_test["rmse"],
+        }
+        values |= {f"{name}_test_rmse_se": on_test["rmse_se"]} if "rmse_se" in on_test else {}
         values |= {f"{name}_compile_seconds": compile_seconds, f"{name}_in_turn_seconds": loop_seconds}
         values |= {f"{name}_at_once_seconds": vmap_seconds, f"{name}_at_once_differs_by": deviation}
         curves[name] = np.sort(errors)
     harness.table(rows)
+    comparison = harness.compare_errors(fitted, ("damped biases",), test, dataset.scale)
     harness.plot("grid_search", settings, lambda axes: _draw(axes, curves, settings))
-    return harness.report("grid_search", settings, values, time.perf_counter() - start)
+    return harness.report("grid_search", settings, values, time.perf_counter() - start, comparison=comparison)
 
 
 def als(

@@ -171,9 +171,13 @@ def main(settings: Settings) -> dict[str, Any]:
     }
     als = _als(train, settings)
     values: dict[str, Any] = {}
+    predictions: dict[str, np.ndarray] = {  # of test, by all seeds together
+        "damped biases": _predict(baselines.damped_biases(train), test, scale),
+        "ALS, rank 8": _predict(als, test, scale),
+    }
     rows = [
-        _row("damped biases", _predict(baselines.damped_biases(train), test, scale)[None], test),
-        _row("ALS, rank 8", _predict(als, test, scale)[None], test),
+        _row("damped biases", predictions["damped biases"][None], test),
+        _row("ALS, rank 8", predictions["ALS, rank 8"][None], test),
     ]
     for name, run in models_.items():
         tried = {}
@@ -186,16 +190,35 @@ def main(settings: Settings) -> dict[str, Any]:
         row = _row(f"{name}, dropout {dropout:g}", predicted, test)
         row["seconds a model"] = (time.perf_counter() - began) / settings.seeds
         rows.append(row)
-        key = name.replace(",", "").replace(" ", "_")
+        predictions[name] = predicted.mean(axis=0)
+        key = _key(name)
         values |= {f"{key}_validation_rmse": tried[dropout], f"{key}_dropout": dropout}
         values |= {f"{key}_rmse": row["one, RMSE"], f"{key}_together_rmse": row["together, RMSE"]}
         print(f"{name}: validation RMSE " + ", ".join(f"{d:g}: {e:.4f}" for d, e in tried.items()))
     for row in rows:
         row.setdefault("seconds a model", 0.0)
-    harness.table(rows)
+    of_users = [harness.rmse_error(predicted, test) for predicted in predictions.values()]
+    keys = ("damped_biases", "als", *(f"{_key(name)}_together" for name in models_))
+    values |= {f"{key}_rmse_se": error for key, error in zip(keys, of_users, strict=True) if not np.isnan(error)}
+    harness.table(
+        [
+            row | {"together, RMSE": harness.with_error(row["together, RMSE"], error)}
+            for row, error in zip(rows, of_users, strict=True)
+        ]
+    )
+    comparison = harness.compare(
+        {name: harness.squared_errors(predicted, test) for name, predicted in predictions.items()},
+        ("damped biases", "ALS, rank 8"),
+        metric="squared_error",
+        lower_is_better=True,
+    )
     values |= {"damped_biases_rmse": rows[0]["one, RMSE"], "als_rmse": rows[1]["one, RMSE"]}
     harness.plot("hybrid", settings, lambda axes: _draw(axes, rows))
-    return harness.report("hybrid", settings, values, time.perf_counter() - start)
+    return harness.report("hybrid", settings, values, time.perf_counter() - start, comparison=comparison)
+
+
+def _key(name: str) -> str:
+    return name.replace(",", "").replace(" ", "_")
 
 
 def _train(

@@ -56,15 +56,13 @@ def main(settings: Settings) -> dict[str, Any]:
     order = harness.occurrence(new_ratings.item)
     test = new_ratings.take(order >= max(settings.given))  # the same test for every number of given ratings
     harness.audit(old, test, settings)
-    curve = {}
+    fitted = {}
     for n in settings.given:
         part = new_ratings.take(order < n)
         biases = models.baselines.damped_biases(harness.together(old, part))
-        curve[n] = {
-            "closed form": harness.errors(_solve_items(part, users, settings), test, dataset.scale)["rmse"],
-            "damped biases": harness.errors(biases, test, dataset.scale)["rmse"],
-        }
-    harness.table([{"ratings given": n, **{f"{k}, RMSE": v for k, v in row.items()}} for n, row in curve.items()])
+        fitted[n] = {"closed form": _solve_items(part, users, settings), "damped biases": biases}
+    found, comparison = harness.by_given(fitted, ("damped biases",), test, dataset.scale, "ratings given")
+    curve = {n: {name: each["rmse"] for name, each in row.items()} for n, row in found.items()}
 
     given = new_ratings.take(order < max(settings.given))
     steps, excess = _by_descent(given, users, settings)
@@ -72,8 +70,14 @@ def main(settings: Settings) -> dict[str, Any]:
     harness.plot("item_features", settings, lambda axes: _draw(axes, curve, settings))
     values = {f"rmse_given_{n}": row["closed form"] for n, row in curve.items()}
     values |= {f"damped_biases_rmse_given_{n}": row["damped biases"] for n, row in curve.items()}
+    values |= {
+        f"{prefix}rmse_given_{n}_se": row[name]["rmse_se"]
+        for n, row in found.items()
+        for prefix, name in (("", "closed form"), ("damped_biases_", "damped biases"))
+        if "rmse_se" in row[name]
+    }
     values |= {"new_films": int(new.sum()), "test_ratings": len(test), "descent_steps": steps, "descent_apart": excess}
-    return harness.report("item_features", settings, values, time.perf_counter() - start)
+    return harness.report("item_features", settings, values, time.perf_counter() - start, comparison=comparison)
 
 
 def _learn_users(old: Ratings, settings: Settings) -> Factors:

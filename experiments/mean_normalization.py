@@ -54,6 +54,7 @@ def main(settings: Settings) -> dict[str, Any]:
     }
     rows: list[dict[str, Any]] = []
     values: dict[str, Any] = {}
+    fitted: dict[str, Factors] = {}
     curves: dict[tuple[str, str], np.ndarray] = {}
     for optimizer_name, (optimizer, iterations) in optimizers.items():
         best: dict[str, tuple[float, np.ndarray]] = {}
@@ -67,21 +68,27 @@ def main(settings: Settings) -> dict[str, Any]:
         for name, (l2, trace) in best.items():
             steps = {goal: int((trace <= goal).argmax() + 1) * bool((trace <= goal).any()) for goal in settings.goals}
             factors = _fit(train, name, l2, optimizer, int(trace.argmin()) + 1, settings)[0]
-            on_test = harness.errors(factors, test, dataset.scale)["rmse"]
+            fitted[f"{optimizer_name}, mean of {name}"] = factors
+            on_test = harness.errors(factors, test, dataset.scale)
             rows.append(
                 {"optimizer": optimizer_name, "mean of": name, "l2": l2}
-                | {f"steps to {goal:g}": n or "never" for goal, n in steps.items()}
-                | {"best validation RMSE": float(trace.min()), "test RMSE": on_test}
+                | {f"to {goal:g}": n or "never" for goal, n in steps.items()}
+                | {
+                    "validation RMSE": float(trace.min()),
+                    "test RMSE": harness.with_error(on_test["rmse"], on_test.get("rmse_se")),
+                }
             )
             key = f"{optimizer_name}_{name.replace(', then ', '_')}".lower()
             values |= {f"{key}_steps_to_{goal:g}": n for goal, n in steps.items()}  # 0: never
             values |= {f"{key}_validation_rmse": float(trace.min())}
-            values |= {f"{key}_test_rmse": on_test, f"{key}_l2": l2}
+            values |= {f"{key}_test_{k}": v for k, v in on_test.items() if k != "mae"} | {f"{key}_l2": l2}
             curves[optimizer_name, name] = trace
     harness.table(rows)
+    without = tuple(f"{optimizer_name}, mean of none" for optimizer_name in optimizers)
+    comparison = harness.compare_errors(fitted, without, test, dataset.scale)
     values |= _user_without_ratings(train, settings)
     harness.plot("mean_normalization", settings, lambda axes: _draw(axes, curves, settings))
-    return harness.report("mean_normalization", settings, values, time.perf_counter() - start)
+    return harness.report("mean_normalization", settings, values, time.perf_counter() - start, comparison=comparison)
 
 
 def _fit(

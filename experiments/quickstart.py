@@ -51,7 +51,9 @@ def main(settings: Settings) -> dict[str, Any]:
     }
     factors, trace = _train(train, test, dataset, settings)
     fitted = {name: on_test(f) for name, f in baselines.items()} | {f"ALS, rank {settings.rank}": on_test(factors)}
-    harness.table([{"model": name, "test RMSE": e["rmse"], "test MAE": e["mae"]} for name, e in fitted.items()])
+    harness.table([{"model": name} | harness.error_cells(e) for name, e in fitted.items()])
+    by_als = f"ALS, rank {settings.rank}"
+    comparison = harness.compare_errors({**baselines, by_als: factors}, tuple(baselines), test, dataset.scale)
     if dataset.name == "synthetic":
         print("  The noise alone is 0.5: no model can honestly be below it.\n")
     _show(factors, train, dataset, film, user)
@@ -60,7 +62,7 @@ def main(settings: Settings) -> dict[str, Any]:
     values: dict[str, Any] = {f"test_{name}": value for name, value in on_test(factors).items()}
     values["sweeps"] = len(trace)
     values |= {f"{name.replace(' ', '_')}_test_rmse": fitted[name]["rmse"] for name in baselines}
-    return harness.report("quickstart", settings, values, time.perf_counter() - start)
+    return harness.report("quickstart", settings, values, time.perf_counter() - start, comparison=comparison)
 
 
 def _train(train: Ratings, test: Ratings, dataset: Dataset, settings: Settings) -> tuple[Factors, list[Any]]:

@@ -113,9 +113,14 @@ def main(settings: Settings) -> dict[str, Any]:
                 row |= {f"{metric}, {who}": value for metric, value in measures.items()}
                 values |= {f"{m}_{who}_{name.replace(' ', '_')}": value for m, value in measures.items()}
         rows.append(row)
-    harness.table(rows)
+    by_user = {
+        name: _by_user(score, test, data.padded_items(liked(later), asking), settings) for name, score in scores.items()
+    }
+    comparison = harness.compare_groups(
+        by_user, {"known": known, "new": ~known}, ("by the product", "by popularity"), "candidates ranked", values
+    )
     harness.plot("ranking_head", settings, lambda axes: _draw(axes, rows))
-    return harness.report("ranking_head", settings, values, time.perf_counter() - start)
+    return harness.report("ranking_head", settings, values, time.perf_counter() - start, comparison=comparison)
 
 
 def _lists(
@@ -182,11 +187,16 @@ def _by_product(lists: Lists) -> Array:
 
 def _measure(scores: Array, lists: Lists, liked: tuple[np.ndarray, np.ndarray], settings: Settings) -> dict[str, float]:
     """Mean metrics over users of the k candidates with the highest scores, against padded lists of liked items."""
+    return {name: float(jnp.mean(values)) for name, values in _by_user(scores, lists, liked, settings).items()}
+
+
+def _by_user(scores: Array, lists: Lists, liked: tuple[np.ndarray, np.ndarray], settings: Settings) -> dict[str, Array]:
+    """The same metrics of every user."""
     best, ids = jax.vmap(partial(rerank.order, k=settings.k))(scores, lists.ids, lists.where)
     relevant, where = map(jnp.asarray, liked)
     measures = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
     masks = {"where": where, "filled": best > -jnp.inf}
-    return {name: float(jnp.mean(metric(ids, relevant, **masks))) for name, metric in measures.items()}
+    return {name: metric(ids, relevant, **masks) for name, metric in measures.items()}
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:

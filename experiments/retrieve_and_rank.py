@@ -119,7 +119,7 @@ def main(settings: Settings) -> dict[str, Any]:
     relevant, where = map(jnp.asarray, data.padded_items(liked(later), asking))
     known = np.isin(asking, train.user)
     values: dict[str, Any] = {"users": len(asking), "known_users": int(known.sum()), "temperature": temperature}
-    rows = []
+    rows, shown = [], []
     for source, name in enumerate((*SOURCES, "all together")):
         named = found.proposed_by[:, :, source] if source < len(SOURCES) else found.where
         recall = np.asarray(metrics.recall(found.ids, relevant, where=where, filled=found.where & named))
@@ -130,10 +130,20 @@ def main(settings: Settings) -> dict[str, Any]:
             "recall, new users": float(recall[~known].mean()) if (~known).any() else 0.0,
         }
         rows.append(row)
+        cells = {
+            f"recall, {who} users": recall[mask] for who, mask in (("known", known), ("new", ~known)) if mask.any()
+        }
+        shown.append(row | {column: harness.with_error(*harness.mean_and_error(v)) for column, v in cells.items()})
+        errors = {
+            who: harness.mean_and_error(recall[mask])[1]
+            for who, mask in (("known", known), ("new", ~known))
+            if mask.sum() > 1
+        }
+        values |= {f"recall_{who}_{name.replace(' ', '_')}_se": error for who, error in errors.items()}
         values |= {f"recall_known_{name.replace(' ', '_')}": row["recall, known users"]}
         values |= {f"recall_new_{name.replace(' ', '_')}": row["recall, new users"]}
     print(f"\n{len(asking)} users liked something later; {known.sum()} of them had rated before:")
-    harness.table(rows)
+    harness.table(shown)
 
     measures = {"precision": metrics.precision, "recall": metrics.recall, "ndcg": metrics.ndcg}
 
@@ -151,15 +161,13 @@ def main(settings: Settings) -> dict[str, Any]:
         "content profile": list_metrics(*_factors_top(profile, train, asking)),
         "most popular": list_metrics(*_factors_top(baselines.popularity(liked(train)), train, asking)),
     }
-    lists = []
     for name, by_metric in rankings.items():
-        row = {"ranked at 10": name}
         for who, mask in (("known", known), ("new", ~known)):
             if mask.any():
-                row |= {f"{metric}, {who}": float(v[mask].mean()) for metric, v in by_metric.items()}
                 values |= {f"{m}_{who}_{name.replace(' ', '_')}": float(v[mask].mean()) for m, v in by_metric.items()}
-        lists.append(row)
-    harness.table(lists)
+    comparison = harness.compare_groups(
+        rankings, {"known": known, "new": ~known}, ("content profile", "most popular"), "ranked at 10", values
+    )
 
     request = jax.tree.map(lambda leaf: leaf[0], requests)
     jax.block_until_ready(answer(catalog, request))
@@ -174,7 +182,7 @@ def main(settings: Settings) -> dict[str, Any]:
     for n in np.flatnonzero(known)[:3]:
         _show(int(asking[n]), ids[n], jax.tree.map(lambda leaf, n=n: leaf[n], found), requests, n, train, titles)
     harness.plot("retrieve_and_rank", settings, lambda axes: _draw(axes, rows))
-    return harness.report("retrieve_and_rank", settings, values, time.perf_counter() - start)
+    return harness.report("retrieve_and_rank", settings, values, time.perf_counter() - start, comparison=comparison)
 
 
 def build(

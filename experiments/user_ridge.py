@@ -48,17 +48,24 @@ def main(settings: Settings) -> dict[str, Any]:
     searched = {s: harness.errors(_fit(part, x, s, settings), validation, dataset.scale)["rmse"] for s in settings.l2s}
     by_search = min(searched, key=searched.__getitem__)
 
-    fitted = {
-        "item mean": harness.errors(models.baselines.item_mean(train), test, dataset.scale),
-        "damped biases": harness.errors(models.baselines.damped_biases(train), test, dataset.scale),
-        f"ridge, l2 {l2:.3g} by leave-one-out": harness.errors(_fit(train, x, l2, settings), test, dataset.scale),
-        f"ridge, l2 {by_search:g} by validation": harness.errors(
-            _fit(train, x, by_search, settings), test, dataset.scale
-        ),
+    models_ = {
+        "item mean": models.baselines.item_mean(train),
+        "damped biases": models.baselines.damped_biases(train),
+        f"ridge, l2 {l2:.3g} by leave-one-out": _fit(train, x, l2, settings),
+        f"ridge, l2 {by_search:g} by validation": _fit(train, x, by_search, settings),
     }
-    harness.table([{"model": name, "test RMSE": e["rmse"], "test MAE": e["mae"]} for name, e in fitted.items()])
+    fitted = {name: harness.errors(factors, test, dataset.scale) for name, factors in models_.items()}
+    harness.table([{"model": name} | harness.error_cells(e) for name, e in fitted.items()])
+    comparison = harness.compare_errors(models_, ("item mean", "damped biases"), test, dataset.scale)
     harness.plot("user_ridge", settings, lambda axes: _draw(axes, curve, searched, l2, settings))
     by_loo, by_validation = list(fitted.values())[2:]
+    named = dict(
+        zip(
+            ("item_mean_test_rmse", "damped_biases_test_rmse", "test_rmse", "by_validation_test_rmse"),
+            fitted.values(),
+            strict=True,
+        )
+    )
     values = {
         "features": x.shape[1],
         "l2_by_leave_one_out": l2,
@@ -71,7 +78,8 @@ def main(settings: Settings) -> dict[str, Any]:
         "item_mean_test_rmse": fitted["item mean"]["rmse"],
         "damped_biases_test_rmse": fitted["damped biases"]["rmse"],
     }
-    return harness.report("user_ridge", settings, values, time.perf_counter() - start)
+    values |= {f"{name}_se": found["rmse_se"] for name, found in named.items() if "rmse_se" in found}
+    return harness.report("user_ridge", settings, values, time.perf_counter() - start, comparison=comparison)
 
 
 def features(dataset: Dataset) -> np.ndarray:
