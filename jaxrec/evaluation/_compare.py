@@ -254,7 +254,8 @@ def _resampled_means(d: Array, key: Array, *, n: int) -> tuple[Array, Array]:
     draws, signs = jax.random.split(key)
 
     def resample(key: Array) -> Array:
-        return jnp.mean(d.at[jax.random.randint(key, d.shape, 0, len(d))].get(mode="promise_in_bounds"))
+        drawn = _below(len(d), jax.random.bits(key, d.shape, jnp.uint32))
+        return jnp.mean(d.at[drawn].get(mode="promise_in_bounds"))
 
     def flip(key: Array) -> Array:
         bits = jax.random.bits(key, (-(-len(d) // 32), 1), jnp.uint32)  # one bit per sign
@@ -269,6 +270,18 @@ def _effect_size(difference: float, deviation: float) -> float:
     if deviation > 0:
         return difference / deviation
     return 0.0 if difference == 0 else math.copysign(math.inf, difference)
+
+
+def _below(n: int, bits: Array) -> Array:
+    """floor(bits n / 2^32), uint32: uniform below n up to n / 2^32, from half the random bits of jax.random.randint.
+
+    The upper half of the product, from products of 16-bit halves that fit 32 bits.
+    """
+    high, low, n_high, n_low = bits >> 16, bits & 0xFFFF, n >> 16, n & 0xFFFF
+    if n_high == 0:
+        return (high * n_low + ((low * n_low) >> 16)) >> 16
+    carry = ((low * n_low) >> 16) + ((high * n_low) & 0xFFFF) + ((low * n_high) & 0xFFFF)
+    return high * n_high + ((high * n_low) >> 16) + ((low * n_high) >> 16) + (carry >> 16)
 
 
 def _tests(d: np.ndarray) -> tuple[float, float]:

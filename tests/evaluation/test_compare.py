@@ -4,12 +4,13 @@ import itertools
 import json
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
 from jaxrec.evaluation import Evaluation, compare, compare_all
-from jaxrec.evaluation._compare import holm
+from jaxrec.evaluation._compare import _below, holm
 
 
 def result(values, **protocol):
@@ -167,3 +168,11 @@ def test_all_models_against_a_baseline():
         compare_all(models, baseline="best")
     with pytest.raises(ValueError, match="at least one model beside the baseline"):
         compare_all({"base": base}, baseline="base")
+
+
+@pytest.mark.parametrize("n", [1, 2, 30_000, 2**16 - 1, 2**16, 2**16 + 1, 10**6 + 7, 2**31 - 1])
+def test_random_bits_become_numbers_below_n(n):
+    """Against Python's integers of any length, at the ends and in between."""
+    bits = np.r_[0, 1, 2**16 - 1, 2**16, 2**31, 2**32 - 1, np.random.default_rng(0).integers(0, 2**32, 1000)]
+    expected = [int(b) * n >> 32 for b in bits]
+    assert np.asarray(_below(n, jnp.asarray(bits, jnp.uint32))).tolist() == expected
