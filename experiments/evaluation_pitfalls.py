@@ -47,7 +47,7 @@ class Settings(harness.Settings):
     rank: int = 8
     l2: float = 12.0  # of ALS on ratings, as experiments.als chose it
     l2_bias: float = 3.0
-    implicit_ranks: tuple[int, ...] = (8, 32)
+    implicit_ranks: tuple[int, ...] = (8, 16, 32)
     implicit_l2: float = 5.0
     unobserved_weight: float = 0.1
     linear_l2: float = 100.0
@@ -357,7 +357,7 @@ def _draw(axes: Any, shown: Mapping[str, Results], settings: Settings) -> None:
     for shift, name in enumerate(next(iter(shown.values()))):
         mean = np.array([results[name].mean[metric] for results in shown.values()])
         half = 1.96 * np.array([results[name].standard_error[metric] for results in shown.values()])
-        x = np.arange(len(shown)) + 0.05 * (shift - 3)
+        x = np.arange(len(shown)) + 0.05 * (shift - 3.5)
         low = np.minimum(half, 0.9 * mean)  # the axis is logarithmic
         axes.errorbar(x, mean, [low, half], marker="o", markersize=4, capsize=2, linewidth=0.8, label=name)
     axes.set_xticks(np.arange(len(shown)), list(shown), fontsize=8)
