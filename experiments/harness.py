@@ -186,7 +186,7 @@ def compare(
     model = max((name for name in results if name not in baselines), key=mean.__getitem__)
     baseline = max(baselines, key=mean.__getitem__)
     found = evaluation.compare(results[model], results[baseline], metric=metric)
-    print(f"{model} against {baseline}:\n  {found}" + ("; lower is better" if lower_is_better else ""))
+    print(f"{model} against {baseline}{', lower is better' if lower_is_better else ''}:\n  {found}")
     return {"model": model, "baseline": baseline, "lower_is_better": lower_is_better} | found.to_dict()
 
 

@@ -15,7 +15,7 @@ from jaxrec.types import Ratings
 
 LOW_RANK = data.synthetic.low_rank
 SETTINGS = evaluation_pitfalls.Settings(
-    data="synthetic", rank=2, implicit_ranks=(2,), l2=2.0, l2_bias=1.0, linear_l2=10.0, sweeps=3, negatives=5, k=5
+    data="synthetic", rank=2, implicit_ranks=(2,), l2=2.0, l2_bias=1.0, linear_l2=10.0, sweeps=3, negatives=4, k=3
 )
 
 
@@ -38,8 +38,8 @@ def test_every_part_is_written_with_errors_and_comparisons(tmp_path, monkeypatch
     assert set(result["audit"]) == {"last", "random", "time"}
     assert set(result["comparison"]) == {"a_sampled", "b_seen", "c_ties", "d_split", "e_leak"}
     assert all(isinstance(value, int | float) for value in values.values())
-    # (a) five negatives and the film itself are six: a list of five holds it far more often
-    assert values["a_popularity_5_negatives_hit_rate"] > values["a_popularity_whole_catalog_hit_rate"] + 0.2
+    # (a) four negatives and the film itself are five: a list of three holds it far more often
+    assert values["a_popularity_4_negatives_hit_rate"] > values["a_popularity_whole_catalog_hit_rate"] + 0.2
     # (c) a constant model whose ids are sorted by popularity is popularity
     by_popularity = values["c_constant_ids_by_popularity_lowest_id_ndcg"]
     assert by_popularity == pytest.approx(values["c_popularity_lowest_id_ndcg"], abs=1e-6)
@@ -85,7 +85,7 @@ def test_negatives_are_films_that_the_user_never_rated():
     ratings = tiny(rng=0).ratings
     negatives = evaluation_pitfalls.sampled_negatives(ratings, SETTINGS)
     for user in range(60):
-        assert len(set(negatives[user])) == 5
+        assert len(set(negatives[user])) == 4
         assert not set(negatives[user]) & set(ratings.item[ratings.user == user])
     with pytest.raises(ValueError, match="negatives: expected at most"):
         evaluation_pitfalls.sampled_negatives(ratings, dataclasses.replace(SETTINGS, negatives=50))
