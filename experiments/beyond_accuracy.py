@@ -12,8 +12,10 @@ user liked in train, diversity by the genres' Jaccard distance, the share of the
 does not list (serendipity), miscalibration of the genres to those of the liked films, and rank-biased overlap with the
 list of popularity (RBO). Without genres every film has the same one: diversity and miscalibration are then 0.
 
-Then: do groups of users get lists of the same quality, and what does calibration of the genres (Steck 2018) cost? The
-hundred best films of implicit ALS are reranked, with trade-offs from 0, its own order, to 1, the genres only.
+Then: do groups of users get lists of the same quality? (The more films there are to be found, the higher is the NDCG of
+any model, so that active users have a higher one: what matters is whether a model widens popularity's difference.) And
+what does calibration of the genres (Steck 2018) cost? The hundred best films of implicit ALS are reranked, with
+trade-offs from 0, its own order, to 1, the genres only.
 """
 
 import dataclasses
@@ -40,15 +42,15 @@ class Settings(harness.Settings):
     k: int = 10
     liked: float = 4.0  # the lowest rating of a liked film
     rank: int = 8
-    l2s: tuple[float, ...] = (6.0, 12.0, 24.0)
-    l2_biases: tuple[float, ...] = (3.0, 10.0, 30.0, 100.0, 300.0)
+    l2s: tuple[float, ...] = (6.0, 12.0, 24.0, 48.0)
+    l2_biases: tuple[float, ...] = (10.0, 30.0, 100.0, 300.0, 1000.0)
     implicit_rank: int = 16
-    implicit_l2s: tuple[float, ...] = (1.0, 3.0, 10.0, 20.0)
-    unobserved_weights: tuple[float, ...] = (0.1, 0.3, 1.0)
+    implicit_l2s: tuple[float, ...] = (3.0, 10.0, 20.0)
+    unobserved_weights: tuple[float, ...] = (0.3, 1.0, 3.0)
     layers: tuple[int, ...] = (256, 128, 32)
     dropout: float = 0.0
     steps: int = 300
-    trade_offs: tuple[float, ...] = (0.0, 0.1, 0.3, 0.9)
+    trade_offs: tuple[float, ...] = (0.0, 0.02, 0.1, 0.5)
     candidates: int = 100  # how many films are reranked
 
 
@@ -73,8 +75,8 @@ def main(settings: Settings) -> dict[str, Any]:
     fitted: dict[str, Factors] = {}
     values: dict[str, Any] = {}
     for name, (fit, grid) in _choices(settings).items():
-        choice, ndcg = choose(fit(part), grid, part, validation, settings)
-        fitted[name] = fit(train)(**choice)
+        choice, ndcg = choose(fit(part, settings), grid, part, validation, settings)
+        fitted[name] = fit(train, settings)(**choice)
         values |= {f"{_key(name)}_validation_ndcg": ndcg} | {f"{_key(name)}_{k}": v for k, v in choice.items()}
         print(f"{name}: {', '.join(f'{k} {v:g}' for k, v in choice.items())}; validation NDCG {ndcg:.4f}")
     fitted["hybrid"] = _hybrid(dataset, train, settings)
@@ -89,16 +91,17 @@ def main(settings: Settings) -> dict[str, Any]:
         popular=_ids_filled(*lists["popularity"]),
     )
     found, shares = {}, {}
-    for name, factors in fitted.items():
-        accuracy = accuracies(factors, train, test, settings)
-        found[name], shares[name] = measures(accuracy, *_ids_filled(*lists[name]), references)
+    scorer = partial(scores_of_lists, n_items=train.n_items)  # one, for each is compiled
+    measured = partial(measures, scorer, train, test, references, settings)
     for name in fitted:
+        found[name], shares[name] = measured(*_ids_filled(*lists[name]))
         values |= _flat(_key(name), found[name], shares[name])
     _print_models(found, shares, settings)
     compared = evaluation.compare_all(found, baseline="popularity", metrics=[f"ndcg@{settings.k}"], rng=settings.seed)
     print(compared)
     for name, each in zip(compared.models, compared.comparisons, strict=True):
-        values |= {f"{_key(name)}_ndcg_minus_popularity{end}": v for end, v in _interval(each).items()}
+        interval = {"": each.difference, "_low": each.low, "_high": each.high, "_p": each.p}
+        values |= {f"{_key(name)}_ndcg_minus_popularity{end}": number for end, number in interval.items()}
 
     rows = [row for name in fitted for row in _group_rows(name, found[name], dataset, train, settings)]
     harness.table(rows)
@@ -107,7 +110,8 @@ def main(settings: Settings) -> dict[str, Any]:
         key = f"{_key(row['model'])}_ndcg_{_key(first)}_minus_{_key(last)}"
         values |= {key: row["difference"], f"{key}_se": row["s.e."]}
 
-    reranked = rerank(fitted["implicit ALS"], train, test, references, settings)
+    lists_by_trade_off = rerank(fitted["implicit ALS"], train, references, settings)
+    reranked = {trade_off: measured(*of_users) for trade_off, of_users in lists_by_trade_off.items()}
     _print_reranked(reranked, settings)
     for trade_off, (accuracy, of_lists) in reranked.items():
         values |= _flat(f"trade_off_{trade_off:g}", accuracy, of_lists)
@@ -130,14 +134,12 @@ def accuracies(scorer: Any, train: Ratings, test: Ratings, settings: Settings, s
 
 
 def _choices(settings: Settings) -> dict[str, tuple[Any, dict[str, tuple[Any, ...]]]]:
-    """Name -> (train -> choice -> factors, name of a choice -> its values)."""
+    """Name -> ((train, settings) -> choice -> factors, name of a choice -> its values)."""
+    implicit_grid = {"l2": settings.implicit_l2s, "unobserved_weight": settings.unobserved_weights}
     return {
-        "popularity": (partial(_popularity, settings=settings), {"of_liked": (False, True)}),
-        "ALS": (partial(_als, settings=settings), {"l2": settings.l2s, "l2_bias": settings.l2_biases}),
-        "implicit ALS": (
-            partial(_implicit, settings=settings),
-            {"l2": settings.implicit_l2s, "unobserved_weight": settings.unobserved_weights},
-        ),
+        "popularity": (_popularity, {"of_liked": (False, True)}),
+        "ALS": (_als, {"l2": settings.l2s, "l2_bias": settings.l2_biases}),
+        "implicit ALS": (_implicit, implicit_grid),
     }
 
 
@@ -187,9 +189,8 @@ def _hybrid(dataset: Dataset, train: Ratings, settings: Settings) -> Factors:
 
 def top_unseen(factors: Factors, seen: Ratings, k: int) -> tuple[Array, Array]:
     """(scores, ids) [n_users, k]: the best items that each user has not seen; -inf where there are fewer."""
-    users, items = models.as_vectors(factors)
     exclude = _padded(seen, np.arange(seen.n_users))
-    scores, ids = retrieval.top_k(users, items, min(k, seen.n_items), exclude=exclude)
+    scores, ids = retrieval.top_k(*models.as_vectors(factors), min(k, seen.n_items), exclude=exclude)
     return scores, ids
 
 
@@ -202,65 +203,64 @@ def _ids_filled(scores: Array, ids: Array) -> tuple[Array, Array]:
     return ids, scores > -jnp.inf
 
 
-def measures(accuracy: Any, ids: Array, filled: Array, references: References) -> tuple[Any, dict[str, float]]:
-    """(the accuracies with the other measures of every user that has any, measures of all their lists together)."""
-    n_ratings, genres, liked_, relevant, popular = references
-    one = next(iter(accuracy))
-    has_value, k = ~np.isnan(accuracy[one]), one.rpartition("@")[2]
-    filled = filled & jnp.asarray(has_value)[:, None]
-    history, history_where = liked_
-    of_users = {
+def measures(
+    scorer: Any, train: Ratings, test: Ratings, references: References, settings: Settings, ids: Array, filled: Array
+) -> tuple[evaluation.Evaluation, dict[str, float]]:
+    """(measures of the list of every user that likes a film of test, measures of all these lists together)."""
+    accuracy = accuracies(scorer, train, test, settings, state=jnp.where(filled, ids, train.n_items))
+    filled = filled & jnp.asarray(~np.isnan(accuracy["ndcg"]))[:, None]
+    of_users = {f"{name}@{settings.k}": np.asarray(each) for name, each in _of_users(ids, filled, references).items()}
+    shares = {
+        "coverage": float(metrics.catalog_coverage(ids, n_items=train.n_items, filled=filled)),
+        "gini": float(metrics.exposure_gini(ids, n_items=train.n_items, filled=filled)),
+    }
+    return dataclasses.replace(accuracy, per_user=dict(accuracy.per_user) | of_users), shares
+
+
+@jax.jit
+def _of_users(ids: Array, filled: Array, references: References) -> dict[str, Array]:
+    """Name -> [n_users], NaN where nothing is filled."""
+    n_ratings, genres, (history, history_where), (relevant, where), (popular, popular_where) = references
+    of_history = {"where": history_where, "filled": filled}
+    return {
         "novelty": metrics.self_information(ids, n_ratings, n_users=len(ids), filled=filled),
-        "lift": metrics.popularity_lift(ids, history, n_ratings, where=history_where, filled=filled),
+        "lift": metrics.popularity_lift(ids, history, n_ratings, **of_history),
         "diversity": metrics.intra_list_diversity(ids, genres, distance=metrics.jaccard_distance, filled=filled),
         "serendipity": metrics.serendipity(
-            ids, relevant[0], popular[0], where=relevant[1], filled=filled, expected_where=popular[1]
+            ids, relevant, popular, where=where, filled=filled, expected_where=popular_where
         ),
-        "miscalibration": metrics.miscalibration(ids, history, genres, where=history_where, filled=filled),
-        "rbo": metrics.rank_biased_overlap(ids, popular[0], where=popular[1], filled=filled),
+        "miscalibration": metrics.miscalibration(ids, history, genres, **of_history),
+        "rbo": metrics.rank_biased_overlap(ids, popular, where=popular_where, filled=filled),
     }
-    per_user = dict(accuracy.per_user) | {f"{name}@{k}": np.asarray(each) for name, each in of_users.items()}
-    shares = {
-        "coverage": float(metrics.catalog_coverage(ids, n_items=len(n_ratings), filled=filled)),
-        "gini": float(metrics.exposure_gini(ids, n_items=len(n_ratings), filled=filled)),
-    }
-    return dataclasses.replace(accuracy, per_user=per_user), shares
 
 
 def rerank(
-    factors: Factors, train: Ratings, test: Ratings, references: References, settings: Settings
-) -> dict[float, tuple[Any, dict[str, float]]]:
-    """Trade-off -> what `measures` returns of the lists that Steck's reranker makes of a model's candidates."""
+    factors: Factors, train: Ratings, references: References, settings: Settings
+) -> dict[float, tuple[Array, Array]]:
+    """Trade-off -> (ids, filled) of the lists that Steck's reranker makes of a model's candidates."""
     scores, ids = top_unseen(factors, train, settings.candidates)
     taste = metrics.category_distribution(references.liked[0], references.genres, filled=references.liked[1])
-    scorer = partial(scores_of_lists, n_items=train.n_items)
 
     @jax.jit
     def calibrated(trade_off: Array) -> tuple[Array, Array]:
         def one_user(scores: Array, ids: Array, taste: Array) -> tuple[Array, Array]:
-            found = metrics.calibrate(scores, references.genres[ids], taste, k=settings.k, trade_off=trade_off)
+            options = {"k": settings.k, "trade_off": trade_off}
+            found = metrics.calibrate(scores, references.genres[ids], taste, **options)
             return found.scores, ids[found.positions]
 
         return jax.vmap(one_user)(scores, ids, taste)
 
-    found = {}
-    for trade_off in settings.trade_offs:
-        listed, filled = _ids_filled(*calibrated(jnp.float32(trade_off)))
-        state = jnp.where(filled, listed, train.n_items)
-        found[trade_off] = measures(accuracies(scorer, train, test, settings, state), listed, filled, references)
-    return found
+    return {trade_off: _ids_filled(*calibrated(jnp.float32(trade_off))) for trade_off in settings.trade_offs}
 
 
 def scores_of_lists(lists: Array, users: Array, *, n_items: int) -> Array:
     """[n, n_items]: k for the first item of a user's list [k], 1 for the last, -inf for all others.
 
-    It makes a scorer of lists, so that they are evaluated as models are. Positions that are not filled have the id
+    So lists are evaluated, whoever made them, by one program for all. Positions that are not filled have the id
     n_items.
     """
-    ids = lists[users]
-    k = ids.shape[1]
-    row = jnp.arange(len(users))[:, None]
-    order = jnp.broadcast_to(jnp.arange(k, 0, -1).astype(jnp.float32)[None, :], ids.shape)
+    ids, row = lists[users], jnp.arange(len(users))[:, None]
+    order = jnp.broadcast_to(jnp.arange(ids.shape[1], 0, -1).astype(jnp.float32)[None, :], ids.shape)
     return jnp.full((len(users), n_items), -jnp.inf).at[row, ids].set(order, mode="drop")
 
 
@@ -275,7 +275,7 @@ def groups_of(dataset: Dataset, train: Ratings, where: np.ndarray) -> dict[tuple
     order = users[np.argsort(n_ratings, kind="stable")]
     third[order[: len(order) // 3]] = 0  # of users with the same number, the first by id
     third[order[len(order) - len(order) // 3 :]] = 1
-    groups = {("least active", "most active"): third}
+    groups = {("least", "most active"): third}
     if dataset.users is not None and "sex" in dataset.users.columns:
         sex = dataset.users["sex"].to_numpy()
         groups[("women", "men")] = np.select([sex == "F", sex == "M"], [0, 1], 2)
@@ -313,12 +313,10 @@ def _print_models(found: dict[str, Any], shares: dict[str, dict[str, float]], se
 
 
 def _print_reranked(reranked: dict[float, tuple[Any, dict[str, float]]], settings: Settings) -> None:
-    rows = []
-    own = reranked[settings.trade_offs[0]][0]
+    rows, before = [], reranked[settings.trade_offs[0]][0][f"ndcg@{settings.k}"]
     for trade_off, (each, of_lists) in reranked.items():
         mean, error = _plain(each.mean), _plain(each.standard_error)
-        name = f"ndcg@{settings.k}"
-        change = (each[name] - own[name])[~np.isnan(own[name])]
+        change = (each[f"ndcg@{settings.k}"] - before)[~np.isnan(before)]
         row: dict[str, Any] = {"trade-off": f"{trade_off:g}", f"NDCG@{settings.k}": mean["ndcg"]}
         row |= {"s.e.": error["ndcg"], "change": float(change.mean())}
         row |= {"s.e. of it": float(change.std(ddof=1) / np.sqrt(len(change)))}
@@ -332,10 +330,6 @@ def _flat(prefix: str, found: Any, shares: dict[str, float]) -> dict[str, float]
     values = {f"{prefix}_{name}": mean for name, mean in _plain(found.mean).items()}
     values |= {f"{prefix}_{name}_se": error for name, error in _plain(found.standard_error).items()}
     return values | {f"{prefix}_{name}": share for name, share in shares.items()}
-
-
-def _interval(each: evaluation.Comparison) -> dict[str, float]:
-    return {"": each.difference, "_low": each.low, "_high": each.high, "_p": each.p}
 
 
 def _plain(by_name: dict[str, float]) -> dict[str, float]:
