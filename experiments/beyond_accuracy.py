@@ -1,8 +1,8 @@
 """What do accurate lists cost, and what do accurate models recommend? Accuracy beside coverage, novelty and the others.
 
 Four models rank the films that a user has not rated: popularity, ALS of the ratings, implicit ALS of the liked films,
-and the hybrid of experiments.hybrid, which has features, histories and ids and is trained to predict ratings. A film is
-liked, and so is relevant, from four stars on. Penalties, weights and what popularity counts are chosen by NDCG on a
+and the hybrid of experiments.hybrid, which is trained to predict ratings, as ALS is. A film is liked, and so is
+relevant, from four stars on. Penalties, weights and what popularity counts are chosen by NDCG on a
 validation part of train (a tenth, drawn with the seed); test is read once. The hybrid is trained once, with the
 settings of experiments.hybrid; its dropout had the best NDCG of three on this validation part.
 
@@ -74,7 +74,13 @@ def main(settings: Settings) -> dict[str, Any]:
 
     fitted: dict[str, Factors] = {}
     values: dict[str, Any] = {}
-    for name, (fit, grid) in _choices(settings).items():
+    implicit_grid = {"l2": settings.implicit_l2s, "unobserved_weight": settings.unobserved_weights}
+    choices: dict[str, tuple[Any, dict[str, tuple[Any, ...]]]] = {
+        "popularity": (_popularity, {"of_liked": (False, True)}),
+        "ALS": (_als, {"l2": settings.l2s, "l2_bias": settings.l2_biases}),
+        "implicit ALS": (_implicit, implicit_grid),
+    }
+    for name, (fit, grid) in choices.items():
         choice, ndcg = choose(fit(part, settings), grid, part, validation, settings)
         fitted[name] = fit(train, settings)(**choice)
         values |= {f"{_key(name)}_validation_ndcg": ndcg} | {f"{_key(name)}_{k}": v for k, v in choice.items()}
@@ -82,16 +88,15 @@ def main(settings: Settings) -> dict[str, Any]:
     fitted["hybrid"] = _hybrid(dataset, train, settings)
 
     lists = {name: top_unseen(factors, train, settings.k) for name, factors in fitted.items()}
-    everybody = np.arange(train.n_users)
     references = References(
         n_ratings=jnp.bincount(jnp.asarray(train.item), length=train.n_items),
         genres=genres,
-        liked=_padded(liked(train, settings), everybody),
-        relevant=_padded(liked(test, settings), everybody),
+        liked=_padded(liked(train, settings)),
+        relevant=_padded(liked(test, settings)),
         popular=_ids_filled(*lists["popularity"]),
     )
     found, shares = {}, {}
-    scorer = partial(scores_of_lists, n_items=train.n_items)  # one, for each is compiled
+    scorer = partial(scores_of_lists, n_items=train.n_items)  # one function for all lists: each is compiled
     measured = partial(measures, scorer, train, test, references, settings)
     for name in fitted:
         found[name], shares[name] = measured(*_ids_filled(*lists[name]))
@@ -106,8 +111,7 @@ def main(settings: Settings) -> dict[str, Any]:
     rows = [row for name in fitted for row in _group_rows(name, found[name], dataset, train, settings)]
     harness.table(rows)
     for row in rows:
-        first, last = row["groups"].split(", ")
-        key = f"{_key(row['model'])}_ndcg_{_key(first)}_minus_{_key(last)}"
+        key = f"{_key(row['model'])}_ndcg_{_key(row['groups'].replace(', ', ' minus '))}"
         values |= {key: row["difference"], f"{key}_se": row["s.e."]}
 
     lists_by_trade_off = rerank(fitted["implicit ALS"], train, references, settings)
@@ -133,24 +137,13 @@ def accuracies(scorer: Any, train: Ratings, test: Ratings, settings: Settings, s
 # The models
 
 
-def _choices(settings: Settings) -> dict[str, tuple[Any, dict[str, tuple[Any, ...]]]]:
-    """Name -> ((train, settings) -> choice -> factors, name of a choice -> its values)."""
-    implicit_grid = {"l2": settings.implicit_l2s, "unobserved_weight": settings.unobserved_weights}
-    return {
-        "popularity": (_popularity, {"of_liked": (False, True)}),
-        "ALS": (_als, {"l2": settings.l2s, "l2_bias": settings.l2_biases}),
-        "implicit ALS": (_implicit, implicit_grid),
-    }
-
-
 def choose(
     fit: Any, grid: dict[str, tuple[Any, ...]], part: Ratings, validation: Ratings, settings: Settings
 ) -> tuple[dict[str, Any], float]:
     """(the choice of the highest NDCG on validation, that NDCG); `fit` maps a choice to factors fitted to `part`."""
     choices = [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
     ndcg = [accuracies(fit(**each), part, validation, settings).mean[f"ndcg@{settings.k}"] for each in choices]
-    best = int(np.argmax(ndcg))
-    return choices[best], ndcg[best]
+    return choices[int(np.argmax(ndcg))], max(ndcg)
 
 
 def _popularity(train: Ratings, settings: Settings) -> Any:
@@ -189,13 +182,12 @@ def _hybrid(dataset: Dataset, train: Ratings, settings: Settings) -> Factors:
 
 def top_unseen(factors: Factors, seen: Ratings, k: int) -> tuple[Array, Array]:
     """(scores, ids) [n_users, k]: the best items that each user has not seen; -inf where there are fewer."""
-    exclude = _padded(seen, np.arange(seen.n_users))
-    scores, ids = retrieval.top_k(*models.as_vectors(factors), min(k, seen.n_items), exclude=exclude)
+    scores, ids = retrieval.top_k(*models.as_vectors(factors), min(k, seen.n_items), exclude=_padded(seen))
     return scores, ids
 
 
-def _padded(ratings: Ratings, users: np.ndarray) -> tuple[Array, Array]:
-    ids, where = data.padded_items(ratings, users)
+def _padded(ratings: Ratings) -> tuple[Array, Array]:
+    ids, where = data.padded_items(ratings, np.arange(ratings.n_users))
     return jnp.asarray(ids), jnp.asarray(where)
 
 
@@ -210,10 +202,8 @@ def measures(
     accuracy = accuracies(scorer, train, test, settings, state=jnp.where(filled, ids, train.n_items))
     filled = filled & jnp.asarray(~np.isnan(accuracy["ndcg"]))[:, None]
     of_users = {f"{name}@{settings.k}": np.asarray(each) for name, each in _of_users(ids, filled, references).items()}
-    shares = {
-        "coverage": float(metrics.catalog_coverage(ids, n_items=train.n_items, filled=filled)),
-        "gini": float(metrics.exposure_gini(ids, n_items=train.n_items, filled=filled)),
-    }
+    share = {"coverage": metrics.catalog_coverage, "gini": metrics.exposure_gini}
+    shares = {name: float(f(ids, n_items=train.n_items, filled=filled)) for name, f in share.items()}
     return dataclasses.replace(accuracy, per_user=dict(accuracy.per_user) | of_users), shares
 
 
@@ -221,7 +211,7 @@ def measures(
 def _of_users(ids: Array, filled: Array, references: References) -> dict[str, Array]:
     """Name -> [n_users], NaN where nothing is filled."""
     n_ratings, genres, (history, history_where), (relevant, where), (popular, popular_where) = references
-    of_history = {"where": history_where, "filled": filled}
+    of_history: Any = {"where": history_where, "filled": filled}
     return {
         "novelty": metrics.self_information(ids, n_ratings, n_users=len(ids), filled=filled),
         "lift": metrics.popularity_lift(ids, history, n_ratings, **of_history),
@@ -244,8 +234,8 @@ def rerank(
     @jax.jit
     def calibrated(trade_off: Array) -> tuple[Array, Array]:
         def one_user(scores: Array, ids: Array, taste: Array) -> tuple[Array, Array]:
-            options = {"k": settings.k, "trade_off": trade_off}
-            found = metrics.calibrate(scores, references.genres[ids], taste, **options)
+            genres = references.genres[ids]
+            found = metrics.calibrate(scores, genres, taste, k=settings.k, trade_off=trade_off)
             return found.scores, ids[found.positions]
 
         return jax.vmap(one_user)(scores, ids, taste)
