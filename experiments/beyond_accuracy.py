@@ -181,8 +181,7 @@ def _hybrid(dataset: Dataset, train: Ratings, settings: Settings) -> Factors:
 
 def top_unseen(factors: Factors, seen: Ratings, k: int) -> tuple[Array, Array]:
     """(scores, ids) [n_users, k]: the best items that each user has not seen; -inf where there are fewer."""
-    scores, ids = retrieval.top_k(*models.as_vectors(factors), min(k, seen.n_items), exclude=_padded(seen))
-    return scores, ids
+    return retrieval.top_k(*models.as_vectors(factors), min(k, seen.n_items), exclude=_padded(seen))
 
 
 def _padded(ratings: Ratings) -> tuple[Array, Array]:
