@@ -110,6 +110,11 @@ def main(settings: Settings) -> dict[str, Any]:
                     if not np.isnan(error)
                 }
             harness.table(rows)
+            values |= {
+                f"{side}_{measure}_{name.replace(' ', '_')}_given_{n}": row[n][measure]
+                for name, row in shown.items()
+                for n in settings.given
+            }
             if measure == "AUC":  # of all ratings together: no user has one of their own
                 continue
             metric = "squared_error" if measure == "RMSE" else "ndcg"
@@ -121,11 +126,6 @@ def main(settings: Settings) -> dict[str, Any]:
                     metric=metric,
                     lower_is_better=measure == "RMSE",
                 )
-            values |= {
-                f"{side}_{measure}_{name.replace(' ', '_')}_given_{n}": row[n][measure]
-                for name, row in shown.items()
-                for n in settings.given
-            }
     harness.plot("cold_start", settings, lambda axes: _draw(axes, curves["user"], settings))
     return harness.report("cold_start", settings, values, time.perf_counter() - start, comparison=comparison)
 
