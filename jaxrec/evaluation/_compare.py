@@ -146,11 +146,7 @@ def compare(
         low=float(low),
         high=float(high),
         level=level,
-        effect_size=difference / deviation
-        if deviation > 0
-        else 0.0
-        if difference == 0
-        else math.copysign(math.inf, difference),
+        effect_size=_effect_size(difference, deviation),
         p=float((1 + as_large.sum()) / (1 + resamples)),
         p_t=p_t,
         p_wilcoxon=p_wilcoxon,
