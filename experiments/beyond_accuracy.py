@@ -114,7 +114,7 @@ def main(settings: Settings) -> dict[str, Any]:
         values |= {key: row["difference"], f"{key}_se": row["s.e."]}
 
     lists_by_trade_off = rerank(fitted["implicit ALS"], train, references, settings)
-    reranked = {trade_off: measured(*of_users) for trade_off, of_users in lists_by_trade_off.items()}
+    reranked = {trade_off: measured(*lists) for trade_off, lists in lists_by_trade_off.items()}
     _print_reranked(reranked, settings)
     for trade_off, (accuracy, of_lists) in reranked.items():
         values |= _flat(f"trade_off_{trade_off:g}", accuracy, of_lists)
@@ -199,14 +199,17 @@ def measures(
     """(measures of the list of every user that likes a film of test, measures of all these lists together)."""
     accuracy = accuracies(scorer, train, test, settings, state=jnp.where(filled, ids, train.n_items))
     filled = filled & jnp.asarray(~np.isnan(accuracy["ndcg"]))[:, None]
-    of_users = {f"{name}@{settings.k}": np.asarray(each) for name, each in _of_users(ids, filled, references).items()}
+    beyond = {
+        f"{name}@{settings.k}": np.asarray(each)
+        for name, each in _metrics_beyond_accuracy(ids, filled, references).items()
+    }
     share = {"coverage": metrics.catalog_coverage, "gini": metrics.exposure_gini}
     shares = {name: float(f(ids, n_items=train.n_items, filled=filled)) for name, f in share.items()}
-    return dataclasses.replace(accuracy, per_user=dict(accuracy.per_user) | of_users), shares
+    return dataclasses.replace(accuracy, per_user=dict(accuracy.per_user) | beyond), shares
 
 
 @jax.jit
-def _of_users(ids: Array, filled: Array, references: References) -> dict[str, Array]:
+def _metrics_beyond_accuracy(ids: Array, filled: Array, references: References) -> dict[str, Array]:
     """Name -> [n_users], NaN where nothing is filled."""
     n_ratings, genres, (history, history_where), (relevant, where), (popular, popular_where) = references
     of_history: Any = {"where": history_where, "filled": filled}

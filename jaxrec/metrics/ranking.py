@@ -43,6 +43,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from jaxrec import check
+from jaxrec.metrics._lists import each_list
 
 __all__ = [
     "HIT_FORMULAS",
@@ -179,7 +180,7 @@ def hits(
         ValueError: shapes that do not fit, or k = 0.
     """
     ids, relevant, where, filled = _as_arrays(ids, relevant, where, filled)
-    return _vmap_lists(_hits, ids.shape[:-1], ids, relevant, where, filled)
+    return each_list(_hits, ids.shape[:-1], ids, relevant, where, filled)
 
 
 def _hits(ids: Array, relevant: Array, where: Array, filled: Array) -> Array:
@@ -261,14 +262,7 @@ def _per_list(
 
     shape = ids.shape[:-1]
     n_candidates = jnp.broadcast_to(check.as_array("n_candidates", n_candidates).astype(jnp.int32), shape)
-    return _vmap_lists(one_list, shape, ids, relevant, where, filled, n_candidates)
-
-
-def _vmap_lists(function: Callable[..., Array], shape: tuple[int, ...], *arrays: Array) -> Array:
-    """Applies a function of one list to lists with leading axes of this shape."""
-    for _ in shape:
-        function = jax.vmap(function)
-    return function(*arrays)
+    return each_list(one_list, shape, ids, relevant, where, filled, n_candidates)
 
 
 def _ranks(hit: Array) -> Array:
