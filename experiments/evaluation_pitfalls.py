@@ -356,7 +356,7 @@ def _label(text: str) -> str:
 def _draw(axes: Any, shown: Mapping[str, Results], settings: Settings) -> None:
     """One line per model over the protocols; where lines cross, the order of two models changes."""
     metric = f"ndcg@{settings.k}"
-    # the item mean ranks films with one rating first: it is so much worse that the others' bars could not be distinguished
+    # The item mean ranks films with one rating first: with it on the axis, the others' bars would look alike.
     names = [name for name in next(iter(shown.values())) if name != "item mean"]
     for shift, name in enumerate(names):
         mean = np.array([results[name].mean[metric] for results in shown.values()])
