@@ -33,7 +33,8 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "data": BOTTOM | {"atomic"},
     "metrics": BOTTOM,
     "retrieval": BOTTOM | {"kernels"},
-    "solvers": BOTTOM | {"checkpoints", "data.layouts", "kernels", "losses", "models.factors", "prediction"},
+    "solvers": BOTTOM
+    | {"checkpoints", "data.layouts", "kernels", "losses", "models.factors", "models.linear", "prediction"},
     "bayes": BOTTOM | {"checkpoints", "data.layouts", "kernels", "prediction", "solvers"},
     "training": {"types", "check", "checkpoints", "gather", "losses"},
     "storage": BOTTOM | {"_version", "atomic"},

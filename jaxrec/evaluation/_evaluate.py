@@ -53,7 +53,8 @@ __all__ = ["evaluate"]
 METRICS: Mapping[str, Metric] = {metric.__name__: metric for metric in HIT_FORMULAS}
 DEFAULT_METRICS = ("precision", "recall", "hit_rate", "ndcg", "average_precision", "reciprocal_rank")
 
-# Factors; (the users' vectors, the items' vectors); or users -> scores, with `state` (state, users) -> scores
+# Factors; (the users' vectors, the items' vectors); or users -> scores (a pytree too), with `state`
+# (state, users) -> scores
 Scorer = Factors | tuple[Shaped[ArrayLike, "n_users d"], Shaped[ArrayLike, "n_items d"]] | Callable[..., ArrayLike]
 
 
@@ -78,7 +79,9 @@ def evaluate(
     Args:
         scorer: what scores items for users: `Factors`; the users' and the items' vectors, whose product is the full
             score; or a pure function of user indices, int32 [n], that returns scores [n, n_items]. It is compiled once
-            per call for a new function object, and run on blocks of users. A score of -inf leaves an item out.
+            per call for a new function object, and run on blocks of users. A score of -inf leaves an item out. Of a
+            function that is a pytree of arrays (`models.linear.LinearScorer`, a registered dataclass with `__call__`)
+            the arrays are arguments of the compiled program.
         train: pairs that are not ranked, because the user has seen them; None ranks all items.
         test: the pairs to be found; a pair that occurs twice counts once.
         k: the length of the lists, or several; positions beyond the ranked items are empty.
@@ -170,9 +173,15 @@ class _OneScorer(NamedTuple):
     n_items: int
 
 
+def _call(scorer: Any, users: Any) -> Any:
+    return scorer(users)
+
+
 def _as_one_scorer(scorer: Any, state: Any, test: Ratings) -> _OneScorer:
     if callable(scorer):
         n_items = test.n_items
+        if state is None and not jax.tree_util.treedef_is_leaf(jax.tree.structure(scorer)):
+            scorer, state = _call, scorer  # a pytree that is called: its arrays are arguments
         scores = jax.eval_shape(partial(scores_of, scorer), state, jax.ShapeDtypeStruct((2,), jnp.int32))
         shape = getattr(scores, "shape", None)
         if shape != (2, n_items):
@@ -180,7 +189,7 @@ def _as_one_scorer(scorer: Any, state: Any, test: Ratings) -> _OneScorer:
             raise ValueError(
                 f"scorer: expected scores [n, {n_items}], one per item of test, for n = 2 users, got {got}."
             )
-        return _OneScorer(scorer, state, None, n_items)
+        return _OneScorer(scorer, state, getattr(state, "n_users", None), n_items)
     if state is not None:
         raise ValueError("state: expected None, because the scorer is no function of (state, users), got a state.")
     users, items = scorer_vectors("scorer", scorer)

@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxrec.models import baselines
+from jaxrec.models import baselines, linear
 from jaxrec.models.factors import init, trainable_mask
 from jaxrec.prediction import as_vectors, predict, predict_all
 
@@ -17,6 +17,7 @@ __all__ = [
     "history",
     "hybrid",
     "init",
+    "linear",
     "predict",
     "predict_all",
     "trainable_mask",

@@ -13,7 +13,7 @@ import optax
 import jaxrec
 from jaxrec import Ratings, data, evaluation, losses, metrics, models, retrieval
 from jaxrec.losses import closed_form, content, softmax
-from jaxrec.models import baselines
+from jaxrec.models import baselines, linear
 from jaxrec.retrieval import candidates, quantized, rerank
 
 N_USERS, N_ITEMS, D = 7, 9, 3
@@ -123,6 +123,9 @@ CALLS = {
         f"models.baselines.{name}": partial(getattr(baselines, name), RATINGS)
         for name in ("global_mean", "user_mean", "item_mean", "damped_biases", "popularity")
     },
+    "models.linear.histories": lambda: linear.histories(RATINGS),
+    "models.linear.history_columns": lambda: linear.history_columns(linear.histories(RATINGS), jnp.arange(3)),
+    "models.linear.linear_scorer": lambda: linear.linear_scorer(RATINGS, linear.Matrix(CO_COUNTS))(jnp.arange(3)),
     "models.baselines.content_profile": lambda: baselines.content_profile(RATINGS, np.ones((N_ITEMS, 2))),
     "retrieval.top_k": lambda: [
         retrieval.top_k(W, X, 2, exclude=EXCLUDE),

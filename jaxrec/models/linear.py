@@ -1,0 +1,207 @@
+"""Linear scorers of items: the scores of a user are a linear map of the user's history.
+
+scores(j, .) = F x(j), where x(j) [n_items] has the weight of every item that user j interacted with (1 if the ratings
+have no weights; the weights of a repeated pair add up) and 0 elsewhere. `solvers.linear` and `solvers.neighbors` return
+them. F is an operator: a pytree of arrays that is called with histories as columns, [n_items, n], and returns scores of
+that shape. Nothing users x items exists: `evaluation.evaluate` calls the scorer on blocks of users.
+
+>>> import jax.numpy as jnp
+>>> from jaxrec import Ratings
+>>> train = Ratings(user=[0, 0, 1], item=[0, 2, 1], value=[1, 1, 1], n_users=2, n_items=3)
+>>> scorer = linear_scorer(train, Matrix(jnp.array([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0], [5.0, 0.0, 0.0]])))
+>>> scorer(jnp.array([0, 1])).tolist()  # user 0 has items 0 and 2: column 0 + column 2
+[[2.0, 3.0, 5.0], [1.0, 0.0, 0.0]]
+>>> scorer.scores(jnp.array([[1, 0]]), where=jnp.array([[True, False]])).tolist()  # a new user, who has item 1
+[[1.0, 0.0, 0.0]]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import register_dataclass
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, Shaped
+
+from jaxrec import check
+from jaxrec.counting_sort import group_by
+from jaxrec.gather import gather
+from jaxrec.numerics import product
+from jaxrec.types import Ratings
+
+__all__ = ["Histories", "LinearScorer", "Matrix", "histories", "history_columns", "linear_scorer"]
+
+# operator(histories [n_items, n]) -> scores [n_items, n]
+Operator = Callable[[Array], Array]
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Histories:
+    """The interactions of all users, a sparse matrix users x items in both orders.
+
+    Attributes:
+        user_start: int32 [n_users + 1]; user j's interactions are user_start[j] : user_start[j + 1].
+        item: int32 [n], their items.
+        weight: [n], their weights.
+        item_start: int32 [n_items + 1], the same for item i's interactions.
+        user_by_item: int32 [n], their users.
+        weight_by_item: [n], their weights.
+        longest: the number of interactions of the longest history.
+    """
+
+    user_start: Array
+    item: Array
+    weight: Array
+    item_start: Array
+    user_by_item: Array
+    weight_by_item: Array
+    longest: int = field(metadata={"static": True})
+
+    @property
+    def n_users(self) -> int:
+        """The number of users, with and without interactions."""
+        return len(self.user_start) - 1
+
+    @property
+    def n_items(self) -> int:
+        """The number of items, with and without interactions."""
+        return len(self.item_start) - 1
+
+
+def histories(ratings: Ratings) -> Histories:
+    """Returns the interactions of ratings: every observed pair, with its weight; values are not used.
+
+    Raises:
+        ValueError: weights that are not finite.
+    """
+    weights = np.ones(len(ratings), np.float32) if ratings.weights is None else ratings.weights
+    if not np.isfinite(weights).all():
+        raise ValueError("weights: expected finite numbers, got NaN or infinity.")
+    user_start, by_user = group_by(ratings.user, ratings.n_users)
+    item_start, by_item = group_by(ratings.item, ratings.n_items)
+    ids = lambda column: jnp.asarray(column.astype(np.int32, copy=False))
+    return Histories(
+        user_start=ids(user_start),
+        item=ids(ratings.item[by_user]),
+        weight=jnp.asarray(weights[by_user]),
+        item_start=ids(item_start),
+        user_by_item=ids(ratings.user[by_item]),
+        weight_by_item=jnp.asarray(weights[by_item]),
+        longest=int(np.diff(user_start).max(initial=0)),
+    )
+
+
+def history_columns(histories: Histories, users: Int[ArrayLike, " n"]) -> Float[Array, "n_items n"]:
+    """The histories of users as dense columns: x(j) for each of them. Ids are trusted."""
+    users = jnp.asarray(users)
+    first, end = gather(histories.user_start, users)[:, None], gather(histories.user_start, users + 1)[:, None]
+    entry = first + jnp.arange(histories.longest, dtype=jnp.int32)[None, :]
+    where = entry < end
+    if len(histories.item) == 0:
+        return jnp.zeros((histories.n_items, len(users)), histories.weight.dtype)
+    entry = jnp.minimum(entry, len(histories.item) - 1)
+    return _columns(gather(histories.item, entry), gather(histories.weight, entry), where, histories.n_items)
+
+
+def _columns(items: Array, weights: Array, where: Array, n_items: int) -> Array:
+    """Padded lists [n, length] as columns [n_items, n]: weights of an item that occurs twice add up."""
+    column = jnp.arange(len(items), dtype=jnp.int32)[:, None]
+    zeros = jnp.zeros((n_items, len(items)), weights.dtype)
+    return zeros.at[jnp.where(where, items, n_items), column].add(jnp.where(where, weights, 0), mode="drop")
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Matrix:
+    """The operator of a dense matrix F: x -> F x.
+
+    Attributes:
+        weight: [n_items, n_items]; weight[i, k] is what item k of a history adds to the score of item i.
+    """
+
+    weight: Array
+
+    def __call__(self, columns: Float[Array, "n_items n"]) -> Float[Array, "n_items n"]:
+        """F x of each column."""
+        return product(self.weight, columns)
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class LinearScorer:
+    """Scores that are a linear map of histories. A pytree, and a function of users: a scorer of `evaluation.evaluate`.
+
+    Attributes:
+        histories: the users' interactions.
+        operator: F, from histories as columns to scores as columns.
+    """
+
+    histories: Histories
+    operator: Any
+
+    @property
+    def n_users(self) -> int:
+        """The number of users who have a history."""
+        return self.histories.n_users
+
+    @property
+    def n_items(self) -> int:
+        """The number of items."""
+        return self.histories.n_items
+
+    def __call__(self, users: Int[ArrayLike, " n"]) -> Float[Array, "n n_items"]:
+        """Scores of all items for users, by their positions.
+
+        Raises:
+            ValueError: positions that are not in the table (not checked under jit).
+        """
+        return _scores_of_users(self, check.row_ids("users", users, size=self.n_users))
+
+    def scores(
+        self,
+        items: Int[ArrayLike, "n length"],
+        *,
+        where: Bool[ArrayLike, "n length"] | None = None,
+        weights: Shaped[ArrayLike, "n length"] | None = None,
+    ) -> Float[Array, "n n_items"]:
+        """Scores of all items for new users, from the items that they interacted with, padded to one length.
+
+        Raises:
+            ValueError: arrays of different shapes; ids that are not in the catalog (not checked under jit); weights
+                that are not finite.
+        """
+        check.same_shape(items=items, where=where, weights=weights)
+        if np.ndim(items) != 2:
+            raise ValueError(f"items: expected [n, length], one list per user, got {np.ndim(items)} dimensions.")
+        mask = jnp.ones(np.shape(items), bool) if where is None else check.mask("where", where, np.shape(items))
+        ids = check.row_ids("items", items, size=self.n_items)
+        if weights is None:
+            weight = jnp.ones(ids.shape, self.histories.weight.dtype)
+        else:
+            (weight,) = check.as_floats(weights=weights)
+            if not check.traced(weight) and not bool(jnp.all(jnp.isfinite(jnp.where(mask, weight, 0)))):
+                raise ValueError("weights: expected finite numbers, got NaN or infinity.")
+        return _scores_of_lists(self, ids, weight, mask)
+
+
+# Jitted, because the columns of a block of users need not exist beside what the operator makes of them.
+@jax.jit
+def _scores_of_users(scorer: LinearScorer, users: Array) -> Array:
+    return scorer.operator(history_columns(scorer.histories, users)).T
+
+
+@jax.jit
+def _scores_of_lists(scorer: LinearScorer, items: Array, weights: Array, where: Array) -> Array:
+    return scorer.operator(_columns(items, weights, where, scorer.n_items)).T
+
+
+def linear_scorer(train: Ratings, operator: Operator) -> LinearScorer:
+    """Returns the scorer of the users of `train`, for an operator on its items."""
+    return LinearScorer(histories(train), operator)
