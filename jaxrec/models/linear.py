@@ -32,12 +32,39 @@ from jaxtyping import Bool, Float, Int, Shaped
 from jaxrec import check
 from jaxrec.counting_sort import group_by
 from jaxrec.gather import gather
-from jaxrec.numerics import product
+from jaxrec.models.linear_operators import (
+    Chebyshev,
+    Diagonal,
+    Hop,
+    LowRank,
+    Matrix,
+    Polynomial,
+    Scaled,
+    SparseMatrix,
+    Sum,
+    for_train_users,
+)
 from jaxrec.types import Ratings
 
-__all__ = ["Histories", "LinearScorer", "Matrix", "histories", "history_columns", "linear_scorer"]
+__all__ = [
+    "Chebyshev",
+    "Diagonal",
+    "Histories",
+    "Hop",
+    "LinearScorer",
+    "LowRank",
+    "Matrix",
+    "Polynomial",
+    "Scaled",
+    "SparseMatrix",
+    "Sum",
+    "histories",
+    "history_columns",
+    "linear_scorer",
+    "transposed",
+]
 
-# operator(histories [n_items, n]) -> scores [n_items, n]
+# operator(histories [n_items, n]) -> scores [n_items, n]; those of `models.linear_operators`, and sums of them
 Operator = Callable[[Array], Array]
 
 
@@ -98,6 +125,24 @@ def histories(ratings: Ratings) -> Histories:
     )
 
 
+def transposed(histories: Histories) -> Histories:
+    """The same matrix, items x users: users and items change places. The arrays are shared.
+
+    >>> by_item = transposed(histories(Ratings([0, 0, 1], [0, 2, 2], [1, 1, 1], n_users=2, n_items=3)))
+    >>> history_columns(by_item, jnp.array([2])).tolist()  # who has item 2
+    [[1.0], [1.0]]
+    """
+    return Histories(
+        user_start=histories.item_start,
+        item=histories.user_by_item,
+        weight=histories.weight_by_item,
+        item_start=histories.user_start,
+        user_by_item=histories.item,
+        weight_by_item=histories.weight,
+        longest=int(np.diff(np.asarray(histories.item_start)).max(initial=0)),
+    )
+
+
 def history_columns(histories: Histories, users: Int[ArrayLike, " n"]) -> Float[Array, "n_items n"]:
     """The histories of users as dense columns: x(j) for each of them. Ids are trusted."""
     users = jnp.asarray(users)
@@ -115,22 +160,6 @@ def _columns(items: Array, weights: Array, where: Array, n_items: int) -> Array:
     column = jnp.arange(len(items), dtype=jnp.int32)[:, None]
     zeros = jnp.zeros((n_items, len(items)), weights.dtype)
     return zeros.at[jnp.where(where, items, n_items), column].add(jnp.where(where, weights, 0), mode="drop")
-
-
-@register_dataclass
-@dataclass(frozen=True)
-class Matrix:
-    """The operator of a dense matrix F: x -> F x.
-
-    Attributes:
-        weight: [n_items, n_items]; weight[i, k] is what item k of a history adds to the score of item i.
-    """
-
-    weight: Array
-
-    def __call__(self, columns: Float[Array, "n_items n"]) -> Float[Array, "n_items n"]:
-        """F x of each column."""
-        return product(self.weight, columns)
 
 
 @register_dataclass
@@ -194,7 +223,7 @@ class LinearScorer:
 # Jitted, because the columns of a block of users need not exist beside what the operator makes of them.
 @jax.jit
 def _scores_of_users(scorer: LinearScorer, users: Array) -> Array:
-    return scorer.operator(history_columns(scorer.histories, users)).T
+    return for_train_users(scorer.operator, history_columns(scorer.histories, users), users).T
 
 
 @jax.jit

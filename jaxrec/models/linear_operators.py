@@ -1,0 +1,260 @@
+"""Operators on items: pytrees of arrays that are called with histories as columns, [n_items, n], and return scores.
+
+| operator | F x | multiplications per column |
+| --- | --- | --- |
+| `Matrix` | W x | n_items^2 |
+| `SparseMatrix` | W x, W with few entries | entries |
+| `Diagonal` | d * x | n_items |
+| `LowRank` | left (right x) | 2 n_items rank; n_items rank for users of train |
+| `Hop` | X' (d * (X x)), X the interactions, users x items | 2 interactions |
+| `Polynomial` | a_0 x + a_1 F x + a_2 F F x + ... | those of F, times the degree |
+| `Chebyshev` | c_0 T_0(I - 2F) x + c_1 T_1(I - 2F) x + ... | the same |
+| `Scaled` | after * F(before * x) | those of F |
+| `Sum` | weight_1 F_1 x + weight_2 F_2 x + ... | those of all |
+
+They compose: the operand F of the last four is any operator, or any function of columns that is a pytree. An operator
+may know something of the users of train, such as their projections on its vectors, that makes their scores cheaper than
+those of a new history: then it has a method `of_users(columns, users)`, which returns what `__call__(columns)` does.
+
+>>> twice = Sum((Diagonal(jnp.ones(2)), Matrix(jnp.array([[0.0, 1.0], [1.0, 0.0]]))), jnp.array([2.0, 0.5]))
+>>> twice(jnp.array([[1.0], [4.0]])).tolist()  # 2 x + 0.5 W x
+[[4.0], [8.5]]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.tree_util import register_dataclass
+from jaxtyping import Float, Int
+
+from jaxrec.gather import gather
+from jaxrec.kernels.csr import csr_matmul
+from jaxrec.numerics import product
+
+__all__ = [
+    "Chebyshev",
+    "Diagonal",
+    "Hop",
+    "LowRank",
+    "Matrix",
+    "Polynomial",
+    "Scaled",
+    "SparseMatrix",
+    "Sum",
+    "for_train_users",
+]
+
+Columns = Float[Array, "n_items n"]
+
+
+def for_train_users(operator: Any, columns: Columns, users: Int[Array, " n"]) -> Columns:
+    """F x of users of train, whose histories are `columns`: by `of_users` where the operator has it."""
+    of_users = getattr(operator, "of_users", None)
+    return operator(columns) if of_users is None else of_users(columns, users)
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Matrix:
+    """The operator of a dense matrix W: x -> W x.
+
+    Attributes:
+        weight: [n_items, n_items]; weight[i, k] is what item k of a history adds to the score of item i.
+    """
+
+    weight: Array
+
+    def __call__(self, columns: Columns) -> Columns:
+        """W x of each column."""
+        return product(self.weight, columns)
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class SparseMatrix:
+    """The operator of a sparse matrix W, by rows: row i has the entries start[i] : start[i + 1].
+
+    Attributes:
+        start: int32 [n_items + 1].
+        item: int32 [n], the columns of the entries.
+        weight: [n], the entries.
+    """
+
+    start: Array
+    item: Array
+    weight: Array
+
+    def __call__(self, columns: Columns) -> Columns:
+        """W x of each column."""
+        return csr_matmul(self.start, self.item, self.weight, columns)
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Diagonal:
+    """The operator of a diagonal matrix: x -> scale * x.
+
+    Attributes:
+        scale: [n_items].
+    """
+
+    scale: Array
+
+    def __call__(self, columns: Columns) -> Columns:
+        """Scale * x of each column."""
+        return self.scale[:, None] * columns
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class LowRank:
+    """The operator of a product of two thin matrices: x -> left (right x).
+
+    Attributes:
+        left: [n_items, r].
+        right: [r, n_items].
+        user_vectors: [n_users, r], the right x of the users of train; None: computed as for any history.
+    """
+
+    left: Array
+    right: Array
+    user_vectors: Array | None = None
+
+    def __call__(self, columns: Columns) -> Columns:
+        """Left (right x) of each column."""
+        return product(self.left, product(self.right, columns))
+
+    def of_users(self, columns: Columns, users: Int[Array, " n"]) -> Columns:
+        """The same for users of train: one product."""
+        if self.user_vectors is None:
+            return self(columns)
+        return product(self.left, gather(self.user_vectors, users).T)
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Hop:
+    """The operator of the item-item product X' D X, from items to users and back: x -> X' (d * (X x)).
+
+    Nothing n_items x n_items is formed; the product is two sparse ones.
+
+    Attributes:
+        histories: X, `models.linear.Histories`.
+        user_scale: [n_users], the diagonal of D; None: ones.
+    """
+
+    histories: Any
+    user_scale: Array | None = None
+
+    def __call__(self, columns: Columns) -> Columns:
+        """X' (d * (X x)) of each column."""
+        h = self.histories
+        by_user = csr_matmul(h.user_start, h.item, h.weight, columns)
+        if self.user_scale is not None:
+            by_user = self.user_scale[:, None] * by_user
+        return csr_matmul(h.item_start, h.user_by_item, h.weight_by_item, by_user)
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Polynomial:
+    """The operator a_0 I + a_1 F + a_2 F^2 + ..., by Horner's scheme.
+
+    Attributes:
+        operator: F.
+        coefficients: [degree + 1], a_0 first.
+    """
+
+    operator: Any
+    coefficients: Array
+
+    def __call__(self, columns: Columns) -> Columns:
+        """The polynomial of F, applied to each column."""
+        *lower, last = self.coefficients
+        out = last * columns
+        for coefficient in reversed(lower):
+            out = coefficient * columns + self.operator(out)
+        return out
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Chebyshev:
+    """The operator sum over k of c_k T_k(I - 2F), for an F whose spectrum is in [0, 1], by Clenshaw's recurrence.
+
+    T_k is the Chebyshev polynomial with T_k(cos t) = cos(k t). An eigenvalue 1 of F, the smoothest scores, is at the
+    end -1 of the polynomials' interval, and 0 at the end 1. Unlike powers they stay within [-1, 1].
+
+    Attributes:
+        operator: F.
+        coefficients: [degree + 1], c_0 first.
+    """
+
+    operator: Any
+    coefficients: Array
+
+    def __call__(self, columns: Columns) -> Columns:
+        """The polynomial of I - 2F, applied to each column."""
+        first, *higher = self.coefficients
+        argument = lambda x: x - 2 * self.operator(x)
+        after, now = jnp.zeros_like(columns), jnp.zeros_like(columns)  # b_{k+2}, b_{k+1}
+        for coefficient in reversed(higher):
+            after, now = now, coefficient * columns + 2 * argument(now) - after
+        return first * columns + argument(now) - after
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Scaled:
+    """The operator x -> after * F(before * x), with a number per item on both sides.
+
+    What F knows of the users of train (`of_users`) must be of their scaled histories, before * x.
+
+    Attributes:
+        operator: F.
+        before: [n_items].
+        after: [n_items].
+    """
+
+    operator: Any
+    before: Array
+    after: Array
+
+    def __call__(self, columns: Columns) -> Columns:
+        """After * F(before * x) of each column."""
+        return self.after[:, None] * self.operator(self.before[:, None] * columns)
+
+    def of_users(self, columns: Columns, users: Int[Array, " n"]) -> Columns:
+        """The same for users of train."""
+        return self.after[:, None] * for_train_users(self.operator, self.before[:, None] * columns, users)
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Sum:
+    """The operator x -> weight_1 F_1 x + weight_2 F_2 x + ...
+
+    Attributes:
+        operators: the F.
+        weights: [number of operators].
+    """
+
+    operators: tuple[Any, ...]
+    weights: Array
+
+    def __call__(self, columns: Columns) -> Columns:
+        """The weighted sum, of each column."""
+        return _weighted_sum(self.weights, [each(columns) for each in self.operators])
+
+    def of_users(self, columns: Columns, users: Int[Array, " n"]) -> Columns:
+        """The same for users of train."""
+        return _weighted_sum(self.weights, [for_train_users(each, columns, users) for each in self.operators])
+
+
+def _weighted_sum(weights: Array, parts: list[Array]) -> Array:
+    first, *others = [weight * part for weight, part in zip(weights, parts, strict=True)]
+    return sum(others, first)
