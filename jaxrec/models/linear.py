@@ -58,6 +58,7 @@ __all__ = [
     "Scaled",
     "SparseMatrix",
     "Sum",
+    "for_users",
     "histories",
     "history_columns",
     "linear_scorer",
@@ -229,6 +230,29 @@ def _scores_of_users(scorer: LinearScorer, users: Array) -> Array:
 @jax.jit
 def _scores_of_lists(scorer: LinearScorer, items: Array, weights: Array, where: Array) -> Array:
     return scorer.operator(_columns(items, weights, where, scorer.n_items)).T
+
+
+def for_users(scorer: LinearScorer, ratings: Ratings) -> LinearScorer:
+    """Returns the scorer of other users of the same items, whose histories are `ratings`: without any training.
+
+    Raises:
+        ValueError: ratings of another number of items; weights that are not finite.
+    """
+    if ratings.n_items != scorer.n_items:
+        raise ValueError(f"ratings: expected {scorer.n_items} items, as the scorer has, got {ratings.n_items}.")
+    return LinearScorer(histories(ratings), _AnyUsers(scorer.operator))
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class _AnyUsers:
+    """An operator without what it knows of the users of train."""
+
+    operator: Any
+
+    def __call__(self, columns: Float[Array, "n_items n"]) -> Float[Array, "n_items n"]:
+        """F x of each column."""
+        return self.operator(columns)
 
 
 def linear_scorer(train: Ratings, operator: Operator) -> LinearScorer:

@@ -5,7 +5,7 @@ smooth ones near 1, and V its eigenvectors. A filter's scores are a function of 
 
 | filter | scores of x |
 | --- | --- |
-| `low_pass` | Di^d V s^(2e) V' Di^-d x  +  c Di^q R'R Di^-p x |
+| `low_pass` | Di^d V s^(2e) V' Di^-d x  +  c Di^q S'S Di^-p x, with S = Du^-h X Di^-1/2 |
 | GF-CF (Shen et al. 2021) | R'R x + alpha Di^(1/2) V V' Di^(-1/2) x: `low_pass` with c = 1 / alpha, times alpha |
 | `turbo_cf` (Park et al. 2024) | a_0 x + a_1 R'R x + a_2 (R'R)^2 x + ... |
 | `cheby_cf` (Kim et al. 2025) | Di^d (sum over k of c_k T_k(I - 2 R'R) + alpha V V') Di^-d x |
@@ -54,17 +54,18 @@ def low_pass(
     degree_exponent: float = 0.5,
     hop_weight: float = 0.0,
     hop_exponents: tuple[float, float] = (0.0, 0.0),
+    hop_user_exponent: float = 0.5,
     spectrum: Spectrum | None = None,
     key: PRNGKeyArray | None = None,
     power_steps: int = 5,
 ) -> LinearScorer:
     """A low-rank filter of the normalized item graph plus one hop, whose popularity is weighed apart.
 
-    With R = Du^-1/2 X Di^-1/2 and its singular values s and vectors V: scores of a history x are
+    With R = Du^-1/2 X Di^-1/2, its singular values s and vectors V, and S = Du^-h X Di^-1/2: scores of a history x are
 
-        Di^d V s^(2e) V' Di^-d x  +  c Di^q R'R Di^-p x
+        Di^d V s^(2e) V' Di^-d x  +  c Di^q S'S Di^-p x
 
-    GF-CF is e = 0, d = 1/2, p = q = 0 and c = 1 / alpha.
+    GF-CF is e = 0, d = h = 1/2, p = q = 0 and c = 1 / alpha. With h = 0 the hop is by the cosine of items.
 
     Args:
         train: the interactions; values are not used, weights are.
@@ -74,6 +75,7 @@ def low_pass(
         hop_weight: c; 0 leaves the hop out.
         hop_exponents: (p, q), the powers of the degree that a history is divided by, and that the result is multiplied
             with.
+        hop_user_exponent: h, how much less a user with many items says of their likeness.
         spectrum: the result of `spectrum(normalized(histories(train)), rank=...)`, of at least `rank`, for several
             filters of one graph; None computes it.
         key: for the random start of the spectrum; None: jax.random.key(0).
@@ -90,6 +92,7 @@ def low_pass(
         degree_exponent=degree_exponent,
         hop_weight=hop_weight,
         hop_exponents=hop_exponents,
+        hop_user_exponent=hop_user_exponent,
     )
     x = histories(train)
     degree = degrees(x).items
@@ -100,7 +103,8 @@ def low_pass(
     if hop_weight == 0:
         return LinearScorer(x, ideal)
     p, q = hop_exponents
-    hop = Scaled(Hop(r), degree_power(degree, -p), degree_power(degree, q))
+    graph = normalized(x, user_power=-hop_user_exponent)
+    hop = Scaled(Hop(graph), degree_power(degree, -p), degree_power(degree, q))
     return LinearScorer(x, Sum((ideal, hop), jnp.array([1, hop_weight], degree.dtype)))
 
 

@@ -1,0 +1,254 @@
+"""The methods of `experiments.published_implicit`, and the settings that each chooses from.
+
+A method is a function fit(train, given, seed, choices) that prepares what its settings share and returns a function of
+one point of its grid, which returns a scorer of the users of `given`. `given` is `train`, or the histories of users who
+are not in train; `choices` has the settings chosen so far for the table, for methods made of others.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from jaxrec import data, losses, models, solvers, training
+from jaxrec.evaluation import evaluate
+from jaxrec.models import bag_of_items, linear
+from jaxrec.numerics import unit_vectors
+from jaxrec.solvers import neighbors
+from jaxrec.training import lazy, negatives
+from jaxrec.types import Factors, Ratings
+
+Settings = dict[str, Any]
+Fit = Callable[[Ratings, Ratings, int, Mapping[str, Any]], Callable[[Settings], Any]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method.
+
+    Attributes:
+        fit: see the module.
+        grids: table -> the settings to choose from; a table that is missing does not have the method.
+        is_baseline: whether it is compared with, rather than compared.
+    """
+
+    fit: Fit
+    grids: Mapping[str, list[Settings]]
+    is_baseline: bool = False
+
+
+def grid(**options: tuple[Any, ...]) -> list[Settings]:
+    """All combinations of the options."""
+    return [dict(zip(options, point, strict=True)) for point in itertools.product(*options.values())]
+
+
+# ------------------------------------------------------------------------------------------- baselines
+
+
+def popularity(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) -> Any:
+    """The same list for everybody."""
+    return lambda settings: models.baselines.popularity(train)
+
+
+def item_knn(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) -> Any:
+    """The users' items' nearest neighbors by cosine."""
+    return lambda settings: _for_users(neighbors.item_knn(train, **settings), train, given)
+
+
+def ease(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) -> Any:
+    """EASE as published."""
+    return lambda settings: _for_users(solvers.linear.ease(train, **settings), train, given)
+
+
+def ials(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) -> Any:
+    """Implicit ALS whose l2 grows with the counts (Rendle et al. 2022, Revisiting the performance of iALS)."""
+    layouts = data.rows(train, "user"), data.rows(train, "item")
+
+    def scorer(settings: Settings) -> Factors:
+        l2 = solvers.frequency_scaled_l2(*layouts, l2=settings["l2"], unobserved_weight=settings["unobserved_weight"])
+        options = {"unobserved_weight": settings["unobserved_weight"]}
+        fitted = solvers.implicit_als(
+            layouts,
+            l2=l2,
+            rank=settings["rank"],
+            sweeps=settings["sweeps"],
+            tol=0.0,
+            key=jax.random.key(seed),
+            progress=False,
+            **options,
+        ).factors
+        if given is train:
+            return fitted
+        rows = data.rows(given, "user")
+        scaled = solvers.frequency_scaled_l2(rows, layouts[1], l2=settings["l2"], unobserved_weight=settings["unobserved_weight"])
+        return solvers.implicit_fold_in(fitted, rows, l2=scaled[0], **options)
+
+    return scorer
+
+
+# ------------------------------------------------------------------------------------------- ours
+
+
+def closed_form(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) -> Any:
+    """A low pass of the normalized item graph, and one hop by cosine: `solvers.linear.low_pass`."""
+    shared: dict[str, Any] = {}
+
+    def scorer(settings: Settings) -> Any:
+        rank = settings["rank"]
+        if shared.get("rank", 0) < rank:
+            graph = solvers.linear.normalized(linear.histories(train))
+            shared.update(rank=rank, spectrum=solvers.linear.spectrum(graph, rank=rank, key=jax.random.key(seed)))
+        return _for_users(solvers.linear.low_pass(train, **settings, spectrum=shared["spectrum"]), train, given)
+
+    return scorer
+
+
+def softmax_mf(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) -> Any:
+    """Matrix factorization of cosines by a softmax over sampled items."""
+
+    def scorer(settings: Settings) -> tuple[Array, Array]:
+        tables = fit_cosine_softmax(train, seed=seed, **settings)
+        return unit_vectors(tables["user"]), unit_vectors(tables["item"])
+
+    return scorer
+
+
+def fit_cosine_softmax(
+    train: Ratings,
+    *,
+    rank: int,
+    temperature: float,
+    negatives_per_batch: int,
+    batch_size: int,
+    learning_rate: float,
+    epochs: int,
+    seed: int,
+) -> dict[str, Array]:
+    """The users' and the items' tables; a step reads and writes only the rows of its pairs and negatives."""
+    key_user, key_item, key_order = jax.random.split(jax.random.key(seed), 3)
+    sizes = {"user": (train.n_users, key_user), "item": (train.n_items, key_item)}
+    tables = {name: 0.1 * jax.random.normal(key, (n, rank)) for name, (n, key) in sizes.items()}
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, 10**9) if epochs < 1 else learning_rate)
+
+    def cost(params: Any, rows: Any, batch: Any) -> Any:
+        pairs, drawn = batch
+        v_item = unit_vectors(rows["item"])
+        n = len(pairs.user)
+        return losses.softmax.sampled(
+            unit_vectors(rows["user"]),
+            v_item[:n],
+            v_item[n:],
+            pairs.item,
+            drawn,
+            temperature=temperature,
+            where=pairs.where,
+        )
+
+    def rows(batch: Any) -> Any:
+        pairs, drawn = batch
+        items = jnp.concatenate([pairs.item, drawn]), jnp.concatenate([pairs.where, jnp.ones(drawn.shape, bool)])
+        return {"user": (pairs.user, pairs.where), "item": items}
+
+    update = lazy.make_step(cost, optimizer, rows)
+
+    def step(state: Any, pairs: Any, *, key: Array) -> Any:
+        drawn = negatives.uniform((negatives_per_batch,), train.n_items, key=jax.random.fold_in(key, state.step))
+        return update(state, (pairs, drawn.ids), key=key)
+
+    state = lazy.init_state((), tables, optimizer)
+    state, _ = training.epochs(
+        step, state, data.observed(train), batch_size=batch_size, key=key_order, epochs=epochs
+    )
+    return state.params[1]
+
+
+def blend(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) -> Any:
+    """The closed form and the factorization by softmax, as chosen for themselves, added with a weight."""
+    first = closed_form(train, given, seed, choices)(choices["closed_form"]["settings"])
+    second = softmax_mf(train, given, seed, choices)(choices["softmax_mf"]["settings"])
+    return lambda settings: Blend(first, second, jnp.float32(settings["weight"]))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Blend:
+    """Scores of a linear scorer, plus a weight times cosines of vectors; both divided by their deviation for a user."""
+
+    scorer: Any
+    vectors: tuple[Array, Array]
+    weight: Array
+
+    def __call__(self, users: Array) -> Array:
+        """[n, n_items]."""
+        standardized = lambda scores: scores / jnp.std(scores, axis=1, keepdims=True)
+        cosines = jnp.matmul(self.vectors[0][users], self.vectors[1].T, precision=jax.lax.Precision.HIGHEST)
+        return standardized(self.scorer(users)) + self.weight * standardized(cosines)
+
+
+def _for_users(scorer: Any, train: Ratings, given: Ratings) -> Any:
+    return scorer if given is train else linear.for_users(scorer, given)
+
+
+METHODS: dict[str, Method] = {
+    "popularity": Method(
+        popularity, dict.fromkeys(("gowalla", "ml-1m-ncf", "ml-100k-strong", "ml-1m-strong"), [{}]), is_baseline=True
+    ),
+    "item_knn": Method(
+        item_knn,
+        {
+            "gowalla": grid(k=(100, 400), shrinkage=(0.0, 10.0)),
+            "ml-1m-ncf": grid(k=(50, 100, 200), shrinkage=(0.0, 100.0)),
+            "ml-100k-strong": grid(k=(20, 50, 100, 200), shrinkage=(0.0, 10.0, 100.0)),
+            "ml-1m-strong": grid(k=(50, 100, 200), shrinkage=(0.0, 100.0)),
+        },
+        is_baseline=True,
+    ),
+    "ease": Method(
+        ease,
+        {
+            "gowalla": grid(l2=(300.0,)),
+            "ml-1m-ncf": grid(l2=(100.0, 300.0, 1000.0)),
+            "ml-100k-strong": grid(l2=(30.0, 100.0, 200.0, 300.0, 500.0)),
+            "ml-1m-strong": grid(l2=(100.0, 200.0, 300.0, 500.0, 1000.0)),
+        },
+        is_baseline=True,
+    ),
+    "ials": Method(
+        ials,
+        {
+            "ml-1m-ncf": grid(rank=(192,), l2=(0.005, 0.007, 0.01), unobserved_weight=(0.2, 0.3, 0.5), sweeps=(12,)),
+            "ml-100k-strong": grid(rank=(16, 32, 64), l2=(0.01, 0.03, 0.1), unobserved_weight=(0.1, 0.3, 1.0), sweeps=(12,)),
+            "ml-1m-strong": grid(rank=(64, 128), l2=(0.003, 0.01, 0.03), unobserved_weight=(0.1, 0.3), sweeps=(12,)),
+        },
+    ),
+    "closed_form": Method(
+        closed_form,
+        {
+            "gowalla": grid(
+                rank=(512, 1024), hop_weight=(0.35, 0.5), hop_user_exponent=(0.15, 0.25), spectral_power=(0.0, 0.5)
+            ),
+            "ml-1m-ncf": grid(rank=(64, 128, 256), hop_weight=(0.0, 0.1), hop_user_exponent=(0.15,)),
+        },
+    ),
+    "softmax_mf": Method(
+        softmax_mf,
+        {
+            "gowalla": grid(
+                rank=(128,),
+                temperature=(0.1,),
+                negatives_per_batch=(1024,),
+                batch_size=(2048,),
+                learning_rate=(0.003,),
+                epochs=(20, 40),
+            )
+        },
+    ),
+    "blend": Method(blend, {"gowalla": grid(weight=(0.25, 0.5, 1.0))}),
+}

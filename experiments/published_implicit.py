@@ -1,0 +1,331 @@
+"""Implicit feedback, compared with published figures: the same interactions, the same splits, the same metrics.
+
+| table | protocol | metrics |
+| --- | --- | --- |
+| gowalla | LightGCN's split; the whole catalog is ranked but for what the user has in train | Recall@20, NDCG@20 |
+| ml-1m-ncf | each user's held-out film among 99 given negatives; ties count against the model | HR@10, NDCG@10 |
+| ml-100k-strong, ml-1m-strong | a fifth of the users is not in train; 80 % of their films rated 4 or 5 are given, the others are to be found in the whole catalog | NDCG@100, Recall@20 |
+
+There are two stages, so that test cannot choose:
+
+    python -m experiments.published_implicit --stage choose    picks settings on a validation part cut from train
+    python -m experiments.published_implicit                   fits those settings on train and reads test, once
+
+The first stage writes experiments/published_implicit_choices.json, which is committed before the second is run; the
+second raises for a row without a choice there. One row is one command: `--tables gowalla --methods closed_form`. Both
+stages resume where they stopped: every row is written as soon as it is done, its users' figures too, so that rows of
+several commands are compared pairwise. The methods are in `experiments.implicit_methods`.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import harness
+from experiments.implicit_methods import METHODS, Fit
+from jaxrec import check, data, evaluation
+from jaxrec.evaluation import Evaluation
+from jaxrec.types import Ratings
+
+CHOICES = Path(__file__).with_name("published_implicit_choices.json")
+NAME = "published_implicit"
+LIKED = 4.0  # the lowest rating that is an interaction, where ratings are known and the protocol is ours
+
+
+class Parts(NamedTuple):
+    """A split: what models are fitted to, what they know of the users that are ranked for, and what is to be found."""
+
+    train: Ratings
+    given: Ratings  # the histories of the users at the time of scoring: `train`, or those of users who are not in it
+    test: Ratings
+    negatives: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A protocol.
+
+    Attributes:
+        parts: seed -> its published split, or ours.
+        validation: (train, seed) -> a split of train by the same protocol.
+        metrics: the figures, as `evaluate` names them; settings are chosen by the last one.
+        published: model -> the same figures, from its source.
+        ties: how ties count.
+    """
+
+    parts: Callable[[int], Parts]
+    validation: Callable[[Ratings, int], Parts]
+    metrics: tuple[str, str]
+    published: dict[str, tuple[float, float]]
+    ties: str = "lowest_id"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The stage, and the rows."""
+
+    stage: str = "test"  # or 'choose'
+    tables: tuple[str, ...] = ("gowalla", "ml-1m-ncf", "ml-100k-strong", "ml-1m-strong")
+    methods: tuple[str, ...] = tuple(METHODS)
+    seed: int = 0
+    out: str = "results"
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Runs one stage; returns the choices, or what it wrote to OUT/published_implicit.json."""
+    check.choice("stage", settings.stage, ("choose", "test"))
+    for name in settings.tables:
+        check.choice("tables", name, tuple(TABLES))
+    for name in settings.methods:
+        check.choice("methods", name, tuple(METHODS))
+    return _choose_all(settings) if settings.stage == "choose" else _test_all(settings)
+
+
+# ------------------------------------------------------------------------------------------- the protocols
+
+
+def _gowalla(seed: int) -> Parts:
+    train, test = data.splits.canonical(data.load("gowalla"), "lightgcn")
+    return Parts(train, train, test)
+
+
+def _random_tenth(train: Ratings, seed: int) -> Parts:
+    part, validation = data.splits.random(train, test_fraction=0.1, rng=seed)
+    return Parts(part, part, validation)
+
+
+def _ncf(seed: int) -> Parts:
+    dataset = data.load("ml-1m-ncf")
+    train, test = data.splits.canonical(dataset, "leave-one-out")
+    return Parts(_clicks(train), _clicks(train), _clicks(test), dataset.negatives)
+
+
+def _one_out(train: Ratings, seed: int) -> Parts:
+    """One film of every user, drawn at random (there are no times), among 99 that the user does not have in train."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(train))
+    held_out = np.zeros(len(train), bool)
+    held_out[order[np.unique(train.user[order], return_index=True)[1]]] = True
+    has = np.zeros((train.n_users, train.n_items), bool)
+    has[train.user, train.item] = True
+    draw = np.where(has, np.inf, rng.random(has.shape, np.float32))
+    negatives = np.argpartition(draw, 99, axis=1)[:, :99].astype(np.int32)
+    part = train.take(~held_out)
+    return Parts(part, part, train.take(held_out), negatives)
+
+
+def _strong(name: str) -> Callable[[int], Parts]:
+    def parts(seed: int) -> Parts:
+        ratings = data.load(name).ratings
+        return _users_out(_clicks(ratings.take(ratings.value >= LIKED)), seed)
+
+    return parts
+
+
+def _users_out(ratings: Ratings, seed: int) -> Parts:
+    train, given, test = data.splits.by_user(ratings, test_fraction=0.2, given_fraction=0.8, rng=seed)
+    return Parts(train, given, test)
+
+
+def _clicks(ratings: Ratings) -> Ratings:
+    """The same pairs with values of 1."""
+    return Ratings(ratings.user, ratings.item, np.ones(len(ratings), np.float32), ratings.n_users, ratings.n_items)
+
+
+# Published figures: FIELD.md of the project's notes; their papers and the BARS leaderboard.
+TABLES: dict[str, Table] = {
+    "gowalla": Table(
+        _gowalla,
+        _random_tenth,
+        ("recall@20", "ndcg@20"),
+        {
+            "ItemKNN": (0.157, 0.121),
+            "MF-BPR": (0.163, 0.138),
+            "Mult-VAE": (0.164, 0.134),
+            "EASE": (0.177, 0.147),
+            "LightGCN": (0.183, 0.155),
+            "GF-CF": (0.185, 0.152),
+            "SimpleX": (0.1872, 0.1557),
+            "Adap-tau": (0.1901, 0.1590),
+            "BSPM": (0.1921, 0.1597),
+            "ChebyCF": (0.1941, 0.1616),
+        },
+    ),
+    "ml-1m-ncf": Table(
+        _ncf, _one_out, ("hit_rate@10", "ndcg@10"), {"iALS, d = 64": (0.722, 0.445), "iALS": (0.730, 0.453)}, "worst"
+    ),
+    "ml-100k-strong": Table(_strong("ml-100k"), _users_out, ("recall@20", "ndcg@100"), {}),
+    "ml-1m-strong": Table(_strong("ml-1m"), _users_out, ("recall@20", "ndcg@100"), {}),
+}
+LABELS = {"hit_rate@10": "hr@10"}  # the names of figures in the JSON, where they differ from `evaluate`'s
+
+
+def ranked(scorer: Any, parts: Parts, table: Table) -> Evaluation:
+    """Every user's figures: a scorer of the users of `parts.given`, whose items are not ranked."""
+    names = {name: tuple(name.split("@")) for name in table.metrics}
+    lengths = sorted({int(k) for _, k in names.values()})
+    found = evaluation.evaluate(
+        scorer,
+        parts.given,
+        parts.test,
+        k=lengths,
+        metrics=[metric for metric, _ in names.values()],
+        negatives=parts.negatives,
+        ties=table.ties,  # type: ignore[arg-type]
+    )
+    per_user = {LABELS.get(name, name): found.per_user[name] for name in table.metrics}
+    return Evaluation(per_user, found.n_users, found.left_out, found.protocol, found.user_ids)
+
+
+# ------------------------------------------------------------------------------------------- the stages
+
+
+def _rows(settings: Settings) -> Iterator[tuple[str, str]]:
+    for table in settings.tables:
+        for method in settings.methods:
+            if table in METHODS[method].grids:
+                yield table, method
+
+
+def _choose_all(settings: Settings) -> dict[str, Any]:
+    choices = json.loads(CHOICES.read_text()) if CHOICES.exists() else {}
+    for name, method in _rows(settings):
+        if method not in choices.setdefault(name, {}):
+            table = TABLES[name]
+            choices[name][method] = choose(METHODS[method].fit, METHODS[method].grids[name], table, settings, choices)
+            text = json.dumps(choices, indent=1) + "\n"
+            harness.write(CHOICES, lambda temporary, text=text: temporary.write_text(text))
+        print(f"{name}, {method}: {choices[name][method]}", flush=True)
+    print(f"\n{CHOICES}: commit it, then run without --stage.")
+    return choices
+
+
+def choose(
+    fit: Fit, grid: list[dict[str, Any]], table: Table, settings: Settings, choices: dict[str, Any]
+) -> dict[str, Any]:
+    """The point of the grid with the best figures on a validation part of train; test is not read."""
+    parts = table.validation(table.parts(settings.seed).train, settings.seed)
+    name = next(name for name, each in TABLES.items() if each is table)
+    scorer_of = fit(parts.train, parts.given, settings.seed, choices.get(name, {}))
+    *others, by = (LABELS.get(metric, metric) for metric in table.metrics)
+    best: dict[str, Any] = {}
+    for point in grid:
+        found = ranked(scorer_of(point), parts, table).mean
+        print(f"  {point}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in found.items()), flush=True)
+        if not best or found[by] > best[f"validation_{by}"]:
+            best = {"settings": point} | {f"validation_{metric}": found[metric] for metric in (*others, by)}
+    return best | {"settings_tried": len(grid)}
+
+
+def _test_all(settings: Settings) -> dict[str, Any]:
+    start = time.perf_counter()
+    choices = json.loads(CHOICES.read_text()) if CHOICES.exists() else {}
+    folder = Path(settings.out) / NAME
+    previous = Path(settings.out) / f"{NAME}.json"
+    values: dict[str, Any] = json.loads(previous.read_text())["metrics"] if previous.exists() else {}
+    result: dict[str, Any] = {}
+    for name, method in _rows(settings):
+        row, table = f"{name}/{method}", TABLES[name]
+        choice = choices.get(name, {}).get(method)
+        if choice is None:
+            raise ValueError(f"{row}: no settings in {CHOICES.name}. Run with --stage choose; commit it.")
+        parts = table.parts(settings.seed)
+        harness.audit(parts.given, parts.test, settings, name=name)
+        users = folder / f"{name}_{method}.npz"
+        if values.get(f"{row}/settings") != choice["settings"] or not users.exists():
+            began = time.perf_counter()
+            scorer = METHODS[method].fit(parts.train, parts.given, settings.seed, choices[name])(choice["settings"])
+            found = ranked(scorer, parts, table)
+            seconds = round(time.perf_counter() - began, 1)
+            harness.write(users, lambda temporary, found=found: _save(temporary, found))
+            values |= {f"{row}/{metric}": mean for metric, mean in found.mean.items()}
+            values |= {f"{row}/{metric}_se": error for metric, error in found.standard_error.items()}
+            values |= {f"{row}/{key}": value for key, value in choice.items()}
+            values |= {f"{row}/seconds": seconds, f"{row}/peak_gb": _peak_gigabytes()}
+        figures = ", ".join(f"{label} {values[f'{row}/{label}']:.4f}" for label in _labels(table))
+        print(f"{row}: {figures}; {values[f'{row}/seconds']} s", flush=True)
+        result = harness.report(NAME, settings, values, time.perf_counter() - start)
+    lines = []
+    for name in settings.tables:
+        lines += _compared(name, values, folder)
+    harness.table(lines)
+    harness.plot(NAME, settings, lambda axes: _draw(axes, settings.tables[0], values))
+    return result
+
+
+def _save(path: Path, found: Evaluation) -> None:
+    with path.open("wb") as file:  # savez would append .npz to a name
+        np.savez_compressed(file, allow_pickle=False, **found.per_user)
+
+
+def _labels(table: Table) -> list[str]:
+    return [LABELS.get(metric, metric) for metric in table.metrics]
+
+
+def _peak_gigabytes() -> float:
+    """The most memory that the process has had so far: the row's own, if it is the only row of the command."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 2**30, 2)
+
+
+def _compared(name: str, values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Rows of a table, ours by rank and then the published; prints paired tests against our strongest baseline."""
+    table = TABLES[name]
+    *_, by = labels = _labels(table)
+    done = [method for method in METHODS if f"{name}/{method}/{by}" in values]
+    done.sort(key=lambda method: -values[f"{name}/{method}/{by}"])
+    lines = []
+    for method in done:
+        row = f"{name}/{method}"
+        cells = {label: harness.with_error(values[f"{row}/{label}"], values[f"{row}/{label}_se"]) for label in labels}
+        cost = {"seconds": str(values[f"{row}/seconds"]), "GB": str(values[f"{row}/peak_gb"])}
+        lines.append({"data": name, "model": f"jaxrec: {method}"} | _named(cells) | cost)
+    for model, figures in table.published.items():
+        cells = {label: f"{figure:.4f}" for label, figure in zip(labels, figures, strict=True)}
+        lines.append({"data": name, "model": model} | _named(cells) | {"seconds": "-", "GB": "-"})
+    baselines = [method for method in done if METHODS[method].is_baseline]
+    if baselines and len(done) > 1:
+        results = {method: _load(folder / f"{name}_{method}.npz") for method in done}
+        print(f"{name}, against the strongest baseline:")
+        print(evaluation.compare_all(results, baseline=baselines[0], metrics=[by]))
+    return lines
+
+
+def _named(cells: dict[str, str]) -> dict[str, str]:
+    return {"first figure" if n == 0 else "second figure": f"{label} {cell}" for n, (label, cell) in enumerate(cells.items())}
+
+
+def _load(path: Path) -> Evaluation:
+    with np.load(path, allow_pickle=False) as arrays:
+        per_user = dict(arrays)
+    n_users = int(np.isfinite(next(iter(per_user.values()))).sum())
+    return Evaluation(per_user, n_users, {}, {})
+
+
+def _draw(axes: Any, name: str, values: dict[str, Any]) -> None:
+    """The two figures of every model of a table, with 95 % intervals, and the published ones."""
+    table = TABLES[name]
+    x, y = _labels(table)
+    for method in METHODS:
+        row = f"{name}/{method}"
+        if f"{row}/{x}" in values:
+            errors = {"xerr": 1.96 * values[f"{row}/{x}_se"], "yerr": 1.96 * values[f"{row}/{y}_se"]}
+            axes.errorbar(values[f"{row}/{x}"], values[f"{row}/{y}"], **errors, marker="o", label=method)
+    for model, (first, second) in table.published.items():
+        axes.plot(first, second, "kx")
+        axes.annotate(model, (first, second), fontsize=7)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_title(name)
+    axes.legend(fontsize=7)
+
+
+if __name__ == "__main__":
+    harness.run(main, Settings)
