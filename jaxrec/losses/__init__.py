@@ -10,12 +10,14 @@ from jaxrec.losses.pointwise import (
     logistic,
     squared_error,
 )
+from jaxrec.losses.softmax import catalogue_softmax
 from jaxrec.types import Total
 
 __all__ = [
     "PointwiseLoss",
     "Total",
     "absolute_error",
+    "catalogue_softmax",
     "closed_form",
     "content",
     "cost",
