@@ -14,25 +14,23 @@ and gradient take four products of queries x items x d, where keeping the scores
 Tiles are [items, queries], so that sums over items are sums of rows, which a CPU vectorizes. Reverse mode only.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
-from jaxrec.gather import gather
 from jaxrec.kernels.chunks import by_chunks
 from jaxrec.kernels.platform import Platform, by_platform
-from jaxrec.numerics import HIGHEST, product
+from jaxrec.numerics import product
 
-__all__ = ["LogSumExp", "log_sum_exp", "pair_scores"]
+__all__ = ["LogSumExp", "log_sum_exp"]
 
-# Scores in a tile, and queries in it at most; and the numbers of gathered rows at once.
+# Scores in a tile, and queries in it at most. 2,048 queries, 40,981 items, d = 128, 2 cores: value and gradient run at
+# the speed of their products, 200 GFLOP/s, with any tile of 2**16 to 2**20 scores and of 256 to 2,048 queries.
 TILE_SCORES: dict[Platform, int] = {"cpu": 2**18, "gpu": 2**26, "tpu": 2**24}
 TILE_QUERIES: dict[Platform, int] = {"cpu": 2**10, "gpu": 2**13, "tpu": 2**12}
-GATHERED: dict[Platform, int] = {"cpu": 2**17, "gpu": 2**26, "tpu": 2**24}
 
 
 class LogSumExp(NamedTuple):
@@ -148,7 +146,7 @@ def _gradients_on(
         return _add_at(d_queries, first, d_block), d_items, d_bias
 
     zeros = jax.tree.map(jnp.zeros_like, (queries, items, bias))
-    return jax.lax.fori_loop(0, -(-n // rows), block, zeros)
+    return jax.lax.fori_loop(0, -(-n // rows), block, zeros) if n else zeros
 
 
 log_sum_exp.defvjp(_forward, _backward)
@@ -176,72 +174,10 @@ def _scores(
 
 
 def _difference(a: Array, b: Array) -> Array:
-    """a - b, where equal infinities differ by 0."""
+    """The difference a - b, where equal infinities differ by 0."""
     return jnp.where(a == b, 0, a - b)
 
 
 def _add_at(table: Array, first: Array, rows: Array) -> Array:
     old = jax.lax.dynamic_slice_in_dim(table, first, len(rows))
     return jax.lax.dynamic_update_slice_in_dim(table, old + rows, first, 0)
-
-
-@jax.custom_vjp
-def pair_scores(
-    queries: Float[Array, "n d"], items: Float[Array, "m d"], ids: Int[Array, "n e"]
-) -> Float[Array, "n e"]:
-    """out[n, e] = queries[n] . items[ids[n, e]], gathered in chunks of queries; ids are trusted.
-
-    Its derivative adds to the rows of one table, in chunks too, where autodiff would keep all gathered rows.
-    """
-    return _pair_scores(queries, items, ids)
-
-
-@jax.jit
-def _pair_scores(queries: Array, items: Array, ids: Array) -> Array:
-    def scores(rows: Any, *, items: Array) -> Array:
-        query, ids = rows
-        return jnp.einsum("nd,ned->ne", query, gather(items, ids), precision=HIGHEST)
-
-    def on(queries: Array, items: Array, ids: Array, *, platform: Platform) -> Array:
-        return by_chunks(partial(scores, items=items), (queries, ids), _gathered_rows(items, ids, platform))
-
-    return by_platform(on, queries, items, ids)
-
-
-def _pair_forward(queries: Array, items: Array, ids: Array) -> tuple[Array, Any]:
-    return _pair_scores(queries, items, ids), (queries, items, ids)
-
-
-def _pair_backward(saved: Any, g: Array) -> tuple[Array, Array, None]:
-    return *_pair_gradients(*saved, g), None
-
-
-@jax.jit
-def _pair_gradients(queries: Array, items: Array, ids: Array, g: Array) -> Any:
-    return by_platform(_pair_gradients_on, queries, items, ids, g)
-
-
-def _pair_gradients_on(
-    queries: Array, items: Array, ids: Array, g: Array, *, platform: Platform
-) -> tuple[Array, Array]:
-    n, d = queries.shape
-    size = max(1, min(n, _gathered_rows(items, ids, platform)))
-
-    def chunk(number: Array, gradients: tuple[Array, Array]) -> tuple[Array, Array]:
-        d_queries, d_items = gradients
-        first = jnp.minimum(number * size, n - size)
-        part = lambda array: jax.lax.dynamic_slice_in_dim(array, first, size)
-        repeated = first + jnp.arange(size, dtype=jnp.int32) < number * size
-        query, chunk_ids, weight = part(queries), part(ids), jnp.where(repeated[:, None], 0, part(g))
-        d_chunk = jnp.einsum("ne,ned->nd", weight, gather(items, chunk_ids), precision=HIGHEST)
-        added = (weight[:, :, None] * query[:, None, :]).reshape(-1, d)
-        return _add_at(d_queries, first, d_chunk), d_items.at[chunk_ids.reshape(-1)].add(added)
-
-    return jax.lax.fori_loop(0, -(-n // size), chunk, (jnp.zeros_like(queries), jnp.zeros_like(items)))
-
-
-pair_scores.defvjp(_pair_forward, _pair_backward)
-
-
-def _gathered_rows(items: Array, ids: Array, platform: Platform) -> int:
-    return max(1, GATHERED[platform] // max(1, ids.shape[1] * items.shape[1]))

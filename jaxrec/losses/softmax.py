@@ -33,7 +33,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxrec import check
 from jaxrec.gather import gather
-from jaxrec.kernels.streaming_softmax import log_sum_exp, pair_scores
+from jaxrec.kernels.bags import bag_scores
+from jaxrec.kernels.streaming_softmax import log_sum_exp
 from jaxrec.losses.pointwise import weighted_total
 from jaxrec.numerics import HIGHEST, log_softmax, product
 from jaxrec.types import Total
@@ -91,7 +92,7 @@ def catalogue_softmax(
         weights = None if weights is None else jnp.where(where, weights, 0)
     queries = v_user / temperature
     top, log_total = log_sum_exp(queries, v_item, bias)
-    score = pair_scores(queries, v_item, ids)
+    score = bag_scores(queries, v_item, ids)
     score = score if bias is None else score + gather(bias, ids)
     # loss = top + log_total - score, where equal infinities differ by 0 and have no derivative
     finite = jnp.isfinite(top)[:, None] & jnp.isfinite(score)
@@ -176,8 +177,6 @@ def sampled(
     if negative_where is not None and np.shape(negative_where) not in (c, (n, *c)):
         raise ValueError(f"negative_where: expected shape {c} or {(n, *c)}, got {np.shape(negative_where)}.")
     check.strength("temperature", temperature)
-    if log_q is not None and not check.traced(log_q) and not bool(np.all(np.asarray(log_q) < np.inf)):
-        raise ValueError("log_q: expected logarithms of probabilities, got +inf or NaN.")
     v_user, v_item, v_negative, log_q, weights = check.as_floats(
         v_user=v_user, v_item=v_item, v_negative=v_negative, log_q=log_q, weights=weights
     )
@@ -191,10 +190,14 @@ def sampled(
         weights = None if weights is None else jnp.where(where, weights, 0)
         valid &= where[:, None]
     shared = negative.ndim == 1
-    v_negative = jnp.where((jnp.any(valid, axis=0) if shared else valid)[..., None], v_negative, 0)
+    counts = jnp.any(valid, axis=0) if shared else valid
+    v_negative = jnp.where(counts[..., None], v_negative, 0)
     valid &= item[:, None] != (negative[None, :] if shared else negative)
     correction = None
     if log_q is not None:
+        log_q = jnp.where(counts, log_q, 0)
+        if not check.traced(log_q) and not bool(jnp.all(log_q < jnp.inf)):
+            raise ValueError("log_q: expected logarithms of probabilities, got +inf or NaN.")
         possible = log_q > -jnp.inf
         correction = jnp.where(possible, -jnp.where(possible, log_q, 0) - np.log(max(1, *c)), -jnp.inf)
     own = jnp.einsum("nd,nd->n", v_user, v_item, precision=HIGHEST) / temperature

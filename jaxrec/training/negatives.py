@@ -7,8 +7,8 @@
 | `in_batch_mask` | nothing: the items of the batch's other pairs are the negatives |
 | `hard` | nothing: the candidates with the highest current scores |
 
-Samplers return ids and their log-probabilities, which `losses.softmax.sampled` takes to correct for them. Draws are with
-replacement, and may be items that the user has seen: `is_seen` finds these, to be masked by `negative_where`.
+Samplers return ids and their log-probabilities, which `losses.softmax.sampled` takes to correct for them. Draws are
+with replacement, and may be items that the user has seen: `is_seen` finds these, to be masked by `negative_where`.
 
 >>> import jax, jax.numpy as jnp
 >>> table = alias_table([8, 1, 1], power=1.0)
@@ -50,7 +50,7 @@ class Negatives(NamedTuple):
 
 
 class AliasTable(NamedTuple):
-    """A discrete distribution, to be drawn from in constant time: slot k gives k with probability accept(k), or alias(k).
+    """A discrete distribution, drawn from in constant time: slot k gives k with probability accept(k), else alias(k).
 
     Attributes:
         accept: float32 [n_items].
@@ -88,7 +88,7 @@ def alias_table(count: Shaped[ArrayLike, " n_items"], *, power: float = 0.75) ->
 
     Args:
         count: how often each item occurs in the training data, `numpy.bincount(train.item, minlength=train.n_items)`.
-        power: 1 draws as the data do; 0 draws every item equally often, also those that do not occur; 0.75 is word2vec's.
+        power: 1 draws as the data do; 0.75 is word2vec's; 0 draws all items equally often, also those of count 0.
 
     Raises:
         ValueError: counts that are negative, not finite or all 0; a power that is negative or not finite.
