@@ -80,14 +80,14 @@ def catalogue_softmax(
 
     Source: Liang et al. 2018, Variational autoencoders for collaborative filtering (the multinomial likelihood).
     """
-    (n, m), shape = _catalog_sizes(v_user, v_item, item, bias), np.shape(item)
+    n, m, e = _catalog_sizes(v_user, v_item, item, bias)
     check.same_shape(item=item, where=where, weights=weights)
     check.strength("temperature", temperature)
-    ids = check.row_ids("item", item, size=m, where=where).reshape(n, -1)
+    ids = check.row_ids("item", item, size=m, where=where).reshape(n, e)
     v_user, v_item, bias, weights = check.as_floats(v_user=v_user, v_item=v_item, bias=bias, weights=weights)
     if where is not None:
         where = jnp.asarray(where)
-        valid = where.reshape(n, -1)
+        valid = where.reshape(n, e)
         v_user, ids = jnp.where(jnp.any(valid, axis=1, keepdims=True), v_user, 0), jnp.where(valid, ids, 0)
         weights = None if weights is None else jnp.where(where, weights, 0)
     queries = v_user / temperature
@@ -98,11 +98,13 @@ def catalogue_softmax(
     finite = jnp.isfinite(top)[:, None] & jnp.isfinite(score)
     infinite_loss = jnp.where(score == top[:, None], 0, jnp.inf)
     loss = jnp.where(finite, jnp.where(finite, top[:, None], 0) - jnp.where(finite, score, 0), infinite_loss)
-    return weighted_total((log_total[:, None] + loss).reshape(shape), where, weights)
+    return weighted_total((log_total[:, None] + loss).reshape(np.shape(item)), where, weights)
 
 
-def _catalog_sizes(v_user: ArrayLike, v_item: ArrayLike, item: ArrayLike, bias: ArrayLike | None) -> tuple[int, int]:
-    """Returns (n, m) after checking the shapes of the arguments of `catalogue_softmax`."""
+def _catalog_sizes(
+    v_user: ArrayLike, v_item: ArrayLike, item: ArrayLike, bias: ArrayLike | None
+) -> tuple[int, int, int]:
+    """Returns (n, m, e) after checking the shapes of the arguments of `catalogue_softmax`."""
     users, items, ids = np.shape(v_user), np.shape(v_item), np.shape(item)
     if len(users) != 2 or len(items) != 2 or users[1] != items[1] or len(ids) not in (1, 2) or ids[0] != users[0]:
         raise ValueError(
@@ -112,7 +114,7 @@ def _catalog_sizes(v_user: ArrayLike, v_item: ArrayLike, item: ArrayLike, bias: 
         raise ValueError("v_item: expected at least one item, got none.")
     if bias is not None and np.shape(bias) != items[:1]:
         raise ValueError(f"bias: expected one per item, shape {items[:1]}, got shape {np.shape(bias)}.")
-    return users[0], items[0]
+    return users[0], items[0], ids[1] if len(ids) == 2 else 1
 
 
 def sampled(

@@ -365,22 +365,27 @@ def test_the_correction_makes_the_sum_over_negatives_unbiased(x64):
     v, u, q = jnp.asarray(rng.normal(size=(M, D))), jnp.asarray(rng.normal(size=D)), rng.dirichlet(np.ones(M))
     own, expected = v[2] @ u, 0.0
     for i in range(M):
-        loss = softmax.sampled(u[None], v[2:3], v[i : i + 1], [2], [i], log_q=jnp.log(jnp.asarray(q[i : i + 1]))).sum
+        loss = softmax.sampled(
+            u[None], v[2:3], v[i : i + 1], jnp.array([2]), jnp.array([i]), log_q=jnp.log(jnp.asarray(q[i : i + 1]))
+        ).sum
         expected += q[i] * float(jnp.exp(loss + own))
     assert expected == pytest.approx(float(jnp.sum(jnp.exp(v @ u))), rel=1e-10)
 
 
 def test_sampled_softmax_leaves_out_what_cannot_be_drawn_and_refuses_what_is_no_probability():
     u, log_q = jnp.ones((2, D)), jnp.array([0.0, -jnp.inf])
-    for vectors, ids, q in ((u, [5, 6], log_q), (jnp.ones((2, 2, D)), [[5, 6]] * 2, jnp.stack([log_q] * 2))):
+    for vectors, ids, q in (
+        (u, jnp.array([5, 6]), log_q),
+        (jnp.ones((2, 2, D)), jnp.array([[5, 6]] * 2), jnp.stack([log_q] * 2)),
+    ):
         value, gradient = jax.value_and_grad(
-            lambda n, ids=ids, q=q: softmax.sampled(u, u, n, [1, 2], ids, log_q=q).sum
+            lambda n, ids=ids, q=q: softmax.sampled(u, u, n, jnp.array([1, 2]), ids, log_q=q).sum
         )(vectors)
         assert float(value) == pytest.approx(2 * math.log(1.5), rel=1e-5)  # the other one's weight is 1/c = 1/2
         assert np.isfinite(gradient).all()
         with pytest.raises(ValueError, match="log_q: expected logarithms"):
-            softmax.sampled(u, u, vectors, [1, 2], ids, log_q=jnp.full_like(q, jnp.nan))
-    none = softmax.sampled(u, u, jnp.ones((0, D)), [1, 2], jnp.zeros(0, int))
+            softmax.sampled(u, u, vectors, jnp.array([1, 2]), ids, log_q=jnp.full_like(q, jnp.nan))
+    none = softmax.sampled(u, u, jnp.ones((0, D)), jnp.array([1, 2]), jnp.zeros(0, int))
     assert (float(none.sum), float(none.count)) == (0, 2)
 
 
