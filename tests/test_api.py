@@ -43,6 +43,10 @@ FORBIDDEN = {other: one for one, others in SPELLING.items() for other in others}
 HOMONYMS = {
     "as_factors": ({"bayes.as_factors", "models.hybrid.as_factors"}, "a state or a network's parameters as Factors"),
     "cost": ({"losses.closed_form.cost", "losses.cost"}, "the same number; its derivative is computed otherwise"),
+    "init_params": (
+        {"models.bag_of_items.init_params", "models.hybrid.init_params"},
+        "random initial parameters of a model",
+    ),
     "init_state": ({"training.init_state", "training.lazy.init_state"}, "`lazy` has training's functions for tables"),
     "make_step": ({"training.lazy.make_step", "training.make_step"}, "`lazy` has training's functions for tables"),
     "load": ({"data.load", "serving.load", "storage.load"}, "a dataset, a request, a model"),

@@ -23,7 +23,13 @@ SEEN = jnp.array([[0, 4999], [1, 2], [3, 3]]), jnp.array([[True, True], [True, F
 SUM_OF_IDS = lambda ids, relevant, where, filled: jnp.sum(jnp.where(filled, ids, 0))
 METRICS = {"ndcg": metrics.ndcg, "sum of ids": SUM_OF_IDS}
 
+LISTS = jnp.array([[1, 4999, 4999], [7, 0, 0]] * 35), jnp.array([[True] * 3, [True, False, False]] * 35)
+CATALOGUE = lambda users: losses.catalogue_softmax(users, VECTORS, LISTS[0], where=LISTS[1], temperature=2.0).sum
+SHARED = lambda users: losses.softmax.sampled(users, users, VECTORS[:900], jnp.arange(70), jnp.arange(900)).sum
+
 CALLS = {
+    "catalogue_softmax": lambda: jax.value_and_grad(CATALOGUE)(VECTORS[:70]),
+    "sampled_softmax": lambda: jax.value_and_grad(SHARED)(VECTORS[:70]),
     "sweep": lambda: solvers.sweep(FACTORS, *SIDES, l2=0.7, l2_bias=0.3),
     "sweep, 3 steps of conjugate gradients": lambda: solvers.sweep(FACTORS, *SIDES, l2=0.7, l2_bias=0.3, cg_steps=3),
     "implicit_sweep": lambda: solvers.implicit_sweep(WITHOUT_ITEM_BIAS, *SIDES, l2=0.7, unobserved_weight=0.1),
@@ -113,6 +119,10 @@ MORE_CALLS = {
         FACTORS.w[0], FACTORS.b[0], FACTORS.x, jnp.ones(40), jnp.ones(40, bool), l2=0.7
     ),
     "in_batch_softmax": lambda: losses.softmax.in_batch(VECTORS[:9], VECTORS[:9], jnp.arange(9)),
+    "sampled_softmax, own negatives": lambda: losses.softmax.sampled(
+        VECTORS[:2], VECTORS[:2], VECTORS[:6].reshape(2, 3, 8), jnp.arange(2), jnp.arange(6).reshape(2, 3)
+    ),
+    "bpr_cost": lambda: jax.grad(lambda f: losses.bpr_cost(f, data.observed(RATINGS), jnp.arange(3)).sum)(FACTORS),
     "diversify": lambda: diversify(jnp.arange(9.0), VECTORS[:9], k=3, trade_off=0.5),
 }
 

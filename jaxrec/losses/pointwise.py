@@ -49,6 +49,7 @@ __all__ = [
     "logistic",
     "slope_of",
     "squared_error",
+    "weighted_total",
 ]
 
 
@@ -67,7 +68,7 @@ def squared_error(
 ) -> Total:
     """Sum of (prediction - target)^2, for RMSE and for the two-tower cost."""
     prediction, target, where, weights = _clean(prediction, target, where, weights)
-    return _total((prediction - target) ** 2, where, weights)
+    return weighted_total((prediction - target) ** 2, where, weights)
 
 
 def half_squared_error(
@@ -79,7 +80,7 @@ def half_squared_error(
 ) -> Total:
     """1/2 sum of (prediction - target)^2, the default of `cost`. The 1/2 makes the slope prediction - target."""
     prediction, target, where, weights = _clean(prediction, target, where, weights)
-    return _total(0.5 * (prediction - target) ** 2, where, weights)
+    return weighted_total(0.5 * (prediction - target) ** 2, where, weights)
 
 
 def absolute_error(
@@ -92,7 +93,7 @@ def absolute_error(
     """Sum of |prediction - target|, for MAE. The gradient is 0 where they are equal."""
     prediction, target, where, weights = _clean(prediction, target, where, weights)
     error = prediction - target  # the slope of jnp.abs at 0 is 1; sign gives 0
-    return _total(error * jax.lax.stop_gradient(jnp.sign(error)), where, weights)
+    return weighted_total(error * jax.lax.stop_gradient(jnp.sign(error)), where, weights)
 
 
 def logistic(
@@ -114,7 +115,7 @@ def logistic(
         weights: one per entry.
     """
     prediction, target, where, weights = _clean(prediction, target, where, weights)
-    return _total(binary_cross_entropy(prediction, target), where, weights)
+    return weighted_total(binary_cross_entropy(prediction, target), where, weights)
 
 
 def from_elementwise(function: Callable[[Array, Array], Array], *, slope: Slope | None = None) -> PointwiseLoss:
@@ -141,7 +142,7 @@ def _from_elementwise(function: Callable[[Array, Array], Array], slope: Slope | 
         prediction: ArrayLike, target: ArrayLike, *, where: ArrayLike | None = None, weights: ArrayLike | None = None
     ) -> Total:
         y_hat, y, mask, weight = _clean(prediction, target, where, weights)
-        return _total(function(y_hat, y), mask, weight)
+        return weighted_total(function(y_hat, y), mask, weight)
 
     loss.__name__ = loss.__qualname__ = getattr(function, "__name__", "loss")
     loss.__doc__ = f"Pointwise loss of {loss.__name__}."
@@ -189,10 +190,14 @@ def _clean(
     return prediction, target, jnp.asarray(where), None if weights is None else zero_masked(weights)
 
 
-def _total(unreduced: Array, where: Array | None, weights: Array | None) -> Total:
-    if weights is not None:  # masked weights are already 0; an entry of weight 0 may have an infinite loss
-        unreduced = jnp.where((weights == 0) & jnp.isinf(unreduced), 0, unreduced)
-        return Total(jnp.sum(unreduced * weights), jnp.sum(weights))
+def weighted_total(loss: Array, where: Array | None, weights: Array | None) -> Total:
+    """Sum of the entries' losses under the mask, times weights that are 0 where masked, and the sum of these weights.
+
+    An entry of weight 0 counts as 0 even if its loss is infinite.
+    """
+    if weights is not None:
+        loss = jnp.where((weights == 0) & jnp.isinf(loss), 0, loss)
+        return Total(jnp.sum(loss * weights), jnp.sum(weights))
     if where is None:
-        return Total(jnp.sum(unreduced), jnp.asarray(unreduced.size, unreduced.dtype))
-    return Total(jnp.sum(unreduced, where=where), jnp.sum(where, dtype=unreduced.dtype))
+        return Total(jnp.sum(loss), jnp.asarray(loss.size, loss.dtype))
+    return Total(jnp.sum(loss, where=where), jnp.sum(where, dtype=loss.dtype))

@@ -1,6 +1,22 @@
-"""Softmax losses: of a pair against the items of its batch, and of lists of candidates.
+"""Softmax losses: of a pair against the whole catalog, against sampled items or the items of its batch; of lists.
 
->>> import jax.numpy as jnp
+| loss | a pair's negatives | cost of a step |
+| --- | --- | --- |
+| `catalogue_softmax` | all items | n_items products per row of v_user, in tiles |
+| `sampled` | items drawn for the batch, or for every pair | one product per negative |
+| `in_batch` | the other pairs' items | one product per pair of the batch |
+| `listwise` | the other candidates of a list | |
+
+With cosines (`models.two_tower.unit_vectors` of both sides) the temperature matters: about 0.1. Two users, three items;
+user 0 has chosen item 1, user 1 items 0 and 2:
+
+>>> import jax, jax.numpy as jnp
+>>> v_user, v_item = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[0.0, 1.0], [2.0, 0.0], [0.0, 1.0]])
+>>> chosen, valid = jnp.array([[1, 0], [0, 2]]), jnp.array([[True, False], [True, True]])
+>>> total = catalogue_softmax(v_user, v_item, chosen, where=valid)
+>>> round(float(total.sum), 4), float(total.count)  # log(e^2 + 2) - 2 + 2 (log(2 e + 1) - 1)
+(1.9635, 3.0)
+
 >>> total = listwise(jnp.array([[0.0, 0.0, 0.0]]), jnp.array([[1.0, 0.0, 0.0]]))
 >>> round(float(total.sum), 4), float(total.count)  # log 3
 (1.0986, 1.0)
@@ -8,16 +24,193 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxrec import check
-from jaxrec.numerics import log_softmax, product
+from jaxrec.gather import gather
+from jaxrec.kernels.bags import bag_scores
+from jaxrec.kernels.streaming_softmax import log_sum_exp
+from jaxrec.losses.pointwise import weighted_total
+from jaxrec.numerics import HIGHEST, log_softmax, product
 from jaxrec.types import Total
 
-__all__ = ["in_batch", "listwise", "log_popularity"]
+__all__ = ["catalogue_softmax", "in_batch", "listwise", "log_popularity", "sampled"]
+
+
+def catalogue_softmax(
+    v_user: Shaped[ArrayLike, "n d"],
+    v_item: Shaped[ArrayLike, "m d"],
+    item: Int[ArrayLike, "n ..."],
+    *,
+    bias: Shaped[ArrayLike, " m"] | None = None,
+    temperature: Shaped[ArrayLike, ""] = 1.0,
+    where: Bool[ArrayLike, "n ..."] | None = None,
+    weights: Shaped[ArrayLike, "n ..."] | None = None,
+) -> Total:
+    """Softmax over the whole catalog: sum over pairs (n, i) of -log softmax_i(s(n, .)), without n x m numbers.
+
+    s(n, i) = v_user(n) . v_item(i) / temperature + bias(i). Scores are computed in tiles, and again for the derivative
+    (`kernels.streaming_softmax`), which exists in reverse mode only: `jax.grad`, not `jax.jvp`. Cotangents reach
+    v_user, v_item, bias, temperature and weights.
+
+    One row of v_user may have one item, or a padded list of them: a user's log-sum-exp is then computed once for all of
+    the user's items, which is the multinomial loss of Mult-DAE and Mult-VAE: the negative log-likelihood of the items
+    that a user chose, as draws from one softmax.
+
+    Args:
+        v_user: a vector per row, such as each pair's user, or each user.
+        v_item: a vector for every item of the catalog.
+        item: [n], the id of each row's item; or [n, e], of its items.
+        bias: one per item; -inf leaves an item out of the softmax (a pair with it then has an infinite loss).
+        temperature: > 0.
+        where: False for padding, where item may be anything; a row without items may have any vector, NaN too.
+        weights: one per pair.
+
+    Returns:
+        The sum over pairs and the sum of their weights.
+
+    Raises:
+        ValueError: arrays that do not fit one another, no items; ids that are no items of the catalog, a temperature
+            that is not positive (not checked under jit).
+
+    Source: Liang et al. 2018, Variational autoencoders for collaborative filtering (the multinomial likelihood).
+    """
+    n, m, e = _catalog_sizes(v_user, v_item, item, bias)
+    check.same_shape(item=item, where=where, weights=weights)
+    check.strength("temperature", temperature)
+    ids = check.row_ids("item", item, size=m, where=where).reshape(n, e)
+    v_user, v_item, bias, weights = check.as_floats(v_user=v_user, v_item=v_item, bias=bias, weights=weights)
+    if where is not None:
+        where = jnp.asarray(where)
+        valid = where.reshape(n, e)
+        v_user, ids = jnp.where(jnp.any(valid, axis=1, keepdims=True), v_user, 0), jnp.where(valid, ids, 0)
+        weights = None if weights is None else jnp.where(where, weights, 0)
+    queries = v_user / temperature
+    top, log_total = log_sum_exp(queries, v_item, bias)
+    score = bag_scores(queries, v_item, ids)
+    score = score if bias is None else score + gather(bias, ids)
+    # loss = top + log_total - score, where equal infinities differ by 0 and have no derivative
+    finite = jnp.isfinite(top)[:, None] & jnp.isfinite(score)
+    infinite_loss = jnp.where(score == top[:, None], 0, jnp.inf)
+    loss = jnp.where(finite, jnp.where(finite, top[:, None], 0) - jnp.where(finite, score, 0), infinite_loss)
+    return weighted_total((log_total[:, None] + loss).reshape(np.shape(item)), where, weights)
+
+
+def _catalog_sizes(
+    v_user: ArrayLike, v_item: ArrayLike, item: ArrayLike, bias: ArrayLike | None
+) -> tuple[int, int, int]:
+    """Returns (n, m, e) after checking the shapes of the arguments of `catalogue_softmax`."""
+    users, items, ids = np.shape(v_user), np.shape(v_item), np.shape(item)
+    if len(users) != 2 or len(items) != 2 or users[1] != items[1] or len(ids) not in (1, 2) or ids[0] != users[0]:
+        raise ValueError(
+            f"expected v_user [n, d], v_item [n_items, d] and item [n] or [n, e], got shapes {users}, {items}, {ids}."
+        )
+    if items[0] == 0:
+        raise ValueError("v_item: expected at least one item, got none.")
+    if bias is not None and np.shape(bias) != items[:1]:
+        raise ValueError(f"bias: expected one per item, shape {items[:1]}, got shape {np.shape(bias)}.")
+    return users[0], items[0], ids[1] if len(ids) == 2 else 1
+
+
+def sampled(
+    v_user: Shaped[ArrayLike, "n d"],
+    v_item: Shaped[ArrayLike, "n d"],
+    v_negative: Shaped[ArrayLike, "*n c d"],
+    item: Int[ArrayLike, " n"],
+    negative: Int[ArrayLike, "*n c"],
+    *,
+    log_q: Shaped[ArrayLike, "*n c"] | None = None,
+    temperature: Shaped[ArrayLike, ""] = 1.0,
+    negative_where: Bool[ArrayLike, "*n c"] | Bool[ArrayLike, "n c"] | None = None,
+    where: Bool[ArrayLike, " n"] | None = None,
+    weights: Shaped[ArrayLike, " n"] | None = None,
+) -> Total:
+    """Sampled softmax: sum over pairs n of -log of the pair's share among its own item and c sampled negatives.
+
+    With s = v_user . v / temperature, and the negatives k drawn with probabilities q(k)::
+
+        loss(n) = -s(n, item(n)) + log(exp s(n, item(n)) + sum over k of exp(s(n, k) - log(c q(k))))
+
+    The sum is then an unbiased estimate of that over all other items, so that the loss tends to `catalogue_softmax` as
+    c grows; it equals it for c = n_items negatives, every item once, and q = 1 / n_items. Without `log_q` nothing is
+    subtracted: popular negatives push as often as they are drawn. Accidental hits, negatives that are the pair's own
+    item, are left out. For item = [7, 9] and shared negatives [9, 3]::
+
+        pair | own item  9  3
+          0  |    +      -  -      + the pair's item    - a negative
+          1  |    +      .  -      . an accidental hit, left out
+
+    It takes vectors, not tables, so that factors, towers and `training.lazy` can use it: v_negative = x[negative].
+
+    Args:
+        v_user: a vector for each pair's user.
+        v_item: a vector for each pair's item.
+        v_negative: [c, d], of negatives that all pairs share: one product; or [n, c, d], of each pair's own.
+        item: each pair's item id, to find accidental hits.
+        negative: [c] or [n, c], the negatives' ids.
+        log_q: log q of each negative, as `training.negatives` returns it with the ids; None for no correction. One with
+            log q = -inf cannot have been drawn, and is left out.
+        temperature: > 0.
+        negative_where: False for negatives that are left out, such as items that the user has seen; may be [n, c] for
+            shared negatives too. c stays the number that was drawn.
+        where: False for padding, which is no pair.
+        weights: one per pair.
+
+    Raises:
+        ValueError: arrays that do not fit one another; ids that are not integers; a log q of +inf or NaN, or a
+            temperature that is not positive (not checked under jit).
+
+    Source: Bengio and Senecal 2008, Adaptive importance sampling to accelerate training of a neural probabilistic
+    language model; Jean et al. 2015, On using very large target vocabulary for neural machine translation.
+    """
+    check.vector_pairs(v_user, v_item, item=item, where=where, weights=weights)
+    n, c = np.shape(item)[0], np.shape(negative)[-1:]
+    if np.shape(negative) not in (c, (n, *c)) or np.shape(v_negative) != (*np.shape(negative), *np.shape(v_user)[1:]):
+        raise ValueError(
+            f"expected negative [c] and v_negative [c, d], or [n, c] and [n, c, d], for n, d = {np.shape(v_user)}, got "
+            f"shapes {np.shape(negative)} and {np.shape(v_negative)}."
+        )
+    check.same_shape(negative=negative, log_q=log_q)
+    if negative_where is not None and np.shape(negative_where) not in (c, (n, *c)):
+        raise ValueError(f"negative_where: expected shape {c} or {(n, *c)}, got {np.shape(negative_where)}.")
+    check.strength("temperature", temperature)
+    v_user, v_item, v_negative, log_q, weights = check.as_floats(
+        v_user=v_user, v_item=v_item, v_negative=v_negative, log_q=log_q, weights=weights
+    )
+    item, negative = check.comparable_ids(item=item, negative=negative)
+    valid = (
+        jnp.ones((n, *c), bool) if negative_where is None else jnp.broadcast_to(jnp.asarray(negative_where), (n, *c))
+    )
+    if where is not None:
+        where = jnp.asarray(where)
+        v_user, v_item = (jnp.where(where[:, None], v, 0) for v in (v_user, v_item))
+        weights = None if weights is None else jnp.where(where, weights, 0)
+        valid &= where[:, None]
+    shared = negative.ndim == 1
+    counts = jnp.any(valid, axis=0) if shared else valid
+    v_negative = jnp.where(counts[..., None], v_negative, 0)
+    valid &= item[:, None] != (negative[None, :] if shared else negative)
+    correction = None
+    if log_q is not None:
+        log_q = jnp.where(counts, log_q, 0)
+        if not check.traced(log_q) and not bool(jnp.all(log_q < jnp.inf)):
+            raise ValueError("log_q: expected logarithms of probabilities, got +inf or NaN.")
+        possible = log_q > -jnp.inf
+        correction = jnp.where(possible, -jnp.where(possible, log_q, 0) - np.log(max(1, *c)), -jnp.inf)
+    own = jnp.einsum("nd,nd->n", v_user, v_item, precision=HIGHEST) / temperature
+    if shared and c != (0,):
+        top, log_total = log_sum_exp(v_user / temperature, v_negative, correction, valid)
+        return weighted_total(jax.nn.softplus(top + log_total - own), where, weights)
+    score = jnp.einsum("nd,ncd->nc", v_user, jnp.broadcast_to(v_negative, (n, *c, v_user.shape[1])), precision=HIGHEST)
+    score = score / temperature if correction is None else score / temperature + correction
+    every = jnp.concatenate([own[:, None], score], axis=1)
+    log_probability = log_softmax(every, jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True))[:, 0]
+    return weighted_total(-log_probability, where, weights)
 
 
 def log_popularity(count: Shaped[ArrayLike, " n_items"]) -> Float[Array, " n_items"]:

@@ -3,8 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxrec.models import baselines, linear
-from jaxrec.models.factors import init, trainable_mask
+from jaxrec.models import bag_of_items, baselines, linear
+from jaxrec.models.factors import init, trainable_mask, unit_factors
 from jaxrec.prediction import as_vectors, predict, predict_all
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "as_vectors",
+    "bag_of_items",
     "baselines",
     "head",
     "history",
@@ -22,6 +23,7 @@ __all__ = [
     "predict_all",
     "trainable_mask",
     "two_tower",
+    "unit_factors",
 ]
 
 # Imported on first access, because importing Flax takes a second.

@@ -11,9 +11,10 @@ from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray, Shaped
 
 from jaxrec import check
+from jaxrec.numerics import unit_vectors
 from jaxrec.types import Factors
 
-__all__ = ["init", "trainable_mask"]
+__all__ = ["init", "trainable_mask", "unit_factors"]
 
 
 def init(
@@ -75,3 +76,12 @@ def trainable_mask(factors: Factors) -> Factors:
     check.factors("factors", factors)
     mask = jax.tree.map(lambda _: True, factors)
     return dataclasses.replace(mask, mu=None if factors.mu is None else False)
+
+
+def unit_factors(factors: Factors) -> Factors:
+    """The factors with every row of w and x divided by its norm, whose products are cosines; rows of zeros stay.
+
+    For models trained by the cosine forms of `losses.implicit`. b, c and mu are as they were.
+    """
+    check.factors("factors", factors)
+    return dataclasses.replace(factors, w=unit_vectors(factors.w), x=unit_vectors(factors.x))

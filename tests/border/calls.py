@@ -13,8 +13,9 @@ import optax
 import jaxrec
 from jaxrec import Ratings, data, evaluation, losses, metrics, models, retrieval
 from jaxrec.losses import closed_form, content, softmax
-from jaxrec.models import baselines, linear
+from jaxrec.models import bag_of_items, baselines, linear
 from jaxrec.retrieval import candidates, quantized, rerank
+from jaxrec.training import negatives
 
 N_USERS, N_ITEMS, D = 7, 9, 3
 rng = np.random.default_rng(0)
@@ -45,6 +46,20 @@ TABLE = candidates.Table(jnp.zeros((4, 2), jnp.int32), jnp.ones((4, 2), bool))
 EXCLUDE = jnp.array([[1, 2]] * N_USERS), jnp.ones((N_USERS, 2), bool)
 L2 = {"l2": 0.1}
 MATRIX_AND_MASK = jnp.ones((N_ITEMS, N_USERS)), jnp.ones((N_ITEMS, N_USERS), bool)
+IMPLICIT = {  # losses of scores, with their options
+    "bce": {},
+    "bpr": {},
+    "gbce": {"n_items": N_ITEMS},
+    "hinge": {"margin": 0.5},
+    "warp": {"n_items": N_ITEMS},
+}
+IMPLICIT_COSTS = {
+    "bpr_cost": lambda factors, layout: losses.bpr_cost(factors, layout, jnp.arange(3), **L2),
+    "catalogue_cost": lambda factors, layout: losses.catalogue_cost(factors, layout, cosine=True, **L2),
+    "sampled_cost": lambda factors, layout: losses.sampled_cost(factors, layout, jnp.arange(3), log_q=B[:3], **L2),
+}
+SAMPLES = jnp.array([[0, 4, 2]] * N_USERS), jnp.ones((N_USERS, 3), bool)
+BAG = bag_of_items.init_params(N_ITEMS, D, key=jax.random.key(0))
 NETWORK_PARAMS = {"layer": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
 
 
@@ -78,6 +93,27 @@ CALLS = {
     "losses.content.two_tower": lambda: content.two_tower(W, W, B),
     "losses.softmax.in_batch": lambda: softmax.in_batch(W, W, jnp.arange(7), log_q=B - 2),
     "losses.softmax.log_popularity": lambda: softmax.log_popularity(Y),
+    **{
+        f"{module}.{name}": partial(getattr(losses, name), W[:, 0], W, where=WHERE[:N_USERS], weights=B, **options)
+        for module in ("losses", "losses.pairwise")
+        for name, options in IMPLICIT.items()
+    },
+    **{
+        f"{module}.{name}": partial(cost, FACTORS, LAYOUTS["observed"])
+        for module in ("losses", "losses.implicit")
+        for name, cost in IMPLICIT_COSTS.items()
+    },
+    **{
+        f"{module}.catalogue_softmax": lambda: [
+            losses.catalogue_softmax(W, X, jnp.arange(7), bias=Y, weights=B),
+            jax.grad(lambda w: losses.catalogue_softmax(w, X, SAMPLES[0], where=SAMPLES[1]).sum)(W),
+        ]
+        for module in ("losses", "losses.softmax")
+    },
+    "losses.softmax.sampled": lambda: [
+        softmax.sampled(W, W, X, jnp.arange(7), jnp.arange(9), log_q=Y - 9),
+        softmax.sampled(W, W, X[SAMPLES[0]], jnp.arange(7), SAMPLES[0], negative_where=SAMPLES[1]),
+    ],
     "losses.content.kernel_l2": lambda: content.kernel_l2(NETWORK_PARAMS, **L2),
     "losses.softmax.listwise": lambda: losses.softmax.listwise(W, jnp.abs(W)),
     "metrics.rmse": lambda: metrics.rmse(Y, Y, where=WHERE, weights=Y),
@@ -118,6 +154,20 @@ CALLS = {
     "models.predict": lambda: [models.predict(FACTORS, [0, 1], [2, 8]), models.predict(FACTORS, TEST, train=TRAIN)],
     "models.predict_all": lambda: models.predict_all(FACTORS),
     "models.as_vectors": lambda: models.as_vectors(FACTORS),
+    "models.unit_factors": lambda: models.unit_factors(FACTORS),
+    "models.bag_of_items.init_params": lambda: bag_of_items.init_params(N_ITEMS, D, key=jax.random.key(0)),
+    "models.bag_of_items.drop_items": lambda: bag_of_items.drop_items(SAMPLES[1], fraction=0.5, key=jax.random.key(0)),
+    "models.bag_of_items.user_vectors": lambda: bag_of_items.user_vectors(BAG, *SAMPLES),
+    "models.bag_of_items.all_vectors": lambda: bag_of_items.all_vectors(BAG, LAYOUTS["linked"]),
+    "models.bag_of_items.user_batches": lambda: list(bag_of_items.user_batches(LAYOUTS["rows"], 3, rng=0)(0)),
+    "training.negatives.uniform": lambda: negatives.uniform((4, 2), N_ITEMS, key=jax.random.key(0)),
+    "training.negatives.alias_table": lambda: negatives.alias_table(Y),
+    "training.negatives.by_popularity": lambda: negatives.by_popularity(
+        (4, 2), negatives.alias_table(Y), key=jax.random.key(0)
+    ),
+    "training.negatives.in_batch_mask": lambda: negatives.in_batch_mask(jnp.arange(7), user=jnp.arange(7)),
+    "training.negatives.hard": lambda: negatives.hard(W, SAMPLES[0], 2, where=SAMPLES[1]),
+    "training.negatives.is_seen": lambda: negatives.is_seen(jnp.arange(4), *SAMPLES),
     "models.trainable_mask": lambda: models.trainable_mask(FACTORS),
     **{
         f"models.baselines.{name}": partial(getattr(baselines, name), RATINGS)

@@ -1,6 +1,7 @@
 """Ids are never truncated, clamped or wrapped: concrete ids out of range are refused, unless they are masked."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,23 @@ import pytest
 from jaxrec import Ratings, data, losses, metrics, models, retrieval, training
 from jaxrec.data import normalize
 from jaxrec.losses import closed_form, penalty, softmax
+from jaxrec.models import bag_of_items
 from jaxrec.retrieval import candidates, quantized, rerank
 from jaxrec.types import Observed
-from tests.border.calls import FACTORS, INDEX, LARGE_CATALOGUE, N_ITEMS, N_USERS, RATINGS, TABLE, D, W, X
+from tests.border.calls import (
+    BAG,
+    FACTORS,
+    IMPLICIT_COSTS,
+    INDEX,
+    LARGE_CATALOGUE,
+    N_ITEMS,
+    N_USERS,
+    RATINGS,
+    TABLE,
+    D,
+    W,
+    X,
+)
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
@@ -38,6 +53,7 @@ TAKES_OBSERVED = {
     "closed_form.cost": lambda layout: closed_form.cost(FACTORS, layout, l2=0.1),
     "closed_form.gradient": lambda layout: closed_form.gradient(FACTORS, layout, l2=0.1),
     "closed_form.value_and_gradient": lambda layout: closed_form.value_and_gradient(FACTORS, layout, l2=0.1),
+    **{name: partial(cost, FACTORS) for name, cost in IMPLICIT_COSTS.items()},
 }
 MEANS = normalize.means_by_item_then_user(RATINGS)
 # name -> (function of ids [n] and their mask, which it does not read; size of the table)
@@ -51,6 +67,14 @@ TAKES_IDS = {
     "ratings.item_index": (lambda ids, _: RATINGS.item_index(ids), N_ITEMS),
     "Ratings": (lambda ids, _: Ratings(ids, ids, np.ones(ids.shape), N_USERS, N_USERS).item, N_USERS),
     "retrieval.related_ids": (lambda ids, _: retrieval.related_ids(X, ids, 2), N_ITEMS),
+    "sampled_cost negative": (
+        lambda ids, _: losses.sampled_cost(FACTORS, observed(np.zeros(1, int), np.zeros(1, int)), ids),
+        N_ITEMS,
+    ),
+    "bpr_cost negative": (
+        lambda ids, _: losses.bpr_cost(FACTORS, observed(np.zeros(1, int), np.zeros(1, int)), ids),
+        N_ITEMS,
+    ),
 }
 # name -> (function of ids [n] and their mask, under which any id is accepted; size of the table)
 TAKES_MASKED_IDS = {
@@ -64,6 +88,18 @@ TAKES_MASKED_IDS = {
         len(LARGE_CATALOGUE),
     ),
     "candidates.look_up": (lambda ids, where: candidates.look_up(TABLE, ids, where=where), len(TABLE.ids)),
+    "catalogue_softmax": (
+        lambda ids, where: losses.catalogue_softmax(W[: len(ids)], X, ids, where=where),
+        N_ITEMS,
+    ),
+    "catalogue_softmax of lists": (
+        lambda ids, where: losses.catalogue_softmax(W[:1], X, ids[None], where=where[None]),
+        N_ITEMS,
+    ),
+    "bag_of_items.user_vectors": (
+        lambda ids, where: bag_of_items.user_vectors(BAG, ids[None], where[None]),
+        N_ITEMS,
+    ),
     "candidates.merge": (
         lambda ids, where: candidates.merge([(ids, where)], size=2, allowed=np.ones(N_ITEMS, bool)),
         N_ITEMS,

@@ -12,7 +12,22 @@ from jaxrec import losses, models, retrieval
 from jaxrec.data import normalize
 from jaxrec.losses import closed_form, content, penalty, softmax
 from jaxrec.retrieval import candidates, quantized
-from tests.border.calls import FACTORS, LAYOUTS, MATRIX_AND_MASK, N_ITEMS, N_USERS, RATINGS, TRAIN, WHERE, B, D, W, X, Y
+from tests.border.calls import (
+    FACTORS,
+    IMPLICIT_COSTS,
+    LAYOUTS,
+    MATRIX_AND_MASK,
+    N_ITEMS,
+    N_USERS,
+    RATINGS,
+    TRAIN,
+    WHERE,
+    B,
+    D,
+    W,
+    X,
+    Y,
+)
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
@@ -31,6 +46,10 @@ TAKES_FACTORS = {
         )
         for function in (closed_form.cost, closed_form.gradient, closed_form.value_and_gradient)
         for layout in ("dense", "observed", "linked")
+    },
+    **{
+        f"{name} of observed": lambda f, cost=cost: cost(f, LAYOUTS["observed"])
+        for name, cost in IMPLICIT_COSTS.items()
     },
 }
 WRONG_PARTS = {
@@ -90,6 +109,14 @@ TAKES_STRENGTHS = {
     "closed_form.gradient": lambda l2: closed_form.gradient(FACTORS, LAYOUTS["linked"], l2=l2),
     "l2_bias": lambda l2: losses.cost(FACTORS, LAYOUTS["linked"], l2=0.1, l2_bias=l2),
     "penalty": lambda l2: penalty.l2_penalty(FACTORS, l2=l2),
+    **{
+        name: lambda l2, cost=cost: cost(FACTORS, LAYOUTS["observed"], l2=l2)
+        for name, cost in {
+            "bpr_cost": lambda *args, l2: losses.bpr_cost(*args, jnp.arange(3), l2=l2),
+            "catalogue_cost": losses.catalogue_cost,
+            "sampled_cost": lambda *args, l2: losses.sampled_cost(*args, jnp.arange(3), l2=l2),
+        }.items()
+    },
     "users_cost": lambda l2: losses.users_cost(W, B, X, *MATRIX_AND_MASK, l2=l2[0]),
     "items_cost": lambda l2: losses.items_cost(X, W, B, *MATRIX_AND_MASK, l2=l2[1]),
 }

@@ -10,8 +10,9 @@ import pytest
 
 from jaxrec import Factors, data, evaluation, losses, metrics, retrieval
 from jaxrec.losses import closed_form, content, layouts, softmax
+from jaxrec.models import bag_of_items
 from jaxrec.retrieval import candidates, rerank
-from tests.border.calls import N_ITEMS, N_USERS, RATINGS, TEST, TRAIN, D
+from tests.border.calls import IMPLICIT, IMPLICIT_COSTS, N_ITEMS, N_USERS, RATINGS, TEST, TRAIN, D
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 
@@ -92,6 +93,33 @@ COMPUTES = {
     "softmax.in_batch": lambda cast: softmax.in_batch(cast(M), cast(M[::-1]), A, weights=cast(B)),
     "softmax.log_popularity": lambda cast: softmax.log_popularity(cast(A)),
     "losses.softmax.listwise": lambda cast: losses.softmax.listwise(cast(M), cast(M[::-1]), weights=cast(B)),
+    **{
+        f"losses.{name}": lambda cast, name=name, options=options: getattr(losses, name)(
+            cast(A), cast(M), weights=cast(B), **options
+        )
+        for name, options in IMPLICIT.items()
+    },
+    "losses.catalogue_softmax": lambda cast: losses.catalogue_softmax(
+        cast(M), cast(M[::-1]), np.arange(5), bias=cast(A), weights=cast(B)
+    ),
+    "losses.softmax.sampled": lambda cast: softmax.sampled(
+        cast(M), cast(M[::-1]), cast(M[:2]), np.arange(5), np.array([3, 9]), log_q=cast(A[:2]), weights=cast(B)
+    ),
+    "losses.softmax.sampled, own negatives": lambda cast: softmax.sampled(
+        cast(M), cast(M[::-1]), cast(M[:, None]), np.arange(5), np.full((5, 1), 9), log_q=cast(A[:, None])
+    ),
+    **{
+        f"losses.{name}": lambda cast, cost=cost: cost(
+            binary_factors(cast), dataclasses.replace(OBSERVED, weights=cast(RATINGS.weights.astype(int)))
+        )
+        for name, cost in IMPLICIT_COSTS.items()
+    },
+    "bag_of_items.user_vectors": lambda cast: bag_of_items.user_vectors(
+        bag_of_items.BagOfItems(cast(M), None, cast(A)),
+        np.array([[1, 4]]),
+        np.ones((1, 2), bool),
+        weights=cast(B[None, :2]),
+    ),
     "losses.cost of values": lambda cast: losses.cost(binary_factors(np.float32), observed_ratings(cast), l2=0.5),
     "closed_form of values": lambda cast: closed_form.value_and_gradient(
         binary_factors(np.float32), observed_ratings(cast), l2=0.5
