@@ -1,15 +1,18 @@
 """The methods of `experiments.published_implicit`, and the settings that each chooses from.
 
-A method is a function fit(train, given, seed, choices) that prepares what its settings share and returns a function of
-one point of its grid, which returns a scorer of the users of `given`. `given` is `train`, or the histories of users who
-are not in train; `choices` has the settings chosen so far for the table, for methods made of others.
+A method is a function fit(train, given, context) that prepares what its settings share and returns a function of one
+point of its grid, which returns a scorer of the users of `given`. `given` is `train`, or the histories of users who are
+not in train.
 """
 
 import itertools
+import json
+import subprocess
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +21,6 @@ import optax
 from jax import Array
 
 from jaxrec import data, losses, models, solvers, training
-from jaxrec.evaluation import evaluate
 from jaxrec.models import bag_of_items, linear
 from jaxrec.numerics import unit_vectors
 from jaxrec.solvers import neighbors
@@ -26,7 +28,25 @@ from jaxrec.training import lazy, negatives
 from jaxrec.types import Factors, Ratings
 
 Settings = dict[str, Any]
-Fit = Callable[[Ratings, Ratings, int, Mapping[str, Any]], Callable[[Settings], Any]]
+IRSPACK_LISTS = Path(__file__).parent.parent / "benchmarks" / "irspack_lists.py"
+LISTED = 100  # the length of a peer's lists: no figure looks further
+
+
+class Context(NamedTuple):
+    """What a method may need beside its data.
+
+    Attributes:
+        seed: of everything random.
+        choices: the settings chosen so far for the table, for methods made of others.
+        peers: the Python of an environment with the peers.
+    """
+
+    seed: int
+    choices: Mapping[str, Any]
+    peers: str
+
+
+Fit = Callable[[Ratings, Ratings, Context], Callable[[Settings], Any]]
 
 
 @dataclass(frozen=True)
@@ -36,12 +56,14 @@ class Method:
     Attributes:
         fit: see the module.
         grids: table -> the settings to choose from; a table that is missing does not have the method.
-        is_baseline: whether it is compared with, rather than compared.
+        is_baseline: whether the others are compared with the best of it and its like.
+        is_peer: whether it needs the peers' environment.
     """
 
     fit: Fit
     grids: Mapping[str, list[Settings]]
     is_baseline: bool = False
+    is_peer: bool = False
 
 
 def grid(**options: tuple[Any, ...]) -> list[Settings]:
@@ -52,22 +74,22 @@ def grid(**options: tuple[Any, ...]) -> list[Settings]:
 # ------------------------------------------------------------------------------------------- baselines
 
 
-def popularity(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) -> Any:
+def popularity(train: Ratings, given: Ratings, context: Context) -> Any:
     """The same list for everybody."""
     return lambda settings: models.baselines.popularity(train)
 
 
-def item_knn(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) -> Any:
+def item_knn(train: Ratings, given: Ratings, context: Context) -> Any:
     """The users' items' nearest neighbors by cosine."""
     return lambda settings: _for_users(neighbors.item_knn(train, **settings), train, given)
 
 
-def ease(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) -> Any:
+def ease(train: Ratings, given: Ratings, context: Context) -> Any:
     """EASE as published."""
     return lambda settings: _for_users(solvers.linear.ease(train, **settings), train, given)
 
 
-def ials(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) -> Any:
+def ials(train: Ratings, given: Ratings, context: Context) -> Any:
     """Implicit ALS whose l2 grows with the counts (Rendle et al. 2022, Revisiting the performance of iALS)."""
     layouts = data.rows(train, "user"), data.rows(train, "item")
 
@@ -80,14 +102,16 @@ def ials(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) 
             rank=settings["rank"],
             sweeps=settings["sweeps"],
             tol=0.0,
-            key=jax.random.key(seed),
+            key=jax.random.key(context.seed),
             progress=False,
             **options,
         ).factors
         if given is train:
             return fitted
         rows = data.rows(given, "user")
-        scaled = solvers.frequency_scaled_l2(rows, layouts[1], l2=settings["l2"], unobserved_weight=settings["unobserved_weight"])
+        scaled = solvers.frequency_scaled_l2(
+            rows, layouts[1], l2=settings["l2"], unobserved_weight=settings["unobserved_weight"]
+        )
         return solvers.implicit_fold_in(fitted, rows, l2=scaled[0], **options)
 
     return scorer
@@ -96,7 +120,7 @@ def ials(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) 
 # ------------------------------------------------------------------------------------------- ours
 
 
-def closed_form(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) -> Any:
+def closed_form(train: Ratings, given: Ratings, context: Context) -> Any:
     """A low pass of the normalized item graph, and one hop by cosine: `solvers.linear.low_pass`."""
     shared: dict[str, Any] = {}
 
@@ -104,17 +128,19 @@ def closed_form(train: Ratings, given: Ratings, seed: int, choices: Mapping[str,
         rank = settings["rank"]
         if shared.get("rank", 0) < rank:
             graph = solvers.linear.normalized(linear.histories(train))
-            shared.update(rank=rank, spectrum=solvers.linear.spectrum(graph, rank=rank, key=jax.random.key(seed)))
+            shared.update(
+                rank=rank, spectrum=solvers.linear.spectrum(graph, rank=rank, key=jax.random.key(context.seed))
+            )
         return _for_users(solvers.linear.low_pass(train, **settings, spectrum=shared["spectrum"]), train, given)
 
     return scorer
 
 
-def softmax_mf(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) -> Any:
+def softmax_mf(train: Ratings, given: Ratings, context: Context) -> Any:
     """Matrix factorization of cosines by a softmax over sampled items."""
 
     def scorer(settings: Settings) -> tuple[Array, Array]:
-        tables = fit_cosine_softmax(train, seed=seed, **settings)
+        tables = fit_cosine_softmax(train, seed=context.seed, **settings)
         return unit_vectors(tables["user"]), unit_vectors(tables["item"])
 
     return scorer
@@ -135,7 +161,7 @@ def fit_cosine_softmax(
     key_user, key_item, key_order = jax.random.split(jax.random.key(seed), 3)
     sizes = {"user": (train.n_users, key_user), "item": (train.n_items, key_item)}
     tables = {name: 0.1 * jax.random.normal(key, (n, rank)) for name, (n, key) in sizes.items()}
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, 10**9) if epochs < 1 else learning_rate)
+    optimizer = optax.adam(learning_rate)
 
     def cost(params: Any, rows: Any, batch: Any) -> Any:
         pairs, drawn = batch
@@ -163,16 +189,57 @@ def fit_cosine_softmax(
         return update(state, (pairs, drawn.ids), key=key)
 
     state = lazy.init_state((), tables, optimizer)
-    state, _ = training.epochs(
-        step, state, data.observed(train), batch_size=batch_size, key=key_order, epochs=epochs
-    )
+    state, _ = training.epochs(step, state, data.observed(train), batch_size=batch_size, key=key_order, epochs=epochs)
     return state.params[1]
 
 
-def blend(train: Ratings, given: Ratings, seed: int, choices: Mapping[str, Any]) -> Any:
+def bag(train: Ratings, given: Ratings, context: Context) -> Any:
+    """A bag of items, trained to predict whole histories from parts of them by a softmax over the catalog."""
+
+    def scorer(settings: Settings) -> Any:
+        params = fit_bag(train, seed=context.seed, **settings)
+        return bag_of_items.all_vectors(params, data.linked(given), power=settings["power"])
+
+    return scorer
+
+
+def fit_bag(
+    train: Ratings,
+    *,
+    rank: int,
+    dropped: float,
+    power: float,
+    l2: float,
+    batch_size: int,
+    learning_rate: float,
+    epochs: int,
+    seed: int,
+) -> Any:
+    """The parameters after some epochs of Adam; `l2` decays the tables' weights."""
+    key_start, key_fit = jax.random.split(jax.random.key(seed))
+
+    def cost(params: Any, users: Any, *, key: Array) -> Any:
+        kept = bag_of_items.drop_items(users.where, fraction=dropped, key=key)
+        v_user = bag_of_items.user_vectors(params, users.other, kept, power=power)
+        return losses.catalogue_softmax(v_user, params.items, users.other, bias=params.bias, where=users.where)
+
+    batches = bag_of_items.user_batches(data.rows(train, "user"), batch_size, rng=seed)
+    params, _ = training.fit(
+        cost,
+        bag_of_items.init_params(train.n_items, rank, key=key_start),
+        batches,
+        optimizer=optax.adamw(learning_rate, weight_decay=l2),
+        key=key_fit,
+        epochs=epochs,
+        progress=False,
+    )
+    return params
+
+
+def blend(train: Ratings, given: Ratings, context: Context) -> Any:
     """The closed form and the factorization by softmax, as chosen for themselves, added with a weight."""
-    first = closed_form(train, given, seed, choices)(choices["closed_form"]["settings"])
-    second = softmax_mf(train, given, seed, choices)(choices["softmax_mf"]["settings"])
+    first = closed_form(train, given, context)(context.choices["closed_form"]["settings"])
+    second = softmax_mf(train, given, context)(context.choices["softmax_mf"]["settings"])
     return lambda settings: Blend(first, second, jnp.float32(settings["weight"]))
 
 
@@ -192,13 +259,54 @@ class Blend:
         return standardized(self.scorer(users)) + self.weight * standardized(cosines)
 
 
+# ------------------------------------------------------------------------------------------- peers
+
+
+def irspack(model: str) -> Fit:
+    """A model of irspack, in its own environment: `benchmarks/irspack_lists.py`."""
+
+    def fit(train: Ratings, given: Ratings, context: Context) -> Any:
+        def scorer(settings: Settings) -> Any:
+            with tempfile.TemporaryDirectory() as folder:
+                split, job, out = (Path(folder) / name for name in ("split.npz", "job.json", "lists.npy"))
+                pairs = {"train_user": train.user, "train_item": train.item}
+                pairs |= {"given_user": given.user, "given_item": given.item}
+                np.savez(split, allow_pickle=False, **pairs, n_users=train.n_users, n_items=train.n_items)
+                described = {"split": str(split), "model": model, "settings": settings, "k": LISTED, "out": str(out)}
+                job.write_text(json.dumps(described))
+                subprocess.run([context.peers, "-I", str(IRSPACK_LISTS), str(job)], check=True)
+                return Lists(jnp.asarray(np.load(out)), train.n_items)
+
+        return scorer
+
+    return fit
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Lists:
+    """A scorer by lists: an item's score is the number of items below it, and what is not in a list is left out."""
+
+    ids: Array
+    n_items: int = field(metadata={"static": True})
+
+    def __call__(self, users: Array) -> Array:
+        """[n, n_items]."""
+        ids = self.ids[users]
+        score = jnp.arange(ids.shape[1], 0, -1, dtype=jnp.float32)
+        empty = jnp.full((len(users), self.n_items), -jnp.inf, jnp.float32)
+        return empty.at[jnp.arange(len(users), dtype=jnp.int32)[:, None], ids].set(score[None, :])
+
+
 def _for_users(scorer: Any, train: Ratings, given: Ratings) -> Any:
     return scorer if given is train else linear.for_users(scorer, given)
 
 
 METHODS: dict[str, Method] = {
     "popularity": Method(
-        popularity, dict.fromkeys(("gowalla", "ml-1m-ncf", "ml-100k-strong", "ml-1m-strong"), [{}]), is_baseline=True
+        popularity,
+        {table: [{}] for table in ("gowalla", "ml-1m-ncf", "ml-100k-strong", "ml-1m-strong")},
+        is_baseline=True,
     ),
     "item_knn": Method(
         item_knn,
@@ -224,7 +332,9 @@ METHODS: dict[str, Method] = {
         ials,
         {
             "ml-1m-ncf": grid(rank=(192,), l2=(0.005, 0.007, 0.01), unobserved_weight=(0.2, 0.3, 0.5), sweeps=(12,)),
-            "ml-100k-strong": grid(rank=(16, 32, 64), l2=(0.01, 0.03, 0.1), unobserved_weight=(0.1, 0.3, 1.0), sweeps=(12,)),
+            "ml-100k-strong": grid(
+                rank=(16, 32, 64), l2=(0.01, 0.03, 0.1), unobserved_weight=(0.1, 0.3, 1.0), sweeps=(12,)
+            ),
             "ml-1m-strong": grid(rank=(64, 128), l2=(0.003, 0.01, 0.03), unobserved_weight=(0.1, 0.3), sweeps=(12,)),
         },
     ),
@@ -250,5 +360,57 @@ METHODS: dict[str, Method] = {
             )
         },
     ),
+    "bag_of_items": Method(
+        bag,
+        {
+            "ml-100k-strong": grid(
+                rank=(64, 256),
+                dropped=(0.5,),
+                power=(0.5,),
+                l2=(0.01, 0.1),
+                batch_size=(100,),
+                learning_rate=(0.003,),
+                epochs=(20, 50, 100),
+            ),
+            "ml-1m-strong": grid(
+                rank=(256,),
+                dropped=(0.5,),
+                power=(0.5,),
+                l2=(0.01, 0.1),
+                batch_size=(200,),
+                learning_rate=(0.003,),
+                epochs=(20, 50),
+            ),
+        },
+    ),
     "blend": Method(blend, {"gowalla": grid(weight=(0.25, 0.5, 1.0))}),
+    "irspack_ease": Method(
+        irspack("ease"),
+        {
+            "ml-100k-strong": grid(reg=(30.0, 100.0, 200.0, 300.0, 500.0)),
+            "ml-1m-strong": grid(reg=(100.0, 200.0, 300.0, 500.0, 1000.0)),
+        },
+        is_baseline=True,
+        is_peer=True,
+    ),
+    "irspack_ials": Method(
+        irspack("ials"),
+        {
+            "ml-100k-strong": grid(
+                n_components=(16, 32, 64), reg=(0.003, 0.01, 0.03), alpha0=(0.1, 0.3, 1.0), train_epochs=(12,)
+            ),
+            "ml-1m-strong": grid(n_components=(64, 128), reg=(0.003, 0.01), alpha0=(0.1, 0.3), train_epochs=(12,)),
+        },
+        is_baseline=True,
+        is_peer=True,
+    ),
+    "irspack_edlae": Method(
+        irspack("edlae"),
+        {
+            "ml-100k-strong": grid(reg=(10.0, 30.0, 100.0), dropout_p=(0.2, 0.4, 0.6)),
+            "ml-1m-strong": grid(reg=(100.0, 300.0), dropout_p=(0.2, 0.4)),
+        },
+        is_baseline=True,
+        is_peer=True,
+    ),
 }

@@ -1,10 +1,10 @@
 """Implicit feedback, compared with published figures: the same interactions, the same splits, the same metrics.
 
-| table | protocol | metrics |
-| --- | --- | --- |
-| gowalla | LightGCN's split; the whole catalog is ranked but for what the user has in train | Recall@20, NDCG@20 |
-| ml-1m-ncf | each user's held-out film among 99 given negatives; ties count against the model | HR@10, NDCG@10 |
-| ml-100k-strong, ml-1m-strong | a fifth of the users is not in train; 80 % of their films rated 4 or 5 are given, the others are to be found in the whole catalog | NDCG@100, Recall@20 |
+gowalla: LightGCN's split; the whole catalog is ranked but for what the user has in train. Recall@20, NDCG@20.
+ml-1m-ncf: each user's held-out film among 99 given negatives; ties count against the model. HR@10, NDCG@10.
+ml-100k-strong, ml-1m-strong: a fifth of the users is not in train; 80 % of their films rated 4 or 5 are given, and the
+others are to be found in the whole catalog. Recall@20, NDCG@100. irspack's rows are run on the same split, settings
+chosen in the same way, if `--peers` names the Python of an environment that has it.
 
 There are two stages, so that test cannot choose:
 
@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import harness
-from experiments.implicit_methods import METHODS, Fit
+from experiments.implicit_methods import METHODS, Context, Fit
 from jaxrec import check, data, evaluation
 from jaxrec.evaluation import Evaluation
 from jaxrec.types import Ratings
@@ -74,6 +74,7 @@ class Settings:
     stage: str = "test"  # or 'choose'
     tables: tuple[str, ...] = ("gowalla", "ml-1m-ncf", "ml-100k-strong", "ml-1m-strong")
     methods: tuple[str, ...] = tuple(METHODS)
+    peers: str = ""  # the Python of an environment with irspack; '' leaves its rows out
     seed: int = 0
     out: str = "results"
 
@@ -190,7 +191,7 @@ def ranked(scorer: Any, parts: Parts, table: Table) -> Evaluation:
 def _rows(settings: Settings) -> Iterator[tuple[str, str]]:
     for table in settings.tables:
         for method in settings.methods:
-            if table in METHODS[method].grids:
+            if table in METHODS[method].grids and (settings.peers or not METHODS[method].is_peer):
                 yield table, method
 
 
@@ -213,7 +214,7 @@ def choose(
     """The point of the grid with the best figures on a validation part of train; test is not read."""
     parts = table.validation(table.parts(settings.seed).train, settings.seed)
     name = next(name for name, each in TABLES.items() if each is table)
-    scorer_of = fit(parts.train, parts.given, settings.seed, choices.get(name, {}))
+    scorer_of = fit(parts.train, parts.given, Context(settings.seed, choices.get(name, {}), settings.peers))
     *others, by = (LABELS.get(metric, metric) for metric in table.metrics)
     best: dict[str, Any] = {}
     for point in grid:
@@ -241,7 +242,8 @@ def _test_all(settings: Settings) -> dict[str, Any]:
         users = folder / f"{name}_{method}.npz"
         if values.get(f"{row}/settings") != choice["settings"] or not users.exists():
             began = time.perf_counter()
-            scorer = METHODS[method].fit(parts.train, parts.given, settings.seed, choices[name])(choice["settings"])
+            context = Context(settings.seed, choices[name], settings.peers)
+            scorer = METHODS[method].fit(parts.train, parts.given, context)(choice["settings"])
             found = ranked(scorer, parts, table)
             seconds = round(time.perf_counter() - began, 1)
             harness.write(users, lambda temporary, found=found: _save(temporary, found))
@@ -299,7 +301,10 @@ def _compared(name: str, values: dict[str, Any], folder: Path) -> list[dict[str,
 
 
 def _named(cells: dict[str, str]) -> dict[str, str]:
-    return {"first figure" if n == 0 else "second figure": f"{label} {cell}" for n, (label, cell) in enumerate(cells.items())}
+    return {
+        "first figure" if n == 0 else "second figure": f"{label} {cell}"
+        for n, (label, cell) in enumerate(cells.items())
+    }
 
 
 def _load(path: Path) -> Evaluation:
