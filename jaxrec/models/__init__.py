@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxrec.models import baselines, linear
+from jaxrec.models import baselines, linear, neighbors
 from jaxrec.models.factors import init, trainable_mask
 from jaxrec.prediction import as_vectors, predict, predict_all
 
@@ -18,6 +18,7 @@ __all__ = [
     "hybrid",
     "init",
     "linear",
+    "neighbors",
     "predict",
     "predict_all",
     "trainable_mask",
