@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import Ratings, data
+from jaxrec import Ratings, data, storage
 from jaxrec.evaluation import evaluate
 from jaxrec.kernels import sparse_rows as kernel
+from jaxrec.kernels.sparse_rows import SparseRows
 from jaxrec.models import neighbors
 from jaxrec.solvers.neighbors import item_knn, user_knn
 
@@ -119,6 +120,18 @@ def test_histories_may_be_others_than_those_of_the_neighbors():
         rows = np.flatnonzero(train.user == j)
         last = train.item[rows[np.argsort(train.time[rows])[-2:]]]
         np.testing.assert_allclose(found[j], knn.scores(last[None])[0], rtol=1e-5, atol=1e-6)
+
+
+def test_rows_are_saved_and_read_as_named_arrays(tmp_path):
+    train, _ = random_case(8)
+    knn = item_knn(train, k=5)
+    arrays = {name: getattr(knn.rows, name) for name in ("start", "item", "weight")}
+    meta = {"n_items": knn.rows.n_items, "longest": knn.rows.longest}
+    storage.write(tmp_path / "knn.jaxrec", "item_knn", arrays, meta)
+    arrays, meta = storage.read(tmp_path / "knn.jaxrec", "item_knn")
+    rows = SparseRows(**{name: jnp.asarray(array) for name, array in arrays.items()}, **meta)
+    users = np.arange(N_USERS)
+    np.testing.assert_array_equal(neighbors.item_scorer(train, rows)(users), knn(users))
 
 
 @pytest.mark.parametrize(
