@@ -15,8 +15,8 @@ as in `implicit`; that is log(N / (N + 1)), just below 0, for a term in every do
 items count less, and the maximum keeps weights from being negative.
 
 >>> train = Ratings(user=[0, 1, 1], item=[0, 0, 1], value=[1, 1, 1], n_users=2, n_items=4)
->>> tf_idf(train).weights.round(3).tolist()  # log(4 / 2), log(4 / 3), log(4 / 3)
-[0.693, 0.288, 0.288]
+>>> tf_idf(train).weights.round(3)  # log(4 / 2), log(4 / 3), log(4 / 3)
+array([0.693, 0.288, 0.288], dtype=float32)
 """
 
 import dataclasses

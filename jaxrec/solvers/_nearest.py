@@ -48,8 +48,8 @@ def nearest(
     for number, block in enumerate(_blocks(left, right, size, k)):
         products = _products(block.start, block.user, block.weight, block.columns)
         of_rows, of_columns = jnp.asarray(squares[block.row]), jnp.asarray(squares[block.column])
-        ids = jnp.asarray(block.row), jnp.asarray(block.column)
-        parts.append(_select(products, of_rows, of_columns, shrink, *ids, similarity=similarity, k=k))
+        row, column = jnp.asarray(block.row), jnp.asarray(block.column)
+        parts.append(_select(products, of_rows, of_columns, shrink, row, column, similarity=similarity, k=k))
         if number >= IN_FLIGHT:  # waits for an earlier block, so that the prepared ones are few
             parts[number - IN_FLIGHT] = jax.device_get(parts[number - IN_FLIGHT])
     ids, similarities = (np.concatenate([np.asarray(part[j]) for part in parts])[:n] for j in (0, 1))
