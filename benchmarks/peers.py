@@ -23,6 +23,7 @@ __all__ = [
     "implicit_evaluation",
     "implicit_gpu_als",
     "implicit_knn",
+    "implicit_neighbors",
     "lenskit_als",
     "surprise_grid",
     "torch_gradient",
@@ -259,6 +260,20 @@ def implicit_knn(cell: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, "scores": float(run()[1].astype(np.float64).sum())}
 
 
+def implicit_neighbors(cell: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of the item-item cosines of implicit, and the sum of the k largest of every item without itself."""
+    import scipy.sparse as sp
+    from implicit.nearest_neighbours import CosineRecommender
+
+    arrays = np.load(cell["path"])
+    shape = int(arrays["n_users"]), int(arrays["n_items"])
+    clicks = sp.csr_matrix((np.ones(len(arrays["user"]), np.float32), (arrays["user"], arrays["item"])), shape=shape)
+    model = CosineRecommender(K=cell["k"] + 1, num_threads=cell["threads"])  # every item is its own neighbor there
+    seconds = _seconds(lambda: model.fit(clicks, show_progress=False), cell["repeats"])
+    similarity = model.similarity.sum(dtype=np.float64) - model.similarity.diagonal().sum(dtype=np.float64)
+    return {"seconds": seconds, "similarity": float(similarity)}
+
+
 def implicit_evaluation(cell: dict[str, Any]) -> dict[str, Any]:
     """Seconds of ranking metrics for every user with the vectors in cell['path'], and the metrics."""
     import scipy.sparse as sp
@@ -352,6 +367,7 @@ MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {  # cell['wha
     "implicit_evaluation": implicit_evaluation,
     "implicit_gpu_als": implicit_gpu_als,
     "implicit_knn": implicit_knn,
+    "implicit_neighbors": implicit_neighbors,
     "lenskit_als": lenskit_als,
     "surprise_grid": surprise_grid,
     "torch_gradient": torch_gradient,

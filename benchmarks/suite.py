@@ -38,7 +38,7 @@ from jaxrec.retrieval import quantized, top_k
 from jaxrec.types import Ratings, Rows
 
 COLUMNS = ("operation", "jaxrec s", "peer", "peer s", "ratio", "bound s", "jaxrec", "theirs", "MiB", "peer MiB")
-OPERATIONS = ("gradient", "explicit", "implicit", "search", "evaluation", "grid")
+OPERATIONS = ("gradient", "explicit", "implicit", "search", "evaluation", "neighbors", "grid")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Settings:
     searched: tuple[int, ...] = (1_000_000, 10_000_000)
     queries: tuple[int, ...] = (64, 1)
     evaluated: tuple[str, ...] = ("ml-1m", "gowalla")  # names that data.load knows, or 'synthetic'
+    neighbors: tuple[str, ...] = ("gowalla",)
     grid: str = "ml-100k"
     path: str = ""  # the folder of these datasets' files; '' searches the usual places
     peers: str = ".venv-peers/bin/python"
@@ -242,6 +243,23 @@ def _evaluation_rows(dataset: str, settings: Settings, folder: Path) -> list[dic
     return _rows(name, answers, "ndcg", flops, 4.0 * (train.n_users + train.n_items) * 64)
 
 
+def _neighbors(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
+    """Item-item cosines, of which each item keeps the 100 largest.
+
+    The flops are those of a sparse product: a multiplication and an addition for every two items of every user, each of
+    which reads an id and a number.
+    """
+    for name in settings.neighbors:
+        ratings = inputs.load_dataset(name, path=settings.path, seed=settings.seed).ratings
+        path = folder / f"neighbors-{name}.npz"
+        inputs.save_ratings(path, ratings)
+        cell = {"what": "neighbors", "path": str(path), "k": min(100, ratings.n_items - 1)}
+        answers = _run(settings, {"jaxrec": cell}, {"implicit": cell | {"what": "implicit_neighbors"}})
+        pairs = float((np.bincount(ratings.user).astype(np.float64) ** 2).sum())
+        operation = f"{cell['k']} nearest of {_size(ratings.n_items)} items of {name}"
+        yield from _rows(operation, answers, "similarity", 2 * pairs, 8 * pairs)
+
+
 def _grid(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     ratings = inputs.load_dataset(settings.grid, path=settings.path, seed=settings.seed).ratings
     path = folder / "grid.npz"
@@ -362,6 +380,14 @@ def _measure_evaluation(cell: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, **{name.partition("@")[0]: mean for name, mean in run().mean.items()}}
 
 
+def _measure_neighbors(cell: dict[str, Any]) -> dict[str, Any]:
+    ratings = inputs.load_ratings(cell["path"])
+    ratings = replace(ratings, weights=None)
+    run = lambda: solvers.neighbors.similar(ratings, "item", k=cell["k"])
+    seconds = harness.seconds(run, repeats=cell["repeats"])["seconds"]
+    return {"seconds": seconds, "similarity": float(np.asarray(run().similarity, np.float64).sum())}
+
+
 def _measure_grid(cell: dict[str, Any]) -> dict[str, Any]:
     ratings = inputs.load_ratings(cell["path"])
     began = time.perf_counter()
@@ -399,6 +425,7 @@ ROWS: dict[str, Callable[[Settings, Path], Iterable[dict[str, Any]]]] = {  # ope
     "implicit": _implicit,
     "search": _search,
     "evaluation": _evaluation,
+    "neighbors": _neighbors,
     "grid": _grid,
 }
 MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {  # cell['what'] -> the project's own part
@@ -408,6 +435,7 @@ MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {  # cell['wha
     "implicit": _measure_implicit,
     "search": _measure_search,
     "evaluation": _measure_evaluation,
+    "neighbors": _measure_neighbors,
     "grid": _measure_grid,
 }
 
@@ -442,7 +470,8 @@ def _run(
 def _rows(name: str, answers: dict[str, Any], checked: str, flops: float, bytes_: float) -> list[dict[str, Any]]:
     """One row per peer.
 
-    Values, scores and NDCG are the same number in both and must agree; objectives and errors are only listed.
+    Values, scores, NDCG and similarities are the same number in both and must agree; objectives and errors are only
+    listed.
     """
     ours = [answer for answer in answers["jaxrec"] if "failed" not in answer]
     if not ours:
@@ -460,7 +489,7 @@ def _rows(name: str, answers: dict[str, Any], checked: str, flops: float, bytes_
             # our process measured the factors that the first peer wrote; a second peer writes none
             objective = ours[-1].get("theirs") if peer == next(iter(answers)) else None
             other = objective or theirs[-1].get(checked)
-            if checked in ("value", "scores", "ndcg"):
+            if checked in ("value", "scores", "ndcg", "similarity"):
                 np.testing.assert_allclose(
                     ours[-1][checked], other, rtol=2e-3 if checked == "ndcg" else 1e-4, err_msg=name
                 )

@@ -11,8 +11,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -22,8 +24,11 @@ from jaxtyping import Bool, Shaped
 from jaxrec import check
 from jaxrec.counting_sort import group_by
 from jaxrec.data.layouts import pad_rows
-from jaxrec.prediction import scorer_vectors
+from jaxrec.kernels.topk import Exclude, orderable
+from jaxrec.kernels.topk_select import largest
+from jaxrec.prediction import Vectors, scorer_vectors
 from jaxrec.retrieval import related_ids, top_k
+from jaxrec.scorers import OneScorer, Score, Scorer, as_one_scorer, scores_of
 from jaxrec.types import Factors, Ratings
 
 if TYPE_CHECKING:
@@ -31,6 +36,10 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = ["Recommendations", "RelatedItems", "recommend", "related"]
+
+Seen = tuple[np.ndarray, np.ndarray]  # (start [n_users + 1], items sorted by user)
+# Scores of a function of users in memory at once.
+MAX_SCORES = 2**24
 
 
 class Recommendations(NamedTuple):
@@ -82,42 +91,56 @@ class RelatedItems(NamedTuple):
 
 
 def recommend(
-    factors: Factors | tuple[Shaped[ArrayLike, "n_users d"], Shaped[ArrayLike, "n_items d"]],
+    scorer: Scorer,
     train: Ratings,
     users: Any = None,
     *,
     k: int = 10,
     titles: Sequence[str] | np.ndarray | None = None,
+    state: Any = None,
     allowed: Bool[ArrayLike, " n_items"] | None = None,
     exclude_seen: bool = True,
-    batch_size: int = 1024,
+    batch_size: int | None = None,
 ) -> Recommendations:
     """The k items with the highest score for every user, best first, excluding those that the user has rated.
 
-    A user has fewer than k rows if fewer items remain: items that are seen or not allowed never fill up a list.
+    A user has fewer than k rows if fewer items remain: items that are seen, not allowed or scored -inf never fill up a
+    list. Equal scores go to the lowest position in the items' table.
 
     Args:
-        factors: the model; or the users' and the items' vectors, whose product is the full score.
+        scorer: any scorer of `evaluation.evaluate`: Factors; the users' and the items' vectors, whose product is the
+            full score, and of which all scores never exist at once; or a function of user indices, int32 [n], that
+            returns scores [n, n_items], such as a `models.linear.LinearScorer`.
         train: the training ratings, which define the users' and items' ids and what each user has seen.
         users: one raw id or several (contiguous ids if train has no raw ids); None for all users.
         k: the number of items per user.
         titles: [n_items], shown with the ids.
+        state: a pytree of arrays, if the scorer is a function of (state, users).
         allowed: [n_items], False for items that no user may get.
         exclude_seen: False also recommends items that the user has rated.
-        batch_size: users scored at once.
+        batch_size: users scored at once; None: 1,024, and of a function at most as many as 64 MiB of scores hold.
 
     Raises:
-        ValueError: an unknown user; tables whose sizes differ from train's, or that are not finite; k not in
-            [1, n_items]; titles or allowed of another length; batch_size < 1.
+        ValueError: an unknown user; tables whose sizes differ from train's, or that are not finite; scores of another
+            shape, NaN or +infinity; k not in [1, n_items]; titles or allowed of another length; batch_size < 1.
     """
-    vectors = scorer_vectors("factors", factors)
-    user_vectors, items = check.as_floats(users=vectors.users, items=vectors.items)
-    _check_tables((len(user_vectors), len(items)), train, titles)
+    find: Callable[..., tuple[np.ndarray, np.ndarray]]
+    vectors: Vectors | None = None
+    if callable(scorer) or state is not None:
+        one = as_one_scorer(scorer, state, train.n_items, of="train")
+        _check_tables((train.n_users if one.n_users is None else one.n_users, one.n_items), train, titles)
+        find = partial(_best_by_function, one, train)
+        size = max(1, min(1024, MAX_SCORES // train.n_items)) if batch_size is None else batch_size
+    else:
+        vectors = Vectors(*check.as_floats(**scorer_vectors("factors", scorer)._asdict()))
+        _check_tables((len(vectors.users), len(vectors.items)), train, titles)
+        find = partial(_best_by_vectors, vectors)
+        size = 1024 if batch_size is None else batch_size
     if allowed is not None:
-        allowed = check.mask("allowed", allowed, (len(items),))
+        allowed = check.mask("allowed", allowed, (train.n_items,))
     rows = np.arange(train.n_users) if users is None else _positions("users", train, users)
-    _check_options(k, batch_size, len(items))
-    if not bool(jnp.isfinite(user_vectors[rows]).all() & jnp.isfinite(items).all()):
+    _check_options(k, size, train.n_items)
+    if vectors is not None and not bool(jnp.isfinite(vectors.users[rows]).all() & jnp.isfinite(vectors.items).all()):
         raise ValueError(
             "factors: expected finite predictions, got NaN or infinity. The training diverged: use a smaller learning "
             "rate or more l2."
@@ -126,11 +149,8 @@ def recommend(
     if exclude_seen:
         start, order = group_by(train.user, train.n_users)
         seen = start, train.item[order]
-    size = max(1, min(batch_size, len(rows)))
-    batches = [
-        _recommend_batch(user_vectors, items, rows[first : first + size], seen, allowed, k)
-        for first in range(0, len(rows), size)
-    ]
+    size = max(1, min(size, len(rows)))
+    batches = [find(rows[first : first + size], size, seen, allowed, k) for first in range(0, len(rows), size)]
     scores, ids = (np.concatenate([pair[n] for pair in batches]) if batches else np.zeros((0, k)) for n in (0, 1))
     filled = scores > -np.inf
     row, column = np.nonzero(filled)
@@ -178,23 +198,53 @@ def related(
     return RelatedItems(_raw_ids(train.item_ids, neighbors), _titles(titles, neighbors), np.asarray(distances))
 
 
-def _recommend_batch(
-    users: Array,
-    items: Array,
-    rows: np.ndarray,
-    seen: tuple[np.ndarray, np.ndarray] | None,
-    allowed: Array | None,
-    k: int,
+def _best_by_vectors(
+    vectors: Vectors, rows: np.ndarray, size: int, seen: Seen | None, allowed: Array | None, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(scores, ids) [len(rows), k] of the users in `rows`."""
-    exclude: tuple[Array, Array] | None = None
-    if seen is not None:
-        ids, where = pad_rows(*seen, rows)
-        # Padded to a power of two: about ten shapes to compile, not one per number of seen items.
-        padding = (0, 0), (0, (1 << (ids.shape[1] - 1).bit_length()) - ids.shape[1])
-        exclude = jnp.asarray(np.pad(ids, padding)), jnp.asarray(np.pad(where, padding))
-    scores, best = top_k(users[rows], items, k, exclude=exclude, allowed=allowed)
+    """(scores, ids) [len(rows), k] of the users in `rows`, by products of vectors."""
+    scores, best = top_k(vectors.users[rows], vectors.items, k, exclude=_exclude(seen, rows), allowed=allowed)
     return np.asarray(scores), np.asarray(best)
+
+
+def _best_by_function(
+    one: OneScorer, train: Ratings, rows: np.ndarray, size: int, seen: Seen | None, allowed: Array | None, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(scores, ids) [len(rows), k] of the users in `rows`, `size` of them at most, by a function."""
+    padded = np.pad(rows, (0, size - len(rows)), mode="edge")  # the last batch needs no other program
+    users = jnp.asarray(padded.astype(np.int32))
+    found = _best(one.state, users, _exclude(seen, padded), allowed, score=one.score, k=k)
+    scores, ids, is_bad = (np.asarray(each)[: len(rows)] for each in found)
+    if is_bad.any():
+        user = _raw_ids(train.user_ids, rows[is_bad.argmax()]).item()
+        raise ValueError(
+            f"scorer: expected scores that are numbers or -inf, got NaN or +infinity for user {user!r}. Has training "
+            "diverged?"
+        )
+    return scores, ids
+
+
+@partial(jax.jit, static_argnames=("score", "k"))
+def _best(
+    state: Any, users: Array, exclude: Exclude | None, allowed: Array | None, *, score: Score, k: int
+) -> tuple[Array, Array, Array]:
+    """(scores, ids, whether a score is NaN or +infinity) of the k best, -inf where there are fewer."""
+    (scores,) = check.as_floats(scores=scores_of(score, state, users))
+    is_bad = ~jnp.all(scores < jnp.inf, axis=1)
+    if exclude is not None:
+        row = jnp.arange(len(users), dtype=jnp.int32)[:, None]
+        scores = scores.at[row, jnp.where(exclude[1], exclude[0], scores.shape[1])].set(-jnp.inf, mode="drop")
+    if allowed is not None:
+        scores = jnp.where(allowed[None, :], scores, -jnp.inf)
+    return *largest(orderable(scores).T, k), is_bad
+
+
+def _exclude(seen: Seen | None, rows: np.ndarray) -> Exclude | None:
+    """The items that users have seen, padded to a power of two: about ten shapes to compile, not one per length."""
+    if seen is None:
+        return None
+    ids, where = pad_rows(*seen, rows)
+    padding = (0, 0), (0, (1 << (ids.shape[1] - 1).bit_length()) - ids.shape[1])
+    return jnp.asarray(np.pad(ids, padding)), jnp.asarray(np.pad(where, padding))
 
 
 def _positions(name: str, ratings: Ratings, raw: Any) -> np.ndarray:

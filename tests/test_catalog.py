@@ -9,8 +9,9 @@ import pytest
 
 import jaxrec
 from jaxrec import Factors, Ratings, recommend, related
-from jaxrec.models import init, predict_all
+from jaxrec.models import as_vectors, init, predict_all
 from jaxrec.models.baselines import popularity
+from jaxrec.solvers.neighbors import item_knn, rp3beta, user_knn
 
 # A user's score of item i is c(i) plus the user's b; ann has seen 20 and 50, bob all but 40, and eve none.
 ITEMS = [50, 20, 40, 10]  # raw ids, not sorted: contiguous 0, 1, 2, 3
@@ -85,6 +86,121 @@ def test_recommend_and_related_accept_vectors_of_any_model():
     assert recommend(vectors, RATINGS, "eve", k=2).item.tolist() == [10, 50]
     assert recommend(vectors, RATINGS, "ann", k=2).score.tolist() == [-2.0, -4.0]
     assert related(vectors[1], RATINGS, 50, k=2).item.tolist() == [40, 10]
+
+
+class Table:
+    """A scorer of a registered pytree that is called, and does not say how many users it has."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def __call__(self, users):
+        return self.scores[users]
+
+
+jax.tree_util.register_pytree_node(Table, lambda table: ((table.scores,), None), lambda _, parts: Table(*parts))
+
+
+def as_table(factors):
+    return predict_all(factors)
+
+
+FORMS = {
+    "function": lambda factors: (lambda users: as_table(factors)[users], None),
+    "function and state": lambda factors: (lambda table, users: table[users], as_table(factors)),
+    "pytree": lambda factors: (Table(as_table(factors)), None),
+    "vectors": lambda factors: (tuple(as_vectors(factors)), None),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("batch_size", [None, 1, 2])
+def test_every_form_of_a_scorer_recommends_the_same(form, batch_size):
+    scorer, state = FORMS[form](FACTORS)
+    for options in ({}, {"exclude_seen": False}, {"allowed": np.array([True, False, True, True])}):
+        for users in (None, ["ann", "eve", "ann"], "bob", []):
+            expected = recommend(FACTORS, RATINGS, users, k=3, titles=TITLES, **options)
+            found = recommend(scorer, RATINGS, users, k=3, titles=TITLES, state=state, batch_size=batch_size, **options)
+            for name in ("user", "rank", "item", "title"):
+                assert getattr(found, name).tolist() == getattr(expected, name).tolist()
+            np.testing.assert_allclose(found.score, expected.score, rtol=1e-6)
+
+
+def test_equal_scores_go_to_the_lowest_position():
+    found = recommend(lambda users: jnp.zeros((len(users), 4)), RATINGS, ["eve", "ann"], k=3)
+    assert found.item.tolist() == [50, 20, 40, 40, 10]
+    zeros = recommend(lambda users: jnp.tile(jnp.array([0.0, -0.0, 0.0, -0.0]), (len(users), 1)), RATINGS, "eve", k=4)
+    assert zeros.item.tolist() == ITEMS
+
+
+def test_a_score_of_minus_infinity_is_never_recommended():
+    scores = jnp.array([[1.0, -jnp.inf, 2.0, -jnp.inf]] * 3)
+    found = recommend(lambda table, users: table[users], RATINGS, ["eve", "ann"], k=4, state=scores)
+    assert rows(found) == [(40, None, 2.0), (50, None, 1.0), (40, None, 2.0)]
+    assert found.user.tolist() == ["eve", "eve", "ann"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_nan_or_infinite_are_refused(bad):
+    scores = np.zeros((3, 4), np.float32)
+    scores[2, 0] = bad  # ann has seen the item, and the scorer is wrong all the same
+    with pytest.raises(ValueError, match=r"scorer: expected scores that are numbers or -inf, .* for user 'ann'"):
+        recommend(lambda table, users: table[users], RATINGS, k=1, state=jnp.asarray(scores))
+    assert recommend(lambda table, users: table[users], RATINGS, "eve", k=1, state=jnp.asarray(scores)).item == [50]
+
+
+def test_scores_of_narrow_types_and_integers_are_ranked_in_float32():
+    for dtype in (jnp.bfloat16, jnp.int32):
+        scores = jnp.array([[1, 4, 2, 3]] * 3, dtype)
+        found = recommend(lambda table, users: table[users], RATINGS, "eve", k=2, state=scores)
+        assert (found.item.tolist(), found.score.dtype) == ([20, 10], np.float32)
+
+
+@pytest.mark.parametrize("solver", [item_knn, user_knn, rp3beta])
+def test_neighbors_recommend_what_their_scores_say(solver):
+    data = jaxrec.data.synthetic.low_rank(15, 12, 80, rng=0)
+    scorer = solver(data.ratings, k=5)
+    scores = np.array(scorer(np.arange(15)))
+    found = recommend(scorer, data.ratings, k=4, titles=data.titles, batch_size=4)
+    for j in range(15):
+        seen = data.ratings.item[data.ratings.user == j]
+        scores[j, seen] = -np.inf
+        expected = np.argsort(-scores[j], kind="stable")[: min(4, 12 - len(seen))] + 1
+        assert found.item[found.user == j + 1].tolist() == expected.tolist()
+
+
+def test_a_second_pytree_of_the_same_shapes_compiles_nothing(compilations):
+    first, second = (Table(jnp.asarray(np.random.default_rng(seed).random((3, 4), np.float32))) for seed in (0, 1))
+    recommend(first, RATINGS, k=2)
+    before = compilations()
+    recommend(second, RATINGS, k=2)
+    recommend(second, RATINGS, ["eve", "ann", "bob"], k=2)
+    assert compilations() == before
+
+
+@pytest.mark.parametrize(
+    ("scorer", "options", "message"),
+    [
+        (lambda users: jnp.zeros((2, 5)), {}, r"scorer: expected scores \[n, 4\], one per item of train"),
+        (lambda users: [0.0], {}, r"scorer: expected scores \[n, 4\]"),
+        (FACTORS, {"state": jnp.zeros(3)}, "state: expected None"),
+        ("popular", {}, "factors: expected Factors or a pair"),
+        (lambda users: jnp.zeros((2, 4)), {"batch_size": 0}, "batch_size: expected at least 1"),
+        (lambda users: jnp.zeros((2, 4)), {"k": 5}, "k: expected between 1 and the catalog's 4 items"),
+        (lambda users: jnp.zeros((2, 4)), {"allowed": np.ones(3, bool)}, "allowed"),
+        (lambda users: jnp.zeros((2, 4)), {"titles": TITLES[:3]}, "titles: expected one per item"),
+    ],
+)
+@pytest.mark.usefixtures("as_users_run")
+def test_bad_scorers_are_named(scorer, options, message):
+    with pytest.raises(ValueError, match=message):
+        recommend(scorer, RATINGS, **{"k": 1, **options})
+
+
+def test_a_scorer_of_other_users_is_refused():
+    other = item_knn(Ratings([0, 1], [0, 1], [1, 1], 2, 4), k=1)
+    with pytest.raises(ValueError, match=r"expected tables of \(3, 4\) users and items, as train has, got \(2, 4\)"):
+        recommend(other, RATINGS, k=1)
 
 
 def test_without_titles_the_column_is_none():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import bayes, data, evaluation, losses, metrics, models, solvers
+from jaxrec import bayes, catalog, data, evaluation, losses, metrics, models, solvers
 from jaxrec.kernels import csr
 from jaxrec.retrieval import quantized, related_ids, top_k
 from jaxrec.retrieval.rerank import diversify
@@ -46,6 +46,12 @@ CALLS = {
     "top_k, quantized": lambda: quantized.quantize(VECTORS).top_k(VECTORS[:3], 3),
     "related": lambda: related_ids(VECTORS, [5, 4], 3),
     "evaluate": lambda: dict(evaluation.evaluate(TABLES, None, RATINGS, k=(2, 30), metrics=METRICS)),
+    "item_knn": lambda: solvers.neighbors.item_knn(RATINGS, k=5)(np.arange(60)),
+    "rp3beta": lambda: solvers.neighbors.rp3beta(RATINGS, k=39, beta=0.3)(np.arange(60)),
+    "user_knn, a new user": lambda: solvers.neighbors.user_knn(RATINGS, k=5).scores(np.array([[1, 7, 30]])),
+    "recommend, a function": lambda: (
+        catalog.recommend(lambda tables, users: tables[0][users] @ tables[1].T, RATINGS, k=3, state=TABLES).score
+    ),
     "gradient": lambda: losses.closed_form.gradient(FACTORS, data.linked(RATINGS), l2=0.7),
     "value_and_gradient": lambda: losses.closed_form.value_and_gradient(FACTORS, data.linked(RATINGS), l2=0.7),
     "value_and_gradient, observed": lambda: losses.closed_form.value_and_gradient(
@@ -127,7 +133,8 @@ MORE_CALLS = {
 }
 
 
-NOT_TRACED = {"top_k, quantized", "related", "evaluate"}  # they check their arguments on the host
+NOT_TRACED = {"top_k, quantized", "related", "evaluate", "item_knn", "rp3beta", "recommend, a function"}
+NOT_TRACED |= {"user_knn, a new user"}  # they check their arguments on the host
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS | MORE_CALLS if name not in NOT_TRACED])

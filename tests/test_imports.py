@@ -27,6 +27,7 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "ratings": {"check", "counting_sort", "raw_ids", "times"},
     "types": {"ratings"},
     "prediction": BOTTOM,
+    "scorers": BOTTOM | {"prediction"},
     "kernels": {"types", "check", "gather", "numerics"},
     "models": BOTTOM | {"kernels", "prediction"},
     "losses": BOTTOM | {"kernels", "prediction"},
@@ -34,13 +35,22 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "metrics": BOTTOM,
     "retrieval": BOTTOM | {"kernels"},
     "solvers": BOTTOM
-    | {"checkpoints", "data.layouts", "kernels", "losses", "models.factors", "models.linear", "prediction"},
+    | {
+        "checkpoints",
+        "data.layouts",
+        "kernels",
+        "losses",
+        "models.factors",
+        "models.linear",
+        "models.neighbors",
+        "prediction",
+    },
     "bayes": BOTTOM | {"checkpoints", "data.layouts", "kernels", "prediction", "solvers"},
     "training": {"types", "check", "checkpoints", "gather", "losses"},
     "storage": BOTTOM | {"_version", "atomic"},
     "serving": BOTTOM | {"storage"},
-    "evaluation": BOTTOM | {"data.layouts", "kernels", "metrics", "prediction"},
-    "catalog": BOTTOM | {"data.layouts", "prediction", "retrieval"},
+    "evaluation": BOTTOM | {"data.layouts", "kernels", "metrics", "prediction", "scorers"},
+    "catalog": BOTTOM | {"data.layouts", "kernels", "prediction", "retrieval", "scorers"},
 }
 
 

@@ -26,36 +26,30 @@ array([1., 0.], dtype=float32)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int
 
 from jaxrec import check
 from jaxrec.counting_sort import group_by
 from jaxrec.data.layouts import pad_rows
-from jaxrec.evaluation._measure import Measured, Metric, Score, Ties, accepts, measure, product, scores_of
+from jaxrec.evaluation._measure import Measured, Metric, Ties, accepts, measure
 from jaxrec.evaluation._result import Evaluation
 from jaxrec.evaluation._ties import EXPECTED_FORMULAS
 from jaxrec.metrics.ranking import HIT_FORMULAS
-from jaxrec.prediction import scorer_vectors
 from jaxrec.ratings import check_same_ids
-from jaxrec.types import Factors, Ratings
+from jaxrec.scorers import OneScorer, Scorer, as_one_scorer
+from jaxrec.types import Ratings
 
 __all__ = ["evaluate"]
 
 # Metrics by their names, and those that are measured if none are passed.
 METRICS: Mapping[str, Metric] = {metric.__name__: metric for metric in HIT_FORMULAS}
 DEFAULT_METRICS = ("precision", "recall", "hit_rate", "ndcg", "average_precision", "reciprocal_rank")
-
-# Factors; (the users' vectors, the items' vectors); or users -> scores (a pytree too), with `state`
-# (state, users) -> scores
-Scorer = Factors | tuple[Shaped[ArrayLike, "n_users d"], Shaped[ArrayLike, "n_items d"]] | Callable[..., ArrayLike]
 
 
 def evaluate(
@@ -111,7 +105,7 @@ def evaluate(
             that have no expected value; negatives out of range; k or batch_size below 1; lists with empty positions for
             a metric without `filled`.
     """
-    one = _as_one_scorer(scorer, state, test)
+    one = as_one_scorer(scorer, state, test.n_items, of="test")
     lengths = (k,) if isinstance(k, int | np.integer) else tuple(k)
     _check(one, train, test, lengths, allowed, negatives, batch_size)
     check.choice("overlap", overlap, ("error", "drop"))
@@ -162,47 +156,6 @@ def evaluate(
         "relevant": "every test pair" if relevant_from is None else f"ratings from {relevant_from:g}",
     }
     return Evaluation(out, len(test_users) - all_dropped, left_out, protocol, test.user_ids)
-
-
-class _OneScorer(NamedTuple):
-    """A scorer as a function, its state, and its sizes; n_users is None if the scorer does not say it."""
-
-    score: Score
-    state: Any
-    n_users: int | None
-    n_items: int
-
-
-def _call(scorer: Any, users: Any) -> Any:
-    return scorer(users)
-
-
-def _as_one_scorer(scorer: Any, state: Any, test: Ratings) -> _OneScorer:
-    if callable(scorer):
-        n_items = test.n_items
-        if state is None and not jax.tree_util.treedef_is_leaf(jax.tree.structure(scorer)):
-            scorer, state = _call, scorer  # a pytree that is called: its arrays are arguments
-        scores = jax.eval_shape(partial(scores_of, scorer), state, jax.ShapeDtypeStruct((2,), jnp.int32))
-        shape = getattr(scores, "shape", None)
-        if shape != (2, n_items):
-            got = type(scores).__name__ if shape is None else f"an array of shape {shape}"
-            raise ValueError(
-                f"scorer: expected scores [n, {n_items}], one per item of test, for n = 2 users, got {got}."
-            )
-        return _OneScorer(scorer, state, getattr(state, "n_users", None), n_items)
-    if state is not None:
-        raise ValueError("state: expected None, because the scorer is no function of (state, users), got a state.")
-    users, items = scorer_vectors("scorer", scorer)
-    users, items = check.as_floats(users=users, items=items)
-    if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1]:
-        raise ValueError(f"expected users [n, d] and items [m, d] of one dimension, got {users.shape}, {items.shape}.")
-    for name, table in (("users", users), ("items", items)):
-        if not bool(jnp.isfinite(table).all()):
-            raise ValueError(f"{name}: expected finite vectors, got NaN or infinity. Has training diverged?")
-    bound = float(jnp.max(jnp.abs(users), initial=0)) * float(jnp.max(jnp.abs(items), initial=0)) * users.shape[1]
-    if bound > float(jnp.finfo(users.dtype).max):
-        raise ValueError(f"users, items: their products may reach {bound:.3g}, which {users.dtype} cannot hold.")
-    return _OneScorer(product, (users, items), len(users), len(items))
 
 
 def _named(metrics: Mapping[str, Metric | str] | Sequence[str] | None, ties: Ties) -> dict[str, Metric]:
@@ -281,7 +234,7 @@ def _check_filled(metrics_at_k: Mapping[str, tuple[Metric, int]], measured: Meas
 
 
 def _check(
-    one: _OneScorer,
+    one: OneScorer,
     train: Ratings | None,
     test: Ratings,
     lengths: tuple[int, ...],

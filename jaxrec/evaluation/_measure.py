@@ -20,8 +20,9 @@ from jaxrec.kernels.rank_by_count import ranks
 from jaxrec.kernels.topk import orderable
 from jaxrec.kernels.topk_select import largest
 from jaxrec.metrics.ranking import HIT_FORMULAS, auc_at_k
+from jaxrec.scorers import Score, product, scores_of
 
-__all__ = ["IdLists", "Measured", "Metric", "Score", "Ties", "accepts", "measure", "product", "scores_of"]
+__all__ = ["IdLists", "Measured", "Metric", "Ties", "accepts", "measure"]
 
 # Scores in memory at once: 4 MiB on a CPU; 1 GiB elsewhere, where few large steps are fastest.
 SCORES_PER_CHUNK: dict[Platform, int] = {"cpu": 2**20, "gpu": 2**28, "tpu": 2**28}
@@ -29,7 +30,6 @@ SCORES_PER_CHUNK: dict[Platform, int] = {"cpu": 2**20, "gpu": 2**28, "tpu": 2**2
 # metric(ids [n, k], relevant [n, e], *, where [n, e]) -> [n], optionally with filled= [n, k] and n_candidates= [n]
 Metric = Callable[..., Array]
 IdLists = tuple[Array, Array]  # ids [n, length] and where [n, length]
-Score = Callable[..., Array]  # score(users [n]) or score(state, users [n]) -> [n, n_items]
 Ties = Literal["lowest_id", "worst", "expected"]
 
 
@@ -47,17 +47,6 @@ class Measured(NamedTuple):
     overlap: Array
     n_candidates: Array | None
     is_bad: Array
-
-
-def product(state: tuple[Array, Array], users: Array) -> Array:
-    """The scores of users by products of vectors, `state` = (users' [n_users, d], items' [n_items, d])."""
-    vectors, items = state
-    return jnp.matmul(gather(vectors, users), items.T, precision=jax.lax.Precision.HIGHEST)
-
-
-def scores_of(score: Score, state: Any, users: Array) -> Any:
-    """What a function of users, or of (state, users) where there is a state, returns."""
-    return score(users) if state is None else score(state, users)
 
 
 @partial(jax.jit, static_argnames=("score", "metrics", "batch_size", "n_items", "ties"))

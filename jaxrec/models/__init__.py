@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxrec.models import bag_of_items, baselines, linear
+from jaxrec.models import bag_of_items, baselines, linear, neighbors
 from jaxrec.models.factors import init, trainable_mask, unit_factors
 from jaxrec.prediction import as_vectors, predict, predict_all
 
@@ -19,6 +19,7 @@ __all__ = [
     "hybrid",
     "init",
     "linear",
+    "neighbors",
     "predict",
     "predict_all",
     "trainable_mask",

@@ -61,12 +61,28 @@ def damped_biases(ratings: Ratings, *, damping: float | tuple[float, float] = (4
     return _rank_zero(ratings, b=b, c=c)
 
 
-def popularity(ratings: Ratings) -> Factors:
+def popularity(ratings: Ratings, *, half_life: float | None = None) -> Factors:
     """Scores each item by its number of ratings (the sum of their weights), for ranking, not for predicting ratings.
 
-    Scores are float32: above 2**24 ratings, counts that differ by little may become equal.
+    With a half-life h, a rating counts 2^-(age / h), with its age before the latest rating: what is popular now. Scores
+    are float32: above 2**24 ratings, counts that differ by little may become equal.
+
+    Args:
+        ratings: the train part.
+        half_life: in units of the ratings' times, such as 30 * 86,400 for 30 days of seconds; None: all ratings count
+            alike.
+
+    Raises:
+        ValueError: a half-life that is not positive and finite, or with ratings without times.
     """
-    count = np.bincount(ratings.item, weights=ratings.weights, minlength=ratings.n_items)
+    weights = ratings.weights
+    if half_life is not None:
+        check.positive("half_life", half_life)
+        if ratings.time is None:
+            raise ValueError("half_life: expected ratings with times, got none. Leave it out, or pass time=.")
+        age = (ratings.time.max() - ratings.time).astype(np.float64) if len(ratings) else np.zeros(0)
+        weights = np.exp2(-age / half_life) * (1 if weights is None else weights)
+    count = np.bincount(ratings.item, weights=weights, minlength=ratings.n_items)
     return _rank_zero(ratings, c=count, mu=0.0)
 
 

@@ -1,6 +1,6 @@
 """Solvers: closed forms and alternations for the costs of `jaxrec.losses`, explicit and implicit feedback."""
 
-from jaxrec.solvers import linear, ridge
+from jaxrec.solvers import linear, neighbors, ridge
 from jaxrec.solvers._als import als, dense_sweep, sweep
 from jaxrec.solvers._fold_in import fold_in, leave_one_out
 from jaxrec.solvers._implicit_als import (
@@ -26,6 +26,7 @@ __all__ = [
     "implicit_sweep",
     "leave_one_out",
     "linear",
+    "neighbors",
     "ridge",
     "solve_item",
     "solve_user",

@@ -18,6 +18,7 @@ SMALL = {
     "searched": (500,),
     "queries": (3, 1),
     "evaluated": ("synthetic",),
+    "neighbors": ("synthetic",),
     "grid": "synthetic",
     "sweeps": 2,
     "repeats": 1,
@@ -40,7 +41,7 @@ def test_every_operation_is_measured_also_if_its_peer_is_missing(tmp_path, monke
     replace_peers(monkeypatch, lambda cell: {"failed": "no such module"})
     result = suite.main(suite.Settings(**SMALL, out=str(tmp_path)))["metrics"]
     names = [row["operation"] for row in result["rows"]]
-    assert len(names) == 1 + 5 + 3 + 3 + 1 + 1
+    assert len(names) == 1 + 5 + 3 + 3 + 1 + 1 + 1
     assert all(row["jaxrec s"] > 0 and row["bound s"] > 0 and row["peer s"] == "failed" for row in result["rows"])
     assert "PyTorch autograd: no such module" in capsys.readouterr().out
     assert json.loads((tmp_path / "suite.json").read_text())["experiment"] == "suite"
@@ -136,3 +137,21 @@ def test_measurements_before_a_failure_are_kept(tmp_path, monkeypatch):
         suite.main(suite.Settings(**SMALL, what=("gradient", "search"), out=str(tmp_path)))
     rows = json.loads((tmp_path / "suite.json").read_text())["metrics"]["rows"]
     assert [row["peer"] for row in rows] == ["PyTorch autograd"]
+
+
+def test_neighbors_are_those_of_a_peer_with_the_same_similarities(tmp_path, monkeypatch):
+    import numpy as np
+
+    def peer(cell):
+        arrays = np.load(cell["path"])
+        x = np.zeros((60, 40))
+        x[arrays["user"], arrays["item"]] = 1
+        norm = np.linalg.norm(x, axis=0)
+        cosine = x.T @ x / np.maximum(np.outer(norm, norm), 1)
+        np.fill_diagonal(cosine, 0)
+        return {"seconds": 1.0, "similarity": -np.sort(-cosine, axis=1)[:, : cell["k"]].sum(), "peak": 0}
+
+    replace_peers(monkeypatch, peer)
+    (row,) = suite.main(suite.Settings(**SMALL, what=("neighbors",), out=str(tmp_path)))["metrics"]["rows"]
+    assert row["peer"] == "implicit"
+    assert row["ratio"] == pytest.approx(1 / row["jaxrec s"])

@@ -13,8 +13,9 @@ import optax
 import jaxrec
 from jaxrec import Ratings, data, evaluation, losses, metrics, models, retrieval
 from jaxrec.losses import closed_form, content, softmax
-from jaxrec.models import bag_of_items, baselines, linear
+from jaxrec.models import bag_of_items, baselines, linear, neighbors
 from jaxrec.retrieval import candidates, quantized, rerank
+from jaxrec.solvers import neighbors as knn
 from jaxrec.training import negatives
 
 N_USERS, N_ITEMS, D = 7, 9, 3
@@ -44,6 +45,7 @@ LARGE_CATALOGUE = jax.random.normal(jax.random.key(1), (6000, 4))
 INDEX = quantized.quantize(LARGE_CATALOGUE)
 TABLE = candidates.Table(jnp.zeros((4, 2), jnp.int32), jnp.ones((4, 2), bool))
 EXCLUDE = jnp.array([[1, 2]] * N_USERS), jnp.ones((N_USERS, 2), bool)
+ROWS_OF_ITEMS = neighbors.sparse_rows([0, 0, 4], [1, 2, 3], [1.0, 2.0, 3.0], n_rows=N_ITEMS, n_items=N_ITEMS)
 L2 = {"l2": 0.1}
 MATRIX_AND_MASK = jnp.ones((N_ITEMS, N_USERS)), jnp.ones((N_ITEMS, N_USERS), bool)
 IMPLICIT = {  # losses of scores, with their options
@@ -176,6 +178,23 @@ CALLS = {
     "models.linear.histories": lambda: linear.histories(RATINGS),
     "models.linear.history_columns": lambda: linear.history_columns(linear.histories(RATINGS), jnp.arange(3)),
     "models.linear.linear_scorer": lambda: linear.linear_scorer(RATINGS, linear.Matrix(CO_COUNTS))(jnp.arange(3)),
+    "models.neighbors.sparse_rows": lambda: ROWS_OF_ITEMS,
+    "models.neighbors.item_scorer": lambda: [
+        neighbors.item_scorer(RATINGS, ROWS_OF_ITEMS)(jnp.arange(3)),
+        neighbors.item_scorer(RATINGS, ROWS_OF_ITEMS).scores(IDS, weights=IDS),
+    ],
+    "models.neighbors.nearest_columns": lambda: neighbors.nearest_columns(
+        CO_COUNTS, Y + 1, Y + 1, 0.5, similarity=knn.cosine_similarity, k=2
+    ),
+    "solvers.neighbors.cosine_similarity": lambda: knn.cosine_similarity(CO_COUNTS, Y[:, None], Y[None], 0.5),
+    "solvers.neighbors.jaccard_similarity": lambda: knn.jaccard_similarity(CO_COUNTS, Y[:, None], Y[None], 0.5),
+    "solvers.neighbors.item_knn": lambda: knn.item_knn(RATINGS, k=2)(jnp.arange(3)),
+    "solvers.neighbors.user_knn": lambda: [
+        knn.user_knn(RATINGS, k=2)(jnp.arange(3)),
+        knn.user_knn(RATINGS, k=2).scores(IDS, weights=IDS),
+    ],
+    "solvers.neighbors.rp3beta": lambda: knn.rp3beta(RATINGS, k=2)(jnp.arange(3)),
+    "solvers.neighbors.similar": lambda: knn.similar(RATINGS, "user", k=2),
     "models.baselines.content_profile": lambda: baselines.content_profile(RATINGS, np.ones((N_ITEMS, 2))),
     "retrieval.top_k": lambda: [
         retrieval.top_k(W, X, 2, exclude=EXCLUDE),

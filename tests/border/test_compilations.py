@@ -11,7 +11,8 @@ from tests.border.calls import CALLS
 # Modules whose public functions must all be in CALLS.
 MODULES = (
     *("losses", "losses.closed_form", "losses.content", "losses.implicit", "losses.pairwise", "losses.softmax"),
-    *("metrics", "models", "models.bag_of_items", "models.baselines", "models.linear", "training.negatives"),
+    *("metrics", "models", "models.bag_of_items", "models.baselines", "models.linear"),
+    *("models.neighbors", "solvers.neighbors", "training.negatives"),
     *("retrieval", "retrieval.candidates", "retrieval.quantized", "retrieval.rerank", "evaluation"),
     *("evaluation.off_policy", "evaluation.propensity"),
 )

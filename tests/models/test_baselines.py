@@ -131,6 +131,25 @@ def test_popularity_sums_the_weights():
     np.testing.assert_array_equal(predict_all(popularity(ratings)), [[0, 7, 1.75, 0]] * 3)
 
 
+def test_popularity_halves_with_every_half_life():
+    ratings = Ratings([0, 1, 2, 0], [1, 1, 0, 2], np.ones(4), 3, 4, time=[100, 70, 90, 40], weights=[1, 2, 3, 4])
+    found = popularity(ratings, half_life=10.0)  # ages 0, 30, 10, 60
+    np.testing.assert_allclose(found.c, [3 / 2, 1 + 2 / 2**3, 4 / 2**6, 0], rtol=1e-6)
+    np.testing.assert_allclose(popularity(ratings, half_life=1e30).c, popularity(ratings).c, rtol=1e-6)
+    unweighted = Ratings([0, 1], [1, 0], np.ones(2), 3, 2, time=[100, 90])
+    assert popularity(unweighted, half_life=10.0).c.tolist() == [0.5, 1]
+    assert popularity(Ratings([], [], [], 2, 2, time=[]), half_life=1.0).c.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("half_life", [0.0, -1.0, np.nan, np.inf])
+def test_a_bad_half_life_is_named(half_life):
+    ratings = Ratings([0], [0], [1.0], 1, 1, time=[0])
+    with pytest.raises(ValueError, match="half_life: expected a finite number > 0"):
+        popularity(ratings, half_life=half_life)
+    with pytest.raises(ValueError, match="half_life: expected ratings with times"):
+        popularity(Ratings([0], [0], [1.0], 1, 1), half_life=1.0)
+
+
 ALL = pytest.mark.parametrize("fit", [global_mean, user_mean, item_mean, damped_biases, popularity])
 
 
