@@ -22,6 +22,7 @@ from jax import Array
 
 from jaxrec import data, losses, models, solvers, training
 from jaxrec.models import bag_of_items, linear
+from jaxrec.models.neighbors import item_scorer
 from jaxrec.numerics import unit_vectors
 from jaxrec.solvers import neighbors
 from jaxrec.training import lazy, negatives
@@ -81,7 +82,7 @@ def popularity(train: Ratings, given: Ratings, context: Context) -> Any:
 
 def item_knn(train: Ratings, given: Ratings, context: Context) -> Any:
     """The users' items' nearest neighbors by cosine."""
-    return lambda settings: _for_users(neighbors.item_knn(train, **settings), train, given)
+    return lambda settings: item_scorer(given, neighbors.item_knn(train, **settings).rows)
 
 
 def ease(train: Ratings, given: Ratings, context: Context) -> Any:

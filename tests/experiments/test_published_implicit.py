@@ -1,0 +1,145 @@
+"""The published tables of implicit feedback: two stages, rows that resume, protocols without leakage."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments import implicit_methods, published_implicit
+from jaxrec import Ratings, data
+
+
+def small_ratings(seed=0):
+    """Ratings of 40 users and 30 films in two groups, which like each other's films little."""
+    rng = np.random.default_rng(seed)
+    score = rng.normal(size=(40, 30)) + 2.0 * (np.arange(40)[:, None] % 2 == np.arange(30)[None, :] % 2)
+    user, item = np.nonzero(score > 1.2)
+    return Ratings(user, item, 3 + (score[user, item] > 1.8), 40, 30)
+
+
+@pytest.fixture
+def small_tables(monkeypatch, tmp_path):
+    """The tables on small data, with few settings, and the choices in a temporary file."""
+    ratings = small_ratings()
+    held_out = np.random.default_rng(1).random(len(ratings)) < 0.2
+    dataset = data.Dataset(
+        "small", ratings, [f"film {i}" for i in range(30)], None, None, published={"lightgcn": held_out}
+    )
+    monkeypatch.setattr(data, "load", lambda name: dataset)
+    monkeypatch.setattr(published_implicit, "CHOICES", tmp_path / "choices.json")
+    few = {
+        "popularity": [{}],
+        "item_knn": [{"k": 3, "shrinkage": 0.0}, {"k": 9, "shrinkage": 0.0}],
+        "ease": [{"l2": 1.0}, {"l2": 10.0}],
+        "ials": [{"rank": 2, "l2": 0.01, "unobserved_weight": 0.3, "sweeps": 3}],
+        "closed_form": [{"rank": 4, "hop_weight": 0.5, "hop_user_exponent": 0.15, "spectral_power": 0.0}],
+        "softmax_mf": [
+            {
+                "rank": 4,
+                "temperature": 0.2,
+                "negatives_per_batch": 8,
+                "batch_size": 32,
+                "learning_rate": 0.05,
+                "epochs": 3,
+            }
+        ],
+        "bag_of_items": [
+            {
+                "rank": 4,
+                "dropped": 0.3,
+                "power": 0.5,
+                "l2": 0.01,
+                "batch_size": 16,
+                "learning_rate": 0.05,
+                "epochs": 5,
+            }
+        ],
+        "blend": [{"weight": 0.5}, {"weight": 1.0}],
+    }
+    for name, grid in few.items():
+        method = implicit_methods.METHODS[name]
+        small = dataclasses.replace(method, grids=dict.fromkeys(method.grids, grid))
+        monkeypatch.setitem(implicit_methods.METHODS, name, small)
+    return published_implicit.Settings(tables=("gowalla", "ml-100k-strong"), out=str(tmp_path / "out"))
+
+
+def pairs(ratings):
+    return set(zip(ratings.user.tolist(), ratings.item.tolist(), strict=True))
+
+
+@pytest.mark.slow
+def test_rows_are_chosen_on_validation_then_tested_once_and_resumed(small_tables, tmp_path, monkeypatch, capsys):
+    settings = small_tables
+    with pytest.raises(ValueError, match="gowalla/popularity: no settings.*--stage choose"):
+        published_implicit.main(settings)
+    fitted = []
+    method = implicit_methods.METHODS["ease"]
+
+    def recorded(train, given, context):
+        fitted.append(train)
+        return method.fit(train, given, context)
+
+    monkeypatch.setitem(implicit_methods.METHODS, "ease", dataclasses.replace(method, fit=recorded))
+    choices = published_implicit.main(dataclasses.replace(settings, stage="choose"))
+    assert set(choices["gowalla"]) == {"popularity", "item_knn", "ease", "closed_form", "softmax_mf", "blend"}
+    assert set(choices["ml-100k-strong"]) == {"popularity", "item_knn", "ease", "ials", "bag_of_items"}
+    assert choices["gowalla"]["ease"].keys() == {
+        "settings",
+        "validation_recall@20",
+        "validation_ndcg@20",
+        "settings_tried",
+    }
+    tested = published_implicit.TABLES["gowalla"].parts(0).test
+    assert len(fitted) == 2
+    assert not any(pairs(train) & pairs(tested) for train in fitted[:1])
+    published_implicit.main(dataclasses.replace(settings, stage="choose"))
+    assert len(fitted) == 2  # no row is chosen twice
+
+    first = dataclasses.replace(settings, tables=("gowalla",), methods=("ease",))
+    found = published_implicit.main(first)["metrics"]
+    assert 0 < found["gowalla/ease/recall@20"] <= 1
+    assert found["gowalla/ease/settings"] == choices["gowalla"]["ease"]["settings"]
+    assert found["gowalla/ease/validation_ndcg@20"] == choices["gowalla"]["ease"]["validation_ndcg@20"]
+    assert {"gowalla/ease/seconds", "gowalla/ease/ndcg@20", "gowalla/ease/ndcg@20_se"} < set(found)
+    result = published_implicit.main(settings)
+    assert len(fitted) == 4  # the row that was there is not fitted again
+    assert result["metrics"]["gowalla/ease/seconds"] == found["gowalla/ease/seconds"]
+    assert set(result["audit"]) == {"gowalla", "ml-100k-strong"}
+    written = json.loads((tmp_path / "out" / "published_implicit.json").read_text())
+    assert written["metrics"] == result["metrics"]
+    shown = capsys.readouterr().out
+    assert "gowalla, against the strongest baseline:" in shown
+    assert "ChebyCF" in shown
+    assert (tmp_path / "out" / "published_implicit.png").exists()
+
+
+@pytest.mark.parametrize("name", ["gowalla", "ml-100k-strong"])
+def test_validation_is_cut_from_train_by_the_protocol_of_test(name, small_tables):
+    table = published_implicit.TABLES[name]
+    parts = table.parts(0)
+    for each, known in ((parts, None), (table.validation(parts.train, 0), parts.train)):
+        assert not pairs(each.test) & pairs(each.given)
+        assert not pairs(each.test) & pairs(each.train)
+        if known is not None:
+            assert (pairs(each.train) | pairs(each.given) | pairs(each.test)) <= pairs(known)
+        if name.endswith("strong"):
+            assert not set(each.given.user.tolist()) & set(each.train.user.tolist())
+
+
+def test_one_film_of_every_user_is_held_out_among_films_that_they_do_not_have():
+    train = small_ratings()
+    wide = Ratings(train.user, train.item, train.value, train.n_users, 200)  # 99 negatives need a larger catalog
+    parts = published_implicit._one_out(wide, 0)
+    assert parts.test.user.tolist() == sorted(set(train.user.tolist())) or len(set(parts.test.user)) == len(parts.test)
+    assert len(pairs(parts.train)) + len(pairs(parts.test)) == len(pairs(wide))
+    has = pairs(wide)
+    assert parts.negatives.shape == (40, 99)
+    assert not any((user, item) in has for user in range(40) for item in parts.negatives[user].tolist())
+    assert all(len(set(row)) == 99 for row in parts.negatives.tolist())
+
+
+def test_a_scorer_by_lists_ranks_its_lists():
+    scorer = implicit_methods.Lists(np.array([[3, 1], [0, 2]], np.int32), 4)
+    scores = np.asarray(scorer(np.array([1, 0])))
+    np.testing.assert_array_equal(scores, [[2, -np.inf, 1, -np.inf], [-np.inf, 1, -np.inf, 2]])
