@@ -13,10 +13,12 @@ One family: each fit is a function of the normalized item-item matrix G, applied
 All return `models.linear.LinearScorer`s, which `evaluation.evaluate` takes and whose `scores` take new users.
 """
 
-from jaxrec.solvers.linear._ease import ease, ease_weights, ridge, ridge_weights
+from jaxrec.solvers.linear._ease import ease, ridge
+from jaxrec.solvers.linear._left_out import leave_one_user_out
 from jaxrec.solvers.linear._low_pass import cheby_cf, low_pass, normalized, plateau, turbo_cf
 from jaxrec.solvers.linear._matrices import gram
 from jaxrec.solvers.linear._spectrum import Spectrum, spectrum
+from jaxrec.solvers.linear._weights import ease_weights, ridge_weights
 
 __all__ = [
     "Spectrum",
@@ -24,6 +26,7 @@ __all__ = [
     "ease",
     "ease_weights",
     "gram",
+    "leave_one_user_out",
     "low_pass",
     "normalized",
     "plateau",
