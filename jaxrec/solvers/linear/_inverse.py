@@ -1,15 +1,14 @@
-"""The inverse of one large positive definite matrix, in place, by eliminating blocks of columns (the sweep operator).
+"""The inverse of one large positive definite matrix, in place, by Gauss-Jordan elimination of blocks of columns.
 
-For the block k of columns, with K = A[k, k] and C = A[:, k]::
+For the block k of columns, with K = A[k, k], C = A[:, k] and R = K^-1 A[k, :]::
 
-    A[i, j] <- A[i, j] - C[i] K^-1 C[j]'     for rows i and columns j outside of k
-    A[i, k] <- C[i] K^-1,   A[k, j] <- K^-1 C[j]',   A[k, k] <- -K^-1
+    A[i, j] <- A[i, j] - C[i] R[j]     for rows i and columns j outside of k
+    A[i, k] <- -C[i] K^-1,   A[k, j] <- R[j],   A[k, k] <- K^-1
 
-After the last block A holds minus its inverse. A stays symmetric, so that one triangle is computed, in strips of rows
-as wide as the diagonal. On a positive definite matrix this needs no pivoting, and rounds as Cholesky's factor does.
-It is products of matrices alone, as fast as these: n^3 / 2 multiplications, for n = 30,000 1.3e13, in the memory of one
-matrix and a strip. LAPACK's factor and its triangular solves take more, hold three matrices, and a batch of them (a
-vmap over l2) deadlocks on a CPU, see `kernels.cholesky`.
+After the last block A holds its inverse. On a positive definite matrix this needs no pivoting, and rounds as Cholesky's
+factor does. It is products of matrices alone, as fast as these: n^3 multiplications, in the memory of one matrix and a
+strip of its rows. LAPACK's inverse took 4 times as long on two cores (n = 3706), its Cholesky factor and triangular
+solves hold three matrices, and a batch of them (a vmap over l2) deadlocks there, see `kernels.cholesky`.
 
 Over several devices each has a block of columns, all rows of them; the panel C comes from its owners by a sum.
 
@@ -19,7 +18,6 @@ The derivative is that of the inverse P, dP = -P dA P: two more products.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -27,13 +25,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from jaxrec.gather import gather
 from jaxrec.numerics import product
 
 __all__ = ["Inverse", "inverse", "inverse_of_columns"]
 
-# Columns that are eliminated at once, rows of a strip of a large matrix (of a small one: BLOCK), groups of strips of
-# one width: 4 compute 5/8 of the matrix, and each is compiled.
-BLOCK, STRIP_ROWS, GROUPS = 256, 1024, 4
+# Columns that are eliminated at once, and rows that are updated at once.
+BLOCK, STRIP_ROWS = 256, 1024
 
 
 class Inverse(NamedTuple):
@@ -53,21 +51,11 @@ class Inverse(NamedTuple):
 def inverse(matrix: Float[Array, "n n"]) -> Inverse:
     """The inverse of a symmetric positive definite matrix; meaningless where the pivot ratio is a few eps or below."""
     n = len(matrix)
-    groups = _groups(n)
-    column = jnp.arange(n, dtype=jnp.int32)
 
     def panel(matrix: Array, first: Array, size: int) -> Array:
-        """Columns of the symmetric matrix, whose upper triangle is not up to date."""
-        zero = jnp.int32(0)
-        above = jax.lax.dynamic_slice(matrix, (first, zero), (size, n)).T
-        return jnp.where(column[:, None] < first, above, jax.lax.dynamic_slice(matrix, (zero, first), (n, size)))
+        return jax.lax.dynamic_slice(matrix, (jnp.int32(0), first), (n, size))
 
-    strips = _strips(n, [(start, stop, stop) for start, stop in groups])
-    swept = _sweep(matrix, jnp.diagonal(matrix), column, panel, strips)
-    matrix = -swept.matrix
-    for start, stop in groups[:-1]:
-        matrix = matrix.at[start:stop, stop:].set(matrix[stop:, start:stop].T)
-    return Inverse(matrix, swept.pivot_ratio)
+    return _eliminate_all(matrix, jnp.diagonal(matrix), jnp.arange(n, dtype=jnp.int32), panel)
 
 
 @inverse.defjvp
@@ -91,47 +79,27 @@ def inverse_of_columns(columns: Float[Array, "n c"], axis_name: str) -> Inverse:
         return jax.lax.psum(product(columns, own.astype(columns.dtype)), axis_name)
 
     own = jnp.zeros(n, columns.dtype).at[column].set(columns[column, jnp.arange(c)])
-    swept = _sweep(columns, jax.lax.psum(own, axis_name), column, panel, _strips(n, [(0, n, c)]))
-    return Inverse(-swept.matrix, swept.pivot_ratio)
+    return _eliminate_all(columns, jax.lax.psum(own, axis_name), column, panel)
 
 
-def _groups(n: int) -> list[tuple[int, int]]:
-    """(first row, row after the last) of groups of rows that are as wide as their last row's diagonal."""
-    unit = STRIP_ROWS if n >= 8 * STRIP_ROWS else BLOCK
-    rows = max(1, -(-n // (GROUPS * unit))) * unit
-    return [(start, min(start + rows, n)) for start in range(0, n, rows)]
-
-
-def _strips(n: int, widths: list[tuple[int, int, int]]) -> list[tuple[int, int, int, int]]:
-    """(first row, number of strips, rows of each, columns), of groups (first row, row after the last, columns)."""
-    unit, strips = STRIP_ROWS if n >= 8 * STRIP_ROWS else BLOCK, []
-    for start, stop, width in widths:
-        whole, rest = divmod(stop - start, unit)
-        strips += [(start, whole, unit, width)] if whole else []
-        strips += [(stop - rest, 1, rest, width)] if rest else []
-    return strips
-
-
-def _sweep(
+def _eliminate_all(
     matrix: Array,
     diagonal: Array,
     column: Array,
     panel: Callable[[Array, Array, int], Array],
-    strips: list[tuple[int, int, int, int]],
 ) -> Inverse:
-    """Sweeps all blocks of columns.
+    """Eliminates all blocks of columns, in place.
 
     Args:
         matrix: all columns, or some.
         diagonal: [n], of the whole matrix.
         column: the numbers of its columns.
         panel: panel(matrix, first, size): `size` columns of the whole, from column `first`.
-        strips: of `_strips`, the rows and columns that are updated.
     """
     n = len(matrix)
     size = min(BLOCK, n)
 
-    def sweep_block(state: Inverse, first: Array, size: int) -> Inverse:
+    def eliminate_block(state: Inverse, first: Array, size: int) -> Inverse:
         matrix, least = state
         c = panel(matrix, first, size)  # C
         head = jax.lax.dynamic_slice(c, (first, jnp.int32(0)), (size, size))
@@ -139,31 +107,29 @@ def _sweep(
         own = jax.lax.dynamic_slice_in_dim(diagonal, first, size)
         least = jnp.minimum(least, jnp.min(jnp.where(own > 0, pivots / jnp.where(own > 0, own, 1), 0)))
         column_in_block = (column >= first) & (column < first + size)
-        right = product(head_inverse, jnp.take(c, column, axis=0).T)
+        right = product(head_inverse, jax.lax.dynamic_slice_in_dim(matrix, first, size))
         position = jnp.clip(column - first, 0, size - 1)
-        right = jnp.where(column_in_block[None, :], -jnp.take(head_inverse, position, axis=1), right)
+        right = jnp.where(column_in_block[None, :], gather(head_inverse.T, position).T, right)
         left = jax.lax.dynamic_update_slice(c, -jnp.eye(size, dtype=c.dtype), (first, jnp.int32(0)))
 
-        def update(start: Array, matrix: Array, rows: int, width: int) -> Array:
-            old = jax.lax.dynamic_slice(matrix, (start, jnp.int32(0)), (rows, width))
+        def update(start: Array, matrix: Array, rows: int) -> Array:
+            old = jax.lax.dynamic_slice_in_dim(matrix, start, rows)
             row = start + jnp.arange(rows, dtype=jnp.int32)
-            swept = ((row >= first) & (row < first + size))[:, None] | column_in_block[None, :width]
-            change = product(jax.lax.dynamic_slice_in_dim(left, start, rows), right[:, :width])
-            return jax.lax.dynamic_update_slice(matrix, jnp.where(swept, 0, old) - change, (start, jnp.int32(0)))
+            swept = ((row >= first) & (row < first + size))[:, None] | column_in_block[None, :]
+            change = product(jax.lax.dynamic_slice_in_dim(left, start, rows), right)
+            return jax.lax.dynamic_update_slice_in_dim(matrix, jnp.where(swept, 0, old) - change, start, 0)
 
-        # loops, because XLA would copy the matrix for a sequence of updates
-        for start, trips, rows, width in strips:
-            step = partial(update, rows=rows, width=width)
-            matrix = jax.lax.fori_loop(
-                0, trips, lambda k, matrix, s=start, r=rows, f=step: f(s + k * r, matrix), matrix
-            )
+        # in strips, by a loop: the product is as large as a strip, and the matrix is updated in place
+        rows = min(STRIP_ROWS, n)
+        matrix = jax.lax.fori_loop(0, n // rows, lambda k, matrix: update(k * rows, matrix, rows), matrix)
+        matrix = update(jnp.int32(n - n % rows), matrix, n % rows) if n % rows else matrix
         return Inverse(matrix, least)
 
     state = Inverse(matrix, jnp.ones((), matrix.dtype))
     if n == 0:
         return state
-    state = jax.lax.fori_loop(0, n // size, lambda k, state: sweep_block(state, k * size, size), state)
-    return sweep_block(state, jnp.int32(n - n % size), n % size) if n % size else state
+    state = jax.lax.fori_loop(0, n // size, lambda k, state: eliminate_block(state, k * size, size), state)
+    return eliminate_block(state, jnp.int32(n - n % size), n % size) if n % size else state
 
 
 def _invert_small(block: Float[Array, "s s"]) -> tuple[Float[Array, "s s"], Float[Array, " s"]]:
