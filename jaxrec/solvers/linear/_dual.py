@@ -77,7 +77,8 @@ def dual_diagonal(
     size = min(COLUMNS, h.n_users)
     total = jnp.zeros(h.n_items, h.weight.dtype)
     block = jnp.arange(size, dtype=jnp.int32)
-    total = jax.lax.fori_loop(0, h.n_users // size, lambda k, total: of_block(k * size + block, total), total)
+    whole = lambda k, total: of_block(jnp.int32(k) * size + block, total)
+    total = jax.lax.fori_loop(0, h.n_users // size, whole, total)
     if h.n_users % size > 0:
         total = of_block(jnp.arange(h.n_users - h.n_users % size, h.n_users, dtype=jnp.int32), total)
     return (1 - total) / l2

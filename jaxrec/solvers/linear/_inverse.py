@@ -121,14 +121,14 @@ def _eliminate_all(
 
         # in strips, by a loop: the product is as large as a strip, and the matrix is updated in place
         rows = min(STRIP_ROWS, n)
-        matrix = jax.lax.fori_loop(0, n // rows, lambda k, matrix: update(k * rows, matrix, rows), matrix)
+        matrix = jax.lax.fori_loop(0, n // rows, lambda k, matrix: update(jnp.int32(k) * rows, matrix, rows), matrix)
         matrix = update(jnp.int32(n - n % rows), matrix, n % rows) if n % rows else matrix
         return Inverse(matrix, least)
 
     state = Inverse(matrix, jnp.ones((), matrix.dtype))
     if n == 0:
         return state
-    state = jax.lax.fori_loop(0, n // size, lambda k, state: eliminate_block(state, k * size, size), state)
+    state = jax.lax.fori_loop(0, n // size, lambda k, state: eliminate_block(state, jnp.int32(k) * size, size), state)
     return eliminate_block(state, jnp.int32(n - n % size), n % size) if n % size else state
 
 

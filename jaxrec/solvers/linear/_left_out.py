@@ -20,6 +20,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
 
+from jaxrec import check
 from jaxrec.kernels.chunks import by_chunks
 from jaxrec.models.linear import Histories, histories, history_columns, transposed
 from jaxrec.numerics import HIGHEST, product
@@ -64,9 +65,9 @@ def leave_one_user_out(
     """
     check_l2(l2)
     x = histories(train)
+    if form is not None:
+        check.choice("form", form, ("primal", "dual"))
     form = choose_form(x, form, None, max_bytes)
-    if form == "low_rank":
-        raise ValueError("form: expected 'primal' or 'dual', got 'low_rank'.")
     penalties = jnp.asarray(l2, x.weight.dtype)
     side, errors_of = (x, _primal_errors) if form == "primal" else (transposed(x), _dual_errors)
     errors = [

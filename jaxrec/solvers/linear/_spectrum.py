@@ -87,7 +87,7 @@ def _spectrum(histories: Histories, by_item: Histories, key: Array, *, size: int
     small = product(basis.T, projected)  # its singular values are those of R Q; its Gram matrix would square them
     _, values, rotation = jnp.linalg.svd(small)
     positive = values > 10 * size * jnp.finfo(values.dtype).eps * values[0]
-    return Spectrum(product(q, rotation.T) * positive[None, :], jnp.where(positive, values, 0))
+    return Spectrum(jnp.where(positive[None, :], product(q, rotation.T), 0), jnp.where(positive, values, 0))
 
 
 def _orthonormal(columns: Float[Array, "n r"]) -> Float[Array, "n r"]:

@@ -27,22 +27,40 @@ def ease_weights(gram: Float[ArrayLike, "m m"], *, l2: float | Shaped[ArrayLike,
         gram: X'X of the interactions, as `gram` makes it.
         l2: the penalty, or one per item [m], > 0. It is not checked: a singular sum gives meaningless weights.
     """
-    p = _penalized_inverse(jnp.asarray(gram), l2).matrix
-    return _set_diagonal(-p / jnp.diagonal(p)[None, :], jnp.zeros(len(p), p.dtype))
+    return _ease_weights(*_floats(gram, l2))
 
 
 def ridge_weights(gram: Float[ArrayLike, "m m"], *, l2: float | Shaped[ArrayLike, "*m"]) -> Float[Array, "m m"]:
     """W = P gram = I - P l2 with P = (gram + l2)^-1. Pure, as `ease_weights`."""
-    (gram,) = check.as_floats(gram=gram)
-    p = _penalized_inverse(gram, l2).matrix
-    penalty = jnp.broadcast_to(jnp.asarray(l2, gram.dtype), len(gram))
-    return jnp.eye(len(gram), dtype=gram.dtype) - p * penalty[None, :]
+    return _ridge_weights(*_floats(gram, l2))
 
 
-def _penalized_inverse(gram: Array, l2: ArrayLike) -> Inverse:
-    """(gram + l2)^-1."""
-    (gram,) = check.as_floats(gram=gram)
-    penalty = jnp.broadcast_to(jnp.asarray(l2, gram.dtype), len(gram))
+# Jitted, because an eager call of the inverse's loops would compile them anew.
+@jax.jit
+def _ease_weights(gram: Array, penalty: Array) -> Array:
+    p = _penalized_inverse(gram, penalty).matrix
+    return _set_diagonal(-p / jnp.diagonal(p)[None, :], jnp.zeros(len(p), p.dtype))
+
+
+@jax.jit
+def _ridge_weights(gram: Array, penalty: Array) -> Array:
+    p = _penalized_inverse(gram, penalty).matrix
+    return jnp.eye(len(gram), dtype=gram.dtype) - p * jnp.broadcast_to(penalty, len(p))[None, :]
+
+
+def _floats(gram: ArrayLike, l2: ArrayLike) -> tuple[Array, Array]:
+    """(gram, l2 in its type), after checking their shapes."""
+    (matrix,) = check.as_floats(gram=gram)
+    penalty = check.as_array("l2", l2).astype(matrix.dtype)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"gram: expected a square matrix, items by items, got shape {matrix.shape}.")
+    if penalty.shape not in ((), matrix.shape[:1]):
+        raise ValueError(f"l2: expected one number or one per item, {matrix.shape[:1]}, got shape {penalty.shape}.")
+    return matrix, penalty
+
+
+def _penalized_inverse(gram: Array, penalty: Array) -> Inverse:
+    """(gram + penalty)^-1."""
     index = jnp.arange(len(gram))
     return inverse(gram.at[index, index].add(penalty))
 
@@ -84,7 +102,7 @@ def checked(found: Inverse, l2: Array) -> Array:
     if not ratio >= MIN_PIVOT_EPS * float(jnp.finfo(dtype).eps):
         raise ValueError(
             f"l2: {float(l2):g} is too small for {dtype}: the equations are singular up to rounding: eliminating "
-            f"the other items leaves {ratio:.1e} of a diagonal entry. Raise l2, or run in float64."
+            f"the other items leaves {ratio:.1e} of a diagonal entry. Raise l2."
         )
     return found.matrix
 
