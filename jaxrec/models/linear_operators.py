@@ -63,14 +63,15 @@ class Matrix:
     """The operator of a dense matrix W: x -> W x.
 
     Attributes:
-        weight: [n_items, n_items]; weight[i, k] is what item k of a history adds to the score of item i.
+        weight: [n_items, n_items]; weight[i, k] is what item k of a history adds to the score of item i. Columns beyond
+            n_items are padding, such as fills the last of several devices that each have a block of columns.
     """
 
     weight: Array
 
     def __call__(self, columns: Columns) -> Columns:
         """W x of each column."""
-        return product(self.weight, columns)
+        return product(self.weight, jnp.pad(columns, ((0, self.weight.shape[1] - len(columns)), (0, 0))))
 
 
 @register_dataclass

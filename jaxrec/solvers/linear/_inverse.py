@@ -1,21 +1,23 @@
-"""The inverse of one large positive definite matrix, in place, by Gauss-Jordan elimination in blocks of columns.
+"""The inverse of one large positive definite matrix, in place, by Gauss-Jordan elimination of blocks of columns.
 
-For the block k of columns, with K = A[k, k], R = K^-1 A[k, :] and C = A[:, k]::
+For the block k of columns, with K = A[k, k], C = A[:, k] and R = K^-1 A[k, :]::
 
-    A[i, :] <- A[i, :] - C[i] R   for the rows i outside of k, and      A[k, :] <- R
-    A[i, k] <- -C[i] K^-1         for their columns in k                A[k, k] <- K^-1
+    A[i, j] <- A[i, j] - C[i] R[j]     for rows i and columns j outside of k
+    A[i, k] <- -C[i] K^-1,   A[k, j] <- R[j],   A[k, k] <- K^-1
 
 After the last block A holds its inverse. On a positive definite matrix this needs no pivoting, and rounds as Cholesky's
-factor does. It is products of matrices alone: n^3 multiplications for an inverse, n = 30,000 in 2.7e13, memory of one
-matrix and a strip of it. LAPACK's factor and two triangular solves need no fewer, three matrices, and deadlock on a CPU
-when batched (a vmap over l2), see `kernels.cholesky`.
+factor does. It is products of matrices alone, as fast as these: n^3 multiplications, in the memory of one matrix and a
+strip of its rows. LAPACK's inverse took 4 times as long on two cores (n = 3706), its Cholesky factor and triangular
+solves hold three matrices, and a batch of them (a vmap over l2) deadlocks there, see `kernels.cholesky`.
+
+Over several devices each has a block of columns, all rows of them; the panel C comes from its owners by a sum.
 
 The derivative is that of the inverse P, dP = -P dA P: two more products.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -23,19 +25,20 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from jaxrec.gather import gather
 from jaxrec.numerics import product
 
-__all__ = ["Inverse", "inverse"]
+__all__ = ["Inverse", "inverse", "inverse_of_columns"]
 
-# Columns that are eliminated at once, and rows that are updated at once (the strip).
-BLOCK, ROWS = 256, 1024
+# Columns that are eliminated at once, and rows that are updated at once.
+BLOCK, STRIP_ROWS = 256, 1024
 
 
 class Inverse(NamedTuple):
     """The inverse of a matrix A.
 
     Attributes:
-        matrix: [n, n].
+        matrix: [n, n], or some columns of it.
         pivot_ratio: [], the smallest ratio of a pivot to its diagonal entry of A, as `kernels.cholesky.pivot_ratio`:
             the relative error is about 10 eps / ratio.
     """
@@ -48,16 +51,11 @@ class Inverse(NamedTuple):
 def inverse(matrix: Float[Array, "n n"]) -> Inverse:
     """The inverse of a symmetric positive definite matrix; meaningless where the pivot ratio is a few eps or below."""
     n = len(matrix)
-    diagonal = jnp.diagonal(matrix)
-    least = jnp.ones((), matrix.dtype)
-    size = min(BLOCK, n)
-    step = partial(_eliminate, diagonal=diagonal, size=size)
-    if n > 0:
-        matrix, least = jax.lax.fori_loop(0, n // size, lambda k, state: step(state, k * size), (matrix, least))
-    if n > 0 and n % size > 0:
-        rest = n - n % size
-        matrix, least = _eliminate((matrix, least), jnp.int32(rest), diagonal=diagonal, size=n - rest)
-    return Inverse(matrix, least)
+
+    def panel(matrix: Array, first: Array, size: int) -> Array:
+        return jax.lax.dynamic_slice(matrix, (jnp.int32(0), first), (n, size))
+
+    return _eliminate_all(matrix, jnp.diagonal(matrix), jnp.arange(n, dtype=jnp.int32), panel)
 
 
 @inverse.defjvp
@@ -67,46 +65,85 @@ def _derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Inverse,
     return out, Inverse(change, jnp.zeros_like(out.pivot_ratio))
 
 
-def _eliminate(state: tuple[Array, Array], first: Array, *, diagonal: Array, size: int) -> tuple[Array, Array]:
-    """One block of columns, first : first + size."""
-    matrix, least = state
+def inverse_of_columns(columns: Float[Array, "n c"], axis_name: str) -> Inverse:
+    """The columns of the inverse that this device has, from those of the matrix; to be called under `shard_map`.
+
+    n is the number of columns of all devices together, in their order along the axis. Every device sends and receives
+    n^2 numbers in all.
+    """
+    n, c = columns.shape
+    column = jax.lax.axis_index(axis_name) * c + jnp.arange(c, dtype=jnp.int32)
+
+    def panel(columns: Array, first: Array, size: int) -> Array:
+        own = jnp.arange(size, dtype=jnp.int32)[None, :] + first == column[:, None]  # [c, size]
+        return jax.lax.psum(product(columns, own.astype(columns.dtype)), axis_name)
+
+    own = jnp.zeros(n, columns.dtype).at[column].set(columns[column, jnp.arange(c)])
+    return _eliminate_all(columns, jax.lax.psum(own, axis_name), column, panel)
+
+
+def _eliminate_all(
+    matrix: Array,
+    diagonal: Array,
+    column: Array,
+    panel: Callable[[Array, Array, int], Array],
+) -> Inverse:
+    """Eliminates all blocks of columns, in place.
+
+    Args:
+        matrix: all columns, or some.
+        diagonal: [n], of the whole matrix.
+        column: the numbers of its columns.
+        panel: panel(matrix, first, size): `size` columns of the whole, from column `first`.
+    """
     n = len(matrix)
-    panel = jax.lax.dynamic_slice(matrix, (first, jnp.int32(0)), (size, n))
-    head, pivots = _invert_small(jax.lax.dynamic_slice(panel, (jnp.int32(0), first), (size, size)))
-    own = jax.lax.dynamic_slice_in_dim(diagonal, first, size)
-    least = jnp.minimum(least, jnp.min(jnp.where(own > 0, pivots / jnp.where(own > 0, own, 1), 0)))
-    panel = jax.lax.dynamic_update_slice(product(head, panel), head, (jnp.int32(0), first))
-    column = jnp.arange(n, dtype=jnp.int32)
-    in_block = (column >= first) & (column < first + size)
+    size = min(BLOCK, n)
 
-    def update(start: Array, count: int, matrix: Array) -> Array:
-        rows = jax.lax.dynamic_slice(matrix, (start, jnp.int32(0)), (count, n))
-        row = start + jnp.arange(count, dtype=jnp.int32)
-        is_pivot = (row >= first) & (row < first + size)
-        factor = jax.lax.dynamic_slice(rows, (jnp.int32(0), first), (count, size))
-        identity = (row[:, None] - first == jnp.arange(size, dtype=jnp.int32)[None, :]).astype(rows.dtype)
-        factor = jnp.where(is_pivot[:, None], -identity, factor)
-        rows = jnp.where(is_pivot[:, None] | in_block[None, :], 0, rows) - product(factor, panel)
-        return jax.lax.dynamic_update_slice(matrix, rows, (start, jnp.int32(0)))
+    def eliminate_block(state: Inverse, first: Array, size: int) -> Inverse:
+        matrix, least = state
+        c = panel(matrix, first, size)  # C
+        head = jax.lax.dynamic_slice(c, (first, jnp.int32(0)), (size, size))
+        head_inverse, pivots = _invert_small((head + head.T) / 2)
+        own = jax.lax.dynamic_slice_in_dim(diagonal, first, size)
+        least = jnp.minimum(least, jnp.min(jnp.where(own > 0, pivots / jnp.where(own > 0, own, 1), 0)))
+        column_in_block = (column >= first) & (column < first + size)
+        right = product(head_inverse, jax.lax.dynamic_slice_in_dim(matrix, first, size))
+        position = jnp.clip(column - first, 0, size - 1)
+        right = jnp.where(column_in_block[None, :], gather(head_inverse.T, position).T, right)
+        left = jax.lax.dynamic_update_slice(c, -jnp.eye(size, dtype=c.dtype), (first, jnp.int32(0)))
 
-    count = min(ROWS, n)
-    matrix = jax.lax.fori_loop(0, n // count, lambda k, matrix: update(k * count, count, matrix), matrix)
-    if n % count > 0:
-        matrix = update(jnp.int32(n - n % count), n % count, matrix)
-    return matrix, least
+        def update(start: Array, matrix: Array, rows: int) -> Array:
+            old = jax.lax.dynamic_slice_in_dim(matrix, start, rows)
+            row = start + jnp.arange(rows, dtype=jnp.int32)
+            swept = ((row >= first) & (row < first + size))[:, None] | column_in_block[None, :]
+            change = product(jax.lax.dynamic_slice_in_dim(left, start, rows), right)
+            return jax.lax.dynamic_update_slice_in_dim(matrix, jnp.where(swept, 0, old) - change, start, 0)
+
+        # in strips, by a loop: the product is as large as a strip, and the matrix is updated in place
+        rows = min(STRIP_ROWS, n)
+        matrix = jax.lax.fori_loop(0, n // rows, lambda k, matrix: update(jnp.int32(k) * rows, matrix, rows), matrix)
+        matrix = update(jnp.int32(n - n % rows), matrix, n % rows) if n % rows else matrix
+        return Inverse(matrix, least)
+
+    state = Inverse(matrix, jnp.ones((), matrix.dtype))
+    if n == 0:
+        return state
+    state = jax.lax.fori_loop(0, n // size, lambda k, state: eliminate_block(state, jnp.int32(k) * size, size), state)
+    return eliminate_block(state, jnp.int32(n - n % size), n % size) if n % size else state
 
 
 def _invert_small(block: Float[Array, "s s"]) -> tuple[Float[Array, "s s"], Float[Array, " s"]]:
-    """(the inverse, the pivots), one column after the other."""
+    """(the inverse, the pivots) of a positive definite block, by sweeping one column after the other."""
     index = jnp.arange(len(block), dtype=jnp.int32)
 
     def column(k: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         a, pivots = state
         pivot = a[k, k]
         safe = jnp.where(pivot == 0, 1, pivot)
-        row = jnp.where(index == k, 1, a[k]) / safe
-        factor = jnp.where(index == k, 0, a[:, k])
-        a = jnp.where((index == k)[None, :], 0, a) - factor[:, None] * row[None, :]
-        return jnp.where((index == k)[:, None], row[None, :], a), pivots.at[k].set(pivot)
+        row = jnp.where(index == k, -1, a[k]) / safe
+        factor = jnp.where(index == k, -1, a[k])
+        is_k = index == k
+        return jnp.where(is_k[:, None] | is_k[None, :], 0, a) - factor[:, None] * row[None, :], pivots.at[k].set(pivot)
 
-    return jax.lax.fori_loop(0, len(block), column, (block, jnp.zeros(len(block), block.dtype)))
+    swept, pivots = jax.lax.fori_loop(0, len(block), column, (block, jnp.zeros(len(block), block.dtype)))
+    return -swept, pivots

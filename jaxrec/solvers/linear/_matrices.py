@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,14 @@ __all__ = ["Degrees", "degree_power", "degrees", "gram", "scaled", "sparse_produ
 COLUMNS = 64
 
 
-@dataclasses.dataclass(frozen=True)
-class Degrees:
+class Degrees(NamedTuple):
     """The degrees of users [n_users] and of items [n_items]: the sums of the absolute weights of their interactions."""
 
     users: Array
     items: Array
 
 
+@jax.jit
 def degrees(histories: Histories) -> Degrees:
     """The degrees of all users and items; without weights, the numbers of their interactions."""
     ones = lambda n: jnp.ones((n, 1), histories.weight.dtype)
@@ -59,6 +60,7 @@ def scaled(histories: Histories, users: Float[Array, " n_users"], items: Float[A
     )
 
 
+@jax.jit
 def sparse_product(histories: Histories, table: Float[Array, "n_items d"]) -> Float[Array, "n_users d"]:
     """X times a thin matrix, `COLUMNS` columns at a time; by `transposed(histories)`, X' times it."""
     h, d = histories, table.shape[1]

@@ -29,12 +29,18 @@ def form_bytes(n_users: int, n_items: int, form: Form, *, rank: int = 0, itemsiz
     return itemsize * numbers
 
 
-def choose_form(histories: Histories, form: Form | None, rank: int | None, max_bytes: int | None) -> Form:
+def choose_form(
+    histories: Histories, form: Form | None, rank: int | None, max_bytes: int | None, n_devices: int | None = None
+) -> Form:
     """The form that was asked for, or the smaller exact one, after checking that it fits.
 
     Raises:
-        ValueError: the form would hold more than `max_bytes`; `rank` without the low-rank form, or this without it.
+        ValueError: the form would hold more than `max_bytes` (on each of several devices); `rank` without the low-rank
+            form, or this without it; several devices for another form than the primal.
     """
+    if n_devices is not None and (form not in (None, "primal") or rank is not None):
+        raise ValueError("devices: expected None, because only the primal form is computed by several devices.")
+    form = form if n_devices is None else "primal"
     if form is not None:
         check.choice("form", form, ("primal", "dual", "low_rank"))
     if form in ("primal", "dual") and rank is not None:
@@ -48,7 +54,8 @@ def choose_form(histories: Histories, form: Form | None, rank: int | None, max_b
             raise ValueError(f"rank: expected at most {min(n_users, n_items)}, the smaller side, got {rank}.")
         form = "low_rank"
     exact: tuple[Form, ...] = ("primal", "dual")
-    bytes_of = lambda each: form_bytes(n_users, n_items, each, rank=rank or 0, itemsize=histories.weight.dtype.itemsize)
+    itemsize = histories.weight.dtype.itemsize
+    bytes_of = lambda each: form_bytes(n_users, n_items, each, rank=rank or 0, itemsize=itemsize) // (n_devices or 1)
     chosen = min(exact, key=bytes_of) if form is None else form
     limit = _memory_of_device() if max_bytes is None else max_bytes
     if bytes_of(chosen) > limit:

@@ -6,8 +6,9 @@ For R [n_users, n_items], from a random Q [n_items, rank + oversampling]::
     R Q = U S W',  V = Q W                              the singular values S and vectors V
 
 Everything is a product: sparse with thin, or thin with small. Columns are made orthonormal by Q = Y E L^-1/2, where
-E L E' = Y'Y is a small matrix's eigendecomposition, done twice because Y'Y squares the singular values: 10 times as
-fast on two cores as Householder's QR of 30k x 532, and columns that are 0 (a rank above the matrix's own) stay 0.
+E L E' = Y'Y is a small matrix's eigendecomposition: 10 times as fast on two cores as Householder's QR of 30k x 532, and
+columns that are 0 (a rank above the matrix's own) stay 0. The last basis is made so twice, because Y'Y squares the
+singular values.
 
 One power step multiplies the error of a direction by (s_(rank + oversampling + 1) / s_k)^2. 4 (n_users + n_items)
 (rank + oversampling) numbers in memory.
@@ -80,20 +81,18 @@ def _spectrum(histories: Histories, by_item: Histories, key: Array, *, size: int
     def step(_: Array, q: Array) -> Array:
         return _orthonormal(sparse_product(by_item, _orthonormal(sparse_product(histories, q))))
 
-    q = jax.lax.fori_loop(0, power_steps, step, _orthonormal(start))
+    q = _orthonormal(jax.lax.fori_loop(0, power_steps, step, _orthonormal(start)))
     projected = sparse_product(histories, q)  # R Q
-    basis = _orthonormal(projected)
+    basis = _orthonormal(_orthonormal(projected))
     small = product(basis.T, projected)  # its singular values are those of R Q; its Gram matrix would square them
     _, values, rotation = jnp.linalg.svd(small)
     positive = values > 10 * size * jnp.finfo(values.dtype).eps * values[0]
-    return Spectrum(product(q, rotation.T) * positive[None, :], jnp.where(positive, values, 0))
+    return Spectrum(jnp.where(positive[None, :], product(q, rotation.T), 0), jnp.where(positive, values, 0))
 
 
 def _orthonormal(columns: Float[Array, "n r"]) -> Float[Array, "n r"]:
     """An orthonormal basis of the columns' span, and columns of 0 where its dimension is smaller."""
-    for _ in range(2):
-        values, vectors = jnp.linalg.eigh(product(columns.T, columns))
-        eps = len(values) * jnp.finfo(columns.dtype).eps
-        positive = values > eps * values[-1]
-        columns = product(columns, vectors * jnp.where(positive, jnp.where(positive, values, 1) ** -0.5, 0)[None, :])
-    return columns
+    values, vectors = jnp.linalg.eigh(product(columns.T, columns))
+    eps = len(values) * jnp.finfo(columns.dtype).eps
+    positive = values > eps * values[-1]
+    return product(columns, vectors * jnp.where(positive, jnp.where(positive, values, 1) ** -0.5, 0)[None, :])
