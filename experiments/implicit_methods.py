@@ -95,25 +95,21 @@ def ials(train: Ratings, given: Ratings, context: Context) -> Any:
     layouts = data.rows(train, "user"), data.rows(train, "item")
 
     def scorer(settings: Settings) -> Factors:
-        l2 = solvers.frequency_scaled_l2(*layouts, l2=settings["l2"], unobserved_weight=settings["unobserved_weight"])
-        options = {"unobserved_weight": settings["unobserved_weight"]}
+        scale: dict[str, float] = {"unobserved_weight": settings["unobserved_weight"]}
         fitted = solvers.implicit_als(
             layouts,
-            l2=l2,
+            l2=solvers.frequency_scaled_l2(train, settings["l2"], **scale),
+            **scale,
             rank=settings["rank"],
             sweeps=settings["sweeps"],
             tol=0.0,
             key=jax.random.key(context.seed),
             progress=False,
-            **options,
         ).factors
         if given is train:
             return fitted
-        rows = data.rows(given, "user")
-        scaled = solvers.frequency_scaled_l2(
-            rows, layouts[1], l2=settings["l2"], unobserved_weight=settings["unobserved_weight"]
-        )
-        return solvers.implicit_fold_in(fitted, rows, l2=scaled[0], **options)
+        l2 = solvers.frequency_scaled_l2(given, settings["l2"], **scale)
+        return solvers.implicit_fold_in(fitted, data.rows(given, "user"), l2=l2[0], **scale)
 
     return scorer
 
