@@ -111,7 +111,7 @@ def compare(
     >>> values, gain = np.float32([0.2, 0.4, 0.1, 0.5, 0.3, 0.0]), np.float32([0.1, 0, 0.2, 0.1, 0, 0.1])
     >>> a, b = (Evaluation({"ndcg@10": v}, n_users=6, left_out={}, protocol={}) for v in (values + gain, values))
     >>> print(compare(a, b))
-    ndcg@10: 0.3333 - 0.2500 = +0.0833 [+0.0333, +0.1333], effect size +1.11, p = 0.12 (6 users)
+    ndcg@10: 0.3333 - 0.2500 = +0.0833 [+0.0333, +0.1333], effect size +1.11, p = 0.13 (6 users)
     """
     if not 0 < level < 1:
         raise ValueError(f"level: expected a number in (0, 1), such as 0.95, got {level}.")
