@@ -245,7 +245,8 @@ def _buckets(users: np.ndarray, count: np.ndarray, n_items: int) -> list[np.ndar
     level = np.ceil(np.log2(count)).astype(int)
     buckets, members = [], np.zeros(0, np.intp)
     for each in np.unique(level):
-        if len(members) * (2 ** int(each) - count[members].max(initial=0)) * n_items > COMPARISONS_PER_COMPILATION:
+        added = 2 ** int(each) - int(count[members].max(initial=0))  # Python's integers do not overflow
+        if len(members) * added * n_items > COMPARISONS_PER_COMPILATION:
             buckets.append(users[np.sort(members)])
             members = members[:0]
         members = np.concatenate([members, np.flatnonzero(level == each)])

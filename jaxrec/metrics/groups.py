@@ -10,7 +10,7 @@
 >>> several = group_means(jnp.array([0.5, 0.25, 1.0, 0.75, 0.5]), jnp.array([0, 0, 1, 1, 1]), n_groups=2)
 >>> difference, low, high = (float(each[1, 0]) for each in (several.difference, several.low, several.high))
 >>> print(f"{difference:.3f} [{low:.3f}, {high:.3f}]")  # of so few users
-0.375 [-0.266, 1.016]
+0.375 [-0.247, 0.997]
 """
 
 from __future__ import annotations
