@@ -31,6 +31,7 @@ from scipy.special import ndtri
 from experiments import harness
 from jaxrec import bayes, data
 from jaxrec.bayes import new_user
+from jaxrec.evaluation import Evaluation
 from jaxrec.types import Ratings
 
 BOOTSTRAPS = 500
@@ -108,6 +109,7 @@ POLICIES: dict[str, Policy] = {
     "spread": lambda draws, posterior, item, *_: new_user.posterior_predictive(draws, posterior, item).variance,
     "random": lambda draws, posterior, item, count, key: jax.random.uniform(key, item.shape),
 }
+BASELINES = ("popular", "random")  # they do not look at the answers
 
 
 def main(settings: Settings) -> dict[str, Any]:
@@ -148,6 +150,12 @@ def main(settings: Settings) -> dict[str, Any]:
             values |= {f"{_label(policy)}_{_label(what)}_{n}": value for n, value in shown.items()}
     print("RMSE less that of random questions, ± its standard error over users:")
     harness.table(_differences(predictions, new, scale, settings, values))
+    comparison = {}
+    for n in (n for n in settings.asked if n > 0):
+        print(f"{n} answers: ", end="")
+        errors = {name: squared_errors(predictions[name].mean[:, n], new, scale) for name in POLICIES}
+        baselines = [name for name in BASELINES if name in POLICIES]
+        comparison[f"given_{n}"] = harness.compare(errors, baselines, metric="squared_error", lower_is_better=True)
     for what, rows in zip(
         ("mean rating", f"share <= {settings.bad:g}"),
         rank(predictions["random"], new, settings, rng, values),
@@ -156,7 +164,7 @@ def main(settings: Settings) -> dict[str, Any]:
         print(f"{what} of the {settings.top} picks among a user's test films (less that of the mean's):")
         harness.table(rows)
     harness.plot("ask", settings, lambda axes: _draw(axes, measured, settings))
-    return harness.report("ask", settings, values, time.perf_counter() - start)
+    return harness.report("ask", settings, values, time.perf_counter() - start, comparison=comparison)
 
 
 def split(ratings: Ratings, settings: Settings, rng: np.random.Generator) -> list[tuple[Ratings, NewUsers]]:
@@ -263,6 +271,13 @@ def measure(
         for what, value in row.items():
             out.setdefault(what, {})[n] = float(value)
     return out
+
+
+def squared_errors(mean: np.ndarray, new: NewUsers, scale: tuple[float, float]) -> Evaluation:
+    """Every new user's squared errors of test, as `harness.squared_errors`: their mean is the square of the RMSE."""
+    squares = np.sum(np.where(new.test_where, (np.clip(mean, *scale) - new.test_value) ** 2, 0), axis=1)
+    values = (squares * len(squares) / new.test_where.sum()).astype(np.float32)
+    return Evaluation({"squared_error": values}, len(values), {}, {"errors": "summed per user"})
 
 
 def _differences(

@@ -108,7 +108,7 @@ def main(settings: Settings) -> dict[str, Any]:
         values |= {f"{_key(name)}_ndcg_minus_popularity{end}": number for end, number in interval.items()}
 
     rows = [row for name in fitted for row in _group_rows(name, found[name], dataset, train, settings)]
-    harness.table(rows)
+    harness.table(rows, keys=2)
     for row in rows:
         key = f"{_key(row['model'])}_ndcg_{_key(row['groups'].replace(', ', ' minus '))}"
         values |= {key: row["difference"], f"{key}_se": row["s.e."]}
@@ -119,7 +119,8 @@ def main(settings: Settings) -> dict[str, Any]:
     for trade_off, (accuracy, of_lists) in reranked.items():
         values |= _flat(f"trade_off_{trade_off:g}", accuracy, of_lists)
     harness.plot("beyond_accuracy", settings, lambda axes: _draw(axes, found, shares, reranked, settings))
-    return harness.report("beyond_accuracy", settings, values, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return harness.report("beyond_accuracy", settings, values, seconds, comparison=compared.to_dict())
 
 
 def liked(ratings: Ratings, settings: Settings) -> Ratings:
@@ -274,17 +275,17 @@ def groups_of(dataset: Dataset, train: Ratings, where: np.ndarray) -> dict[tuple
 
 
 def _group_rows(name: str, found: Any, dataset: Dataset, train: Ratings, settings: Settings) -> list[dict[str, Any]]:
-    """The NDCG of the groups' users and its difference, with the standard error of two independent means."""
+    """The NDCG of the groups' users and its difference, with its standard error and 95 % interval (Welch)."""
     ndcg, lift = found["ndcg"], found["lift"]
     rows = []
     for names, group in groups_of(dataset, train, ~np.isnan(ndcg)).items():
         by_group, lifts = (metrics.group_means(each, group, n_groups=3) for each in (ndcg, lift))
-        in_groups = [ndcg[(group == g) & ~np.isnan(ndcg)].astype(np.float64) for g in (0, 1)]
-        error = float(np.sqrt(sum(values.var(ddof=1) / len(values) for values in in_groups)))
+        low, high = (float(each[0, 1]) for each in (by_group.low, by_group.high))
         row: dict[str, Any] = {"model": name, "groups": ", ".join(names)}
         row |= {"users": ", ".join(str(n) for n in by_group.n_users.tolist()[:2])}
         row |= {f"NDCG@{settings.k}": float(by_group.mean[0]), "second": float(by_group.mean[1])}
-        row |= {"difference": float(by_group.difference[0, 1]), "s.e.": error}
+        row |= {"difference": float(by_group.difference[0, 1]), "s.e.": float(by_group.difference_error[0, 1])}
+        row |= {"interval": f"[{low:+.4f}, {high:+.4f}]"}
         rows.append(row | {"lift": float(lifts.mean[0]), "second's": float(lifts.mean[1])})
     return rows
 
@@ -293,11 +294,15 @@ def _print_models(found: dict[str, Any], shares: dict[str, dict[str, float]], se
     first, second = [], []
     for name, each in found.items():
         mean, error = _plain(each.mean), _plain(each.standard_error)
-        row: dict[str, Any] = {"model": name, f"NDCG@{settings.k}": mean["ndcg"], "s.e.": error["ndcg"]}
-        row |= {f"recall@{settings.k}": mean["recall"], "s.e. ": error["recall"]}
-        first.append(row | {"serendipity": mean["serendipity"], "RBO with popularity": mean["rbo"]})
-        row = {"model": name, **shares[name], "novelty, bits": mean["novelty"], "popularity lift": mean["lift"]}
-        second.append(row | {name: mean[name] for name in ("diversity", "miscalibration")})
+        cell = {name: harness.with_error(mean[name], error[name]) for name in mean}
+        row: dict[str, Any] = {
+            "model": name,
+            f"NDCG@{settings.k}": cell["ndcg"],
+            f"recall@{settings.k}": cell["recall"],
+        }
+        first.append(row | {"serendipity": cell["serendipity"], "RBO with popularity": cell["rbo"]})
+        row = {"model": name, **shares[name], "novelty, bits": cell["novelty"], "popularity lift": cell["lift"]}
+        second.append(row | {name: cell[name] for name in ("diversity", "miscalibration")})
     print(f"\n{next(iter(found.values())).n_users} users")
     harness.table(first)
     harness.table(second)

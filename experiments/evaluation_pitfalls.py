@@ -120,16 +120,27 @@ def fit(train: Ratings, everything: Ratings, settings: Settings) -> tuple[dict[s
     penalties: dict[str, Any] = {"l2": settings.implicit_l2, "unobserved_weight": settings.unobserved_weight}
     clicks = _rows(train, dataclasses.replace(everything, value=np.ones(len(everything), np.float32)))
     for rank in settings.implicit_ranks:
-        key = jax.random.key(settings.seed)
-        start = models.init(train.n_users, train.n_items, rank, key=key, item_bias=False)
+        start = padded_start(train, rank, settings)
         fitted, _ = solvers.implicit_als(clicks, init=start, **penalties, sweeps=settings.sweeps, progress=False)
         scores[f"iALS, {rank}"] = models.predict_all(fitted)
     return {name: jnp.asarray(table, jnp.float32) for name, table in scores.items()}, by_ratings
 
 
+def padded_start(train: Ratings, rank: int, settings: Settings) -> Factors:
+    """Initial factors of this rank, with zeros up to the largest rank, so that all ranks are compiled once.
+
+    Zeros stay: the solution for the users is 0 where the items' factors are 0 and the penalty is not, and vice versa.
+    """
+    key = jax.random.key(settings.seed)
+    start = models.init(train.n_users, train.n_items, rank, key=key, item_bias=False)
+    padded = lambda table: jnp.pad(table, ((0, 0), (0, max(settings.implicit_ranks) - rank)))
+    return dataclasses.replace(start, w=padded(start.w), x=padded(start.x))
+
+
 def als(train: Ratings, everything: Ratings, settings: Settings, mu: Any = None) -> Factors:
     """ALS on the ratings of train, with offsets mu: the mean of train, or as passed."""
-    mu = float(train.value.mean()) if mu is None else mu
+    # one offset per film also where all are the same: all fits are compiled once
+    mu = jnp.broadcast_to(jnp.asarray(train.value.mean() if mu is None else mu, jnp.float32), train.n_items)
     start = models.init(train.n_users, train.n_items, settings.rank, key=jax.random.key(settings.seed), mu=mu)
     penalties: dict[str, Any] = {"l2": settings.l2, "l2_bias": settings.l2_bias}
     rows = _rows(train, everything)
@@ -317,7 +328,7 @@ def _leakage(
     """Part (e): means of all ratings in place of train's, in three models; all else is fitted to train."""
     everything = dataset.ratings
     means = {"train": data.normalize.means_by_item(train), "all": data.normalize.means_by_item(everything)}
-    on = {name: als(train, everything, settings, mu=jnp.asarray(each.item)) for name, each in means.items()}
+    on = {name: als(train, everything, settings, mu=each.item) for name, each in means.items()}
     with_mu = als(train, everything, settings, mu=float(everything.value.mean()))
     pairs = {
         "global mean": (baselines.global_mean(train), baselines.global_mean(everything)),

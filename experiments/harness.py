@@ -24,6 +24,8 @@ from jaxrec.counting_sort import group_by
 from jaxrec.evaluation import Evaluation
 from jaxrec.types import Dataset, Factors, Ratings
 
+WIDTH = 100  # of a table on a terminal
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -326,18 +328,25 @@ def together(a: Ratings, b: Ratings) -> Ratings:
     return Ratings(join("user"), join("item"), join("value"), a.n_users, a.n_items)
 
 
-def table(rows: list[dict[str, Any]]) -> None:
-    """Prints rows under the keys of the first row; floats with four decimals."""
-    cells = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-    header = list(rows[0])
-    width = [max(len(r[c]) for r in [header, *cells]) for c in range(len(header))]
+def table(rows: list[dict[str, Any]], *, keys: int = 1) -> None:
+    """Prints rows under the keys of the first row; floats with four decimals.
 
-    def line(row: list[str]) -> str:
-        """The first column is aligned left, the others right."""
-        columns = enumerate(zip(row, width, strict=True))
-        return "  " + "  ".join(f"{v:<{w}}" if c == 0 else f"{v:>{w}}" for c, (v, w) in columns)
-
-    print("\n".join(["", line(header), line(["-" * w for w in width]), *map(line, cells), ""]))
+    A table of more than 100 columns of text is printed as several, each with the first `keys` columns.
+    """
+    columns = list(rows[0])
+    cells = {c: [c, *(f"{v:.4f}" if isinstance(v := row[c], float) else str(v) for row in rows)] for c in columns}
+    width = {c: max(map(len, cells[c])) for c in columns}
+    blocks: list[list[str]] = [columns[:keys]]
+    for column in columns[keys:]:
+        if len(blocks[-1]) > keys and sum(width[c] + 2 for c in [*blocks[-1], column]) > WIDTH:
+            blocks.append(columns[:keys])
+        blocks[-1] = [*blocks[-1], column]
+    for block in blocks:
+        lines = [[cells[c][n] for c in block] for n in range(len(rows) + 1)]
+        lines.insert(1, ["-" * width[c] for c in block])
+        align = lambda n, text, c: f"{text:<{width[c]}}" if n == 0 else f"{text:>{width[c]}}"  # the first to the left
+        texts = ["  ".join(align(n, *each) for n, each in enumerate(zip(line, block, strict=True))) for line in lines]
+        print("\n".join(["", *(f"  {text}" for text in texts), ""]))
 
 
 def report(

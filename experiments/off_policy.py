@@ -1,7 +1,7 @@
 """What would another policy have earned? Estimates from logs, against a known truth and against the policy's own log.
 
 First, synthetic logs of the size and the click rates of the real ones, whose truth is known: the bias of each estimator
-and the coverage of its interval.
+and the coverage of its intervals, the normal one and the one that allows for skewness ("skew").
 
 Then the Open Bandit data, small-sized: what a fashion shop showed in one week of 2019, 10,000 rows for each of three
 campaigns and two policies that ran side by side. The rows have an item, its position (of three), whether it was
@@ -186,11 +186,14 @@ def predict(log: Log, n_items: int, *, folds: int, shrinkage: float, rng: np.ran
     return position_rate[fold, log.position]
 
 
-def estimate(log: Log, policy: np.ndarray, predictions: np.ndarray, settings: Settings) -> dict[str, PolicyValue]:
+def estimate(
+    log: Log, policy: np.ndarray, predictions: np.ndarray, settings: Settings, *, correct_skewness: bool = False
+) -> dict[str, PolicyValue]:
     """The estimates of a policy [POSITIONS, n_items] from a log."""
     probabilities = policy[log.position]
     probability = probabilities[np.arange(len(log.item)), log.item]
     options: dict[str, Any] = {"level": settings.level, "max_weight": settings.max_weight or None}
+    options["correct_skewness"] = correct_skewness
     return {
         "ips": off_policy.ips(log.click, log.propensity, probability, **options),
         "snips": off_policy.snips(log.click, log.propensity, probability, **options),
@@ -206,8 +209,8 @@ def own_mean(log: Log, level: float) -> PolicyValue:
     return off_policy.ips(log.click, ones, ones, level=level)
 
 
-def row_of(name: str, estimator: str, result: PolicyValue, own: PolicyValue) -> dict[str, Any]:
-    """A row of the table; click rates in percent."""
+def row_of(name: str, estimator: str, result: PolicyValue, corrected: PolicyValue, own: PolicyValue) -> dict[str, Any]:
+    """A row of the table, with the interval that is normal and the one that allows for skewness; rates in percent."""
     both = float(result.standard_error**2 + own.standard_error**2) ** 0.5
     return {
         "campaign": name,
@@ -215,8 +218,11 @@ def row_of(name: str, estimator: str, result: PolicyValue, own: PolicyValue) -> 
         "value": 100 * float(result.value),
         "low": 100 * float(result.low),
         "high": 100 * float(result.high),
+        "skew low": 100 * float(corrected.low),
+        "skew high": 100 * float(corrected.high),
         "own log": 100 * float(own.value),
         "holds": bool(result.low <= own.value <= result.high),
+        "skew holds": bool(corrected.low <= own.value <= corrected.high),
         "apart": f"{float(result.value - own.value) / both:+.1f}",
         "ess": round(float(result.effective_sample_size)),
         "largest": f"{float(result.largest_weight):.0f}",
@@ -234,25 +240,34 @@ def known_truth(settings: Settings) -> list[dict[str, Any]]:
     tables = tuple(jnp.asarray(table, jnp.float32) for table in (truth, policy, model))
     options: dict[str, Any] = {"level": settings.level, "max_weight": settings.max_weight or None}
 
-    def replicate(key: Array, truth: Array, policy: Array, model: Array) -> dict[str, PolicyValue]:
+    def replicate(key: Array, truth: Array, policy: Array, model: Array) -> tuple[dict[str, PolicyValue], ...]:
         key_position, key_item, key_click = jax.random.split(key, 3)
         position = jax.random.randint(key_position, (settings.rows,), 0, POSITIONS)
         item = jax.random.randint(key_item, (settings.rows,), 0, n_items)
         click = jax.random.bernoulli(key_click, truth[position, item]).astype(jnp.float32)
         log = click, jnp.full(settings.rows, 1 / n_items)
-        return {
-            "ips": off_policy.ips(*log, policy[position, item], **options),
-            "snips": off_policy.snips(*log, policy[position, item], **options),
-            "doubly_robust": off_policy.doubly_robust(*log, item, policy[position], model[position], **options),
-        }
+        robust = item, policy[position], model[position]
+        return tuple(
+            {
+                "ips": off_policy.ips(*log, policy[position, item], **options, correct_skewness=correct),
+                "snips": off_policy.snips(*log, policy[position, item], **options, correct_skewness=correct),
+                "doubly_robust": off_policy.doubly_robust(*log, *robust, **options, correct_skewness=correct),
+            }
+            for correct in (False, True)
+        )
+
+    def coverage(result: PolicyValue) -> float:
+        low, high = np.asarray(result.low), np.asarray(result.high)
+        return float(np.mean((low <= true_value) & (true_value <= high)))
 
     keys = jax.random.split(jax.random.key(settings.seed), settings.replications)
     # lax.map, not vmap: the tables [rows, items] of one log at a time
-    results = jax.jit(lambda keys, tables: jax.lax.map(lambda key: replicate(key, *tables), keys))(keys, tables)
+    results, corrected = jax.jit(lambda keys, tables: jax.lax.map(lambda key: replicate(key, *tables), keys))(
+        keys, tables
+    )
     out = []
     for name in ESTIMATORS:
         value, error = (np.asarray(column, np.float64) for column in results[name][:2])
-        covered = (np.asarray(results[name].low) <= true_value) & (true_value <= np.asarray(results[name].high))
         out.append(
             {
                 "estimator": name,
@@ -261,7 +276,8 @@ def known_truth(settings: Settings) -> list[dict[str, Any]]:
                 "+-": 200 * float(value.std(ddof=1) / np.sqrt(len(value))),
                 "deviation": 100 * float(value.std(ddof=1)),
                 "standard error": 100 * float(np.sqrt(np.mean(error**2))),
-                "coverage": float(covered.mean()),
+                "coverage": coverage(results[name]),
+                "coverage, skew": coverage(corrected[name]),
             }
         )
     return out
@@ -275,6 +291,7 @@ def main(settings: Settings) -> dict[str, Any]:
     harness.table(synthetic)
     for line in synthetic:
         values |= {f"synthetic_{line['estimator']}_{name}": line[name] for name in ("bias", "coverage")}
+        values[f"synthetic_{line['estimator']}_coverage_skew"] = line["coverage, skew"]
 
     rows: dict[str, list[dict[str, Any]]] = {"average": [], "prior": [], "random": []}
     with zipfile.ZipFile(path := wheel(settings.path)) as archive:
@@ -294,17 +311,20 @@ def main(settings: Settings) -> dict[str, Any]:
             ):
                 mean = own_mean(own, settings.level)
                 values[f"{name}_{campaign}_own_log"] = float(mean.value)
+                corrected = estimate(log, policy, predictions, settings, correct_skewness=True)
                 for each, result in estimate(log, policy, predictions, settings).items():
-                    rows[name].append(row_of(campaign, each, result, mean))
+                    rows[name].append(row_of(campaign, each, result, corrected[each], mean))
                     figures = {field: float(getattr(result, field)) for field in ("value", "low", "high")}
+                    figures |= {f"skew_{end}": float(getattr(corrected[each], end)) for end in ("low", "high")}
                     figures |= {"ess": float(result.effective_sample_size), "holds": rows[name][-1]["holds"]}
+                    figures["skew_holds"] = rows[name][-1]["skew holds"]
                     values |= {f"{name}_{campaign}_{each}_{field}": figure for field, figure in figures.items()}
     print("\nBTS from the random logs, its probabilities as in its own log")
-    harness.table(rows["average"])
+    harness.table(rows["average"], keys=2)
     print("BTS from the random logs, its probabilities simulated from its prior")
-    harness.table(rows["prior"])
+    harness.table(rows["prior"], keys=2)
     print("The other direction: the random policy from the logs of BTS")
-    harness.table(rows["random"])
+    harness.table(rows["random"], keys=2)
     conclude(rows["average"], values)
     harness.plot("off_policy", settings, partial(draw, rows=rows["average"]))
     return harness.report("off_policy", settings, values, time.perf_counter() - began)

@@ -18,24 +18,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from jaxrec import check
+from jaxrec.evaluation._resampling import bootstrap_means, sign_flip_means
 from jaxrec.evaluation._result import Evaluation
 
 if TYPE_CHECKING:
     import polars as pl
 
 __all__ = ["Comparison", "Comparisons", "compare", "compare_all"]
-
-# Resamples computed at once: the batch's random numbers stay in the cache.
-AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ def compare(
     >>> values, gain = np.float32([0.2, 0.4, 0.1, 0.5, 0.3, 0.0]), np.float32([0.1, 0, 0.2, 0.1, 0, 0.1])
     >>> a, b = (Evaluation({"ndcg@10": v}, n_users=6, left_out={}, protocol={}) for v in (values + gain, values))
     >>> print(compare(a, b))
-    ndcg@10: 0.3333 - 0.2500 = +0.0833 [+0.0333, +0.1333], effect size +1.11, p = 0.12 (6 users)
+    ndcg@10: 0.3333 - 0.2500 = +0.0833 [+0.0333, +0.1333], effect size +1.11, p = 0.13 (6 users)
     """
     if not 0 < level < 1:
         raise ValueError(f"level: expected a number in (0, 1), such as 0.95, got {level}.")
@@ -131,7 +127,9 @@ def compare(
     mean_of = lambda runs: np.nanmean(np.where(both, np.nan, runs)[:, with_value], axis=0)
     d = mean_of(per_run)
     difference, deviation = float(d.mean()), float(d.std(ddof=1))
-    resampled, flipped = _resampled_means(jnp.asarray(d, jnp.float32), jax.random.key(rng), n=resamples)
+    d32, (draw_key, sign_key) = jnp.asarray(d, jnp.float32), jax.random.split(jax.random.key(rng))
+    resampled = bootstrap_means(d32, draw_key, resamples=resamples)
+    flipped = sign_flip_means(d32, sign_key, resamples=resamples)
     low, high = np.quantile(np.asarray(resampled, np.float64), [(1 - level) / 2, (1 + level) / 2])
     # The sum's own rounding must not make an equal sum smaller: the observed signs count among the random ones.
     as_large = np.abs(np.asarray(flipped, np.float64)) >= abs(difference) - 1e-6 * np.abs(d).mean()
@@ -244,40 +242,10 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-@partial(jax.jit, static_argnames="n")
-def _resampled_means(d: Array, key: Array, *, n: int) -> tuple[Array, Array]:
-    """N means of d over users drawn with replacement, and n means of d with random signs."""
-    draws, signs = jax.random.split(key)
-
-    def resample(key: Array) -> Array:
-        drawn = _below(len(d), jax.random.bits(key, d.shape, jnp.uint32))
-        return jnp.mean(d.at[drawn].get(mode="promise_in_bounds"))
-
-    def flip(key: Array) -> Array:
-        bits = jax.random.bits(key, (-(-len(d) // 32), 1), jnp.uint32)  # one bit per sign
-        is_plus = (bits >> jnp.arange(32, dtype=jnp.uint32)[None, :]) & 1
-        return jnp.mean(jnp.where(is_plus.reshape(-1)[: len(d)] == 1, d, -d))
-
-    each = lambda f, key: jax.lax.map(f, jax.random.split(key, n), batch_size=AT_ONCE)
-    return each(resample, draws), each(flip, signs)
-
-
 def _effect_size(difference: float, deviation: float) -> float:
     if deviation > 0:
         return difference / deviation
     return 0.0 if difference == 0 else math.copysign(math.inf, difference)
-
-
-def _below(n: int, bits: Array) -> Array:
-    """floor(bits n / 2^32), uint32: uniform below n up to n / 2^32, from half the random bits of jax.random.randint.
-
-    The upper half of the product, from products of 16-bit halves that fit 32 bits.
-    """
-    high, low, n_high, n_low = bits >> 16, bits & 0xFFFF, n >> 16, n & 0xFFFF
-    if n_high == 0:
-        return (high * n_low + ((low * n_low) >> 16)) >> 16
-    carry = ((low * n_low) >> 16) + ((high * n_low) & 0xFFFF) + ((low * n_high) & 0xFFFF)
-    return high * n_high + ((high * n_low) >> 16) + ((low * n_high) >> 16) + (carry >> 16)
 
 
 def _tests(d: np.ndarray) -> tuple[float, float]:

@@ -47,6 +47,9 @@ from jaxrec.types import Ratings
 
 __all__ = ["evaluate"]
 
+# Comparisons of scores that take about 10 ms; to compile a bucket of users takes a second.
+COMPARISONS_PER_COMPILATION = 2**25
+
 # Metrics by their names, and those that are measured if none are passed.
 METRICS: Mapping[str, Metric] = {metric.__name__: metric for metric in HIT_FORMULAS}
 DEFAULT_METRICS = ("precision", "recall", "hit_rate", "ndcg", "average_precision", "reciprocal_rank")
@@ -117,11 +120,9 @@ def evaluate(
     seen_by_user = _by_user(train) if train is not None and mask_seen else None
     count = np.diff(relevant_by_user[0])
     test_users = np.flatnonzero(count)
-    bucket_of_user = np.ceil(np.log2(count[test_users])).astype(int)  # one padded length, one compilation per bucket
     options = {"score": one.score, "metrics": tuple(metrics_at_k.values()), "n_items": test.n_items, "ties": ties}
     results = []  # read after the last dispatch: the host prepares a bucket while the device ranks the one before
-    for bucket in np.unique(bucket_of_user):
-        users = test_users[bucket_of_user == bucket]
+    for users in _buckets(test_users, count[test_users], test.n_items):
         lists = pad_rows(*relevant_by_user, users), None if seen_by_user is None else pad_rows(*seen_by_user, users)
         measured = measure(
             one.state,
@@ -195,6 +196,23 @@ def _by_user(ratings: Ratings) -> tuple[np.ndarray, np.ndarray]:
     """(start [n_users + 1], items sorted by user): the items of user j are items[start[j] : start[j + 1]]."""
     start, order = group_by(ratings.user, ratings.n_users)
     return start, ratings.item[order]
+
+
+def _buckets(users: np.ndarray, count: np.ndarray, n_items: int) -> list[np.ndarray]:
+    """The users by the number of their relevant items, each bucket of one padded length and so of one compilation.
+
+    Lengths double from bucket to bucket. A bucket joins the next where its padding to that length costs less than a
+    compilation, which few users or a small catalog do.
+    """
+    level = np.ceil(np.log2(count)).astype(int)
+    buckets, members = [], np.zeros(0, np.intp)
+    for each in np.unique(level):
+        added = 2 ** int(each) - int(count[members].max(initial=0))  # Python's integers do not overflow
+        if len(members) * added * n_items > COMPARISONS_PER_COMPILATION:
+            buckets.append(users[np.sort(members)])
+            members = members[:0]
+        members = np.concatenate([members, np.flatnonzero(level == each)])
+    return [*buckets, users[np.sort(members)]] if len(members) else buckets
 
 
 def _unique_pairs(ratings: Ratings) -> Ratings:

@@ -102,15 +102,16 @@ def measure(
         n, m = len(users), n_items
         column = jnp.arange(n, dtype=jnp.int32)[None, :]
         scores = raw_scores(users)
-        if score is product:  # finite, as `evaluate` has checked
-            is_bad, is_ranked = jnp.zeros(n, bool), jnp.array(True)
-        else:
-            is_bad = ~jnp.all(scores < jnp.inf, axis=0)
-            is_ranked = jnp.take_along_axis(scores, relevant.T, axis=0, mode="promise_in_bounds") > -jnp.inf
+        # finite products need no look at each, as `evaluate` has checked
+        is_bad = jnp.zeros(n, bool) if score is product else ~jnp.all(scores < jnp.inf, axis=0)
+        seen_score = -jnp.inf if score is product else jnp.inf  # which no item that is not seen can have
         if seen is not None:
-            scores = scores.at[jnp.where(seen[1], seen[0], m).T, column].set(-jnp.inf, mode="drop")
+            seen_rows = jnp.where(seen[1], seen[0], m).T
+            scores = scores.at[seen_rows, column].set(seen_score, mode="drop")
         relevant_scores = jnp.take_along_axis(scores, relevant.T, axis=0, mode="promise_in_bounds")  # [e, n]
-        overlap = where & (is_ranked & jnp.isneginf(relevant_scores)).T  # what the scorer ranks, and train masks
+        overlap = where & (relevant_scores == seen_score).T
+        if seen is not None and score is not product:
+            scores = scores.at[seen_rows, column].set(-jnp.inf, mode="drop")
         where = where & ~overlap
         candidate = None if allowed is None else jnp.broadcast_to(allowed[:, None], (m, n))
         if own_negatives is not None:

@@ -16,9 +16,16 @@ lower variance where the weights vary. Weights may be clipped to `max_weight`, w
 towards 0 (for rewards >= 0) and doubly_robust towards the mean of the model (Ionides 2008, Truncated importance
 sampling).
 
-Intervals are normal, V +- z s. They are too short where few rows carry the sum: with 40 clicks in 10,000 rows and
-weights up to 10, 90 % of the intervals of level 0.95 hold the truth (`python -m experiments.off_policy`). So look at
-`effective_sample_size`, and at `mean_weight`, whose expectation is 1 if the assumptions hold.
+Intervals are normal, V +- z s. Where few rows carry the sum they are too short, and nearly always too low: with 40
+clicks in 10,000 rows and weights up to 10, about 90 % of the intervals of level 0.95 hold the truth. With
+`correct_skewness=True` about 94 % do (`python -m experiments.off_policy`). So look at `effective_sample_size`, and at
+`mean_weight`, whose expectation is 1 if the assumptions hold. That interval is Hall's: with the skewness g of the n
+terms whose mean is V, and a = g / sqrt(n), the studentized mean T of such terms is made nearly normal by
+
+    h(T) = T + a T^2 / 3 + a^2 T^3 / 27 + a / 6,    low, high = V - s h^-1(z), V - s h^-1(-z)
+
+Source: Hall 1992, On the removal of skewness by transformation. (A studentized bootstrap covers as much, but without
+bounds on its length if few rows are not 0; the bootstrap's quantiles cover no more than the normal interval.)
 
 All functions take one log, a row per action taken, and are pure: they can be jitted, vmapped (over replications,
 policies or clips) and differentiated in the probabilities of the evaluated policy.
@@ -58,7 +65,7 @@ class PolicyValue(NamedTuple):
     Attributes:
         value: [], the estimate, in units of the reward.
         standard_error: [], of the value.
-        low: [], the lower end of the interval, value - z standard_error.
+        low: [], the lower end of the interval, value - z standard_error unless the skewness is corrected.
         high: [], the upper end.
         effective_sample_size: [], (sum w)^2 / sum w^2 of the clipped weights (Kish 1965, Survey sampling): as many rows
             of the policy's own log have the same variance, if rewards do not depend on the weights. 0 if all w are 0.
@@ -85,6 +92,7 @@ def ips(
     *,
     max_weight: float | Float[ArrayLike, ""] | None = None,
     level: float | Float[ArrayLike, ""] = 0.95,
+    correct_skewness: bool = False,
     where: Bool[ArrayLike, " n"] | None = None,
 ) -> PolicyValue:
     """Inverse propensity scoring: V = 1/n sum w_t r_t, with w_t = min(pi_t / p_t, max_weight).
@@ -97,6 +105,7 @@ def ips(
         probability: pi_t in [0, 1], the probability with which the evaluated policy takes the logged action.
         max_weight: the largest weight, > 0; None does not clip.
         level: of the interval, between 0 and 1.
+        correct_skewness: the interval allows for the skewness of the terms, as above; else it is normal.
         where: False for rows that are left out; whatever they hold is ignored.
 
     Returns:
@@ -115,7 +124,8 @@ def ips(
     raw = _weights(propensity, probability, where)
     w = _clip(raw, max_weight)
     value, error = _mean(w * reward, where)
-    return _result(value, error, raw, w, where, level)
+    skewness = _skewness(w * reward - value, where) if correct_skewness else None
+    return _result(value, error, skewness, raw, w, where, level)
 
 
 def snips(
@@ -125,6 +135,7 @@ def snips(
     *,
     max_weight: float | Float[ArrayLike, ""] | None = None,
     level: float | Float[ArrayLike, ""] = 0.95,
+    correct_skewness: bool = False,
     where: Bool[ArrayLike, " n"] | None = None,
 ) -> PolicyValue:
     """Self-normalized inverse propensity scoring: V = sum w_t r_t / sum w_t, with w_t = min(pi_t / p_t, max_weight).
@@ -154,8 +165,9 @@ def snips(
             "nothing about it by weights alone."
         )
     value = jnp.sum(w * reward) / total
-    error = _root(jnp.sum((w * jnp.where(where, reward - value, 0)) ** 2)) / total
-    return _result(value, error, raw, w, where, level)
+    terms = w * jnp.where(where, reward - value, 0)  # of mean 0: the ratio's terms, to first order
+    skewness = _skewness(terms, where) if correct_skewness else None
+    return _result(value, _root(jnp.sum(terms**2)) / total, skewness, raw, w, where, level)
 
 
 def doubly_robust(
@@ -167,6 +179,7 @@ def doubly_robust(
     *,
     max_weight: float | Float[ArrayLike, ""] | None = None,
     level: float | Float[ArrayLike, ""] = 0.95,
+    correct_skewness: bool = False,
     where: Bool[ArrayLike, " n"] | None = None,
 ) -> PolicyValue:
     """The reward model's mean under the policy, corrected by the model's weighted residuals on the logged actions.
@@ -191,6 +204,7 @@ def doubly_robust(
         predictions: q(x_t, a) of every action, in units of the reward; 0 where there is none.
         max_weight: the largest weight, > 0; None does not clip.
         level: of the interval, between 0 and 1.
+        correct_skewness: the interval allows for the skewness of the terms, as above; else it is normal.
         where: False for rows that are left out; whatever they hold is ignored.
 
     Returns:
@@ -224,8 +238,10 @@ def doubly_robust(
     predicted = jnp.take_along_axis(predictions, logged, axis=1)[:, 0]
     raw = _weights(propensity, probability, where)
     w = _clip(raw, max_weight)
-    value, error = _mean(jnp.sum(probabilities * predictions, axis=1) + w * (reward - predicted), where)
-    return _result(value, error, raw, w, where, level)
+    terms = jnp.sum(probabilities * predictions, axis=1) + w * (reward - predicted)
+    value, error = _mean(terms, where)
+    skewness = _skewness(terms - value, where) if correct_skewness else None
+    return _result(value, error, skewness, raw, w, where, level)
 
 
 def _rows(reward: Array, where: ArrayLike | None) -> Array:
@@ -274,17 +290,34 @@ def _root(x: Array) -> Array:
     return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
 
 
-def _result(value: Array, error: Array, raw: Array, w: Array, where: Array, level: ArrayLike) -> PolicyValue:
+def _skewness(deviation: Array, where: Array) -> Array:
+    """Skewness / sqrt(n) of n terms from their deviations from the mean: sum d^3 / (sum d^2)^(3/2); 0 if all are 0."""
+    deviation = jnp.where(where, deviation, 0)
+    squares = jnp.sum(deviation**2)
+    return jnp.sum((deviation / jnp.sqrt(jnp.where(squares == 0, 1, squares))) ** 3)
+
+
+def _untransformed(quantile: Array, a: Array) -> Array:
+    """The T with h(T) = quantile."""
+    v = quantile - a / 6
+    c = jnp.cbrt(1 + a * v)
+    return 3 * v / (c * c + c + 1)  # 3 (c - 1) / a, without a division by a
+
+
+def _result(
+    value: Array, error: Array, skewness: Array | None, raw: Array, w: Array, where: Array, level: ArrayLike
+) -> PolicyValue:
     if not check.traced(level) and not (np.ndim(level) == 0 and 0 < np.asarray(level).item() < 1):
         raise ValueError(f"level: expected a number between 0 and 1, such as 0.95, got {level}.")
     z = ndtri((1 + jnp.asarray(level, value.dtype)) / 2)
+    ends = (z, -z) if skewness is None else (_untransformed(z, skewness), _untransformed(-z, skewness))
     n = jnp.sum(where, dtype=value.dtype)
     squares = jnp.sum(w * w)
     return PolicyValue(
         value=value,
         standard_error=error,
-        low=value - z * error,
-        high=value + z * error,
+        low=value - ends[0] * error,
+        high=value - ends[1] * error,
         effective_sample_size=jnp.sum(w) ** 2 / jnp.where(squares == 0, 1, squares),
         mean_weight=jnp.sum(raw) / n,
         largest_weight=jnp.max(raw),

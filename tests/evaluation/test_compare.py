@@ -4,13 +4,15 @@ import itertools
 import json
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
 from jaxrec.evaluation import Evaluation, compare, compare_all
-from jaxrec.evaluation._compare import _below, holm
+from jaxrec.evaluation._compare import holm
+from jaxrec.evaluation._resampling import below, bootstrap_means, sign_flip_means, threefry
 
 
 def result(values, **protocol):
@@ -175,4 +177,37 @@ def test_random_bits_become_numbers_below_n(n):
     """Against Python's integers of any length, at the ends and in between."""
     bits = np.r_[0, 1, 2**16 - 1, 2**16, 2**31, 2**32 - 1, np.random.default_rng(0).integers(0, 2**32, 1000)]
     expected = [int(b) * n >> 32 for b in bits]
-    assert np.asarray(_below(n, jnp.asarray(bits, jnp.uint32))).tolist() == expected
+    assert np.asarray(below(n, jnp.asarray(bits, jnp.uint32))).tolist() == expected
+
+
+def test_the_random_words_are_threefrys():
+    """As JAX's own implementation has them."""
+    from jax.extend.random import threefry_2x32
+
+    seed, counter = jnp.array([7, 2**32 - 1], jnp.uint32), jnp.arange(1000, dtype=jnp.uint32) * jnp.uint32(4_294_967)
+    got = jnp.concatenate(threefry(seed, counter[:500], counter[500:]))
+    np.testing.assert_array_equal(got, threefry_2x32(seed, counter))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 64, 65, 200])
+def test_resampled_means_are_those_of_the_words_one_resample_at_a_time(n):
+    """Two users per step from two words; 64 signs per step from their bits, the first word's at the even users."""
+    d, key, resamples = np.random.default_rng(n).normal(size=n).astype(np.float32), jax.random.key(n), 5
+    seed = jax.random.key_data(key)
+    words = lambda step, r: [int(w) for w in threefry(seed, jnp.uint32(r), jnp.uint32(step))]
+    for r, (mean, signed) in enumerate(
+        zip(*(f(jnp.asarray(d), key, resamples=resamples) for f in (bootstrap_means, sign_flip_means)), strict=True)
+    ):
+        drawn = [d[word * n >> 32] for step in range(-(-n // 2)) for word in words(step, r)][:n]
+        assert mean == pytest.approx(np.mean(drawn, dtype=np.float64), abs=1e-6)
+        of_step = [words(step, r) for step in range(-(-n // 64))]
+        signs = [1 if of_step[j // 64][j % 2] >> (j % 64 // 2) & 1 else -1 for j in range(n)]
+        assert signed == pytest.approx(np.mean(signs * d.astype(np.float64)), abs=1e-6)
+
+
+def test_means_of_many_users_keep_their_digits():
+    """A million values near 1000: the resampled means differ from one another in the sixth digit."""
+    d = 1000 + np.random.default_rng(0).normal(size=2**20).astype(np.float32)
+    means = np.asarray(bootstrap_means(jnp.asarray(d), jax.random.key(0), resamples=64), np.float64)
+    assert means.std() == pytest.approx(2**-10, rel=0.5)
+    assert abs(means.mean() - d.mean(dtype=np.float64)) < 5e-4

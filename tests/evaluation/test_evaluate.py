@@ -1,6 +1,7 @@
 """Evaluation in chunks equals lists that NumPy makes by a full sort, one user at a time."""
 
 import dataclasses
+import itertools
 from functools import partial
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrec import Ratings, evaluation, metrics
+from jaxrec.evaluation import _evaluate
 
 ALL = {
     "precision": metrics.precision,
@@ -74,6 +76,21 @@ def test_the_metrics_equal_those_of_fully_sorted_lists(k, options, batch_size):
     for name in ALL:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, err_msg=name)
     assert np.isnan(found["ndcg"][3])
+
+
+def test_buckets_hold_every_user_once_and_join_where_padding_is_cheap():
+    """Few users or items: one bucket. Many: one for each power of two of relevant items, also past 2^31 comparisons."""
+    count = np.random.default_rng(0).integers(1, 40, 5000).astype(np.int32)
+    users = np.flatnonzero(np.random.default_rng(1).random(10_000) < 0.5)[: len(count)]
+    count = count[: len(users)]
+    assert [bucket.tolist() for bucket in _evaluate._buckets(users[:50], count[:50], 100)] == [users[:50].tolist()]
+    limits = [0, 1, 2, 4, 8, 16, 32, 64]
+    expected = [users[(count > low) & (count <= high)].tolist() for low, high in itertools.pairwise(limits)]
+    assert [bucket.tolist() for bucket in _evaluate._buckets(users, count, 10**8)] == expected
+    joined = _evaluate._buckets(users, count, 30_000)
+    assert 1 < len(joined) < len(expected)
+    assert np.sort(np.concatenate(joined)).tolist() == users.tolist()
+    assert _evaluate._buckets(users[:0], count[:0], 100) == []
 
 
 def test_a_user_without_candidates_has_metrics_of_zero():

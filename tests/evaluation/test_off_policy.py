@@ -200,6 +200,67 @@ def test_bias_and_coverage_are_within_monte_carlo_error():
     assert width["doubly_robust"] < width["snips"] < width["ips"]
 
 
+# Intervals that allow for skewness
+
+
+def terms_by_loops(name, reward, propensity, action, probabilities, predictions):
+    """The n terms whose mean is V, or of snips, to first order, V plus their mean."""
+    weights = [probabilities[t][action[t]] / propensity[t] for t in range(len(reward))]
+    if name == "snips":
+        value = sum(w * r for w, r in zip(weights, reward, strict=True)) / sum(weights)
+        terms = [w * (r - value) for w, r in zip(weights, reward, strict=True)]
+    elif name == "ips":
+        terms = [w * r for w, r in zip(weights, reward, strict=True)]
+    else:
+        model = [sum(row * q) for row, q in zip(probabilities, predictions, strict=True)]
+        logged = [predictions[t][action[t]] for t in range(len(reward))]
+        terms = [m + w * (r - q) for m, w, r, q in zip(model, weights, reward, logged, strict=True)]
+    return terms
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_interval_is_halls_transformation_undone(name, x64):
+    """Its ends are where h(T), as the source prints it, takes the normal quantiles; nothing else changes."""
+    for seed in range(20):
+        log = draw(seed)
+        got, normal = ESTIMATORS[name](*log, correct_skewness=True, level=0.9), ESTIMATORS[name](*log, level=0.9)
+        assert got._replace(low=0, high=0) == normal._replace(low=0, high=0)
+        a = stats.skew(terms_by_loops(name, *log)) / np.sqrt(N)
+        h = lambda T, a=a: T + a * T**2 / 3 + a**2 * T**3 / 27 + a / 6
+        studentized = [(got.value - end) / got.standard_error for end in (got.low, got.high)]
+        np.testing.assert_allclose(h(np.array(studentized)), stats.norm.ppf([0.95, 0.05]), rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_without_skewness_the_interval_is_normal_and_without_variance_a_point(name):
+    reward, half = np.array([0.0, 1.0] * 6), np.full(12, 0.5)
+    log = reward, half, np.zeros(12, int), np.stack([half, half], axis=1), np.zeros((12, 2))
+    got, normal = ESTIMATORS[name](*log, correct_skewness=True), ESTIMATORS[name](*log)
+    np.testing.assert_allclose((got.low, got.high), (normal.low, normal.high), rtol=1e-6)
+    same = ESTIMATORS[name](np.ones(12), *log[1:], correct_skewness=True)
+    assert float(same.low) == float(same.high) == 1
+
+
+def test_intervals_that_allow_for_skewness_cover_where_normal_ones_do_not():
+    """30 clicks in 1,500 rows, whose weights are squares of normal numbers: of mean 1, up to 10 and more."""
+
+    def simulate(key, correct):
+        key_w, key_r = jax.random.split(key)
+        w = jax.random.normal(key_w, (ROWS,)) ** 2
+        r = jax.random.bernoulli(key_r, 0.02, (ROWS,)).astype(jnp.float32)
+        return ips(r, jnp.full(ROWS, 0.02), 0.02 * w, correct_skewness=correct)
+
+    keys, covered, missed_high = jax.random.split(jax.random.key(0), 1500), {}, {}
+    for correct in (False, True):
+        found = jax.jit(jax.vmap(partial(simulate, correct=correct)))(keys)
+        covered[correct] = float(np.mean((found.low <= 0.02) & (found.high >= 0.02)))
+        missed_high[correct] = float(np.mean(found.high < 0.02))
+    margin = 4 * np.sqrt(0.95 * 0.05 / 1500)
+    assert covered[False] < 0.93
+    assert abs(covered[True] - 0.95) < margin
+    assert missed_high[True] < 0.5 * missed_high[False]
+
+
 # Masks, gradients, transformations, types
 
 
@@ -217,8 +278,9 @@ def with_masked_rows(log, garbage):
 def test_a_mask_equals_deletion_in_values_and_gradients(name, garbage):
     log = draw(5)
     masked, where = with_masked_rows(log, garbage)
-    got, expected = ESTIMATORS[name](*masked, where=where, max_weight=2.0), ESTIMATORS[name](*log, max_weight=2.0)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-6), got, expected)
+    for options in ({"max_weight": 2.0}, {"max_weight": 2.0, "correct_skewness": True}):
+        got, expected = ESTIMATORS[name](*masked, where=where, **options), ESTIMATORS[name](*log, **options)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=4e-6), got, expected)
 
     def lower_bound(policy, log, where):
         arrays = [jnp.asarray(column, policy.dtype if column.dtype.kind == "f" else jnp.int32) for column in log]
@@ -237,7 +299,9 @@ def test_a_mask_equals_deletion_in_values_and_gradients(name, garbage):
 @pytest.mark.parametrize("name", ["ips", "snips"])
 def test_gradients_in_the_policy_equal_finite_differences(name, field, x64):
     reward, propensity, probability = of_logged(*draw(6))
-    function = lambda probability: getattr({"ips": ips, "snips": snips}[name](reward, propensity, probability), field)
+    options = {"correct_skewness": field == "low"}
+    estimator = partial({"ips": ips, "snips": snips}[name], **options)
+    function = lambda probability: getattr(estimator(reward, propensity, probability), field)
     check_grads(jax.jit(function), (probability * 0.9 + 0.05,), order=1, modes=("rev",), rtol=1e-5)
 
 

@@ -39,6 +39,11 @@ def test_ask_writes_its_results_and_reducing_variance_beats_random_items(tmp_pat
     assert 0.8 < metrics["random_coverage_of_95_given_5"] <= 1
     assert metrics["picks_the_own_ratings_rating_given_5"] >= metrics["picks_mean_rating_given_5"]
     assert metrics["rating_share"] in settings.shares
+    for n in (1, 5):  # the policy against random questions, by squared errors of the same users
+        found = result["comparison"][f"given_{n}"]
+        assert (found["model"], found["baseline"], found["n_users"]) == ("reduction", "random", 12)
+        expected = metrics[f"reduction_rmse_given_{n}"] ** 2 - metrics[f"random_rmse_given_{n}"] ** 2
+        assert found["difference"] == pytest.approx(expected, abs=1e-5)
     assert "the own ratings" in capsys.readouterr().out
 
 

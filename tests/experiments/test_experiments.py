@@ -333,6 +333,21 @@ def test_published_chooses_without_the_test_part_then_reads_it_once_and_resumes(
     np.testing.assert_allclose(row["mae"], np.mean([np.abs(y - value).mean() for value in (3, 4)]), rtol=1e-6)
     np.testing.assert_allclose(row["mae_together"], np.abs(y - 3.5).mean(), rtol=1e-6)
     assert "jaxrec: Gibbs, 2 chains together" in printed
+    # the sampler against the stronger baseline, which is fitted again if its row is of another run
+    against = row["against"]
+    rmses = {name: result[f"ml-100k 5-fold 2, {name}"]["rmse"] for name in ("biases", "ALS")}
+    assert against["baseline"] == min(rmses, key=rmses.get)
+    expected = row["rmse_together"] ** 2 - rmses[against["baseline"]] ** 2
+    np.testing.assert_allclose(against["difference"], expected, rtol=1e-4)
+    assert against["low"] < expected < against["high"]
+    assert result["ml-100k u5, ALS"]["against"]["baseline"] == "biases"
+    assert "against" not in result["ml-100k u5, biases"]
+    del result["ml-100k 5-fold 2, Gibbs"], result["ml-100k 5-fold 0, ALS"]["against"]
+    (tmp_path / "out" / "published.json").write_text(json.dumps({"metrics": {"rows": result}}))
+    again = published.main(settings)["metrics"]["rows"]
+    assert again["ml-100k 5-fold 2, Gibbs"]["against"] == against
+    assert "against" not in again["ml-100k 5-fold 0, ALS"]  # rows are not computed again for it
+    assert "(0 of 5)" in capsys.readouterr().out
     assert (tmp_path / "out" / "published.png").exists()
 
 
@@ -356,6 +371,25 @@ def test_l2_grows_with_the_rating_count_by_the_exponent(monkeypatch):
     np.testing.assert_allclose(
         seen["l2"][0], 2 * np.sqrt(np.array([3, 1, 1]) / (4 / 3)), rtol=1e-6
     )  # no ratings count as one
+
+
+def test_a_table_wider_than_a_terminal_is_printed_in_parts(capsys):
+    """Each with the first columns; every cell is printed."""
+    names = [f"measure {n}" for n in range(12)]
+    rows = [{"data": "a", "model": f"m{r}"} | {name: r + n / 100 for n, name in enumerate(names)} for r in range(2)]
+    harness.table(rows, keys=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    headers = [line.split("  ") for line in lines if "model" in line]
+    assert len(headers) == 2
+    printed = [[cell.strip() for cell in header if cell.strip()] for header in headers]
+    assert [each[:2] for each in printed] == [["data", "model"]] * 2
+    assert printed[0][2:] + printed[1][2:] == names
+    for r in range(2):
+        row = [cell for line in lines if f" m{r} " in line for cell in line.split()[2:]]
+        assert row == [f"{r + n / 100:.4f}" for n in range(12)]
+    harness.table([{"only": "x" * 150, "more": 1.0}])
+    assert "1.0000" in capsys.readouterr().out
 
 
 def test_occurrence_counts_earlier_rows_and_together_concatenates_ratings():

@@ -70,6 +70,8 @@ def test_the_experiment_estimates_the_mean_of_the_other_log(small_wheel, tmp_pat
             assert low - 0.02 < true < high + 0.02
             held = low <= values[f"average_{campaign}_own_log"] <= high
             assert values[f"average_{campaign}_{estimator}_holds"] == held
+            skew_low, skew_high = (values[f"average_{campaign}_{estimator}_skew_{end}"] for end in ("low", "high"))
+            assert low < skew_low < high < skew_high, "rewards are rare, so the interval moves up"
         assert abs(values[f"average_{campaign}_own_log"] - true) < 0.03
     held = sum(values[f"average_{campaign}_doubly_robust_holds"] for campaign in off_policy.CAMPAIGNS)
     assert values["doubly_robust_holds"] == held

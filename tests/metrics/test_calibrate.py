@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxrec import metrics
 
@@ -209,6 +210,42 @@ def test_means_of_groups_equal_loops():
         np.testing.assert_allclose(got.difference[n], np.subtract.outer(means, means), rtol=1e-6, atol=1e-6)
         assert got.n_users[n].tolist() == [int((~np.isnan(v)).sum()) for v in of_group]
         assert got.n_undefined[n].tolist() == [int(np.isnan(v).sum()) for v in of_group]
+        defined = [v[~np.isnan(v)].astype(float) for v in of_group]
+        errors = [float(stats.sem(v)) if len(v) > 1 else math.nan for v in defined]
+        np.testing.assert_allclose(got.standard_error[n], errors, rtol=1e-5, atol=1e-7)
+        of_difference = np.sqrt(np.add.outer(np.square(errors), np.square(errors)))
+        np.fill_diagonal(of_difference, [math.nan if math.isnan(error) else 0 for error in errors])
+        np.testing.assert_allclose(got.difference_error[n], of_difference, rtol=1e-5, atol=1e-7)
+
+
+def test_the_intervals_of_groups_are_welchs():
+    """As SciPy has them, for groups of 2 to 400 users, also of equal values; the level is respected."""
+    rng = np.random.default_rng(4)
+    groups_of_sizes = jax.jit(metrics.group_means, static_argnames=("n_groups",))
+    for level, sizes in ((0.95, (2, 2)), (0.95, (2, 400)), (0.8, (3, 5)), (0.99, (300, 200)), (0.95, (40, 3))):
+        values = [rng.normal(g, 1 + 2 * g, n).astype(np.float32) for g, n in enumerate(sizes)]
+        group = np.repeat(np.arange(2), sizes)
+        got = groups_of_sizes(np.concatenate(values), group, n_groups=2, level=level)
+        a, b = (each.astype(float) for each in values)
+        expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)
+        np.testing.assert_allclose((got.low[0, 1], got.high[0, 1]), expected, rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose((-got.high[1, 0], -got.low[1, 0]), expected, rtol=2e-5, atol=2e-6)
+        assert np.diag(got.low).tolist() == np.diag(got.high).tolist() == [0, 0]
+    same = metrics.group_means(np.array([1.0, 1.0, 3.0, 3.0]), np.array([0, 0, 1, 1]), n_groups=2)
+    assert (float(same.low[1, 0]), float(same.high[1, 0])) == (2, 2)
+    alone = metrics.group_means(np.array([1.0, 2.0, 3.0]), np.array([0, 0, 1]), n_groups=2)
+    assert np.isnan(alone.low[0, 1])
+    assert float(alone.difference[1, 0]) == 1.5
+
+
+def test_the_intervals_of_groups_cover_the_difference():
+    """1,500 draws of 12 and 30 users of other variances: 95 % of the intervals hold the true difference of 0.5."""
+    rng = np.random.default_rng(5)
+    value = np.concatenate([rng.normal(0, 2, (1500, 12)), rng.normal(0.5, 1, (1500, 30))], axis=1).astype(np.float32)
+    group = np.repeat(np.arange(2), (12, 30))
+    got = jax.jit(jax.vmap(lambda v: metrics.group_means(v, group, n_groups=2)))(value)
+    covered = np.mean((got.low[:, 1, 0] <= 0.5) & (got.high[:, 1, 0] >= 0.5))
+    assert abs(covered - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 1500)
 
 
 @pytest.mark.usefixtures("as_users_run")
@@ -217,5 +254,8 @@ def test_groups_out_of_range_are_refused():
         metrics.group_means(np.ones(2), np.array([0, 2]), n_groups=2)
     with pytest.raises(ValueError, match="expected arrays of one shape"):
         metrics.group_means(np.ones(2), np.array([0]), n_groups=2)
+    for level in (0, 1, 95, math.nan):
+        with pytest.raises(ValueError, match=r"level: expected a number in \(0, 1\)"):
+            metrics.group_means(np.ones(2), np.array([0, 1]), n_groups=2, level=level)
     masked = metrics.group_means(np.ones(2), np.array([0, 2]), n_groups=2, where=np.array([True, False]))
     assert masked.n_users.tolist() == [1, 0]

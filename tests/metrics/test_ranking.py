@@ -12,7 +12,7 @@ from jaxrec import metrics
 from jaxrec.metrics import ranking
 
 METRICS = ("precision", "recall", "hit_rate", "average_precision", "reciprocal_rank", "ndcg", "auc_at_k")
-N_ITEMS = 12
+N_ITEMS, CASES = 12, 1000
 
 
 def brute(name, listed, relevant):
@@ -55,13 +55,13 @@ def call(name, *args, **options):
 
 @pytest.fixture(scope="module")
 def lists():
-    """200 lists of 5 of 12 items with empty positions, 0 to 12 relevant items, and padding that would be hits."""
+    """1,000 lists of 5 of 12 items with empty positions, 0 to 12 relevant items, and padding that would be hits."""
     rng = np.random.default_rng(0)
-    ids = np.stack([rng.permutation(N_ITEMS)[:5] for _ in range(200)])
-    relevant = np.stack([rng.permutation(N_ITEMS) for _ in range(200)])
-    count = rng.integers(0, N_ITEMS + 1, 200)
+    ids = np.stack([rng.permutation(N_ITEMS)[:5] for _ in range(CASES)])
+    relevant = np.stack([rng.permutation(N_ITEMS) for _ in range(CASES)])
+    count = rng.integers(0, N_ITEMS + 1, CASES)
     count[:3] = 0, 1, N_ITEMS
-    filled = rng.random((200, 5)) < 0.8
+    filled = rng.random((CASES, 5)) < 0.8
     return ids, relevant, np.arange(N_ITEMS)[None, :] < count[:, None], filled
 
 
@@ -69,8 +69,8 @@ def lists():
 def test_the_metrics_equal_sets_and_loops(name, lists):
     ids, relevant, where, filled = lists
     got = np.asarray(call(name, *map(jnp.asarray, lists[:2]), where=jnp.asarray(where), filled=jnp.asarray(filled)))
-    assert got.shape == (200,)
-    for n in range(200):
+    assert got.shape == (CASES,)
+    for n in range(CASES):
         listed = [int(i) if full else None for i, full in zip(ids[n], filled[n], strict=True)]
         expected = brute(name, listed, set(relevant[n][where[n]].tolist()))
         assert np.isnan(got[n]) if expected is None else abs(got[n] - expected) < 1e-6, (n, got[n], expected)
@@ -83,7 +83,7 @@ def test_one_list_and_many_lists_and_jit_agree(name, lists):
     ids, relevant, where, filled = map(jnp.asarray, lists)
     many = call(name, ids, relevant, where=where, filled=filled)
     one = call(name, ids[3], relevant[3], where=where[3], filled=filled[3])
-    grid = call(name, *(a.reshape(20, 10, -1) for a in (ids, relevant)), where=where.reshape(20, 10, -1))
+    grid = call(name, *(a.reshape(20, 50, -1) for a in (ids, relevant)), where=where.reshape(20, 50, -1))
     jitted = jax.jit(lambda *a: call(name, a[0], a[1], where=a[2], filled=a[3]))(ids, relevant, where, filled)
     np.testing.assert_allclose(one, many[3], rtol=1e-6)
     np.testing.assert_allclose(jitted, many, rtol=1e-6)
