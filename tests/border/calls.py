@@ -125,6 +125,7 @@ CALLS = {
     },
     "models.linear.histories": lambda: linear.histories(RATINGS),
     "models.linear.history_columns": lambda: linear.history_columns(linear.histories(RATINGS), jnp.arange(3)),
+    "models.linear.transposed": lambda: linear.transposed(linear.histories(RATINGS)),
     "models.linear.linear_scorer": lambda: linear.linear_scorer(RATINGS, linear.Matrix(CO_COUNTS))(jnp.arange(3)),
     "models.baselines.content_profile": lambda: baselines.content_profile(RATINGS, np.ones((N_ITEMS, 2))),
     "retrieval.top_k": lambda: [

@@ -84,8 +84,8 @@ def ease(
     >>> from jaxrec import Ratings
     >>> train = Ratings([0, 0, 1, 1, 2], [0, 1, 0, 1, 2], [1, 1, 1, 1, 1], n_users=3, n_items=3)
     >>> scores = ease(train, l2=1.0).scores(jnp.array([[0]]))  # a new user with item 0: both others had 1 with it
-    >>> scores.round(3).tolist()
-    [[0.0, 0.667, 0.0]]
+    >>> (3 * scores).round().tolist()
+    [[0.0, 2.0, 0.0]]
     """
     args = train, l2, form, rank, user_exponent, item_exponent, key, power_steps, max_bytes, devices
     return _fit(*args, zero_diagonal=True)
@@ -110,8 +110,8 @@ def ridge(
 
     >>> from jaxrec import Ratings
     >>> train = Ratings([0, 0, 1, 1, 2], [0, 1, 0, 1, 2], [1, 1, 1, 1, 1], n_users=3, n_items=3)
-    >>> ridge(train, l2=1.0).scores(jnp.array([[0]])).round(3).tolist()
-    [[0.4, 0.4, 0.0]]
+    >>> (5 * ridge(train, l2=1.0).scores(jnp.array([[0]]))).round().tolist()
+    [[2.0, 2.0, 0.0]]
     """
     args = train, l2, form, rank, user_exponent, item_exponent, key, power_steps, max_bytes, devices
     return _fit(*args, zero_diagonal=False)

@@ -77,7 +77,8 @@ def _weights(r: Histories, by_item: Histories, l2: Array, *, mesh: Mesh, zero_di
             weight = (-l2 * p).at[item, local].set(1 - l2 * own)
         return Inverse(weight[:m], ratio)
 
+    specs: Any = Inverse(*(P(None, AXIS), P()))
     # check_vma=False: JAX does not infer that the pivot ratio is equal on all devices
-    return jax.shard_map(
-        own_columns, mesh=mesh, in_specs=(P(), P(), P()), out_specs=Inverse(P(None, AXIS), P()), check_vma=False
-    )(r, by_item, l2)
+    return jax.shard_map(own_columns, mesh=mesh, in_specs=(P(), P(), P()), out_specs=specs, check_vma=False)(
+        r, by_item, l2
+    )
