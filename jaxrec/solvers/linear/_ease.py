@@ -63,7 +63,7 @@ def ease(
     Args:
         train: the interactions; values are not used, weights are.
         l2: the penalty, > 0; popular items need hundreds.
-        form: 'primal' (2 n_items^2 numbers in memory, n_items^3 multiplications), 'dual' (2 n_users^2, n_users^3), or
+        form: 'primal' (n_items^2 numbers in memory, n_items^3 multiplications), 'dual' (n_users^2, n_users^3), or
             'low_rank'. None takes the smaller of the first two, or 'low_rank' where there is a rank.
         rank: of the low-rank form, an approximation: the directions beyond it count as unobserved.
         user_exponent: a, the power of users' degrees that their interactions are multiplied by; 0 leaves them.
