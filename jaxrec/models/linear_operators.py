@@ -26,6 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import register_dataclass
@@ -175,11 +176,11 @@ class Polynomial:
 
     def __call__(self, columns: Columns) -> Columns:
         """The polynomial of F, applied to each column."""
-        *lower, last = self.coefficients
-        out = last * columns
-        for coefficient in reversed(lower):
-            out = coefficient * columns + self.operator(out)
-        return out
+
+        def step(out: Array, coefficient: Array) -> tuple[Array, None]:
+            return coefficient * columns + self.operator(out), None
+
+        return jax.lax.scan(step, self.coefficients[-1] * columns, self.coefficients[:-1], reverse=True)[0]
 
 
 @register_dataclass
@@ -200,12 +201,15 @@ class Chebyshev:
 
     def __call__(self, columns: Columns) -> Columns:
         """The polynomial of I - 2F, applied to each column."""
-        first, *higher = self.coefficients
         argument = lambda x: x - 2 * self.operator(x)
-        after, now = jnp.zeros_like(columns), jnp.zeros_like(columns)  # b_{k+2}, b_{k+1}
-        for coefficient in reversed(higher):
-            after, now = now, coefficient * columns + 2 * argument(now) - after
-        return first * columns + argument(now) - after
+
+        def step(state: tuple[Array, Array], coefficient: Array) -> tuple[tuple[Array, Array], None]:
+            now, after = state  # b_{k+1}, b_{k+2}
+            return (coefficient * columns + 2 * argument(now) - after, now), None
+
+        zeros = jnp.zeros_like(columns)
+        (now, after), _ = jax.lax.scan(step, (zeros, zeros), self.coefficients[1:], reverse=True)
+        return self.coefficients[0] * columns + argument(now) - after
 
 
 @register_dataclass

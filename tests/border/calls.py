@@ -177,6 +177,7 @@ CALLS = {
     },
     "models.linear.histories": lambda: linear.histories(RATINGS),
     "models.linear.history_columns": lambda: linear.history_columns(linear.histories(RATINGS), jnp.arange(3)),
+    "models.linear.transposed": lambda: linear.transposed(linear.histories(RATINGS)),
     "models.linear.linear_scorer": lambda: linear.linear_scorer(RATINGS, linear.Matrix(CO_COUNTS))(jnp.arange(3)),
     "models.neighbors.sparse_rows": lambda: ROWS_OF_ITEMS,
     "models.neighbors.item_scorer": lambda: [

@@ -1,5 +1,8 @@
 """Linear scorers against dense products, as a scorer of `evaluate`, and their errors."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -39,6 +42,86 @@ def test_a_new_user_is_scored_as_the_same_history_in_train():
     padded, where = np.append(items, 5)[None], np.arange(len(items) + 1)[None] < len(items)
     found = scorer.scores(padded, where=where, weights=np.append(weights, np.float32(np.nan))[None])
     np.testing.assert_allclose(found, scorer(np.array([2])), rtol=1e-5, atol=1e-5)
+
+
+def operators(train):
+    """Name -> (operator, its dense matrix)."""
+    rng = np.random.default_rng(7)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    _, x, f = random_case(0)
+    f = f * (rng.random(f.shape) < 0.4)
+    left, right, before, after, user_scale = (
+        draw(N_ITEMS, 2),
+        draw(2, N_ITEMS),
+        draw(N_ITEMS),
+        draw(N_ITEMS),
+        draw(N_USERS),
+    )
+    rows, items = np.nonzero(f)
+    sparse = linear.SparseMatrix(
+        jnp.asarray(np.searchsorted(rows, np.arange(N_ITEMS + 1)).astype(np.int32)),
+        jnp.asarray(items.astype(np.int32)),
+        jnp.asarray(f[rows, items]),
+    )
+    history = linear.histories(train)
+    hop, graph = linear.Hop(history, jnp.asarray(user_scale)), x.T @ np.diag(user_scale) @ x
+    small = linear.Matrix(jnp.asarray(f / 3))
+    powers = [np.linalg.matrix_power(f / 3, k) for k in range(3)]
+    argument = np.eye(N_ITEMS) - 2 * f / 3
+    terms = [np.eye(N_ITEMS), argument, 2 * argument @ argument - np.eye(N_ITEMS)]
+    coefficients = draw(3)
+    mix = lambda parts: sum(c * part for c, part in zip(coefficients, parts, strict=True))
+    known = linear.LowRank(jnp.asarray(left), jnp.asarray(right), jnp.asarray((x @ right.T).astype(np.float32)))
+    scaled_users = (x * before @ right.T).astype(np.float32)
+    scaled = linear.Scaled(
+        linear.LowRank(known.left, known.right, jnp.asarray(scaled_users)), jnp.asarray(before), jnp.asarray(after)
+    )
+    scaled_dense = after[:, None] * (left @ right) * before
+    padded = jnp.pad(jnp.asarray(f), ((0, 0), (0, 2)))
+    return {
+        "Matrix": (linear.Matrix(padded), f),
+        "SparseMatrix": (sparse, f),
+        "Diagonal": (linear.Diagonal(jnp.asarray(before)), np.diag(before)),
+        "LowRank": (linear.LowRank(known.left, known.right), left @ right),
+        "LowRank of known users": (known, left @ right),
+        "Hop": (hop, graph),
+        "Hop without a scale": (linear.Hop(history), x.T @ x),
+        "Polynomial": (linear.Polynomial(small, jnp.asarray(coefficients)), mix(powers)),
+        "Chebyshev": (linear.Chebyshev(small, jnp.asarray(coefficients)), mix(terms)),
+        "Scaled": (scaled, scaled_dense),
+        "Sum": (linear.Sum((scaled, sparse, hop), jnp.asarray(coefficients)), mix([scaled_dense, f, graph])),
+    }
+
+
+@pytest.mark.parametrize("name", operators(random_case(0)[0]))
+def test_an_operator_is_its_dense_matrix_for_train_and_for_new_users(name):
+    train, x, _ = random_case(0)
+    operator, f = operators(train)[name]
+    scorer = linear.linear_scorer(train, operator)
+    np.testing.assert_allclose(scorer(np.arange(N_USERS)), x @ f.T, rtol=1e-4, atol=1e-3)
+    lists = np.array([[0, 3], [2, 2], [5, 1]])
+    new = np.zeros((3, N_ITEMS))
+    np.add.at(new, (np.arange(3)[:, None], lists), 1)
+    np.testing.assert_allclose(scorer.scores(lists), new @ f.T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Polynomial", "Chebyshev", "Sum"])
+def test_coefficients_of_operators_are_differentiable(name):
+    """They enter linearly, so the derivative is what each one of them adds."""
+    train, x, _ = random_case(0)
+    operator, _ = operators(train)[name]
+    field = "weights" if name == "Sum" else "coefficients"
+    columns = jnp.asarray(x[:2].T.astype(np.float32))
+    total = lambda values: jnp.sum(dataclasses.replace(operator, **{field: values})(columns))
+    one_by_one = jax.vmap(total)(jnp.eye(3))
+    np.testing.assert_allclose(jax.grad(total)(getattr(operator, field)), one_by_one, rtol=1e-4, atol=1e-3)
+
+
+def test_transposed_exchanges_users_and_items():
+    train, x, _ = random_case(2)
+    by_item = linear.transposed(linear.histories(train))
+    assert (by_item.n_users, by_item.n_items) == (N_ITEMS, N_USERS)
+    np.testing.assert_allclose(linear.history_columns(by_item, jnp.arange(N_ITEMS)), x, rtol=1e-6)
 
 
 def test_histories_hold_the_matrix_in_both_orders():

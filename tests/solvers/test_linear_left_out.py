@@ -52,7 +52,7 @@ def test_one_penalty_gives_one_error_per_user():
         ({"l2": np.array([1.0, 0.0])}, "l2: expected finite numbers > 0, got 0"),
         ({"l2": np.array([1.0, np.nan])}, "l2: expected finite numbers > 0, got nan"),
         ({"l2": 1.0, "form": "low_rank"}, "form: expected one of 'primal', 'dual', got 'low_rank'"),
-        ({"l2": 1.0, "form": "primal", "max_bytes": 1000}, "form='primal': .* more than the .* form='dual' takes"),
+        ({"l2": 1.0, "form": "primal", "max_bytes": 100_000}, "form='primal': .* more than the .* form='dual' takes"),
     ],
 )
 @pytest.mark.usefixtures("as_users_run")

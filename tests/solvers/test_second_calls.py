@@ -10,7 +10,8 @@ import pytest
 
 from jaxrec import bayes, data, losses, models, solvers
 from jaxrec.bayes import new_user, ordinal, side_information
-from jaxrec.solvers import ridge
+from jaxrec.models.linear import histories
+from jaxrec.solvers import linear, ridge
 
 KEY = jax.random.key(0)
 QUIET = {"progress": False}
@@ -50,6 +51,11 @@ def normal_equations():
 @functools.cache
 def ridge_factor():
     return ridge.factorize(normal_equations(), 0.5)
+
+
+@functools.cache
+def gram():
+    return linear.gram(histories(ratings()))
 
 
 @functools.cache
@@ -119,6 +125,23 @@ CALLS = {
     "ridge.sample": lambda: ridge.sample(ridge_factor(), key=KEY),
     "ridge.leave_one_out_predictions": lambda: ridge.leave_one_out_predictions(ridge_factor(), *user_row()),
     "ridge.with_one": lambda: ridge.with_one(user_row()[0]),
+    "linear.ease": lambda: (
+        linear.ease(ratings(), l2=1.0, form="primal", item_exponent=-0.5),
+        linear.ease(ratings(), l2=1.0, form="dual"),
+        linear.ease(ratings(), l2=1.0, rank=3),
+    ),
+    "linear.ridge": lambda: linear.ridge(ratings(), l2=1.0, user_exponent=-0.5)(jnp.arange(3)),
+    "linear.ease_weights": lambda: linear.ease_weights(gram(), l2=1.0),
+    "linear.ridge_weights": lambda: linear.ridge_weights(gram(), l2=np.ones(9)),
+    "linear.gram": lambda: linear.gram(histories(ratings())),
+    "linear.leave_one_user_out": lambda: linear.leave_one_user_out(ratings(), l2=np.array([1.0, 2.0])),
+    "linear.sparsify": lambda: linear.sparsify(linear.ease(ratings(), l2=1.0, form="primal"), keep=3),
+    "linear.normalized": lambda: linear.normalized(histories(ratings())),
+    "linear.spectrum": lambda: linear.spectrum(histories(ratings()), rank=3),
+    "linear.low_pass": lambda: linear.low_pass(ratings(), rank=3, hop_weight=2.0)(jnp.arange(3)),
+    "linear.turbo_cf": lambda: linear.turbo_cf(ratings())(jnp.arange(3)),
+    "linear.cheby_cf": lambda: linear.cheby_cf(ratings(), rank=3, ideal_weight=0.2)(jnp.arange(3)),
+    "linear.plateau": lambda: linear.plateau(8, 1.5),
     "bayes.init_chains": lambda: bayes.init_chains(12, 9, 2, key=KEY, chains=2, levels=(1.0, 2.0)),
     "bayes.gibbs_sweep": lambda: (
         bayes.gibbs_sweep(chain(), dense(), key=KEY, mu=3.5),
@@ -158,7 +181,7 @@ CALLS = {
 }
 
 
-SLOW = {"bayes.gibbs_sweep", "bayes.gibbs"}
+SLOW = {"bayes.gibbs_sweep", "bayes.gibbs", "linear.ease"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CALLS])
@@ -173,7 +196,7 @@ def test_every_public_function_is_in_the_table():
     modules = {"": solvers} | {
         f"{module.__name__.split('.')[-1]}.": module for module in (bayes, side_information, new_user)
     }
-    modules |= {"ordinal.": ordinal, "ridge.": ridge}
+    modules |= {"ordinal.": ordinal, "ridge.": ridge, "linear.": linear}
     public = {
         prefix + name
         for prefix, module in modules.items()

@@ -17,8 +17,9 @@ All return `models.linear.LinearScorer`s, which `evaluation.evaluate` takes and 
 `leave_one_user_out` chooses l2 without a validation part, `spectrum` is shared by several filters, and `ease_weights`
 and `ridge_weights` are the pure functions from `gram` to the weights, to vmap over l2 and to differentiate.
 
-Sizes, with float32: the primal form holds 2 n_items^2 numbers (gowalla, 41k items: 13.4 GB; ml-1m: 0.11 GB), the dual
-2 n_users^2 (gowalla, 30k users: 7.1 GB), rank 512 of either 4 * 512 (n_users + n_items) (gowalla: 0.58 GB).
+Sizes, with float32: the primal form holds n_items^2 numbers (gowalla, 41k items: 6.7 GB; ml-1m: 0.06 GB) and a strip of
+rows, the dual n_users^2 (gowalla, 30k users: 3.6 GB), rank 512 about 4 * 512 (n_users + n_items) (gowalla: 0.6 GB). The
+first two take n^3 multiplications, and a scorer of the low rank n_items * 512 for each user.
 
 >>> from jaxrec import Ratings
 >>> from jaxrec.evaluation import evaluate

@@ -63,7 +63,7 @@ def ease(
     Args:
         train: the interactions; values are not used, weights are.
         l2: the penalty, > 0; popular items need hundreds.
-        form: 'primal' (2 n_items^2 numbers in memory, n_items^3 multiplications), 'dual' (2 n_users^2, n_users^3), or
+        form: 'primal' (n_items^2 numbers in memory, n_items^3 multiplications), 'dual' (n_users^2, n_users^3), or
             'low_rank'. None takes the smaller of the first two, or 'low_rank' where there is a rank.
         rank: of the low-rank form, an approximation: the directions beyond it count as unobserved.
         user_exponent: a, the power of users' degrees that their interactions are multiplied by; 0 leaves them.
@@ -84,8 +84,8 @@ def ease(
     >>> from jaxrec import Ratings
     >>> train = Ratings([0, 0, 1, 1, 2], [0, 1, 0, 1, 2], [1, 1, 1, 1, 1], n_users=3, n_items=3)
     >>> scores = ease(train, l2=1.0).scores(jnp.array([[0]]))  # a new user with item 0: both others had 1 with it
-    >>> scores.round(3).tolist()
-    [[0.0, 0.667, 0.0]]
+    >>> (3 * scores).round().tolist()
+    [[0.0, 2.0, 0.0]]
     """
     args = train, l2, form, rank, user_exponent, item_exponent, key, power_steps, max_bytes, devices
     return _fit(*args, zero_diagonal=True)
@@ -110,8 +110,8 @@ def ridge(
 
     >>> from jaxrec import Ratings
     >>> train = Ratings([0, 0, 1, 1, 2], [0, 1, 0, 1, 2], [1, 1, 1, 1, 1], n_users=3, n_items=3)
-    >>> ridge(train, l2=1.0).scores(jnp.array([[0]])).round(3).tolist()
-    [[0.4, 0.4, 0.0]]
+    >>> (5 * ridge(train, l2=1.0).scores(jnp.array([[0]]))).round().tolist()
+    [[2.0, 2.0, 0.0]]
     """
     args = train, l2, form, rank, user_exponent, item_exponent, key, power_steps, max_bytes, devices
     return _fit(*args, zero_diagonal=False)

@@ -58,7 +58,7 @@ def _weights(r: Histories, by_item: Histories, l2: Array, *, mesh: Mesh, zero_di
     m = r.n_items
     count = -(-m // mesh.size)  # columns of a device
 
-    def own_columns(r: Histories, by_item: Histories, l2: Array) -> Inverse:
+    def own_columns(r: Histories, by_item: Histories, l2: Array) -> tuple[Array, Array]:
         def gram_rows(items: Array) -> Array:
             columns = history_columns(by_item, jnp.minimum(items, m - 1))
             columns = jnp.where(items[None, :] < m, columns, 0)
@@ -75,9 +75,10 @@ def _weights(r: Histories, by_item: Histories, l2: Array, *, mesh: Mesh, zero_di
             weight = (-p / diagonal[:, None]).at[item, local].set(0)
         else:
             weight = (-l2 * p).at[item, local].set(1 - l2 * own)
-        return Inverse(weight[:m], ratio)
+        return weight[:m], ratio
 
     # check_vma=False: JAX does not infer that the pivot ratio is equal on all devices
-    return jax.shard_map(
-        own_columns, mesh=mesh, in_specs=(P(), P(), P()), out_specs=Inverse(P(None, AXIS), P()), check_vma=False
-    )(r, by_item, l2)
+    on_all = jax.shard_map(
+        own_columns, mesh=mesh, in_specs=(P(), P(), P()), out_specs=(P(None, AXIS), P()), check_vma=False
+    )
+    return Inverse(*on_all(r, by_item, l2))

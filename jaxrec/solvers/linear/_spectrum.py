@@ -55,7 +55,8 @@ def spectrum(histories: Histories, *, rank: int, key: PRNGKeyArray | None = None
         histories: the matrix, such as `normalized` makes it.
         rank: at most the number of users and of items.
         key: for the random start; None: jax.random.key(0).
-        power_steps: more are more exact; 5 leave 1e-3 of a value in the spectrum's tail, and less above.
+        power_steps: more are more exact. Where the values fall slowly (ml-1m, rank 128), 5 steps leave 0.3 % in the
+            first half of them and 5 % in the last one, 8 steps 0.03 % and 2 %.
 
     Raises:
         ValueError: a rank that is no whole number from 1 to the smaller side; a key that is none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -70,7 +71,7 @@ def _set_diagonal(matrix: Array, diagonal: Array) -> Array:
     return matrix.at[index, index].set(diagonal)
 
 
-def check_l2(l2: ArrayLike) -> None:
+def check_l2(l2: ArrayLike | Sequence[float]) -> None:
     """Checks that penalties are concrete, finite and positive.
 
     Raises:
