@@ -178,6 +178,9 @@ CALLS = {
     "models.linear.histories": lambda: linear.histories(RATINGS),
     "models.linear.history_columns": lambda: linear.history_columns(linear.histories(RATINGS), jnp.arange(3)),
     "models.linear.transposed": lambda: linear.transposed(linear.histories(RATINGS)),
+    "models.linear.for_users": lambda: linear.for_users(linear.linear_scorer(RATINGS, linear.Matrix(CO_COUNTS)), TRAIN)(
+        jnp.arange(3)
+    ),
     "models.linear.linear_scorer": lambda: linear.linear_scorer(RATINGS, linear.Matrix(CO_COUNTS))(jnp.arange(3)),
     "models.neighbors.sparse_rows": lambda: ROWS_OF_ITEMS,
     "models.neighbors.item_scorer": lambda: [

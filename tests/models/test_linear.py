@@ -159,6 +159,22 @@ def test_evaluate_passes_the_tables_as_arguments_and_checks_the_sizes(compilatio
         evaluate(scorer, None, wider, k=3)
 
 
+def test_other_users_are_scored_from_their_own_histories():
+    train, _, _ = random_case(6)
+    rng = np.random.default_rng(7)
+    left, right = rng.normal(size=(N_ITEMS, 2)), rng.normal(size=(2, N_ITEMS))
+    vectors = rng.normal(size=(N_USERS, 2))  # what the operator claims of the users of train: not to be used
+    numbers = (jnp.asarray(each, jnp.float32) for each in (left, right, vectors))
+    scorer = linear.for_users(linear.linear_scorer(train, linear.LowRank(*numbers)), train)
+    others = Ratings([0, 1, 1], [2, 0, 5], [1.0, 1.0, 1.0], 2, N_ITEMS)
+    x = np.zeros((2, N_ITEMS))
+    x[others.user, others.item] = 1
+    found = linear.for_users(scorer, others)(np.array([0, 1]))
+    np.testing.assert_allclose(found, x @ (left @ right).T, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=f"ratings: expected {N_ITEMS} items"):
+        linear.for_users(scorer, Ratings([0], [0], [1.0], 1, N_ITEMS + 1))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
