@@ -35,7 +35,9 @@ from jaxtyping import Float, PRNGKeyArray, Shaped
 
 from jaxrec import check
 from jaxrec.checkpoints import Checkpoint, checkpointed
+from jaxrec.kernels.platform import with_derivative_of
 from jaxrec.losses.penalty import L2, PerSide, half_squared_norm, per_side
+from jaxrec.numerics import HIGHEST, product
 from jaxrec.prediction import check_factors
 from jaxrec.ratings import Ratings
 from jaxrec.solvers import batched_ridge
@@ -57,8 +59,6 @@ from jaxrec.types import Factors, Rows
 
 __all__ = ["frequency_scaled_l2", "implicit_als", "implicit_cost", "implicit_fold_in", "implicit_sweep"]
 
-HIGHEST = jax.lax.Precision.HIGHEST
-
 
 def implicit_als(
     train: Ratings | TwoSides,
@@ -71,6 +71,7 @@ def implicit_als(
     sweeps: int = 20,
     tol: float = 1e-4,
     cg_steps: int | None = None,
+    block_size: int | None = None,
     callback: Callback | None = None,
     checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
     progress: bool = True,
@@ -84,12 +85,14 @@ def implicit_als(
         unobserved_weight: the weight of the square of every pair's product, > 0.
         rank: the number of factors; their initial values are random.
         init: the initial factors, instead of `rank`, such as `models.init(..., item_bias=False)`. Only x matters,
-            and w with `cg_steps`.
+            and w with `cg_steps` or `block_size`.
         key: for the random initial factors; None: jax.random.key(0).
         sweeps: the maximum number of sweeps.
         tol: stop when a sweep lowers the objective by less than this, relative to the objective.
-        cg_steps: Number of conjugate-gradient steps per row, warm-started at its current value; None solves each row
-            exactly.
+        cg_steps: Number of conjugate-gradient steps per row, warm-started at its current value, with the eigenvectors
+            of the Gram matrix that all rows share as coordinates. One step is the fastest way to an objective.
+        block_size: Number of coordinates per block: every row is solved for one block after another, once each. Neither
+            `cg_steps` nor `block_size`: each row is solved exactly.
         callback: callback(step, factors, info) after every sweep, steps from 1. Return True to stop.
         checkpoint: a folder, or a `Checkpoint`, where the factors are saved after some sweeps. The same call continues
             from there after the process was killed; on a CPU with the same bits as without the interruption. `sweeps`
@@ -108,12 +111,14 @@ def implicit_als(
     check_sides(by_user, by_item, init, sweeps)
     check_strengths(init, l2)
     _check_unobserved_weight(unobserved_weight)
+    _check_block_size(block_size, cg_steps, init)
     if init.c is not None or init.mu is not None:
         raise ValueError(
             "init: expected a model of products alone, models.init(..., item_bias=False) without mu, got c or mu."
         )
     start = by_user.replicate(in_float32(dataclasses.replace(init, b=jnp.zeros_like(init.b))))
-    options: dict[str, Any] = {"l2": l2, "unobserved_weight": unobserved_weight, "cg_steps": cg_steps}
+    options: dict[str, Any] = {"l2": l2, "unobserved_weight": unobserved_weight}
+    options |= {"cg_steps": cg_steps, "block_size": block_size}
 
     def step(factors: Factors, refit: bool) -> SweepResult:
         return _sweep(factors, by_user, by_item, **options, refit=refit)
@@ -172,6 +177,7 @@ def implicit_sweep(
     l2: L2,
     unobserved_weight: float | Shaped[ArrayLike, ""] = 1.0,
     cg_steps: int | None = None,
+    block_size: int | None = None,
 ) -> SweepResult:
     """One sweep: (new factors, objective after it). Pure: can be jitted, and vmapped over l2 and unobserved_weight.
 
@@ -181,7 +187,9 @@ def implicit_sweep(
     check_tables(by_user, by_item, factors)
     check_strengths(factors, l2)
     _check_unobserved_weight(unobserved_weight)
-    return _sweep(factors, by_user, by_item, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps, refit=False)
+    _check_block_size(block_size, cg_steps, factors)
+    options: dict[str, Any] = {"l2": l2, "unobserved_weight": unobserved_weight}
+    return _sweep(factors, by_user, by_item, **options, cg_steps=cg_steps, block_size=block_size, refit=False)
 
 
 def _sweep(factors: Factors, by_user: Rows, by_item: Rows, **options: Any) -> SweepResult:
@@ -190,14 +198,10 @@ def _sweep(factors: Factors, by_user: Rows, by_item: Rows, **options: Any) -> Sw
     return _half(factors, by_item, **options)
 
 
-@partial(jax.jit, static_argnames=("cg_steps", "refit"))
-def _half(
-    factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike, cg_steps: int | None, refit: bool
-) -> SweepResult:
+@partial(jax.jit, static_argnames=("cg_steps", "block_size", "refit"))
+def _half(factors: Factors, rows: Rows, *, l2: L2, **options: Any) -> SweepResult:
     """Solves one side. After the items' half, the objective plus the users' penalty is that of the module."""
-    factors, objective = _solve_side(
-        factors, rows, l2=l2, unobserved_weight=unobserved_weight, cg_steps=cg_steps, refit=refit
-    )
+    factors, objective = _solve_side(factors, rows, l2=l2, **options)
     return SweepResult(factors, objective + half_squared_norm(in_float32(factors.w), per_side(l2)[0]))
 
 
@@ -279,8 +283,28 @@ def _check_unobserved_weight(unobserved_weight: ArrayLike) -> None:
         raise ValueError(f"unobserved_weight: expected a finite number > 0, got {unobserved_weight}.")
 
 
+def _check_block_size(block_size: int | None, cg_steps: int | None, factors: Factors) -> None:
+    """Raises a ValueError where the blocks are no blocks of the factors' coordinates."""
+    if block_size is None:
+        return
+    if cg_steps is not None:
+        raise ValueError(
+            f"cg_steps, block_size: expected at most one of them, got {cg_steps} and {block_size}. Rows are solved by "
+            "conjugate gradients or by blocks of coordinates, and exactly without both."
+        )
+    if not 1 <= check.whole_number("block_size", block_size) <= (rank := factors.x.shape[1]):
+        raise ValueError(f"block_size: expected a number of the factors' {rank} coordinates, got {block_size}.")
+
+
 def _solve_side(
-    factors: Factors, rows: Rows, *, l2: L2, unobserved_weight: ArrayLike, cg_steps: int | None, refit: bool
+    factors: Factors,
+    rows: Rows,
+    *,
+    l2: L2,
+    unobserved_weight: ArrayLike,
+    cg_steps: int | None,
+    block_size: int | None = None,
+    refit: bool,
 ) -> tuple[Factors, Array]:
     """Like `implicit_fold_in`, and also returns the module's objective there, without the other side's penalty.
 
@@ -293,10 +317,52 @@ def _solve_side(
     row_l2 = jnp.broadcast_to(strength[:, None] if strength.ndim else strength, shape)
     shared_gram = jnp.asarray(unobserved_weight, warm_start.dtype) * _gram(features)
     problem = RowProblem(features, warm_start, row_l2, intercept=False, shared_gram=shared_gram)
-    v, objective = batched_ridge.solve(rows, problem, cg_steps, refit=refit)
+    if cg_steps is None and block_size is None:
+        v, objective = batched_ridge.solve(rows, problem, None, refit=refit)
+    else:
+        v, objective = _solve_in_eigenbasis(rows, problem, cg_steps, block_size)
     if by_user:
         return dataclasses.replace(factors, w=like(v, factors.w), b=jnp.zeros(len(v), factors.b.dtype)), objective
     return dataclasses.replace(factors, x=like(v, factors.x)), objective
+
+
+def _solve_in_eigenbasis(
+    rows: Rows, problem: RowProblem, cg_steps: int | None, block_size: int | None
+) -> tuple[Array, Array]:
+    """Solves with the eigenvectors Q of the shared Gram matrix S as coordinates, the largest eigenvalue first.
+
+    With z = Q' v and features X Q a row's equations have the same form, because its penalty is a number times I::
+
+        (Q'X' D X Q + l2 I + diag(s)) z = Q'X' D y        S = Q diag(s) Q'
+
+    S, which is most of a row's matrix, is diagonal: it is solved by the diagonal preconditioner, does not couple blocks
+    with one another, and takes no product per step. Only the row's own entries are left to iterate for.
+
+    For the derivative Q is a constant, and Q' S Q is a matrix: no row's solution depends on its coordinates, and the
+    derivatives of eigenvectors are infinite where eigenvalues are equal.
+    """
+    _, q = jnp.linalg.eigh(jax.lax.stop_gradient(problem.shared_gram))
+    q = q[:, ::-1]
+    rotated = dataclasses.replace(
+        problem,
+        features=product(problem.features, q),
+        coefficients=product(problem.coefficients, q),
+        shared_gram=product(q.T, product(problem.shared_gram, q)),
+    )
+    if block_size is not None:
+        z, objective = batched_ridge.solve_by_blocks(rows, rotated, block_size)
+    else:
+        solve = partial(_solve_by_cg, cg_steps)
+        z, objective = with_derivative_of(solve, partial(solve, diagonal=True))(rows, rotated)
+    return product(z, q.T), objective
+
+
+def _solve_by_cg(steps: int | None, rows: Rows, problem: RowProblem, *, diagonal: bool = False) -> tuple[Array, Array]:
+    if diagonal:  # of a diagonal matrix the diagonal is enough
+        assert problem.shared_gram is not None
+        l2 = problem.l2 + jnp.diagonal(problem.shared_gram)[None]
+        problem = dataclasses.replace(problem, l2=l2, shared_gram=None)
+    return batched_ridge.solve(rows, problem, steps, refit=False)
 
 
 def _gram(table: Array) -> Array:
