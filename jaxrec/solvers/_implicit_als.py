@@ -292,7 +292,8 @@ def _check_block_size(block_size: int | None, cg_steps: int | None, factors: Fac
             f"cg_steps, block_size: expected at most one of them, got {cg_steps} and {block_size}. Rows are solved by "
             "conjugate gradients or by blocks of coordinates, and exactly without both."
         )
-    if not 1 <= check.whole_number("block_size", block_size) <= (rank := factors.x.shape[1]):
+    rank = factors.x.shape[1]
+    if not 1 <= check.whole_number("block_size", block_size) <= rank:
         raise ValueError(f"block_size: expected a number of the factors' {rank} coordinates, got {block_size}.")
 
 
