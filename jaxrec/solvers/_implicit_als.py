@@ -35,12 +35,12 @@ from jaxtyping import Float, PRNGKeyArray, Shaped
 
 from jaxrec import check
 from jaxrec.checkpoints import Checkpoint, checkpointed
-from jaxrec.kernels.platform import with_derivative_of
 from jaxrec.losses.penalty import L2, PerSide, half_squared_norm, per_side
-from jaxrec.numerics import HIGHEST, product
+from jaxrec.numerics import HIGHEST
 from jaxrec.prediction import check_factors
 from jaxrec.ratings import Ratings
 from jaxrec.solvers import batched_ridge
+from jaxrec.solvers._eigenbasis import solve_in_eigenbasis
 from jaxrec.solvers.batched_ridge import RowProblem
 from jaxrec.solvers.checks import OVERFLOW, check_finite, check_is_rows, check_rows, check_strength, in_float32, like
 from jaxrec.solvers.common import (
@@ -321,49 +321,10 @@ def _solve_side(
     if cg_steps is None and block_size is None:
         v, objective = batched_ridge.solve(rows, problem, None, refit=refit)
     else:
-        v, objective = _solve_in_eigenbasis(rows, problem, cg_steps, block_size)
+        v, objective = solve_in_eigenbasis(rows, problem, cg_steps, block_size)
     if by_user:
         return dataclasses.replace(factors, w=like(v, factors.w), b=jnp.zeros(len(v), factors.b.dtype)), objective
     return dataclasses.replace(factors, x=like(v, factors.x)), objective
-
-
-def _solve_in_eigenbasis(
-    rows: Rows, problem: RowProblem, cg_steps: int | None, block_size: int | None
-) -> tuple[Array, Array]:
-    """Solves with the eigenvectors Q of the shared Gram matrix S as coordinates, the largest eigenvalue first.
-
-    With z = Q' v and features X Q a row's equations have the same form, because its penalty is a number times I::
-
-        (Q'X' D X Q + l2 I + diag(s)) z = Q'X' D y        S = Q diag(s) Q'
-
-    S, which is most of a row's matrix, is diagonal: it is solved by the diagonal preconditioner, does not couple blocks
-    with one another, and takes no product per step. Only the row's own entries are left to iterate for.
-
-    For the derivative Q is a constant, and Q' S Q is a matrix: no row's solution depends on its coordinates, and the
-    derivatives of eigenvectors are infinite where eigenvalues are equal.
-    """
-    _, q = jnp.linalg.eigh(jax.lax.stop_gradient(problem.shared_gram))
-    q = q[:, ::-1]
-    rotated = dataclasses.replace(
-        problem,
-        features=product(problem.features, q),
-        coefficients=product(problem.coefficients, q),
-        shared_gram=product(q.T, product(problem.shared_gram, q)),
-    )
-    if block_size is not None:
-        z, objective = batched_ridge.solve_by_blocks(rows, rotated, block_size)
-    else:
-        solve = partial(_solve_by_cg, cg_steps)
-        z, objective = with_derivative_of(solve, partial(solve, diagonal=True))(rows, rotated)
-    return product(z, q.T), objective
-
-
-def _solve_by_cg(steps: int | None, rows: Rows, problem: RowProblem, *, diagonal: bool = False) -> tuple[Array, Array]:
-    if diagonal:  # of a diagonal matrix the diagonal is enough
-        assert problem.shared_gram is not None
-        l2 = problem.l2 + jnp.diagonal(problem.shared_gram)[None]
-        problem = dataclasses.replace(problem, l2=l2, shared_gram=None)
-    return batched_ridge.solve(rows, problem, steps, refit=False)
 
 
 def _gram(table: Array) -> Array:
