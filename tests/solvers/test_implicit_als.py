@@ -172,7 +172,7 @@ def test_vmap_over_l2_equals_single_sweeps_of_blocks_and_conjugate_gradients():
     [
         ({"block_size": 0}, "block_size: expected a number of the factors' 3 coordinates, got 0"),
         ({"block_size": 4}, "block_size: expected a number of the factors' 3 coordinates, got 4"),
-        ({"block_size": 1.5}, "block_size: expected a whole number, got 1.5"),
+        ({"block_size": True}, "block_size: expected a whole number, got True"),
         ({"block_size": 2, "cg_steps": 2}, "at most one of them, got 2 and 2"),
     ],
 )
