@@ -25,8 +25,9 @@ def solve_in_eigenbasis(
 
         (Q'X' D X Q + l2 I + diag(s)) z = Q'X' D y        S = Q diag(s) Q'
 
-    S, which is most of a row's matrix, is diagonal: it is solved by the diagonal preconditioner, does not couple blocks
-    with one another, and takes no product per step. Only the row's own entries are left to iterate for.
+    S, which is most of a row's matrix, is diagonal. So the diagonal preconditioner of conjugate gradients solves it,
+    and no step takes a product with it; it does not couple blocks with one another; and exact solutions, those with
+    neither `cg_steps` nor `block_size`, are made in the dual where that is smaller. Badly scaled rows are not refitted.
 
     For the derivative Q is a constant, and Q' S Q is a matrix: no row's solution depends on its coordinates, and the
     derivatives of eigenvectors are infinite where eigenvalues are equal.
@@ -42,12 +43,12 @@ def solve_in_eigenbasis(
     if block_size is not None:
         z, objective = batched_ridge.solve_by_blocks(rows, rotated, block_size)
     else:
-        solve = partial(_solve_by_cg, cg_steps)
+        solve = partial(_solve, cg_steps)
         z, objective = with_derivative_of(solve, partial(solve, diagonal=True))(rows, rotated)
     return product(z, q.T), objective
 
 
-def _solve_by_cg(steps: int | None, rows: Rows, problem: RowProblem, *, diagonal: bool = False) -> tuple[Array, Array]:
+def _solve(steps: int | None, rows: Rows, problem: RowProblem, *, diagonal: bool = False) -> tuple[Array, Array]:
     if diagonal:  # of a diagonal matrix the diagonal is enough
         assert problem.shared_gram is not None
         l2 = problem.l2 + jnp.diagonal(problem.shared_gram)[None]

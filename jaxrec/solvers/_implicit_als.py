@@ -59,6 +59,10 @@ from jaxrec.types import Factors, Rows
 
 __all__ = ["frequency_scaled_l2", "implicit_als", "implicit_cost", "implicit_fold_in", "implicit_sweep"]
 
+# From this rank on, exact sweeps solve rows of few observations in the dual, where l observations take 2 l^2 d flops in
+# place of 2 l d^2 + d^3 / 3. Of ml-20m's users two thirds have at most 128 observations.
+DUAL_RANK = 128
+
 
 def implicit_als(
     train: Ratings | TwoSides,
@@ -318,13 +322,19 @@ def _solve_side(
     row_l2 = jnp.broadcast_to(strength[:, None] if strength.ndim else strength, shape)
     shared_gram = jnp.asarray(unobserved_weight, warm_start.dtype) * _gram(features)
     problem = RowProblem(features, warm_start, row_l2, intercept=False, shared_gram=shared_gram)
-    if cg_steps is None and block_size is None:
+    exactly = cg_steps is None and block_size is None
+    if exactly and (refit or not _has_short_rows(rows, rank=shape[1])):
         v, objective = batched_ridge.solve(rows, problem, None, refit=refit)
     else:
         v, objective = solve_in_eigenbasis(rows, problem, cg_steps, block_size)
     if by_user:
         return dataclasses.replace(factors, w=like(v, factors.w), b=jnp.zeros(len(v), factors.b.dtype)), objective
     return dataclasses.replace(factors, x=like(v, factors.x)), objective
+
+
+def _has_short_rows(rows: Rows, rank: int) -> bool:
+    """Whether exact solutions gain from the eigenbasis, where the penalty is diagonal: short rows take the dual."""
+    return rank >= DUAL_RANK and any(2 * bucket.other.shape[1] <= rank for bucket in rows.buckets)
 
 
 def _gram(table: Array) -> Array:

@@ -1,6 +1,7 @@
 """Implicit ALS against the definition: dense NumPy over all pairs of a user and an item."""
 
 import dataclasses
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from jaxrec import Ratings, data, models, solvers
 from jaxrec.data import labels
+from jaxrec.solvers import _implicit_als, batched_ridge
 
 N_USERS, N_ITEMS, UNOBSERVED = 9, 12, 0.3
 
@@ -127,6 +129,23 @@ def test_one_block_of_all_coordinates_is_the_exact_sweep_in_float32():
     np.testing.assert_allclose(swept.w, exact.w, atol=1e-4)
     np.testing.assert_allclose(swept.x, exact.x, atol=1e-4)
     np.testing.assert_allclose(objective, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_exact_sweeps_of_high_rank_solve_short_rows_in_the_dual(x64, monkeypatch, weights):
+    rows, init = both_sides(random_clicks(weights=weights)), initial_factors(8, jnp.float64)
+    sweep = lambda l2: solvers.implicit_sweep(init, *rows, l2=l2, unobserved_weight=UNOBSERVED)
+    expected, slope = sweep(0.3), jax.grad(lambda l2: sweep(l2)[1])(0.3)
+    monkeypatch.setattr(_implicit_als, "DUAL_RANK", 4)
+    monkeypatch.setattr(batched_ridge, "dual_least_squares", record := Mock(wraps=batched_ridge.dual_least_squares))
+    jax.clear_caches()  # otherwise the program compiled above would run again
+    found = sweep(0.3)
+    assert record.called
+    for leaf, expected_leaf in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(leaf, expected_leaf, atol=1e-10)
+    np.testing.assert_allclose(jax.grad(lambda l2: sweep(l2)[1])(0.3), slope, rtol=1e-8)
+    monkeypatch.undo()
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize("options", [{"block_size": 1}, {"block_size": 2}, {"cg_steps": 1}], ids=str)
