@@ -9,6 +9,16 @@ The sum over all pairs costs nothing: for user j it is w(j)' G w(j), with one ma
 a sweep is that of explicit ALS. `data.labels.confidence_weights` gives the values and weights of Hu, Koren and Volinsky
 (confidence 1 + alpha r, with unobserved_weight=1), `frequency_scaled_l2` the strengths of Rendle et al.
 
+Exact solutions take time proportional to rank^2 per observation and rank^3 per row; `cg_steps` and `block_size` are for
+high ranks. ml-1m, rank 192, l2 = 0.007 scaled by frequency, unobserved_weight = 0.3: nine sweeps end at 272,922 with
+one step of CG, at 272,926 and 272,930 with blocks of 32 and 64, and blocks take many times as long. Rank 512: seven
+sweeps with one step end at 272,645, and at 289,685 without the eigenvectors, in nearly the same time. With
+confidence 40, l2 = 1, unobserved_weight = 1, rank 128, one, two and three steps end at 1.88, 1.72 and 1.70 million.
+
+The blocks of a side are passed one after another before the other side's, with its features gathered block by block.
+In Rendle et al. 2021 the sides alternate within each block, and the predictions have to be carried from one side's
+order to the other's every time.
+
 >>> from jaxrec import Ratings, models
 >>> clicks = Ratings(user=[0, 0, 1, 1, 2], item=[0, 1, 0, 1, 2], value=[1, 1, 1, 1, 1], n_users=3, n_items=3)
 >>> factors, info = implicit_als(clicks, rank=2, l2=0.01, unobserved_weight=0.1, progress=False)
@@ -16,7 +26,8 @@ a sweep is that of explicit ALS. `data.labels.confidence_weights` gives the valu
 [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
 
 Sources: Hu, Koren, Volinsky 2008, Collaborative filtering for implicit feedback datasets; Rendle et al. 2022,
-Revisiting the performance of iALS on item recommendation benchmarks.
+Revisiting the performance of iALS on item recommendation benchmarks; Rendle, Krichene, Zhang, Koren 2021, iALS++:
+speeding up matrix factorization with subspace optimization (blocks).
 """
 
 from __future__ import annotations
@@ -94,9 +105,11 @@ def implicit_als(
         sweeps: the maximum number of sweeps.
         tol: stop when a sweep lowers the objective by less than this, relative to the objective.
         cg_steps: Number of conjugate-gradient steps per row, warm-started at its current value, with the eigenvectors
-            of the Gram matrix that all rows share as coordinates. One step is the fastest way to an objective.
-        block_size: Number of coordinates per block: every row is solved for one block after another, once each. Neither
-            `cg_steps` nor `block_size`: each row is solved exactly.
+            of the Gram matrix that all rows share as coordinates. None solves each row exactly. At high ranks one to
+            three steps are the fastest way to an objective; more for large weights of the observations.
+        block_size: Number of coordinates per block, instead of `cg_steps`: every row is solved for one block after
+            another, once each, the others held fixed; 32 to 64 is a good size. The fixed points are those of exact
+            sweeps, and a block of all coordinates is an exact sweep.
         callback: callback(step, factors, info) after every sweep, steps from 1. Return True to stop.
         checkpoint: a folder, or a `Checkpoint`, where the factors are saved after some sweeps. The same call continues
             from there after the process was killed; on a CPU with the same bits as without the interruption. `sweeps`
@@ -107,7 +120,8 @@ def implicit_als(
         (factors, info), as `als`; b is 0.
 
     Raises:
-        ValueError: as `als`; `init` has item biases or means; unobserved_weight is not positive.
+        ValueError: as `als`; `init` has item biases or means; unobserved_weight is not positive; block_size is not
+            between 1 and the rank, or passed together with cg_steps.
         FloatingPointError: the objective is no longer finite.
     """
     init = make_init(train, init, rank, key, implicit=True)
