@@ -107,7 +107,8 @@ def measure(cell: dict[str, Any]) -> dict[str, Any]:
     compile_seconds = {}
     for name in cell["methods"]:
         began = time.perf_counter()
-        runs[name] = jax.jit(partial(solvers.implicit_sweep, **options, **_options(name))).lower(init, *sides).compile()
+        arguments: dict[str, Any] = options | _options(name)
+        runs[name] = jax.jit(partial(solvers.implicit_sweep, **arguments)).lower(init, *sides).compile()
         compile_seconds[name] = time.perf_counter() - began
     for _ in range(cell["rounds"]):
         for name, state in states.items():

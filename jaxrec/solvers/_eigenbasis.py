@@ -32,6 +32,7 @@ def solve_in_eigenbasis(
     For the derivative Q is a constant, and Q' S Q is a matrix: no row's solution depends on its coordinates, and the
     derivatives of eigenvectors are infinite where eigenvalues are equal.
     """
+    assert problem.shared_gram is not None
     _, q = jnp.linalg.eigh(jax.lax.stop_gradient(problem.shared_gram))
     q = q[:, ::-1]
     rotated = dataclasses.replace(

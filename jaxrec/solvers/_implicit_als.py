@@ -11,13 +11,10 @@ a sweep is that of explicit ALS. `data.labels.confidence_weights` gives the valu
 
 Exact solutions take time proportional to rank^2 per observation and rank^3 per row; `cg_steps` and `block_size` are for
 high ranks. ml-1m, rank 192, l2 = 0.007 scaled by frequency, unobserved_weight = 0.3: nine sweeps end at 272,922 with
-one step of CG, at 272,926 and 272,930 with blocks of 32 and 64, and blocks take many times as long. Rank 512: seven
-sweeps with one step end at 272,645, and at 289,685 without the eigenvectors, in nearly the same time. With
-confidence 40, l2 = 1, unobserved_weight = 1, rank 128, one, two and three steps end at 1.88, 1.72 and 1.70 million.
-
-The blocks of a side are passed one after another before the other side's, with its features gathered block by block.
-In Rendle et al. 2021 the sides alternate within each block, and the predictions have to be carried from one side's
-order to the other's every time.
+one step of CG, at 272,926 and 272,930 with blocks of 32 and 64, which take many times as long. Rank 512: seven sweeps
+of one step end at 272,645 (at 289,685 without eigenvectors). Confidence 40, l2 = 1, unobserved_weight = 1, rank 128:
+one, two and three steps end at 1.88, 1.72 and 1.70 million. One side passes all blocks before the other one does; in
+Rendle et al. 2021 the sides alternate within each block, and carry the predictions from one's order to the other's.
 
 >>> from jaxrec import Ratings, models
 >>> clicks = Ratings(user=[0, 0, 1, 1, 2], item=[0, 1, 0, 1, 2], value=[1, 1, 1, 1, 1], n_users=3, n_items=3)
