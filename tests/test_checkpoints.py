@@ -90,7 +90,11 @@ CHANGES = {
         ({"cg_steps": 2}, "cg_steps"),
         ({"tol": 1e-9}, "tol"),
     ],
-    "implicit_als": [({"unobserved_weight": 0.2}, "unobserved_weight"), ({"train": OTHER_RATINGS}, "train")],
+    "implicit_als": [
+        ({"unobserved_weight": 0.2}, "unobserved_weight"),
+        ({"train": OTHER_RATINGS}, "train"),
+        ({"block_size": 2}, "block_size"),
+    ],
     "fit": [
         ({"train": OTHER_RATINGS}, "the first batch of epoch 0 changed"),
         ({"optimizer": optax.adam(0.02)}, "the optimizer changed"),
@@ -158,6 +162,7 @@ VARIANTS = [
     *((name, {}) for name in RUNS),
     ("als", {"cg_steps": 3}),
     ("implicit_als", {"cg_steps": 3}),
+    ("implicit_als", {"block_size": 2}),
     ("fit", {"patience": 2}),
     ("gibbs", {"levels": LEVELS}),
     ("grid", {"batch_size": 4}),

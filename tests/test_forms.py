@@ -33,6 +33,10 @@ CALLS = {
     "sweep": lambda: solvers.sweep(FACTORS, *SIDES, l2=0.7, l2_bias=0.3),
     "sweep, 3 steps of conjugate gradients": lambda: solvers.sweep(FACTORS, *SIDES, l2=0.7, l2_bias=0.3, cg_steps=3),
     "implicit_sweep": lambda: solvers.implicit_sweep(WITHOUT_ITEM_BIAS, *SIDES, l2=0.7, unobserved_weight=0.1),
+    "implicit_sweep, blocks": lambda: solvers.implicit_sweep(WITHOUT_ITEM_BIAS, *SIDES, l2=0.7, block_size=8),
+    "implicit_sweep, 2 steps of conjugate gradients": lambda: solvers.implicit_sweep(
+        WITHOUT_ITEM_BIAS, *SIDES, l2=0.7, cg_steps=2
+    ),
     "implicit_cost": lambda: solvers.implicit_cost(WITHOUT_ITEM_BIAS, SIDES[0], l2=0.7, unobserved_weight=0.1),
     "fold_in": lambda: solvers.fold_in(FACTORS, SIDES[0], l2=0.7, l2_bias=0.3),
     "leave_one_out": lambda: solvers.leave_one_out(FACTORS, SIDES[0], l2=0.7),

@@ -25,6 +25,7 @@ from jax.tree_util import register_dataclass
 from jaxrec.counting_sort import partition
 from jaxrec.gather import gather
 from jaxrec.kernels import cholesky, dense, orthogonal
+from jaxrec.kernels.blocks import BlockRows, block_least_squares
 from jaxrec.kernels.chunks import by_chunks, each_by_chunks
 from jaxrec.kernels.least_squares import (
     Equations,
@@ -39,7 +40,7 @@ from jaxrec.kernels.least_squares import (
 from jaxrec.kernels.platform import Platform, by_platform
 from jaxrec.types import Bucket, Dense, Rows
 
-__all__ = ["RowProblem", "objective_at", "padded_lists", "solve", "solve_dense"]
+__all__ = ["RowProblem", "objective_at", "padded_lists", "solve", "solve_by_blocks", "solve_dense"]
 
 # The cost of compiling one more bucket on an accelerator, in padded entries. On an H100 it is a second, and an entry
 # takes 3 ns of an exact sweep at d = 64: the same as 20M entries over 20 sweeps, or as 2**21 over 150. 20M ratings make
@@ -97,6 +98,26 @@ def solve(rows: Rows, problem: RowProblem, cg_steps: int | None, *, refit: bool)
     def solve_buckets(buckets: tuple[Bucket, ...], problem: RowProblem) -> list[Solved]:
         solved = by_platform(implementation, buckets, problem)
         return _split(_refit_rows(buckets, solved, problem) if refit and cg_steps is None else solved, buckets)
+
+    solved = rows.map(solve_buckets, problem)
+    return solved.v, jnp.sum(solved.objective)
+
+
+def solve_by_blocks(rows: Rows, problem: RowProblem, block_size: int) -> tuple[Array, Array]:
+    """Like `solve`, by one pass over blocks of coordinates from the rows' coefficients so far; without an intercept."""
+
+    def by_blocks(buckets: tuple[Bucket, ...], problem: RowProblem, *, platform: Platform) -> Solved:
+        assert problem.shared_gram is not None
+        merged = _merged_buckets(buckets, platform)
+        parts = [
+            BlockRows(padded_lists(bucket, problem), _warm_start(bucket, problem), gather(problem.l2, bucket.row))
+            for bucket in merged
+        ]
+        args = problem.features, parts, problem.shared_gram
+        return _concatenate(block_least_squares(*args, block_size=block_size, platform=platform))
+
+    def solve_buckets(buckets: tuple[Bucket, ...], problem: RowProblem) -> list[Solved]:
+        return _split(by_platform(by_blocks, buckets, problem), buckets)
 
     solved = rows.map(solve_buckets, problem)
     return solved.v, jnp.sum(solved.objective)
@@ -346,11 +367,16 @@ def _solve_by_cg(steps: int, buckets: tuple[Bucket, ...], problem: RowProblem, *
     """Every row after `steps` conjugate-gradient steps from its coefficients so far; rows without ratings are 0."""
 
     def solve(bucket: Bucket) -> Solved:
-        start, l2 = gather(problem.coefficients, bucket.row), gather(problem.l2, bucket.row)
-        start = jnp.where(jnp.any(bucket.where, axis=1, keepdims=True), start, 0)
-        args = problem.features, padded_lists(bucket, problem), start, l2
+        lists, l2 = padded_lists(bucket, problem), gather(problem.l2, bucket.row)
+        args = problem.features, lists, _warm_start(bucket, problem), l2
         return conjugate_gradient(
             *args, problem.shared_gram, intercept=problem.intercept, steps=steps, platform=platform
         )
 
     return _concatenate([solve(bucket) for bucket in _merged_buckets(buckets, platform)])
+
+
+def _warm_start(bucket: Bucket, problem: RowProblem) -> Array:
+    """The coefficients so far; 0 for rows without ratings."""
+    start = gather(problem.coefficients, bucket.row)
+    return jnp.where(jnp.any(bucket.where, axis=1, keepdims=True), start, 0)

@@ -37,6 +37,17 @@ def test_every_function_equals_numpy(x64, lowered_for, batch, d, platform):
     np.testing.assert_allclose(inverse @ a, np.broadcast_to(np.eye(d), a.shape), atol=1e-7)
 
 
+@pytest.mark.parametrize("check_pivots", [True, False])
+def test_solve_of_more_than_64_columns_equals_numpy(x64, check_pivots):
+    """In blocks of 64 columns, each factorized by halves; the last one has 6."""
+    a, rhs = positive_definite_matrices(3, 134), np.random.default_rng(1).normal(size=(3, 134))
+    (solved,), ratio = cholesky.solve(jnp.asarray(a), (jnp.asarray(rhs),), check_pivots=check_pivots, platform="cpu")
+    np.testing.assert_allclose(solved, np.linalg.solve(a, rhs[..., None])[..., 0], rtol=1e-7, atol=1e-9)
+    diagonal = lambda matrices: np.diagonal(matrices, axis1=1, axis2=2)
+    expected = (diagonal(np.linalg.cholesky(a)) ** 2 / diagonal(a)).min(axis=1)
+    np.testing.assert_allclose(ratio, expected if check_pivots else 1, rtol=1e-9)
+
+
 @pytest.mark.parametrize("batch", [6, 7, 8, 13])
 def test_chunk_size_does_not_change_the_factors(monkeypatch, batch):
     a = jnp.asarray(positive_definite_matrices(batch, 3), jnp.float32)

@@ -59,9 +59,9 @@ def test_als_on_three_devices_equals_als_on_one(options, weights):
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(three))
 
 
-@pytest.mark.parametrize("cg_steps", [None, 3])
-def test_implicit_als_on_three_devices_equals_implicit_als_on_one(cg_steps):
-    options = {"l2": 2.0, "unobserved_weight": 0.3, "sweeps": 3, "cg_steps": cg_steps, "progress": False}
+@pytest.mark.parametrize("solver", [{}, {"cg_steps": 3}, {"block_size": 5}], ids=str)
+def test_implicit_als_on_three_devices_equals_implicit_als_on_one(solver):
+    options = {"l2": 2.0, "unobserved_weight": 0.3, "sweeps": 3, "progress": False} | solver
     run = lambda init, *rows: solvers.implicit_als(rows, init=init, **options)
     init = models.init(*SIZES, 12, key=jax.random.key(0), item_bias=False)
     (one, info_one), (three, info_three) = on_one_and_three_devices(run, random_ratings(), init)

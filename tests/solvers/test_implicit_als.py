@@ -1,6 +1,7 @@
 """Implicit ALS against the definition: dense NumPy over all pairs of a user and an item."""
 
 import dataclasses
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from jaxrec import Ratings, data, models, solvers
 from jaxrec.data import labels
+from jaxrec.solvers import _implicit_als, batched_ridge
 
 N_USERS, N_ITEMS, UNOBSERVED = 9, 12, 0.3
 
@@ -73,15 +75,15 @@ def test_fold_in_solves_every_row(x64, cg_steps, weights):
     np.testing.assert_allclose(items.x, expected.w, atol=1e-8)
 
 
-@pytest.mark.parametrize("cg_steps", [None, 1, 3])
-def test_implicit_als_never_increases_the_objective_and_its_trace_is_the_cost(cg_steps):
+@pytest.mark.parametrize("options", [{}, {"cg_steps": 1}, {"cg_steps": 3}, {"block_size": 2}])
+def test_implicit_als_never_increases_the_objective_and_its_trace_is_the_cost(options):
     ratings, history = random_clicks(), []
     l2 = solvers.frequency_scaled_l2(ratings, 0.02, unobserved_weight=UNOBSERVED)
     penalties = {"l2": l2, "unobserved_weight": UNOBSERVED}
     keep = lambda step, factors, info: history.append(factors)
     rows = both_sides(ratings)
     factors, info = solvers.implicit_als(
-        rows, init=initial_factors(), **penalties, sweeps=12, tol=0.0, cg_steps=cg_steps, callback=keep, progress=False
+        rows, init=initial_factors(), **penalties, **options, sweeps=12, tol=0.0, callback=keep, progress=False
     )
     assert info.steps == 12
     assert (np.diff(info.trace) <= 1e-6 * info.trace[0]).all()
@@ -98,6 +100,107 @@ def test_conjugate_gradients_converge_to_the_objective_of_exact_sweeps():
     _, exact = solvers.implicit_als(rows, init=initial_factors(), sweeps=60, cg_steps=None, **options)
     _, by_cg = solvers.implicit_als(rows, init=initial_factors(), sweeps=120, cg_steps=2, **options)
     np.testing.assert_allclose(by_cg.trace[-1], exact.trace[-1], rtol=1e-4)
+
+
+def scaled(ratings):
+    """Options with strengths that differ from row to row."""
+    l2 = solvers.frequency_scaled_l2(ratings, 0.02, unobserved_weight=UNOBSERVED)
+    return {"l2": jax.tree.map(lambda a: a.astype(jnp.float64), l2), "unobserved_weight": UNOBSERVED}
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_one_block_of_all_coordinates_is_the_exact_sweep(x64, weights):
+    ratings, init = random_clicks(weights=weights), initial_factors(5, jnp.float64)
+    rows = both_sides(ratings)
+    exact, expected = solvers.implicit_sweep(init, *rows, **scaled(ratings))
+    swept, objective = solvers.implicit_sweep(init, *rows, **scaled(ratings), block_size=5)
+    np.testing.assert_allclose(swept.w, exact.w, atol=1e-10)
+    np.testing.assert_allclose(swept.x, exact.x, atol=1e-10)
+    np.testing.assert_allclose(objective, expected, rtol=1e-10)
+    assert (np.asarray(swept.w[4]) == 0).all()  # no observations
+    assert (np.asarray(swept.x[7]) == 0).all()
+
+
+def test_one_block_of_all_coordinates_is_the_exact_sweep_in_float32():
+    ratings, init = random_clicks(), initial_factors(5)
+    options = {"l2": 0.1, "unobserved_weight": UNOBSERVED}
+    exact, expected = solvers.implicit_sweep(init, *both_sides(ratings), **options)
+    swept, objective = solvers.implicit_sweep(init, *both_sides(ratings), **options, block_size=5)
+    np.testing.assert_allclose(swept.w, exact.w, atol=1e-4)
+    np.testing.assert_allclose(swept.x, exact.x, atol=1e-4)
+    np.testing.assert_allclose(objective, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_exact_sweeps_of_high_rank_solve_short_rows_in_the_dual(x64, monkeypatch, weights):
+    rows, init = both_sides(random_clicks(weights=weights)), initial_factors(8, jnp.float64)
+    sweep = lambda l2: solvers.implicit_sweep(init, *rows, l2=l2, unobserved_weight=UNOBSERVED)
+    expected, slope = sweep(0.3), jax.grad(lambda l2: sweep(l2)[1])(0.3)
+    monkeypatch.setattr(_implicit_als, "DUAL_RANK", 4)
+    monkeypatch.setattr(batched_ridge, "dual_least_squares", record := Mock(wraps=batched_ridge.dual_least_squares))
+    jax.clear_caches()  # otherwise the program compiled above would run again
+    found = sweep(0.3)
+    assert record.called
+    for leaf, expected_leaf in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(leaf, expected_leaf, atol=1e-10)
+    np.testing.assert_allclose(jax.grad(lambda l2: sweep(l2)[1])(0.3), slope, rtol=1e-8)
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("options", [{"block_size": 1}, {"block_size": 2}, {"cg_steps": 1}], ids=str)
+def test_sweeps_of_blocks_and_of_conjugate_gradients_end_where_exact_sweeps_end(x64, options):
+    ratings = random_clicks()
+    rows, settings = both_sides(ratings), scaled(ratings) | {"tol": 0.0, "progress": False}
+    exact, info = solvers.implicit_als(rows, init=initial_factors(3, jnp.float64), sweeps=300, **settings)
+    # a solution of the exact sweeps stays where it is
+    swept, objective = solvers.implicit_sweep(exact, *rows, **scaled(ratings), **options)
+    np.testing.assert_allclose(swept.x, exact.x, atol=1e-6)
+    np.testing.assert_allclose(objective, info.trace[-1], rtol=1e-10)
+    by_steps, info = solvers.implicit_als(rows, init=initial_factors(3, jnp.float64), sweeps=300, **options, **settings)
+    np.testing.assert_allclose(by_definition(ratings, by_steps, settings["l2"])[1], 0, atol=1e-6)  # stationary
+
+
+@pytest.mark.parametrize("options", [{"block_size": 2}, {"cg_steps": 2}], ids=str)
+def test_the_derivative_of_a_sweep_equals_finite_differences(x64, options):
+    """Also where the items' Gram matrix has equal eigenvalues, where the derivative of an eigenvector is infinite."""
+    rows = both_sides(random_clicks())
+    init = dataclasses.replace(initial_factors(dtype=jnp.float64), x=jnp.eye(N_ITEMS, 3))
+
+    def items(l2):
+        return solvers.implicit_sweep(init, *rows, l2=l2, unobserved_weight=UNOBSERVED, **options)[1]
+
+    # many steps, so that the rows' solutions do not depend on the coordinates
+    exact = {"block_size": 3} if "block_size" in options else {"cg_steps": 4}
+    objective = lambda l2: solvers.implicit_sweep(init, *rows, l2=l2, unobserved_weight=UNOBSERVED, **exact)[1]
+    slope, step = jax.grad(objective)(0.5), 1e-5
+    np.testing.assert_allclose(slope, (objective(0.5 + step) - objective(0.5 - step)) / (2 * step), rtol=1e-6)
+    assert np.isfinite(jax.grad(items)(0.5))
+
+
+def test_vmap_over_l2_equals_single_sweeps_of_blocks_and_conjugate_gradients():
+    rows, init = both_sides(random_clicks()), initial_factors()
+    l2 = jnp.array([0.1, 1.0])
+    for options in ({"block_size": 2}, {"cg_steps": 1}):
+        objective = lambda l2, options=options: solvers.implicit_sweep(init, *rows, l2=l2, **options)[1]
+        np.testing.assert_allclose(jax.vmap(objective)(l2), [objective(float(s)) for s in l2], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block_size": 0}, "block_size: expected a number of the factors' 3 coordinates, got 0"),
+        ({"block_size": 4}, "block_size: expected a number of the factors' 3 coordinates, got 4"),
+        ({"block_size": True}, "block_size: expected a whole number, got True"),
+        ({"block_size": 2, "cg_steps": 2}, "at most one of them, got 2 and 2"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(options, message):
+    rows, init = both_sides(random_clicks()), initial_factors()
+    with pytest.raises(ValueError, match=message):
+        solvers.implicit_als(rows, init=init, l2=0.1, progress=False, **options)
+    with pytest.raises(ValueError, match=message):
+        solvers.implicit_sweep(init, *rows, l2=0.1, **options)
 
 
 def test_confidence_weights_give_the_cost_of_hu_koren_and_volinsky_up_to_a_constant(x64):

@@ -109,7 +109,11 @@ CALLS = {
     "fold_in": lambda: solvers.fold_in(factors(), sides()[0], l2=1.0),
     "leave_one_out": lambda: solvers.leave_one_out(factors(), sides()[0], l2=1.0, loss=losses.absolute_error),
     "implicit_als": lambda: solvers.implicit_als(sides(), init=factors(False), l2=1.0, sweeps=2, **QUIET),
-    "implicit_sweep": lambda: solvers.implicit_sweep(factors(False), *sides(), l2=1.0),
+    "implicit_sweep": lambda: (
+        solvers.implicit_sweep(factors(False), *sides(), l2=1.0),
+        solvers.implicit_sweep(factors(False), *sides(), l2=1.0, cg_steps=1),
+        solvers.implicit_sweep(factors(False), *sides(), l2=1.0, block_size=1),
+    ),
     "implicit_cost": lambda: solvers.implicit_cost(factors(False), sides()[0], l2=1.0),
     "implicit_fold_in": lambda: solvers.implicit_fold_in(factors(False), sides()[0], l2=1.0),
     "frequency_scaled_l2": lambda: solvers.frequency_scaled_l2(ratings(), 1.0),
