@@ -79,7 +79,8 @@ def _values_on(
     rows, size = _tile(len(queries), m, platform)
 
     def add_chunk(block: Any, number: Array, sums: LogSumExp) -> LogSumExp:
-        scores, _, _ = _scores(*block, items, bias, number, size)
+        q, q_where = block
+        scores, _, _ = _scores(q, q_where, items, bias, number, size)
         top = jnp.maximum(sums.top, jnp.max(scores, axis=0))
         total = sums.log_total * jnp.exp(_difference(sums.top, top))
         return LogSumExp(top, total + jnp.sum(jnp.exp(_difference(scores, top[None, :])), axis=0))
