@@ -79,7 +79,8 @@ def _values_on(
     rows, size = _tile(len(queries), m, platform)
 
     def add_chunk(block: Any, number: Array, sums: LogSumExp) -> LogSumExp:
-        scores, _, _ = _scores(*block, items, bias, number, size)
+        q, q_where = block
+        scores, _, _ = _scores(q, q_where, items, bias, number, size)
         top = jnp.maximum(sums.top, jnp.max(scores, axis=0))
         total = sums.log_total * jnp.exp(_difference(sums.top, top))
         return LogSumExp(top, total + jnp.sum(jnp.exp(_difference(scores, top[None, :])), axis=0))
@@ -122,20 +123,21 @@ def _gradients_on(
     (n, d), m = queries.shape, len(items)
     rows, size = _tile(n, m, platform)
     finite = jnp.isfinite(values.top)
-    g, log_sum = jnp.where(finite, g, 0), jnp.where(finite, values.top + values.log_total, 0)
+    g, top = jnp.where(finite, g, 0), jnp.where(finite, values.top, 0)
 
     def block(number: Array, gradients: Any) -> Any:
         first = jnp.minimum(number * rows, n - rows)
         part = lambda array: jax.lax.dynamic_slice_in_dim(array, first, rows)
         repeated = first + jnp.arange(rows, dtype=jnp.int32) < number * rows
-        q, row_sum, weight = part(queries), part(log_sum), jnp.where(repeated, 0, part(g))
-        q_where = None if where is None else part(where)
+        q, q_where, weight = part(queries), None if where is None else part(where), jnp.where(repeated, 0, part(g))
+        q_top, q_log_total = part(top), part(values.log_total)
 
         def chunk(k: Array, sums: Any) -> Any:
             d_block, d_items, d_bias = sums
             scores, vectors, start = _scores(q, q_where, items, bias, k, size)
-            # an infinite score has weight 0; exp(inf) * 0 would be NaN
-            p = jnp.where(scores < jnp.inf, jnp.exp(scores - row_sum[None, :]), 0) * weight[None, :]
+            # score - top is exact where it matters; an infinite score has weight 0, and exp(inf) * 0 would be NaN
+            log_p = (scores - q_top[None, :]) - q_log_total[None, :]
+            p = jnp.where(scores < jnp.inf, jnp.exp(log_p), 0) * weight[None, :]
             d_items = _add_at(d_items, start, product(p, q))
             d_bias = None if d_bias is None else _add_at(d_bias, start, product(p, jnp.ones((rows, 1), p.dtype))[:, 0])
             return d_block + product(p.T, vectors), d_items, d_bias

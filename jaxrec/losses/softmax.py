@@ -205,7 +205,7 @@ def sampled(
     own = jnp.einsum("nd,nd->n", v_user, v_item, precision=HIGHEST) / temperature
     if shared and c != (0,):
         top, log_total = log_sum_exp(v_user / temperature, v_negative, correction, valid)
-        return weighted_total(jax.nn.softplus(top + log_total - own), where, weights)
+        return weighted_total(jax.nn.softplus((top - own) + log_total), where, weights)
     score = jnp.einsum("nd,ncd->nc", v_user, jnp.broadcast_to(v_negative, (n, *c, v_user.shape[1])), precision=HIGHEST)
     score = score / temperature if correction is None else score / temperature + correction
     every = jnp.concatenate([own[:, None], score], axis=1)

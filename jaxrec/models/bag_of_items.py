@@ -101,7 +101,7 @@ def drop_items(
         ValueError: a fraction that is not in [0, 1) (not checked under jit).
     """
     check.random_key(key)
-    if not check.traced(fraction) and not 0 <= fraction < 1:
+    if not check.traced(fraction) and not 0 <= float(np.asarray(fraction)) < 1:
         raise ValueError(f"fraction: expected a number in [0, 1), got {fraction}.")
     return jnp.asarray(where) & jax.random.bernoulli(key, 1 - fraction, np.shape(where))
 

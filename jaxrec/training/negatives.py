@@ -103,14 +103,14 @@ def alias_table(count: Shaped[ArrayLike, " n_items"], *, power: float = 0.75) ->
     weight = (counts / counts.max()) ** power
     cell = weight * (len(weight) / weight.sum())  # 1 on average
     light, heavy = np.flatnonzero(cell < 1), np.flatnonzero(cell >= 1)
-    deficit, excess = np.cumsum(1 - cell[light]), np.cumsum(cell[heavy] - 1)
-    before = np.concatenate([[0.0], deficit[:-1]])  # the deficits served before each light item
+    excess = np.cumsum(cell[heavy] - 1)
+    deficit = np.cumsum(np.concatenate([[0.0], 1 - cell[light]]))  # before each light item, and after all
     accept, alias = np.ones(len(cell)), np.arange(len(cell))
     accept[light] = cell[light]
-    alias[light] = heavy[np.minimum(np.searchsorted(excess, before, side="right"), len(heavy) - 1)]
+    alias[light] = heavy[np.minimum(np.searchsorted(excess, deficit[:-1], side="right"), len(heavy) - 1)]
     # a heavy item serves until its excess is spent; what it has lent too much, it takes from the next one
-    served = np.searchsorted(before, excess[:-1], side="left")
-    accept[heavy[:-1]] = np.clip(1 - (deficit[served - 1] - excess[:-1]), 0, 1) if len(light) else 1.0
+    n_served = np.searchsorted(deficit[:-1], excess[:-1], side="left")
+    accept[heavy[:-1]] = np.clip(1 - (deficit[n_served] - excess[:-1]), 0, 1)
     alias[heavy[:-1]] = heavy[1:]
     with np.errstate(divide="ignore"):
         log_q = np.log(weight) - np.log(weight.sum())

@@ -44,8 +44,9 @@ def on_device(*arrays):
     return [None if array is None else jnp.asarray(array) for array in arrays]
 
 
-@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    ("name", "platform"), [*((name, "cpu") for name in OPTIONS), ("both", "cuda"), ("both", "tpu")]
+)
 def test_value_and_gradient_equal_those_of_the_dense_form(x64, lowered_for, small_tiles, name, platform):
     lowered_for(platform)
     queries, items, bias, where = on_device(QUERIES, ITEMS, *OPTIONS[name])

@@ -408,6 +408,20 @@ def test_an_infinite_bias_decides_the_catalogue_softmax():
     assert float(total.sum) == pytest.approx(2 * math.log(3), rel=1e-6)
 
 
+def test_large_scores_lose_no_digits_of_value_and_gradient():
+    """At 100,000 a float32 has a step of 1/128; the differences of scores, and what they decide, are exact."""
+    v_user, v_item = jnp.array([[1e5, 1.0]]), jnp.array([[1.0, 0.0], [1.0, 2.0], [0.0, 0.0]])
+    own, other = v_item[:1], v_item[1:]
+    calls = {
+        "catalogue": lambda v: losses.catalogue_softmax(v, v_item, jnp.array([0])).sum,
+        "sampled": lambda v: softmax.sampled(v, own, other, jnp.array([0]), jnp.array([1, 2])).sum,
+    }
+    for call in calls.values():
+        value, gradient = jax.value_and_grad(call)(v_user)
+        assert float(value) == pytest.approx(math.log(1 + math.exp(2)), rel=1e-6)
+        assert float(gradient[0, 1]) == pytest.approx(2 * math.exp(2) / (1 + math.exp(2)), rel=1e-6)
+
+
 def test_every_input_of_the_catalogue_softmax_has_the_gradient_of_the_dense_form(x64):
     rows, shared = on_device(draw())
     args = rows["v_user"], shared["v_item"], jnp.asarray(BIAS), jnp.asarray(0.4), jnp.asarray(WEIGHTS)

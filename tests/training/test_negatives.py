@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from jaxrec.training import negatives
@@ -31,6 +33,15 @@ def test_an_alias_table_holds_the_distribution(count, power):
     np.testing.assert_allclose(distribution(table), q, atol=1e-7 / len(q), rtol=1e-5)
     np.testing.assert_allclose(np.exp(np.asarray(table.log_q, np.float64)), q, rtol=2e-5)
     assert ((np.asarray(table.accept) >= 0) & (np.asarray(table.accept) <= 1)).all()
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=8).filter(any))
+@settings(max_examples=200, deadline=None)
+def test_alias_tables_of_small_counts_hold_the_distribution(count):
+    """Among them items whose cell is exactly full, which lend nothing."""
+    np.testing.assert_allclose(
+        distribution(negatives.alias_table(count, power=1.0)), np.array(count) / sum(count), atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("shape", [(20_000,), (200, 100)])
