@@ -85,6 +85,11 @@ def item_knn(train: Ratings, given: Ratings, context: Context) -> Any:
     return lambda settings: item_scorer(given, neighbors.item_knn(train, **settings).rows)
 
 
+def rp3beta(train: Ratings, given: Ratings, context: Context) -> Any:
+    """Walks of three steps, damped by popularity."""
+    return lambda settings: item_scorer(given, neighbors.rp3beta(train, **settings).rows)
+
+
 def ease(train: Ratings, given: Ratings, context: Context) -> Any:
     """EASE as published."""
     return lambda settings: _for_users(solvers.linear.ease(train, **settings), train, given)
@@ -129,6 +134,16 @@ def closed_form(train: Ratings, given: Ratings, context: Context) -> Any:
                 rank=rank, spectrum=solvers.linear.spectrum(graph, rank=rank, key=jax.random.key(context.seed))
             )
         return _for_users(solvers.linear.low_pass(train, **settings, spectrum=shared["spectrum"]), train, given)
+
+    return scorer
+
+
+def cheby_cf(train: Ratings, given: Ratings, context: Context) -> Any:
+    """ChebyCF: a plateau-shaped filter of the whole spectrum, and an ideal low pass."""
+
+    def scorer(settings: Settings) -> Any:
+        key = jax.random.key(context.seed)
+        return _for_users(solvers.linear.cheby_cf(train, **settings, key=key), train, given)
 
     return scorer
 
@@ -308,10 +323,19 @@ METHODS: dict[str, Method] = {
     "item_knn": Method(
         item_knn,
         {
-            "gowalla": grid(k=(100, 400), shrinkage=(0.0, 10.0)),
+            "gowalla": grid(k=(100,), shrinkage=(10.0, 30.0)),
             "ml-1m-ncf": grid(k=(50, 100, 200), shrinkage=(0.0, 100.0)),
             "ml-100k-strong": grid(k=(20, 50, 100, 200), shrinkage=(0.0, 10.0, 100.0)),
             "ml-1m-strong": grid(k=(50, 100, 200), shrinkage=(0.0, 100.0)),
+        },
+        is_baseline=True,
+    ),
+    "rp3beta": Method(
+        rp3beta,
+        {
+            "gowalla": grid(k=(400,), alpha=(0.7,), beta=(0.35,)),
+            "ml-100k-strong": grid(k=(100, 400), alpha=(0.7, 1.0), beta=(0.2, 0.4, 0.6)),
+            "ml-1m-strong": grid(k=(100, 400), alpha=(0.7, 1.0), beta=(0.2, 0.4, 0.6)),
         },
         is_baseline=True,
     ),
@@ -319,7 +343,7 @@ METHODS: dict[str, Method] = {
         ease,
         {
             "gowalla": grid(l2=(300.0,)),
-            "ml-1m-ncf": grid(l2=(100.0, 300.0, 1000.0)),
+            "ml-1m-ncf": grid(l2=(300.0, 1000.0)),
             "ml-100k-strong": grid(l2=(30.0, 100.0, 200.0, 300.0, 500.0)),
             "ml-1m-strong": grid(l2=(100.0, 200.0, 300.0, 500.0, 1000.0)),
         },
@@ -328,7 +352,7 @@ METHODS: dict[str, Method] = {
     "ials": Method(
         ials,
         {
-            "ml-1m-ncf": grid(rank=(192,), l2=(0.005, 0.007, 0.01), unobserved_weight=(0.2, 0.3, 0.5), sweeps=(12,)),
+            "ml-1m-ncf": grid(rank=(192,), l2=(0.005, 0.007), unobserved_weight=(0.3, 0.5), sweeps=(12,)),
             "ml-100k-strong": grid(
                 rank=(16, 32, 64), l2=(0.01, 0.03, 0.1), unobserved_weight=(0.1, 0.3, 1.0), sweeps=(12,)
             ),
@@ -343,6 +367,11 @@ METHODS: dict[str, Method] = {
             ),
             "ml-1m-ncf": grid(rank=(64, 128, 256), hop_weight=(0.0, 0.1), hop_user_exponent=(0.15,)),
         },
+    ),
+    "cheby_cf": Method(  # its authors' settings: nothing is chosen
+        cheby_cf,
+        {"gowalla": grid(order=(8,), flatness=(1.5,), rank=(512,), ideal_weight=(0.2,), degree_exponent=(0.4,))},
+        is_baseline=True,
     ),
     "softmax_mf": Method(
         softmax_mf,

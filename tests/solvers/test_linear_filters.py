@@ -78,11 +78,12 @@ def test_gf_cf_is_a_low_pass_of_equal_weights_and_a_hop():
     assert_scores(scorer, gf_cf / alpha)
 
 
-@pytest.mark.parametrize("hop_weight", [0.0, 3.3])
-def test_low_pass_weighs_directions_and_degrees(hop_weight):
+@pytest.mark.parametrize(("hop_weight", "hop_user_exponent"), [(0.0, 0.5), (3.3, 0.5), (0.5, 0.15)])
+def test_low_pass_weighs_directions_and_degrees(hop_weight, hop_user_exponent):
     v, s = V[:, :RANK], S[:RANK]
     expected = X * power(DEGREE, -0.4) * 1.0 @ (v * s**1.2) @ v.T * power(DEGREE, 0.4)
-    expected += hop_weight * (X * power(DEGREE, -0.2) @ GRAPH * power(DEGREE, -0.1))
+    half = power(X.sum(1), -hop_user_exponent)[:, None] * X * power(DEGREE, -0.5)
+    expected += hop_weight * (X * power(DEGREE, -0.2) @ (half.T @ half) * power(DEGREE, -0.1))
     scorer = linear.low_pass(
         TRAIN,
         rank=RANK,
@@ -90,6 +91,7 @@ def test_low_pass_weighs_directions_and_degrees(hop_weight):
         degree_exponent=0.4,
         hop_weight=hop_weight,
         hop_exponents=(0.2, -0.1),
+        hop_user_exponent=hop_user_exponent,
         **MANY_STEPS,
     )
     assert_scores(scorer, expected)
