@@ -100,13 +100,14 @@ def ials(train: Ratings, given: Ratings, context: Context) -> Any:
     layouts = data.rows(train, "user"), data.rows(train, "item")
 
     def scorer(settings: Settings) -> Factors:
-        scale: dict[str, float] = {"unobserved_weight": settings["unobserved_weight"]}
+        scale: dict[str, Any] = {"unobserved_weight": settings["unobserved_weight"]}
         fitted = solvers.implicit_als(
             layouts,
             l2=solvers.frequency_scaled_l2(train, settings["l2"], **scale),
             **scale,
             rank=settings["rank"],
             sweeps=settings["sweeps"],
+            cg_steps=settings.get("cg_steps"),
             tol=0.0,
             key=jax.random.key(context.seed),
             progress=False,
@@ -114,7 +115,7 @@ def ials(train: Ratings, given: Ratings, context: Context) -> Any:
         if given is train:
             return fitted
         l2 = solvers.frequency_scaled_l2(given, settings["l2"], **scale)
-        return solvers.implicit_fold_in(fitted, data.rows(given, "user"), l2=l2[0], **scale)
+        return solvers.implicit_fold_in(fitted, data.rows(given, "user"), l2=l2, **scale)
 
     return scorer
 
@@ -352,7 +353,9 @@ METHODS: dict[str, Method] = {
     "ials": Method(
         ials,
         {
-            "ml-1m-ncf": grid(rank=(192,), l2=(0.005, 0.007), unobserved_weight=(0.3, 0.5), sweeps=(12,)),
+            "ml-1m-ncf": grid(
+                rank=(192, 512), l2=(0.005, 0.007, 0.01), unobserved_weight=(0.3,), cg_steps=(2,), sweeps=(12,)
+            ),
             "ml-100k-strong": grid(
                 rank=(16, 32, 64), l2=(0.01, 0.03, 0.1), unobserved_weight=(0.1, 0.3, 1.0), sweeps=(12,)
             ),

@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,11 +202,15 @@ def _choose_all(settings: Settings) -> dict[str, Any]:
         if method not in choices.setdefault(name, {}):
             table = TABLES[name]
             choices[name][method] = choose(METHODS[method].fit, METHODS[method].grids[name], table, settings, choices)
-            text = json.dumps(choices, indent=1) + "\n"
-            harness.write(CHOICES, lambda temporary, text=text: temporary.write_text(text))
+            _save_choices(choices)
         print(f"{name}, {method}: {choices[name][method]}", flush=True)
     print(f"\n{CHOICES}: commit it, then run without --stage.")
     return choices
+
+
+def _save_choices(choices: dict[str, Any]) -> None:
+    text = json.dumps(choices, indent=1) + "\n"
+    harness.write(CHOICES, lambda temporary: temporary.write_text(text))
 
 
 def choose(
@@ -246,7 +251,7 @@ def _test_all(settings: Settings) -> dict[str, Any]:
             scorer = METHODS[method].fit(parts.train, parts.given, context)(choice["settings"])
             found = ranked(scorer, parts, table)
             seconds = round(time.perf_counter() - began, 1)
-            harness.write(users, lambda temporary, found=found: _save(temporary, found))
+            harness.write(users, partial(_save, found))
             values |= {f"{row}/{metric}": mean for metric, mean in found.mean.items()}
             values |= {f"{row}/{metric}_se": error for metric, error in found.standard_error.items()}
             values |= {f"{row}/{key}": value for key, value in choice.items()}
@@ -262,7 +267,7 @@ def _test_all(settings: Settings) -> dict[str, Any]:
     return result
 
 
-def _save(path: Path, found: Evaluation) -> None:
+def _save(found: Evaluation, path: Path) -> None:
     with path.open("wb") as file:  # savez would append .npz to a name
         np.savez_compressed(file, allow_pickle=False, **found.per_user)
 
