@@ -195,14 +195,24 @@ def fit_cosine_softmax(
         items = jnp.concatenate([pairs.item, drawn]), jnp.concatenate([pairs.where, jnp.ones(drawn.shape, bool)])
         return {"user": (pairs.user, pairs.where), "item": items}
 
-    update = lazy.make_step(cost, optimizer, rows)
-
-    def step(state: Any, pairs: Any, *, key: Array) -> Any:
-        drawn = negatives.uniform((negatives_per_batch,), train.n_items, key=jax.random.fold_in(key, state.step))
-        return update(state, (pairs, drawn.ids), key=key)
-
     state = lazy.init_state((), tables, optimizer)
-    state, _ = training.epochs(step, state, data.observed(train), batch_size=batch_size, key=key_order, epochs=epochs)
+    for number, rate in enumerate((learning_rate, learning_rate / 3, learning_rate / 10)):
+        # a schedule of `lazy` would count each row's own steps, so the last two sixths of the epochs have their own step
+        update = lazy.make_step(cost, optax.adam(rate), rows)
+
+        def step(state: Any, pairs: Any, *, key: Array, update: Any = update) -> Any:
+            drawn = negatives.uniform((negatives_per_batch,), train.n_items, key=jax.random.fold_in(key, state.step))
+            return update(state, (pairs, drawn.ids), key=key)
+
+        sixth = -(-epochs // 6)
+        state, _ = training.epochs(
+            step,
+            state,
+            data.observed(train),
+            batch_size=batch_size,
+            key=jax.random.fold_in(key_order, number),
+            epochs=max(1, epochs - 2 * sixth) if number == 0 else sixth,
+        )
     return state.params[1]
 
 
@@ -381,11 +391,11 @@ METHODS: dict[str, Method] = {
         {
             "gowalla": grid(
                 rank=(128,),
-                temperature=(0.1,),
+                temperature=(0.1, 0.12),
                 negatives_per_batch=(1024,),
                 batch_size=(2048,),
-                learning_rate=(0.003,),
-                epochs=(20, 40),
+                learning_rate=(0.03,),
+                epochs=(24,),
             )
         },
     ),
