@@ -197,10 +197,10 @@ def fit_cosine_softmax(
 
     state = lazy.init_state((), tables, optimizer)
     for number, rate in enumerate((learning_rate, learning_rate / 3, learning_rate / 10)):
-        # a schedule of `lazy` would count each row's own steps, so the last two sixths of the epochs have their own step
+        # A schedule of `lazy` would count the steps of each row: the last two sixths of the epochs have their own step.
         update = lazy.make_step(cost, optax.adam(rate), rows)
 
-        def step(state: Any, pairs: Any, *, key: Array, update: Any = update) -> Any:
+        def step(state: Any, pairs: Any, *, key: Array, update: Callable[..., Any] = update) -> Any:
             drawn = negatives.uniform((negatives_per_batch,), train.n_items, key=jax.random.fold_in(key, state.step))
             return update(state, (pairs, drawn.ids), key=key)
 
