@@ -13,7 +13,7 @@ import jaxrec
 
 ROOT = Path(jaxrec.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-BOTTOM = {"check", "counting_sort", "gather", "numerics", "ratings", "raw_ids", "times", "types"}
+BOTTOM = {"check", "counting_sort", "events", "gather", "numerics", "ratings", "raw_ids", "times", "types"}
 ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "_version": set(),
     "atomic": set(),
@@ -26,6 +26,7 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "times": {"check"},
     "ratings": {"check", "counting_sort", "raw_ids", "times"},
     "types": {"ratings"},
+    "events": {"check", "counting_sort", "types"},
     "prediction": BOTTOM,
     "kernels": {"types", "check", "gather", "numerics"},
     "models": BOTTOM | {"kernels", "prediction"},
@@ -34,7 +35,16 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "metrics": BOTTOM,
     "retrieval": BOTTOM | {"kernels"},
     "solvers": BOTTOM
-    | {"checkpoints", "data.layouts", "kernels", "losses", "models.factors", "models.linear", "prediction"},
+    | {
+        "checkpoints",
+        "data.layouts",
+        "kernels",
+        "losses",
+        "models.factors",
+        "models.linear",
+        "models.recency",
+        "prediction",
+    },
     "bayes": BOTTOM | {"checkpoints", "data.layouts", "kernels", "prediction", "solvers"},
     "training": {"types", "check", "checkpoints", "gather", "losses"},
     "storage": BOTTOM | {"_version", "atomic"},

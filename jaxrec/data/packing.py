@@ -1,7 +1,7 @@
 """Sequences of events packed into arrays of one static shape, so that a sequence model compiles once.
 
 Each user's events, oldest first, are one segment. Segments are packed into rows of one length, several into a row,
-because sequences are of very different lengths: of Amazon's Beauty, padded to 50 events each, 82 % would be padding.
+because sequences are of very different lengths: of Amazon's Beauty, padded to 50 events each, 83 % would be padding.
 A model must keep the segments of a row apart: an event attends to events of its own segment only.
 
 >>> ratings = Ratings([0, 0, 0, 1, 1, 2], [5, 3, 4, 0, 1, 2], [1] * 6, 3, 6)
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,12 +26,10 @@ from jax import Array
 from jax.tree_util import register_dataclass
 
 from jaxrec import check
-from jaxrec.counting_sort import group_by
+from jaxrec.events import Order, events_in_order
 from jaxrec.types import Ratings
 
-__all__ = ["Events", "Sequences", "events_in_order", "sequences"]
-
-Order = Literal["time", "position"]
+__all__ = ["Sequences", "sequences"]
 
 
 @register_dataclass
@@ -77,40 +75,6 @@ class Sequences:
     def n_dropped(self) -> int:
         """The number of events of all users that were dropped."""
         return int(self.dropped.sum())
-
-
-class Events(NamedTuple):
-    """Rows of ratings, each user's from the oldest to the newest.
-
-    Attributes:
-        start: int64 [n_users + 1]; user j's events are rows[start[j] : start[j + 1]].
-        rows: [n], positions in the ratings.
-    """
-
-    start: np.ndarray
-    rows: np.ndarray
-
-
-def events_in_order(ratings: Ratings, order: Order) -> Events:
-    """Returns each user's rows from the oldest to the newest.
-
-    Args:
-        ratings: the events; values are not used.
-        order: by 'time', where among equal times the later row is the later event; or by 'position', the later row
-            itself, for ratings without times whose rows are in order.
-
-    Raises:
-        ValueError: the ratings have no times, with order='time'; another order.
-    """
-    check.choice("order", order, ("time", "position"))
-    if order == "time" and ratings.time is None:
-        raise ValueError(
-            "order: these ratings have no times (time is None). Pass order='position' if their rows are in the order "
-            "of the events."
-        )
-    rows = np.arange(len(ratings)) if order == "position" else np.argsort(ratings.time, kind="stable")
-    start, by_user = group_by(ratings.user[rows], ratings.n_users)
-    return Events(start.astype(np.int64), rows[by_user])
 
 
 def sequences(ratings: Ratings, *, length: int, order: Order = "time", pad_to_multiple: int = 1) -> Sequences:

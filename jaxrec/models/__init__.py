@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxrec.models import baselines, linear
+from jaxrec.models import baselines, linear, recency
 from jaxrec.models.factors import init, trainable_mask
 from jaxrec.prediction import as_vectors, predict, predict_all
 
@@ -20,6 +20,7 @@ __all__ = [
     "linear",
     "predict",
     "predict_all",
+    "recency",
     "trainable_mask",
     "two_tower",
 ]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec import Ratings, data
-from jaxrec.data.packing import events_in_order
+from jaxrec.events import events_in_order
 
 
 def random_events(seed, *, n_users=9, n_items=7, n=60, times=True, weights=True):
@@ -60,7 +60,7 @@ def check_packed(ratings, packed, order, length):
 
 
 @given(st.integers(0, 10**6), st.integers(1, 30), st.sampled_from(["time", "position"]), st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_every_event_that_is_kept_is_at_its_place(seed, length, order, multiple):
     ratings = random_events(seed, times=order == "time" or seed % 2 == 0)
     packed = data.sequences(ratings, length=length, order=order, pad_to_multiple=multiple)
