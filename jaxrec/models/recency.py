@@ -275,7 +275,7 @@ def recency_scorer(
     return RecencyScorer(events, by_age.astype(matrices.dtype), matrices, train.n_items)
 
 
-def as_age_weight(values: Shaped[ArrayLike, "..."]) -> Float[Array, "D window"]:
+def as_age_weight(values: Shaped[ArrayLike, ...]) -> Float[Array, "D window"]:
     """Weights by age as an array, after checking their shape and that they are finite (not checked under jit)."""
     if np.ndim(values) != 2 or 0 in np.shape(values):
         raise ValueError(

@@ -12,13 +12,11 @@ from jaxrec.solvers._implicit_als import (
 )
 from jaxrec.solvers._sequence_ridge import (
     LeftOutPositions,
-    SequenceSums,
     leave_last_position_out,
     sequence_ridge,
-    sequence_ridge_memory,
-    sequence_sums,
     solve_sequence_ridge,
 )
+from jaxrec.solvers._sequence_sums import SequenceSums, sequence_ridge_memory, sequence_sums
 from jaxrec.solvers.common import ALSResult, SweepResult
 from jaxrec.solvers.ridge import solve_item, solve_user
 

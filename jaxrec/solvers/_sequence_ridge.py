@@ -12,38 +12,29 @@ and the stacked matrices W minimize the squared error of the next item, among al
 
 A user is scored by their H at the end, times W, the column of item i divided by count(i)^popularity_power.
 
-**Why it is a Markov chain of all orders.** With a(1) = 1 and 0 for other ages, H'H is the diagonal of counts and H'Y the
-counts of what follows what: W is the smoothed transition matrix of a Markov chain of first order. With the weights of
-age k alone it is the chain of k steps. A kernel a mixes the chains of all orders, and the inverse does what counting
-cannot: it takes out what two items of the history say twice, as a regression on correlated features does.
+**Why it is a Markov chain of all orders.** With a(1) = 1 and 0 for other ages, H'H is the diagonal of counts and H'Y
+the counts of what follows what: W is the smoothed transition matrix of a Markov chain of first order. With the weight
+of age k alone it is the chain of k steps. A weight function a mixes the chains of all orders, and the inverse does what
+counting cannot: it takes out what two items of a history say twice, as a regression on correlated features does.
 
-**Relatives.** With a decay of 1 and every item of the user as Y it would be EASE (Steck, "Embarrassingly shallow
-autoencoders for sparse data", WWW 2019) without its zero diagonal, which is not needed where Y is no item of H. With
-H'H replaced by its diagonal it is kernel smoothing: an average of what followed each item, weighed by age, which is
-an item kNN. Linear attention computes the same H'Y in its state; here the keys are items and the memory is solved
-instead of summed.
-
-**How it is computed.** H has a row per event and is never built. An item p and an item q of one user, p first, lag = the
-steps between them, meet in H'H in every row after q. The row m steps after q has a(d, lag + m) a(d', m), so the pair
-adds a number that depends on the lag and on how many rows follow q only, a table::
-
-    F(d, d', lag, n) = sum for m = 1 .. n of a(d, lag + m) a(d', m)
-
-to H'H at (d, i(p)), (d', i(q)), and to the mirrored place. H'Y gets g(d, lag) = sum over t of a(d, t) f(lag - t). So one
-pass over the pairs of events within the window, lag by lag, gives both: N * window additions per pair of blocks, for N
-events. What remains is one Cholesky factorization, (D n_items)^3 / 3 products, and D^2 n_items^3 * 2 for W.
+**Relatives.** With H'H replaced by its diagonal it is kernel smoothing: an average of what followed each item, weighed
+by age, as an item kNN of the last items takes it. With a decay of 1 and every item of the user as the target of every
+other it would be EASE (Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019), whose zero diagonal is
+not needed where the target is no item of H. Linear attention holds the same H'Y in its state (Katharopoulos et al.,
+"Transformers are RNNs", ICML 2020): here the keys are items, and the memory is solved for instead of summed.
 
 **Backward rows.** With `backward_weight` b every sequence is also read from its end to its beginning, as rows of weight
-b: what preceded an item says something of what follows it where data is scarce. Their H'Y is the transpose, and their
-H'H has the table at the number of events before p.
+b: where data is scarce, what preceded an item says something of what follows it.
 
-This model is jaxrec's own. On the splits of published tables it is compared in `experiments.published_sequences`.
+`_sequence_sums` says how H'H and H'Y are computed without H. What remains is one Cholesky factorization,
+(D n_items)^3 / 3 products, and 2 D^2 n_items^3 for W.
+
+This model is jaxrec's own; `experiments.published_sequences` compares it with published tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -54,9 +45,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Shaped
 
 from jaxrec import check
-from jaxrec.data.layouts import free_memory
 from jaxrec.events import Order, events_in_order
-from jaxrec.gather import gather
 from jaxrec.models.recency import (
     RecencyScorer,
     RecentItems,
@@ -66,38 +55,17 @@ from jaxrec.models.recency import (
     recent_items,
 )
 from jaxrec.numerics import product
+from jaxrec.solvers._sequence_sums import SequenceSums, sequence_sums
 from jaxrec.types import Ratings
 
-__all__ = [
-    "LeftOutPositions",
-    "SequenceSums",
-    "leave_last_position_out",
-    "sequence_ridge",
-    "sequence_ridge_memory",
-    "sequence_sums",
-    "solve_sequence_ridge",
-]
-
-
-class SequenceSums(NamedTuple):
-    """What the regression needs of the sequences, whatever l2 is.
-
-    Attributes:
-        gram: [D n_items, D n_items], H'H.
-        cross: [D n_items, n_items], H'Y.
-        count: [n_items], the number of events of each item.
-    """
-
-    gram: Array
-    cross: Array
-    count: Array
+__all__ = ["LeftOutPositions", "leave_last_position_out", "sequence_ridge", "solve_sequence_ridge"]
 
 
 def sequence_ridge(
     train: Ratings,
     *,
     age_weight: Shaped[ArrayLike, "D window"],
-    l2: Shaped[ArrayLike, "..."],
+    l2: Shaped[ArrayLike, ...],
     next_weight: Sequence[float] | Shaped[ArrayLike, " horizon"] = (1.0,),
     backward_weight: Shaped[ArrayLike, ""] = 0.0,
     popularity_power: Shaped[ArrayLike, ""] = 0.0,
@@ -130,7 +98,7 @@ def sequence_ridge(
     >>> train = Ratings(user, item, [1] * 7, n_users=3, n_items=3)
     >>> kernel = models.recency.exponential([0.0], window=1)
     >>> scorer = sequence_ridge(train, age_weight=kernel, l2=1.0, order="position")
-    >>> scorer.weight[0, :2, :3].round(3).tolist()  # transitions / (count + l2): 3 / 4 and 1 / 2
+    >>> np.asarray(scorer.weight)[0, :2, :3].round(3).tolist()  # transitions / (count + l2): 3 / 4 and 1 / 2
     [[0.0, 0.75, 0.0], [0.0, 0.0, 0.5]]
     """
     by_age = as_age_weight(age_weight)
@@ -144,108 +112,8 @@ def sequence_ridge(
     return recency_scorer(train, weight, by_age, order=order)
 
 
-def sequence_ridge_memory(n_items: int, n_kernels: int) -> int:
-    """Bytes of `sequence_ridge` at its peak: three matrices of the size of H'H, and three of the size of H'Y.
-
-    >>> sequence_ridge_memory(18_357, 3) / 2**30  # Amazon's Sports
-    45.1...
-    """
-    return 4 * 3 * ((n_kernels * n_items) ** 2 + n_kernels * n_items**2)
-
-
-def sequence_sums(
-    train: Ratings,
-    age_weight: Shaped[ArrayLike, "D window"],
-    *,
-    next_weight: Sequence[float] | Shaped[ArrayLike, " horizon"] = (1.0,),
-    backward_weight: Shaped[ArrayLike, ""] = 0.0,
-    order: Order = "time",
-) -> SequenceSums:
-    """Returns H'H and H'Y of the sequences of train, from the pairs of events within the window.
-
-    Arguments and errors are those of `sequence_ridge`.
-    """
-    by_age = as_age_weight(age_weight)
-    _check_events(train)
-    (future,) = check.as_floats(next_weight=next_weight)
-    if future.ndim != 1 or len(future) == 0:
-        raise ValueError(
-            f"next_weight: expected [horizon], weights of the events from the next on, got {future.shape}."
-        )
-    check.all_finite("next_weight", future)
-    check.strength("backward_weight", backward_weight, zero=True)
-    _check_memory(train.n_items, len(by_age))
-    start, rows = events_in_order(train, order)
-    n_events = np.diff(start)
-    if n_events.max(initial=0) < 2:
-        raise ValueError(
-            "train: expected a user with two events or more, because there is nothing to predict, got none."
-        )
-    user = np.repeat(np.arange(train.n_users), n_events)
-    before = (np.arange(len(rows)) - start[user]).astype(np.int32)
-    after = (n_events[user] - 1 - before).astype(np.int32)
-    longest = int(n_events.max())
-    # Kernels beyond the longest sequence never count: no pairs are made for them.
-    by_age, future = by_age[:, : longest - 1], future[:longest]
-    item = jnp.asarray(train.item[rows])
-    back = jnp.asarray(backward_weight, by_age.dtype)
-    return _pair_sums(item, jnp.asarray(before), jnp.asarray(after), by_age, future, back, n_items=train.n_items)
-
-
-@partial(jax.jit, static_argnames="n_items")
-def _pair_sums(
-    item: Array, before: Array, after: Array, age_weight: Array, future: Array, backward: Array, *, n_items: int
-) -> SequenceSums:
-    """H'H and H'Y, lag by lag; `before` and `after` are how many events of the same user are on either side."""
-    n_kernels, window = age_weight.shape
-    dtype = age_weight.dtype
-    n_lags = window + len(future)
-    table = _gram_table(age_weight, n_lags)
-    convolved = jax.vmap(lambda row: jnp.convolve(row, future.astype(dtype), precision="highest"))(age_weight)
-    cross_table = jnp.pad(convolved, ((0, 0), (1, 0)))  # [D, n_lags], at lag 0 nothing
-    rows_after, rows_before = jnp.minimum(after, window), jnp.minimum(before, window)
-    event = jnp.arange(len(item), dtype=jnp.int32)
-    block = n_items * jnp.arange(n_kernels, dtype=jnp.int32)
-
-    def add_lag(lag: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        gram, cross = sums
-        valid = before >= lag
-        first = jnp.maximum(event - lag, 0)
-        p, q = gather(item, first), item
-        follow, precede = rows_after, gather(rows_before, first)
-        for d in range(n_kernels):
-            value = jnp.where(valid, cross_table[d, lag], 0)
-            cross = _add(cross, p + block[d], q, value)
-            cross = _add(cross, q + block[d], p, backward * value)
-            for other in range(n_kernels):
-                value = gather(table[d, other, lag], follow) + backward * gather(table[other, d, lag], precede)
-                gram = _add(gram, p + block[d], q + block[other], jnp.where(valid, value, 0))
-        return gram, cross
-
-    size = n_kernels * n_items
-    zeros = jnp.zeros((size, size), dtype), jnp.zeros((size, n_items), dtype)
-    gram, cross = jax.lax.fori_loop(0, n_lags, add_lag, zeros)
-    count = jnp.zeros(n_items, dtype).at[item].add(1)
-    return SequenceSums(gram + gram.T, cross, count)
-
-
-def _add(table: Array, row: Array, column: Array, value: Array) -> Array:
-    return table.at[row, column].add(value.astype(table.dtype), mode="promise_in_bounds")
-
-
-def _gram_table(age_weight: Array, n_lags: int) -> Float[Array, "D D n_lags rows"]:
-    """F(d, d', lag, n), halved at lag 0, because the sum of a matrix and its transpose has those pairs twice."""
-    window = age_weight.shape[1]
-    lag = jnp.arange(n_lags, dtype=jnp.int32)[:, None]
-    age = lag + jnp.arange(window, dtype=jnp.int32)[None, :]  # less 1
-    older = jnp.where(age < window, age_weight[:, jnp.minimum(age, window - 1)], 0)  # [D, n_lags, m]
-    sums = jnp.cumsum(older[:, None] * age_weight[None, :, None, :], axis=-1)
-    sums = jnp.pad(sums, ((0, 0), (0, 0), (0, 0), (1, 0)))
-    return jnp.where(lag == 0, sums / 2, sums)
-
-
 def solve_sequence_ridge(
-    sums: SequenceSums, *, l2: Shaped[ArrayLike, "..."], popularity_power: Shaped[ArrayLike, ""] = 0.0
+    sums: SequenceSums, *, l2: Shaped[ArrayLike, ...], popularity_power: Shaped[ArrayLike, ""] = 0.0
 ) -> Float[Array, "D n_items n_items"]:
     """W = (H'H + diag(l2))^-1 H'Y, its columns divided by count^popularity_power. Pure; vmap it over l2 and the power.
 
@@ -320,7 +188,7 @@ def leave_last_position_out(
     *,
     users: Int[ArrayLike, " n"] | None = None,
     age_weight: Shaped[ArrayLike, "D window"],
-    l2: Shaped[ArrayLike, "..."],
+    l2: Shaped[ArrayLike, ...],
     next_weight: Sequence[float] | Shaped[ArrayLike, " horizon"] = (1.0,),
     backward_weight: Shaped[ArrayLike, ""] = 0.0,
     popularity_power: Shaped[ArrayLike, ""] = 0.0,
@@ -380,7 +248,7 @@ def _left_out(
     return score * _column_scale(sums.count, power)[None], leverage
 
 
-def _as_l2(l2: Shaped[ArrayLike, "..."], sums: SequenceSums) -> Array:
+def _as_l2(l2: Shaped[ArrayLike, ...], sums: SequenceSums) -> Array:
     """The penalty of every feature, [D n_items], from a number, [D] or [D, n_items]."""
     n_items = len(sums.count)
     n_kernels = len(sums.gram) // n_items
@@ -390,16 +258,8 @@ def _as_l2(l2: Shaped[ArrayLike, "..."], sums: SequenceSums) -> Array:
     return jnp.broadcast_to(penalty, (n_kernels, n_items)).reshape(-1)
 
 
-def _check_events(train: Ratings) -> None:
-    if train.weights is not None:
-        raise ValueError(
-            "train: expected ratings without weights, because an event's weight is its age's. Pass "
-            "dataclasses.replace(train, weights=None)."
-        )
-
-
 def _check_options(
-    train: Ratings, l2: Shaped[ArrayLike, "..."], popularity_power: Shaped[ArrayLike, ""], n_kernels: int
+    train: Ratings, l2: Shaped[ArrayLike, ...], popularity_power: Shaped[ArrayLike, ""], n_kernels: int
 ) -> None:
     check.strength("l2", l2)
     if np.shape(l2) not in ((), (n_kernels,), (n_kernels, train.n_items)):
@@ -410,23 +270,3 @@ def _check_options(
     if np.shape(popularity_power) != ():
         raise ValueError(f"popularity_power: expected one number, got shape {np.shape(popularity_power)}.")
     check.all_finite("popularity_power", np.asarray(popularity_power, np.float64))
-
-
-def _check_memory(n_items: int, n_kernels: int) -> None:
-    """Raises MemoryError if memory is short, before anything is allocated."""
-    needed, free = sequence_ridge_memory(n_items, n_kernels), _free_bytes()
-    if needed > free:
-        fits = max((d for d in range(1, n_kernels) if sequence_ridge_memory(n_items, d) <= free), default=0)
-        advice = (
-            f"Use {fits} rows of age_weight." if fits else "Leave out rare items, or use a machine with more memory."
-        )
-        raise MemoryError(
-            f"sequence_ridge: {n_items} items x {n_kernels} rows of age_weight take {needed / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} GiB are free. {advice}"
-        )
-
-
-def _free_bytes() -> int:
-    """Free bytes of the device that computes."""
-    stats = jax.devices()[0].memory_stats()
-    return free_memory() if not stats else stats["bytes_limit"] - stats["bytes_in_use"]
