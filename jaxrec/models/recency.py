@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import jax
@@ -161,6 +161,18 @@ class RecencyScorer:
         """
         ids = check.row_ids("users", users, size=self.n_users)
         return _scores(self, RecentItems(gather(self.events.item, ids), gather(self.events.count, ids)))
+
+    def scaled(self, item_weight: Shaped[ArrayLike, " n_items"]) -> RecencyScorer:
+        """The scorer whose scores of item i are multiplied by item_weight[i], such as a power of its count.
+
+        Raises:
+            ValueError: not one weight per item, or weights that are not finite (not checked under jit).
+        """
+        if np.shape(item_weight) != (self.n_items,):
+            raise ValueError(f"item_weight: expected shape ({self.n_items},), got {np.shape(item_weight)}.")
+        check.all_finite("item_weight", item_weight)
+        padded = jnp.pad(jnp.asarray(item_weight, self.weight.dtype), (0, self.weight.shape[-1] - self.n_items))
+        return replace(self, weight=self.weight * padded[None, None])
 
     def init_state(self) -> RecentItems:
         """The state of a user without events."""

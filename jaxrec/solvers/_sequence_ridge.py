@@ -67,7 +67,7 @@ def sequence_ridge(
     age_weight: Shaped[ArrayLike, "D window"],
     l2: Shaped[ArrayLike, ...],
     next_weight: Sequence[float] | Shaped[ArrayLike, " horizon"] = (1.0,),
-    backward_weight: Shaped[ArrayLike, ""] = 0.0,
+    backward_weight: float = 0.0,
     popularity_power: Shaped[ArrayLike, ""] = 0.0,
     order: Order = "time",
 ) -> RecencyScorer:
@@ -190,7 +190,7 @@ def leave_last_position_out(
     age_weight: Shaped[ArrayLike, "D window"],
     l2: Shaped[ArrayLike, ...],
     next_weight: Sequence[float] | Shaped[ArrayLike, " horizon"] = (1.0,),
-    backward_weight: Shaped[ArrayLike, ""] = 0.0,
+    backward_weight: float = 0.0,
     popularity_power: Shaped[ArrayLike, ""] = 0.0,
     order: Order = "time",
 ) -> LeftOutPositions:

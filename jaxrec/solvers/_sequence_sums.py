@@ -56,7 +56,7 @@ def sequence_sums(
     age_weight: Shaped[ArrayLike, "D window"],
     *,
     next_weight: Sequence[float] | Shaped[ArrayLike, " horizon"] = (1.0,),
-    backward_weight: Shaped[ArrayLike, ""] = 0.0,
+    backward_weight: float = 0.0,
     order: Order = "time",
 ) -> SequenceSums:
     """Returns H'H and H'Y of the sequences of train, from the pairs of events within the window.
@@ -71,6 +71,8 @@ def sequence_sums(
             f"next_weight: expected [horizon], weights of the events from the next on, got {future.shape}."
         )
     check.all_finite("next_weight", future)
+    if np.ndim(backward_weight) != 0:
+        raise ValueError(f"backward_weight: expected one number, got shape {np.shape(backward_weight)}.")
     check.strength("backward_weight", backward_weight, zero=True)
     _check_memory(train.n_items, len(by_age))
     start, rows = events_in_order(train, order)
@@ -86,13 +88,14 @@ def sequence_sums(
     # Kernels beyond the longest sequence never count: no pairs are made for them.
     by_age, future = by_age[:, : longest - 1], future[:longest]
     item = jnp.asarray(train.item[rows])
-    back = jnp.asarray(backward_weight, by_age.dtype)
+    # None makes a program without backward rows.
+    back = None if float(backward_weight) == 0 else jnp.asarray(backward_weight, by_age.dtype)
     return _pair_sums(item, jnp.asarray(before), jnp.asarray(after), by_age, future, back, n_items=train.n_items)
 
 
 @partial(jax.jit, static_argnames="n_items")
 def _pair_sums(
-    item: Array, before: Array, after: Array, age_weight: Array, future: Array, backward: Array, *, n_items: int
+    item: Array, before: Array, after: Array, age_weight: Array, future: Array, backward: Array | None, *, n_items: int
 ) -> SequenceSums:
     """H'H and H'Y, lag by lag; `before` and `after` are how many events of the same user are on either side."""
     n_kernels, window = age_weight.shape
@@ -114,9 +117,12 @@ def _pair_sums(
         for d in range(n_kernels):
             value = jnp.where(valid, cross_table[d, lag], 0)
             cross = _add(cross, p + block[d], q, value)
-            cross = _add(cross, q + block[d], p, backward * value)
+            if backward is not None:
+                cross = _add(cross, q + block[d], p, backward * value)
             for other in range(n_kernels):
-                value = gather(table[d, other, lag], follow) + backward * gather(table[other, d, lag], precede)
+                value = gather(table[d, other, lag], follow)
+                if backward is not None:
+                    value += backward * gather(table[other, d, lag], precede)
                 gram = _add(gram, p + block[d], q + block[other], jnp.where(valid, value, 0))
         return gram, cross
 

@@ -122,6 +122,13 @@ def test_scores_are_differentiable_in_the_weights():
         np.testing.assert_allclose(gradient[d], np.repeat(expected[:, None], N_ITEMS, 1), rtol=1e-5)
 
 
+def test_scores_are_scaled_per_item():
+    _, _, _, scorer = case(6)
+    weight = np.arange(1, N_ITEMS + 1) / 2
+    found = scorer.scaled(weight)(np.arange(N_USERS))
+    np.testing.assert_allclose(found, scorer(np.arange(N_USERS)) * weight[None].astype(np.float32), rtol=1e-5)
+
+
 def test_kernels():
     np.testing.assert_allclose(exponential(np.array([0.0, 0.5, 1.0]), window=3), [[1, 0, 0], [1, 0.5, 0.25], [1, 1, 1]])
     np.testing.assert_allclose(
@@ -139,6 +146,8 @@ def test_kernels():
         (lambda s: inverse_power([-1.0], window=3), "powers: expected finite numbers >= 0"),
         (lambda s: inverse_power([np.inf], window=3), "powers: expected finite numbers >= 0"),
         (lambda s: s(np.array([N_USERS])), r"users: expected ids in \[0, 7\)"),
+        (lambda s: s.scaled(np.ones(4)), r"item_weight: expected shape \(5,\)"),
+        (lambda s: s.scaled(np.full(5, np.nan)), "item_weight: expected finite"),
         (lambda s: s.update(s.init_state(), N_ITEMS), r"item: expected ids in \[0, 5\)"),
         (lambda s: s.update(s.init_state(), -1), r"item: expected ids in \[0, 5\)"),
         (lambda s: s.state(np.array([0, 5])), r"items: expected ids in \[0, 5\)"),
