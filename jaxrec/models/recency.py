@@ -116,13 +116,13 @@ class RecentItems:
     count: Array
 
 
-def recent_items(start: np.ndarray, items: np.ndarray, *, window: int) -> RecentItems:
-    """The last items of all users, whose items, oldest first, are items[start[j] : start[j + 1]]."""
-    count = np.minimum(np.diff(start), window).astype(np.int32)
+def recent_items(user_start: np.ndarray, items: np.ndarray, *, window: int) -> RecentItems:
+    """The last items of all users, whose items, oldest first, are items[user_start[j] : user_start[j + 1]]."""
+    count = np.minimum(np.diff(user_start), window).astype(np.int32)
     age = np.arange(window)[None, :]
     where = age < count[:, None]
     newest_first = np.zeros(where.shape, np.int32)
-    newest_first[where] = items[(start[1:, None] - 1 - age)[where]]
+    newest_first[where] = items[(user_start[1:, None] - 1 - age)[where]]
     return RecentItems(jnp.asarray(newest_first), jnp.asarray(count))
 
 
@@ -261,7 +261,7 @@ def _weighted_rows(
 
 def recency_scorer(
     train: Ratings,
-    weight: Float[ArrayLike, "D n_items n_items"],
+    matrices: Float[ArrayLike, "D n_items n_items"],
     age_weight: Shaped[ArrayLike, "D window"],
     *,
     order: Order = "time",
@@ -270,7 +270,7 @@ def recency_scorer(
 
     Args:
         train: the events; values are not used.
-        weight: [D, n_items, n_items], W(d); weight[d, i, k] is what item i of a history adds to the score of item k.
+        matrices: [D, n_items, n_items], W(d); matrices[d, i, k] is what item i of a history adds for item k.
         age_weight: [D, window], a(d, k) at [d, k - 1], as `exponential` and `inverse_power` return it; finite.
         order: of a user's events, by 'time' or by 'position', as in `data.sequences`.
 
@@ -279,12 +279,12 @@ def recency_scorer(
     """
     by_age = as_age_weight(age_weight)
     expected = (len(by_age), train.n_items, train.n_items)
-    if np.shape(weight) != expected:
-        raise ValueError(f"weight: expected one matrix per row of age_weight, {expected}, got {np.shape(weight)}.")
+    if np.shape(matrices) != expected:
+        raise ValueError(f"matrices: expected one per row of age_weight, {expected}, got {np.shape(matrices)}.")
     start, rows = events_in_order(train, order)
     events = recent_items(start, train.item[rows], window=by_age.shape[1])
-    matrices = jnp.pad(jnp.asarray(weight), ((0, 0), (0, 0), (0, -train.n_items % PAD_COLUMNS)))
-    return RecencyScorer(events, by_age.astype(matrices.dtype), matrices, train.n_items)
+    weight = jnp.pad(jnp.asarray(matrices), ((0, 0), (0, 0), (0, -train.n_items % PAD_COLUMNS)))
+    return RecencyScorer(events, by_age.astype(weight.dtype), weight, train.n_items)
 
 
 def as_age_weight(values: Shaped[ArrayLike, ...]) -> Float[Array, "D window"]:

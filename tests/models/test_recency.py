@@ -164,7 +164,7 @@ def test_a_scorer_of_matrices_that_do_not_fit(as_users_run):
     train = Ratings([0], [0], [1.0], 1, N_ITEMS)
     kernel = exponential([0.5], window=2)
     for weight, by_age, message in (
-        (np.zeros((2, N_ITEMS, N_ITEMS)), kernel, r"weight: expected one matrix per row of age_weight, \(1, 5, 5\)"),
+        (np.zeros((2, N_ITEMS, N_ITEMS)), kernel, r"matrices: expected one per row of age_weight, \(1, 5, 5\)"),
         (np.zeros((1, N_ITEMS, N_ITEMS)), np.array([[np.nan]]), "age_weight: expected finite"),
         (np.zeros((1, N_ITEMS, N_ITEMS)), np.ones(2), r"age_weight: expected \[D, window\]"),
     ):
