@@ -11,7 +11,7 @@ from tests.border.calls import CALLS
 # Modules whose public functions must all be in CALLS.
 MODULES = (
     *("losses", "losses.closed_form", "losses.content", "losses.softmax", "metrics", "models", "models.baselines"),
-    "models.linear",
+    *("models.linear", "models.recency"),
     *("retrieval", "retrieval.candidates", "retrieval.quantized", "retrieval.rerank", "evaluation"),
     *("evaluation.off_policy", "evaluation.propensity"),
 )
