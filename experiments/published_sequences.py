@@ -182,8 +182,8 @@ SMOOTHED = AMAZON | {"future": 0.5, "horizon": 8, "backward": 0.3}
 CANDIDATES: dict[str, dict[str, list[Choice]]] = {
     "ml-1m": {
         "ridge": [
-            {"decays": [0.0, 0.7, 0.95], "window": 200, "l2": 1000.0},
-            {"powers": [1.5, 0.5], "window": 200, "l2": 1000.0},
+            {"decays": [0.0, 0.7, 0.95], "window": 200, "l2": 1000.0, "future": 0.3, "horizon": 6},
+            {"decays": [0.0, 0.6, 0.9], "powers": [0.3], "window": 200, "l2": 1000.0, "future": 0.3, "horizon": 6},
         ],
     },
     "amazon-beauty": {"ridge": [AMAZON, SMOOTHED, SMOOTHED | {"l2": 20.0}]},

@@ -196,7 +196,7 @@ def test_what_does_not_fit_is_refused_with_its_size(monkeypatch):
     from jaxrec.solvers import _sequence_sums
 
     needed = solvers.sequence_ridge_memory(N_ITEMS, 3)
-    assert needed == 4 * 3 * ((3 * N_ITEMS) ** 2 + 3 * N_ITEMS**2)
+    assert needed == 4 * 2 * ((3 * N_ITEMS) ** 2 + 3 * N_ITEMS**2)
     monkeypatch.setattr(_sequence_sums, "_free_bytes", lambda: needed - 1)
     with pytest.raises(MemoryError, match="3 rows of age_weight take .* GiB.*Use 2 rows"):
         solvers.sequence_ridge(events(), age_weight=KERNELS["mixed"], l2=1.0, order="position")
