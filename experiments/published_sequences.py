@@ -186,9 +186,9 @@ CANDIDATES: dict[str, dict[str, list[Choice]]] = {
             {"decays": [0.0, 0.6, 0.9], "powers": [0.3], "window": 200, "l2": 1000.0, "future": 0.3, "horizon": 6},
         ],
     },
-    "amazon-beauty": {"ridge": [AMAZON, SMOOTHED, SMOOTHED | {"l2": 20.0}]},
-    "amazon-sports": {"ridge": [SMOOTHED]},
-    "amazon-toys": {"ridge": [SMOOTHED]},
+    "amazon-beauty": {"ridge": [AMAZON, SMOOTHED, SMOOTHED | {"l2": 20.0}, SMOOTHED | {"l2": 40.0}]},
+    "amazon-sports": {"ridge": [SMOOTHED | {"l2": 20.0}]},
+    "amazon-toys": {"ridge": [SMOOTHED | {"l2": 20.0}]},
 }
 for _table in CANDIDATES.values():
     _table |= {"popularity": [{}], "markov": MARKOV, "knn": KNN}
@@ -204,22 +204,32 @@ def measure(scorer: Any, seen: Ratings, relevant: Ratings, *, mask_seen: bool = 
 
 
 def _choose_all(settings: Settings) -> dict[str, Any]:
-    choices = json.loads(CHOICES.read_text()) if CHOICES.exists() else {}
     for table in settings.tables:
         split = parts(table)
         for method in settings.methods:
-            found = choices.setdefault(table, {}).setdefault(method, {"tried": []})
             for candidate in CANDIDATES[table][method]:
-                if candidate in [_candidate(tried) for tried in found["tried"]]:
-                    continue
-                found["tried"] += validated(split, method, candidate)
-                found["choice"] = max(found["tried"], key=lambda tried: tried["validation_ndcg@10"])
-                text = json.dumps(choices, indent=1) + "\n"
-                harness.write(CHOICES, lambda temporary, text=text: temporary.write_text(text))
-                print(f"{table}, {method}: {found['tried'][-1]}", flush=True)
-            print(f"{table}, {method}, chosen: {found['choice']}", flush=True)
+                tried = _choices().get(table, {}).get(method, {}).get("tried", [])
+                if candidate not in [_candidate(each) for each in tried]:
+                    _add_choices(table, method, validated(split, method, candidate))
+            print(f"{table}, {method}, chosen: {_choices()[table][method]['choice']}", flush=True)
     print(f"\n{CHOICES}: commit it, then run without --stage.")
-    return choices
+    return _choices()
+
+
+def _choices() -> dict[str, Any]:
+    return json.loads(CHOICES.read_text()) if CHOICES.exists() else {}
+
+
+def _add_choices(table: str, method: str, lines: list[Choice]) -> None:
+    """Adds lines to the file as it is now: another process may have added some of another table meanwhile."""
+    choices = _choices()
+    found = choices.setdefault(table, {}).setdefault(method, {"tried": []})
+    found["tried"] += lines
+    found["choice"] = max(found["tried"], key=lambda tried: tried["validation_ndcg@10"])
+    text = json.dumps(choices, indent=1) + "\n"
+    harness.write(CHOICES, lambda temporary: temporary.write_text(text))
+    for line in lines:
+        print(f"{table}, {method}: {line}", flush=True)
 
 
 def _candidate(tried: Choice) -> Choice:
@@ -247,7 +257,7 @@ def validated(split: Parts, method: str, candidate: Choice) -> list[Choice]:
 
 def _test_all(settings: Settings) -> dict[str, Any]:
     start = time.perf_counter()
-    choices = json.loads(CHOICES.read_text()) if CHOICES.exists() else {}
+    choices = _choices()
     previous = Path(settings.out) / "published_sequences.json"
     done: dict[str, Any] = json.loads(previous.read_text())["metrics"] if previous.exists() else {}
     comparisons = {}
