@@ -21,6 +21,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -242,14 +243,14 @@ def validated(split: Parts, method: str, candidate: Choice) -> list[Choice]:
     """The candidate with its figures on validation; a ridge once for each of `POPULARITY_POWERS`. Test is not read."""
     began = time.perf_counter()
     scorer = METHODS[method](split.train, candidate)
-    variants = {"": scorer}
+    variants: dict[float | None, Any] = {None: scorer}
     if method == "ridge":
         count = np.maximum(np.bincount(split.train.item, minlength=split.train.n_items), 1)
         variants = {power: scorer.scaled(count**-power) for power in POPULARITY_POWERS}
     lines = []
     for power, variant in variants.items():
         mean = measure(variant, split.train, split.validation).mean
-        line = candidate | ({"popularity_power": power} if power != "" else {})
+        line = candidate | ({"popularity_power": power} if power is not None else {})
         line |= {"validation_hr@10": round(mean["hit_rate@10"], 5), "validation_ndcg@10": round(mean["ndcg@10"], 5)}
         lines.append(line | {"seconds": round(time.perf_counter() - began, 1)})
     return lines
@@ -275,7 +276,7 @@ def _test_all(settings: Settings) -> dict[str, Any]:
             if done.get(f"{row}/choice") != choice or not users.exists():
                 values, per_user = tested(split, method, choice)
                 done |= {f"{row}/{name}": value for name, value in values.items()}
-                harness.write(users, lambda temporary, of=per_user: save_users(temporary, of))
+                harness.write(users, partial(save_users, per_user))
             with np.load(users) as per_user:
                 found[method] = evaluation.Evaluation(dict(per_user), len(split.test), {}, {}, split.test.user_ids)
             cells = ", ".join(f"{name} {done[f'{row}/{name}']:.4f}" for name in ("hr@10", "ndcg@10"))
@@ -290,10 +291,10 @@ def _test_all(settings: Settings) -> dict[str, Any]:
     return result
 
 
-def save_users(path: Path, per_user: Mapping[str, np.ndarray]) -> None:
+def save_users(per_user: Mapping[str, np.ndarray], path: Path) -> None:
     """Writes every user's metrics, for the paired tests of a later run."""
     with path.open("wb") as file:
-        np.savez(file, **per_user)
+        np.savez(file, **dict[str, Any](per_user))
 
 
 def tested(split: Parts, method: str, choice: Choice) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:

@@ -42,11 +42,14 @@ def events_in_order(ratings: Ratings, order: Order) -> Events:
         ValueError: the ratings have no times, with order='time'; another order.
     """
     check.choice("order", order, ("time", "position"))
-    if order == "time" and ratings.time is None:
+    if order == "position":
+        rows = np.arange(len(ratings))
+    elif ratings.time is not None:
+        rows = np.argsort(ratings.time, kind="stable")
+    else:
         raise ValueError(
             "order: these ratings have no times (time is None). Pass order='position' if their rows are in the order "
             "of the events."
         )
-    rows = np.arange(len(ratings)) if order == "position" else np.argsort(ratings.time, kind="stable")
     start, by_user = group_by(ratings.user[rows], ratings.n_users)
     return Events(start.astype(np.int64), rows[by_user])

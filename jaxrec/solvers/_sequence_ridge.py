@@ -126,7 +126,7 @@ def solve_sequence_ridge(
         popularity_power: see `sequence_ridge`.
     """
     weight = _substitute(_factorize(_penalized(sums.gram, _as_l2(l2, sums))), sums.cross)
-    return _scaled(weight, sums.count, jnp.asarray(popularity_power, sums.count.dtype))
+    return _scaled(weight, sums.item_count, jnp.asarray(popularity_power, sums.item_count.dtype))
 
 
 def _penalized(gram: Array, l2: Array) -> Array:
@@ -158,7 +158,7 @@ def _column_scale(count: Array, power: Array) -> Array:
 def _solve_in_place(sums: SequenceSums, l2: Array, power: Array) -> Array:
     """`solve_sequence_ridge`, each matrix in the memory of the one that it is computed from; the sums are lost."""
     lower = _factorize_in_place(_penalize_in_place(sums.gram, _as_l2(l2, sums)))
-    return _scale_in_place(_substitute_in_place(lower, sums.cross), sums.count, power)
+    return _scale_in_place(_substitute_in_place(lower, sums.cross), sums.item_count, power)
 
 
 _penalize_in_place = jax.jit(_penalized, donate_argnums=0)
@@ -239,18 +239,18 @@ def _before_the_last(start: np.ndarray, items: np.ndarray, users: np.ndarray, *,
 def _left_out(
     sums: SequenceSums, state: RecentItems, target: Array, age_weight: Array, future: Array, l2: Array, power: Array
 ) -> tuple[Array, Array]:
-    h = recency_features(age_weight, state.item, state.count, len(sums.count))
+    h = recency_features(age_weight, state.item, state.count, len(sums.item_count))
     solved = _substitute(_factorize(_penalized(sums.gram, _as_l2(l2, sums))), h.T)
     leverage = jnp.sum(h * solved.T, axis=1)
     score = product(solved.T, sums.cross)
     row = jnp.arange(len(target), dtype=jnp.int32)
     score = score.at[row, target].add(-leverage * future) / (1 - leverage[:, None])
-    return score * _column_scale(sums.count, power)[None], leverage
+    return score * _column_scale(sums.item_count, power)[None], leverage
 
 
 def _as_l2(l2: Shaped[ArrayLike, ...], sums: SequenceSums) -> Array:
     """The penalty of every feature, [D n_items], from a number, [D] or [D, n_items]."""
-    n_items = len(sums.count)
+    n_items = len(sums.item_count)
     n_kernels = len(sums.gram) // n_items
     penalty = jnp.asarray(l2, sums.gram.dtype)
     if penalty.ndim == 1:

@@ -43,12 +43,12 @@ class SequenceSums(NamedTuple):
     Attributes:
         gram: [D n_items, D n_items], H'H.
         cross: [D n_items, n_items], H'Y.
-        count: [n_items], the number of events of each item.
+        item_count: [n_items], the number of events of each item.
     """
 
     gram: Array
     cross: Array
-    count: Array
+    item_count: Array
 
 
 def sequence_sums(

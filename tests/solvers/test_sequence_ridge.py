@@ -78,7 +78,7 @@ def test_sums_are_those_of_the_rows(kernel, options):
     h, y, weight, _ = rows_of(ratings, kernel, **options)
     np.testing.assert_allclose(sums.gram, h.T @ (weight[:, None] * h), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(sums.cross, h.T @ (weight[:, None] * y), rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(sums.count, np.bincount(ratings.item, minlength=N_ITEMS))
+    np.testing.assert_array_equal(sums.item_count, np.bincount(ratings.item, minlength=N_ITEMS))
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
