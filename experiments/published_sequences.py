@@ -187,7 +187,9 @@ CANDIDATES: dict[str, dict[str, list[Choice]]] = {
             {"decays": [0.0, 0.6, 0.9], "powers": [0.3], "window": 200, "l2": 1000.0, "future": 0.3, "horizon": 6},
         ],
     },
-    "amazon-beauty": {"ridge": [AMAZON, SMOOTHED, SMOOTHED | {"l2": 20.0}, SMOOTHED | {"l2": 40.0}, SMOOTHED | {"l2": 80.0}]},
+    "amazon-beauty": {
+        "ridge": [AMAZON, SMOOTHED, SMOOTHED | {"l2": 20.0}, SMOOTHED | {"l2": 40.0}, SMOOTHED | {"l2": 80.0}]
+    },
     "amazon-sports": {"ridge": [SMOOTHED | {"l2": 40.0}]},
     "amazon-toys": {"ridge": [SMOOTHED | {"l2": 40.0}]},
 }
