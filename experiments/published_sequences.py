@@ -58,6 +58,135 @@ PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
         "SASRec, 3,000 negatives": (0.3159, 0.1857),
         "FuXi-alpha": (0.3164, 0.1813),
     },
+    "amazon-beauty": {
+        "SASRec": (0.0605, 0.0318),
+        "DuoRec": (0.0845, 0.0443),
+        "TIGER": (0.0648, 0.0384),
+        "SASRec, sampled softmax": (0.0921, 0.0531),
+        "eSASRec": (0.0928, 0.0523),
+    },
+    "amazon-sports": {"eSASRec's table, best": (0.0569, 0.0323)},
+    "amazon-toys": {"eSASRec's table, best": (0.0970, 0.0580)},
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The stage, the tables and the methods."""
+
+    stage: str = "test"  # or 'choose'
+    tables: tuple[str, ...] = tuple(TABLES)
+    methods: tuple[str, ...] = ("popularity", "markov", "knn", "ridge")
+    out: str = "results"
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Runs one stage; returns the choices, or what it wrote to OUT/published_sequences.json."""
+    check.choice("stage", settings.stage, ("choose", "test"))
+    for name in settings.tables:
+        check.choice("tables", name, tuple(TABLES))
+    for name in settings.methods:
+        check.choice("methods", name, tuple(METHODS))
+    return _choose_all(settings) if settings.stage == "choose" else _test_all(settings)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts of a table's sequences.
+
+    Attributes:
+        train: all but the last two events of each user.
+        validation: the last but one.
+        rest: train and validation.
+        test: the last.
+    """
+
+    train: Ratings
+    validation: Ratings
+    rest: Ratings
+    test: Ratings
+
+
+def parts(table: str) -> Parts:
+    """The published split of a table."""
+    ratings = data.load(TABLES[table]).ratings
+    rest, test = data.splits.leave_last(ratings, order="position")
+    train, validation = data.splits.leave_last(rest, order="position")
+    return Parts(train, validation, rest, test)
+
+
+# ------------------------------------------------------------------------------------------- the methods
+
+# Every method: a function of (train, settings of a candidate) that returns a scorer.
+Scorer = Callable[[Any], jax.Array]
+LAST = recency.exponential([0.0], window=1)
+
+
+def _popularity(train: Ratings, choice: Choice) -> Any:
+    return models.baselines.popularity(train)
+
+
+def _markov(train: Ratings, choice: Choice) -> Scorer:
+    """What follows the last item: counts / (the count of what follows it at all + l2). H'H is diagonal: no solving."""
+    sums = solvers.sequence_sums(train, LAST, order="position")
+    weight = sums.cross / (jnp.diagonal(sums.gram) + choice["l2"])[:, None]
+    return recency.recency_scorer(train, weight[None], LAST, order="position")
+
+
+def _knn(train: Ratings, choice: Choice) -> Scorer:
+    """The items most like the last ones: users in common / sqrt(product of counts), each last item weighed by age."""
+    from scipy import sparse
+
+    shape = train.n_users, train.n_items
+    x = sparse.csr_array((np.ones(len(train), np.float32), (train.user, train.item)), shape=shape)
+    scale = np.maximum(np.asarray(x.sum(axis=0)), 1) ** -0.5
+    cosine = (x.T @ x).toarray() * scale[:, None] * scale[None, :]
+    np.fill_diagonal(cosine, 0)
+    kernel = recency.inverse_power([choice["power"]], window=choice["window"])
+    return recency.recency_scorer(train, cosine[None], kernel, order="position")
+
+
+def kernels(choice: Choice) -> jax.Array:
+    """The weights by age of a candidate, [D, window]."""
+    window = choice["window"]
+    blocks = [recency.exponential(choice["decays"], window=window)] if choice.get("decays") else []
+    blocks += [recency.inverse_power(choice["powers"], window=window)] if choice.get("powers") else []
+    return jnp.concatenate(blocks)
+
+
+def _ridge(train: Ratings, choice: Choice) -> Scorer:
+    future = choice.get("future", 0.0) ** np.arange(1 if not choice.get("future") else choice["horizon"])
+    return solvers.sequence_ridge(
+        train,
+        age_weight=kernels(choice),
+        l2=choice["l2"],
+        next_weight=future,
+        backward_weight=choice.get("backward", 0.0),
+        popularity_power=choice.get("popularity_power", 0.0),
+        order="position",
+    )
+
+
+METHODS: dict[str, Callable[[Ratings, Choice], Any]] = {
+    "popularity": _popularity,
+    "markov": _markov,
+    "knn": _knn,
+    "ridge": _ridge,
+}
+
+MARKOV = [{"l2": l2} for l2 in (1.0, 10.0, 100.0)]
+KNN = [{"power": power, "window": window} for power, window in ((0.0, 1), (1.0, 50), (0.5, 50))]
+AMAZON = {"powers": [1.0], "window": 50, "l2": 10.0}
+SMOOTHED = AMAZON | {"future": 0.5, "horizon": 8, "backward": 0.3}
+
+# table -> method -> candidates; a ridge also tries each of `POPULARITY_POWERS`, which need no other fit.
+CANDIDATES: dict[str, dict[str, list[Choice]]] = {
+    "ml-1m": {
+        "ridge": [
+            {"decays": [0.0, 0.7, 0.95], "window": 200, "l2": 1000.0, "future": 0.3, "horizon": 6},
+            {"decays": [0.0, 0.6, 0.9], "powers": [0.3], "window": 200, "l2": 1000.0, "future": 0.3, "horizon": 6},
+        ],
+    },
     "amazon-beauty": {"ridge": [AMAZON] + [SMOOTHED | {"l2": l2} for l2 in (10.0, 20.0, 40.0, 80.0, 160.0)]},
     "amazon-sports": {"ridge": [SMOOTHED | {"l2": 160.0}]},
     "amazon-toys": {"ridge": [SMOOTHED | {"l2": l2} for l2 in (40.0, 160.0)]},
