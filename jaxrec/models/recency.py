@@ -232,15 +232,21 @@ def _scores(scorer: RecencyScorer, state: RecentItems) -> Array:
     return by_platform(partial(_weighted_rows, n_items=scorer.n_items), *args)[:, : scorer.n_items]
 
 
-def recency_features(age_weight: Array, item: Array, count: Array, n_items: int) -> Float[Array, "n features"]:
+def recency_features(
+    age_weight: Shaped[ArrayLike, "D window"],
+    item: Int[ArrayLike, "n window"],
+    count: Int[ArrayLike, " n"],
+    n_items: int,
+) -> Float[Array, "n features"]:
     """H of states: row r has, in block d, the sum over ages k of a(d, k) times the unit vector of item[r, k - 1]."""
-    n_kernels, window = age_weight.shape
-    where = jnp.arange(window, dtype=jnp.int32)[None, :] < count[:, None]
-    value = jnp.where(where[None], age_weight[:, None, :], 0)  # [D, n, window]
+    by_age, items, counts = jnp.asarray(age_weight), jnp.asarray(item), jnp.asarray(count)
+    n_kernels, window = by_age.shape
+    where = jnp.arange(window, dtype=jnp.int32)[None, :] < counts[:, None]
+    value = jnp.where(where[None], by_age[:, None, :], 0)  # [D, n, window]
     kernel = jnp.arange(n_kernels, dtype=jnp.int32)[:, None, None]
-    row = jnp.arange(len(item), dtype=jnp.int32)[None, :, None]
-    zeros = jnp.zeros((len(item), n_kernels, n_items), age_weight.dtype)
-    return zeros.at[row, kernel, item[None]].add(value).reshape(len(item), n_kernels * n_items)
+    row = jnp.arange(len(items), dtype=jnp.int32)[None, :, None]
+    zeros = jnp.zeros((len(items), n_kernels, n_items), by_age.dtype)
+    return zeros.at[row, kernel, items[None]].add(value).reshape(len(items), n_kernels * n_items)
 
 
 def _weighted_rows(
