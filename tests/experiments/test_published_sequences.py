@@ -61,19 +61,19 @@ def test_choose_reads_no_test_item_then_test_reads_it_once_and_resumes(small, tm
     assert len(seen) == 7  # no candidate is tried twice
 
     found = published_sequences.main(small)["metrics"]
-    assert seen[7:] == [(len(split.rest), split.test.item.tolist())] * 8  # masked, unmasked
+    assert seen[7:] == [(len(split.rest), split.test.item.tolist())] * 16  # masked or not, fitted on all or train
     result = json.loads((tmp_path / "out/published_sequences.json").read_text())
     assert result["metrics"] == found
     for method in ("popularity", "markov", "knn", "ridge"):
         row = f"amazon-beauty/{method}"
-        for name in ("hr@10", "ndcg@10", "ndcg@10_unmasked", "seconds", "validation_ndcg@10"):
+        for name in ("hr@10", "ndcg@10", "ndcg@10_unmasked", "ndcg@10_train_only", "seconds", "validation_ndcg@10"):
             assert isinstance(found[f"{row}/{name}"], float)
         assert found[f"{row}/choice"] == choices[method]["choice"]
         assert found[f"{row}/ndcg@10_unmasked"] <= found[f"{row}/ndcg@10"]
     assert found["amazon-beauty/ridge/ndcg@10"] > found["amazon-beauty/popularity/ndcg@10"]
     assert len(result["comparison"]["amazon-beauty"]["comparisons"]) == 6  # three methods, two metrics
     again = published_sequences.main(small)
-    assert len(seen) == 15
+    assert len(seen) == 23
     assert again["comparison"] == result["comparison"]
     assert "eSASRec" in capsys.readouterr().out
 
