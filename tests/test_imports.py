@@ -13,7 +13,7 @@ import jaxrec
 
 ROOT = Path(jaxrec.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-BOTTOM = {"check", "counting_sort", "gather", "numerics", "ratings", "raw_ids", "times", "types"}
+BOTTOM = {"check", "counting_sort", "events", "gather", "numerics", "ratings", "raw_ids", "times", "types"}
 ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "_version": set(),
     "atomic": set(),
@@ -26,6 +26,7 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "times": {"check"},
     "ratings": {"check", "counting_sort", "raw_ids", "times"},
     "types": {"ratings"},
+    "events": {"check", "counting_sort", "types"},
     "prediction": BOTTOM,
     "scorers": BOTTOM | {"prediction"},
     "kernels": {"types", "check", "gather", "numerics"},
@@ -43,6 +44,7 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
         "models.factors",
         "models.linear",
         "models.neighbors",
+        "models.recency",
         "prediction",
     },
     "bayes": BOTTOM | {"checkpoints", "data.layouts", "kernels", "prediction", "solvers"},

@@ -6,6 +6,7 @@ from jaxrec.data.datasets import DatasetNotFound, load
 from jaxrec.data.frames import from_frame, read_parquet
 from jaxrec.data.layouts import dense, linked, memory, observed, padded_items, rows
 from jaxrec.data.matrices import from_csr, from_user_item_matrix, to_csr, to_user_item_matrix
+from jaxrec.data.packing import Sequences, sequences
 from jaxrec.data.reading import read_csv
 from jaxrec.data.recent import last_items
 from jaxrec.data.writing import to_pandas, to_polars, write_csv, write_parquet
@@ -16,6 +17,7 @@ __all__ = [
     "Dataset",
     "DatasetNotFound",
     "Ratings",
+    "Sequences",
     "align_ids",
     "dense",
     "features",
@@ -34,6 +36,7 @@ __all__ = [
     "read_csv",
     "read_parquet",
     "rows",
+    "sequences",
     "splits",
     "synthetic",
     "to_csr",

@@ -18,6 +18,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -65,7 +66,8 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None, pip: bool = T
     """Loads a named dataset from the first of these places that has it.
 
     1. `path`, if not None: a folder that holds the files, or the zip as published. Nothing else is tried.
-    2. The folder `$JAXREC_DATA/NAME` (for ml-1m-ncf also `$JAXREC_DATA/ml-1m/ncf`).
+    2. The folder `$JAXREC_DATA/NAME` (for ml-1m-ncf also `$JAXREC_DATA/ml-1m/ncf`; for the four datasets of sequences
+       also `$JAXREC_DATA/sequences`, if it holds the file of that dataset).
     3. The cache: `jaxrec/NAME` in the user's cache folder (on Linux `$XDG_CACHE_HOME`, or ~/.cache).
     4. The publisher's site, if it has the dataset as one zip. The files needed are then kept in the cache.
     5. For ml-100k the package recbole 1.2.1, whose wheel has the same rows in the same order, but no release dates:
@@ -84,14 +86,23 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None, pip: bool = T
     | ml-latest-small | 100,836, 0.5 to 5, times | 9742 films, 9724 rated | 610 | title, genres, links | |
     | jester5k | 363,209, real numbers in -10 .. 10 | 100 jokes | 5000 | the jokes' texts as titles | |
     | gowalla | 1,027,370 check-ins, all 1 | 40,981 places | 29,858 | | lightgcn |
+    | ml-1m-sequences | 999,611 views, all 1, in order [3] | 3416 films | 6040 | | |
+    | amazon-beauty | 198,502 reviews, all 1, in order [3] | 12,101 | 22,363 | | |
+    | amazon-sports | 296,337 reviews, all 1, in order [3] | 18,357 | 35,598 | | |
+    | amazon-toys | 167,597 reviews, all 1, in order [3] | 11,924 | 19,412 | | |
 
     [1] The official form. A form with the same lines but no times (ratings.npz) is also read; then `time` is None.
     [2] As published with Neural Collaborative Filtering; for 156 users they include the held-out film itself.
+    [3] The rows of a user are in the order of time, but there are no times: `time` is None, and splits and
+        `data.sequences` take order='position'. Published tables hold out each user's last item as test and the one
+        before it as validation: `data.splits.leave_last(ratings, order="position")`, twice.
 
     MovieLens is for research and may not be redistributed (latest-small may, under the same terms); cite F. M. Harper
     and J. A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015. Jester: K. Goldberg et al.,
     "Eigentaste", Information Retrieval 4(2), 2001. Gowalla: E. Cho et al., KDD 2011, split by X. He et al., "LightGCN",
-    SIGIR 2020. ml-1m-ncf: X. He et al., "Neural Collaborative Filtering", WWW 2017.
+    SIGIR 2020. ml-1m-ncf: X. He et al., "Neural Collaborative Filtering", WWW 2017. ml-1m-sequences: W.-C. Kang and
+    J. McAuley, "Self-attentive sequential recommendation", ICDM 2018. amazon: J. McAuley et al., SIGIR 2015, as split
+    by K. Zhou et al., "S3-Rec", CIKM 2020.
 
     Args:
         name: one of the names above.
@@ -124,7 +135,8 @@ def load(name: str, *, path: str | os.PathLike[str] | None = None, pip: bool = T
     else:
         folders = [Path(root).expanduser() / subfolder for subfolder in (name, *OTHER_SUBFOLDERS.get(name, ()))]
         for folder in folders:
-            if folder.is_dir():
+            is_shared = folder.name == SHARED_SUBFOLDER
+            if folder.is_dir() and (not is_shared or any((folder / file).is_file() for file in FORMS[name][0].names)):
                 origin = _origin(FORMS[name][0])
                 return _from_folder(name, folder, f"Fetch it again from {origin}, or unset JAXREC_DATA.")
         tried.append(f"$JAXREC_DATA: no folder {' or '.join(map(str, folders))}")
@@ -290,7 +302,14 @@ def _unpack(archive: Path, folder: Path, form: Form) -> None:
 
 
 # Other subfolders of $JAXREC_DATA where a dataset may be.
-OTHER_SUBFOLDERS = {"ml-1m-ncf": ("ml-1m/ncf",)}
+SHARED_SUBFOLDER = "sequences"  # holds the files of several datasets
+SEQUENCES = {
+    "ml-1m-sequences": "ml-1m.txt",
+    "amazon-beauty": "Beauty.txt",
+    "amazon-sports": "Sports_and_Outdoors.txt",
+    "amazon-toys": "Toys_and_Games.txt",
+}
+OTHER_SUBFOLDERS = {"ml-1m-ncf": ("ml-1m/ncf",)} | dict.fromkeys(SEQUENCES, (SHARED_SUBFOLDER,))
 
 # The forms of each dataset: the publisher's first, then those tried if the publisher cannot be reached.
 FORMS: dict[str, tuple[Form, ...]] = {
@@ -346,4 +365,23 @@ FORMS: dict[str, tuple[Form, ...]] = {
             origin="github.com/gusye1234/LightGCN-PyTorch (data/gowalla)",
         ),
     ),
+    "ml-1m-sequences": (
+        Form(
+            readers.ml_1m_sequences,
+            "ml-1m-sequences",
+            (SEQUENCES["ml-1m-sequences"],),
+            origin="github.com/kang205/SASRec (data/ml-1m.txt)",
+        ),
+    ),
+    **{
+        name: (
+            Form(
+                partial(readers.amazon_sequences, name=name),
+                name,
+                (SEQUENCES[name],),
+                origin=f"github.com/RUCAIBox/CIKM2020-S3Rec (data/{SEQUENCES[name]})",
+            ),
+        )
+        for name in ("amazon-beauty", "amazon-sports", "amazon-toys")
+    },
 }

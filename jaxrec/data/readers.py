@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     import polars as pl
 
 __all__ = [
+    "amazon_sequences",
     "gowalla",
     "jester5k",
     "ml_1m",
     "ml_1m_ncf",
+    "ml_1m_sequences",
     "ml_1m_without_times",
     "ml_100k",
     "ml_100k_recbole",
@@ -208,6 +210,28 @@ def gowalla(files: Files) -> Dataset:
     value = np.ones(len(user), np.float32)
     ratings = Ratings(user, item, value, len(raw_ids[0]), len(raw_ids[1]), user_ids=raw_ids[0], item_ids=raw_ids[1])
     return Dataset("gowalla", ratings, published={"lightgcn": np.arange(len(user)) >= len(train_user)})
+
+
+def ml_1m_sequences(files: Files) -> Dataset:
+    """Reads MovieLens 1M as sequences: a line is "user item", each user's lines oldest first, and has no value."""
+    (content,) = files.values()
+    user, item = np.array(content.split(), np.int64).reshape(-1, 2).T
+    return Dataset("ml-1m-sequences", _in_order(user, item))
+
+
+def amazon_sequences(files: Files, *, name: str) -> Dataset:
+    """Reads Amazon reviews as sequences: a line is "user item item ...", oldest first, and has no values."""
+    (content,) = files.values()
+    lines = [np.array(line.split(), np.int64) for line in content.splitlines()]
+    user = np.repeat([line[0] for line in lines], [len(line) - 1 for line in lines])
+    return Dataset(name, _in_order(user, np.concatenate([line[1:] for line in lines])))
+
+
+def _in_order(user: np.ndarray, item: np.ndarray) -> Ratings:
+    """Ratings of 1 in the file's order; a user may have an item twice."""
+    (user_ids, users), (item_ids, items) = (np.unique(raw, return_inverse=True) for raw in (user, item))
+    ones = np.ones(len(user), np.float32)
+    return Ratings(users, items, ones, len(user_ids), len(item_ids), user_ids=user_ids, item_ids=item_ids)
 
 
 def _tab_separated(content: bytes, **types: type[pl.DataType]) -> pl.DataFrame:

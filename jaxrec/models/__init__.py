@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxrec.models import bag_of_items, baselines, linear, neighbors
+from jaxrec.models import bag_of_items, baselines, linear, neighbors, recency
 from jaxrec.models.factors import init, trainable_mask, unit_factors
 from jaxrec.prediction import as_vectors, predict, predict_all
 
@@ -22,6 +22,7 @@ __all__ = [
     "neighbors",
     "predict",
     "predict_all",
+    "recency",
     "trainable_mask",
     "two_tower",
     "unit_factors",

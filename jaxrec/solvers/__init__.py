@@ -10,11 +10,20 @@ from jaxrec.solvers._implicit_als import (
     implicit_fold_in,
     implicit_sweep,
 )
+from jaxrec.solvers._sequence_ridge import (
+    LeftOutPositions,
+    leave_last_position_out,
+    sequence_ridge,
+    solve_sequence_ridge,
+)
+from jaxrec.solvers._sequence_sums import SequenceSums, sequence_ridge_memory, sequence_sums
 from jaxrec.solvers.common import ALSResult, SweepResult
 from jaxrec.solvers.ridge import solve_item, solve_user
 
 __all__ = [
     "ALSResult",
+    "LeftOutPositions",
+    "SequenceSums",
     "SweepResult",
     "als",
     "dense_sweep",
@@ -24,11 +33,16 @@ __all__ = [
     "implicit_cost",
     "implicit_fold_in",
     "implicit_sweep",
+    "leave_last_position_out",
     "leave_one_out",
     "linear",
     "neighbors",
     "ridge",
+    "sequence_ridge",
+    "sequence_ridge_memory",
+    "sequence_sums",
     "solve_item",
+    "solve_sequence_ridge",
     "solve_user",
     "sweep",
 ]

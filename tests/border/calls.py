@@ -13,7 +13,7 @@ import optax
 import jaxrec
 from jaxrec import Ratings, data, evaluation, losses, metrics, models, retrieval
 from jaxrec.losses import closed_form, content, softmax
-from jaxrec.models import bag_of_items, baselines, linear, neighbors
+from jaxrec.models import bag_of_items, baselines, linear, neighbors, recency
 from jaxrec.retrieval import candidates, quantized, rerank
 from jaxrec.solvers import neighbors as knn
 from jaxrec.training import negatives
@@ -199,6 +199,16 @@ CALLS = {
     ],
     "solvers.neighbors.rp3beta": lambda: knn.rp3beta(RATINGS, k=2)(jnp.arange(3)),
     "solvers.neighbors.similar": lambda: knn.similar(RATINGS, "user", k=2),
+    "models.recency.exponential": lambda: recency.exponential([0.0, 0.5], window=2),
+    "models.recency.inverse_power": lambda: recency.inverse_power([1.0], window=2),
+    "models.recency.as_age_weight": lambda: recency.as_age_weight(np.ones((1, 2))),
+    "models.recency.recent_items": lambda: recency.recent_items(np.array([0, 2]), np.array([4, 1]), window=2),
+    "models.recency.recency_features": lambda: recency.recency_features(
+        jnp.ones((2, 3)), jnp.zeros((1, 3), jnp.int32), jnp.array([2], jnp.int32), N_ITEMS
+    ),
+    "models.recency.recency_scorer": lambda: one_more_event(
+        recency.recency_scorer(RATINGS, CO_COUNTS[None], jnp.ones((1, 2)), order="position")
+    ),
     "models.baselines.content_profile": lambda: baselines.content_profile(RATINGS, np.ones((N_ITEMS, 2))),
     "retrieval.top_k": lambda: [
         retrieval.top_k(W, X, 2, exclude=EXCLUDE),
@@ -246,6 +256,12 @@ CALLS = {
     "recommend": lambda: jaxrec.recommend(FACTORS, TRAIN, 0, k=2),
     "related": lambda: jaxrec.related(FACTORS, TRAIN, 0, k=2),
 }
+
+
+def one_more_event(scorer):
+    """The scores of users of train, of the same after an event, and of a list."""
+    states = scorer.update(scorer.events, np.arange(N_USERS))
+    return scorer(jnp.arange(3)), scorer.scores(states), scorer.scores(scorer.state(np.array([[1, 2, 3]])))
 
 
 def sum_of_ids(ids, relevant, *, where):

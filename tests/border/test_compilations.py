@@ -12,7 +12,7 @@ from tests.border.calls import CALLS
 MODULES = (
     *("losses", "losses.closed_form", "losses.content", "losses.implicit", "losses.pairwise", "losses.softmax"),
     *("metrics", "models", "models.bag_of_items", "models.baselines", "models.linear"),
-    *("models.neighbors", "solvers.neighbors", "training.negatives"),
+    *("models.neighbors", "models.recency", "solvers.neighbors", "training.negatives"),
     *("retrieval", "retrieval.candidates", "retrieval.quantized", "retrieval.rerank", "evaluation"),
     *("evaluation.off_policy", "evaluation.propensity"),
 )

@@ -158,7 +158,37 @@ def test_ncf_is_found_inside_ml_1m_too(tmp_path, monkeypatch):
     assert data.load("ml-1m-ncf").source == str(folder)
 
 
-@pytest.mark.parametrize("name", ["ml-1m-ncf", "jester5k", "gowalla"])
+def test_sequences_keep_the_order_of_the_file_and_repeated_items():
+    pairs = readers.ml_1m_sequences({"ml-1m.txt": lines("7 30", "7 10", "9 30", "7 30")})
+    lists = readers.amazon_sequences({"Beauty.txt": lines("7 30 10 30", "9 30")}, name="amazon-beauty")
+    assert (pairs.name, lists.name) == ("ml-1m-sequences", "amazon-beauty")
+    assert (pairs.ratings.user.tolist(), pairs.ratings.item.tolist()) == ([0, 0, 1, 0], [1, 0, 1, 1])
+    assert (lists.ratings.user.tolist(), lists.ratings.item.tolist()) == ([0, 0, 0, 1], [1, 0, 1, 1])
+    for dataset in (pairs, lists):
+        ratings = dataset.ratings
+        assert (ratings.user_ids.tolist(), ratings.item_ids.tolist()) == ([7, 9], [10, 30])
+        assert ratings.time is None
+        assert ratings.value.tolist() == [1] * 4
+
+
+def test_a_shared_folder_counts_for_the_datasets_whose_files_it_has(tmp_path, monkeypatch):
+    folder, content = tmp_path / "sequences", lines("1 5 4 6")
+    folder.mkdir()
+    (folder / "Beauty.txt").write_bytes(content)
+    names = [f"{forms[0].folder}/{forms[0].names[0]}" for name, forms in datasets.FORMS.items() if name[:3] == "ama"]
+    (tmp_path / "registry.txt").write_text("".join(f"{name} {datasets._sha256(content)}\n" for name in names))
+    monkeypatch.setattr(datasets, "REGISTRY", tmp_path / "registry.txt")
+    monkeypatch.setenv("JAXREC_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert data.load("amazon-beauty").source == str(folder)
+    with pytest.raises(data.DatasetNotFound, match=r"no folder .*amazon-toys or .*sequences"):
+        data.load("amazon-toys")
+    (folder / "Beauty.txt").write_bytes(content[:-2])
+    with pytest.raises(ValueError, match="expected sha256"):
+        data.load("amazon-beauty")
+
+
+@pytest.mark.parametrize("name", ["ml-1m-ncf", "jester5k", "gowalla", *datasets.SEQUENCES])
 def test_without_a_published_zip_the_error_says_what_to_get_and_where(tmp_path, monkeypatch, name):
     monkeypatch.setenv("JAXREC_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
@@ -182,6 +212,10 @@ REAL = {  # name: ratings, users, items, rated items, mean
     "ml-latest-small": (100_836, 610, 9742, 9724, 3.5016),
     "jester5k": (363_209, 5000, 100, 100, 0.9159),
     "gowalla": (1_027_370, 29_858, 40_981, 40_981, 1.0),
+    "ml-1m-sequences": (999_611, 6040, 3416, 3416, 1.0),
+    "amazon-beauty": (198_502, 22_363, 12_101, 12_101, 1.0),
+    "amazon-sports": (296_337, 35_598, 18_357, 18_357, 1.0),
+    "amazon-toys": (167_597, 19_412, 11_924, 11_924, 1.0),
 }
 
 

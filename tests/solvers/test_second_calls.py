@@ -15,6 +15,7 @@ from jaxrec.solvers import linear, ridge
 
 KEY = jax.random.key(0)
 QUIET = {"progress": False}
+KERNEL = np.float32([[1.0, 0.5]])
 
 
 @functools.cache
@@ -116,6 +117,15 @@ CALLS = {
     ),
     "implicit_cost": lambda: solvers.implicit_cost(factors(False), sides()[0], l2=1.0),
     "implicit_fold_in": lambda: solvers.implicit_fold_in(factors(False), sides()[0], l2=1.0),
+    "sequence_sums": lambda: solvers.sequence_sums(ratings(), KERNEL, backward_weight=0.5, order="position"),
+    "solve_sequence_ridge": lambda: solvers.solve_sequence_ridge(
+        solvers.sequence_sums(ratings(), KERNEL, order="position"), l2=1.0, popularity_power=0.1
+    ),
+    "sequence_ridge": lambda: solvers.sequence_ridge(ratings(), age_weight=KERNEL, l2=1.0, order="position").weight,
+    "sequence_ridge_memory": lambda: solvers.sequence_ridge_memory(9, 2),
+    "leave_last_position_out": lambda: solvers.leave_last_position_out(
+        ratings(), age_weight=KERNEL, l2=1.0, order="position"
+    ),
     "frequency_scaled_l2": lambda: solvers.frequency_scaled_l2(ratings(), 1.0),
     "solve_user": lambda: solvers.solve_user(*user_row(), l2=1.0, offset=jnp.ones(9), prior=1.0),
     "solve_item": lambda: solvers.solve_item(user_row()[0], user_row()[1], *user_row()[1:], l2=1.0),
