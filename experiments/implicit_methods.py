@@ -23,7 +23,8 @@ from jax import Array
 from jaxrec import data, losses, models, solvers, training
 from jaxrec.models import bag_of_items, linear
 from jaxrec.models.neighbors import item_scorer
-from jaxrec.numerics import unit_vectors
+from jaxrec.numerics import product, unit_vectors
+from jaxrec.prediction import scorer_vectors
 from jaxrec.solvers import neighbors
 from jaxrec.training import lazy, negatives
 from jaxrec.types import Factors, Ratings
@@ -259,27 +260,49 @@ def fit_bag(
     return params
 
 
-def blend(train: Ratings, given: Ratings, context: Context) -> Any:
-    """The closed form and the factorization by softmax, as chosen for themselves, added with a weight."""
-    first = closed_form(train, given, context)(context.choices["closed_form"]["settings"])
-    second = softmax_mf(train, given, context)(context.choices["softmax_mf"]["settings"])
-    return lambda settings: Blend(first, second, jnp.float32(settings["weight"]))
+def blend(*methods: str) -> Fit:
+    """Two methods of the table, as chosen for themselves: the scores of the first plus a weight times the second's."""
+
+    def fit(train: Ratings, given: Ratings, context: Context) -> Any:
+        parts = tuple(
+            _as_function(METHODS[name].fit(train, given, context)(context.choices[name]["settings"]))
+            for name in methods
+        )
+        return lambda settings: Blend(parts, jnp.array([1.0, settings["weight"]], jnp.float32))
+
+    return fit
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Blend:
-    """Scores of a linear scorer, plus a weight times cosines of vectors; both divided by their deviation for a user."""
+    """A weighted sum of scores, each divided by its standard deviation over the items of a user."""
 
-    scorer: Any
-    vectors: tuple[Array, Array]
-    weight: Array
+    scorers: tuple[Any, ...]
+    weights: Array
 
     def __call__(self, users: Array) -> Array:
         """[n, n_items]."""
-        standardized = lambda scores: scores / jnp.std(scores, axis=1, keepdims=True)
-        cosines = jnp.matmul(self.vectors[0][users], self.vectors[1].T, precision=jax.lax.Precision.HIGHEST)
-        return standardized(self.scorer(users)) + self.weight * standardized(cosines)
+        scores = [scorer(users) for scorer in self.scorers]
+        scaled = [each / jnp.maximum(jnp.std(each, axis=1, keepdims=True), 1e-12) for each in scores]
+        return sum(weight * each for weight, each in zip(self.weights, scaled, strict=True))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Products:
+    """Scores that are products of vectors, as a function of users."""
+
+    users: Array
+    items: Array
+
+    def __call__(self, users: Array) -> Array:
+        """[n, n_items]."""
+        return product(self.users[users], self.items.T)
+
+
+def _as_function(scorer: Any) -> Any:
+    return scorer if callable(scorer) else Products(*scorer_vectors("scorer", scorer))
 
 
 # ------------------------------------------------------------------------------------------- peers
@@ -422,7 +445,11 @@ METHODS: dict[str, Method] = {
             ),
         },
     ),
-    "blend": Method(blend, {"gowalla": grid(weight=(0.25, 0.5, 1.0))}),
+    "blend": Method(blend("closed_form", "softmax_mf"), {"gowalla": grid(weight=(0.5, 1.0))}),
+    "ease_ials": Method(
+        blend("ease", "ials"),
+        {table: grid(weight=(0.5, 1.0, 2.0)) for table in ("ml-100k-strong", "ml-1m-strong")},
+    ),
     "irspack_ease": Method(
         irspack("ease"),
         {
