@@ -1,11 +1,10 @@
-"""The methods of `experiments.published_implicit`, and the settings that each chooses from.
+"""The methods of `experiments.published_implicit`; `experiments.implicit_grids` has the settings they choose from.
 
 A method is a function fit(train, given, context) that prepares what its settings share and returns a function of one
 point of its grid, which returns a scorer of the users of `given`. `given` is `train`, or the histories of users who are
 not in train.
 """
 
-import itertools
 import json
 import subprocess
 import tempfile
@@ -20,6 +19,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from experiments.implicit_grids import Settings
 from jaxrec import data, losses, models, solvers, training
 from jaxrec.models import bag_of_items, linear
 from jaxrec.models.neighbors import item_scorer
@@ -29,7 +29,6 @@ from jaxrec.solvers import neighbors
 from jaxrec.training import lazy, negatives
 from jaxrec.types import Factors, Ratings
 
-Settings = dict[str, Any]
 IRSPACK_LISTS = Path(__file__).parent.parent / "benchmarks" / "irspack_lists.py"
 LISTED = 100  # the length of a peer's lists: no figure looks further
 
@@ -57,20 +56,13 @@ class Method:
 
     Attributes:
         fit: see the module.
-        grids: table -> the settings to choose from; a table that is missing does not have the method.
         is_baseline: whether the others are compared with the best of it and its like.
         is_peer: whether it needs the peers' environment.
     """
 
     fit: Fit
-    grids: Mapping[str, list[Settings]]
     is_baseline: bool = False
     is_peer: bool = False
-
-
-def grid(**options: tuple[Any, ...]) -> list[Settings]:
-    """All combinations of the options."""
-    return [dict(zip(options, point, strict=True)) for point in itertools.product(*options.values())]
 
 
 # ------------------------------------------------------------------------------------------- baselines
@@ -349,134 +341,18 @@ def _for_users(scorer: Any, train: Ratings, given: Ratings) -> Any:
 
 
 METHODS: dict[str, Method] = {
-    "popularity": Method(
-        popularity,
-        {table: [{}] for table in ("gowalla", "ml-1m-ncf", "ml-100k-strong", "ml-1m-strong")},
-        is_baseline=True,
-    ),
-    "item_knn": Method(
-        item_knn,
-        {
-            "gowalla": grid(k=(100,), shrinkage=(10.0, 30.0)),
-            "ml-1m-ncf": grid(k=(50, 100, 200), shrinkage=(0.0, 100.0)),
-            "ml-100k-strong": grid(k=(20, 50, 100, 200), shrinkage=(0.0, 10.0, 100.0)),
-            "ml-1m-strong": grid(k=(50, 100, 200), shrinkage=(0.0, 100.0)),
-        },
-        is_baseline=True,
-    ),
-    "rp3beta": Method(
-        rp3beta,
-        {
-            "gowalla": grid(k=(400,), alpha=(0.7,), beta=(0.35,)),
-            "ml-100k-strong": grid(k=(100, 400), alpha=(0.7, 1.0), beta=(0.2, 0.4, 0.6)),
-            "ml-1m-strong": grid(k=(100, 400), alpha=(0.7, 1.0), beta=(0.2, 0.4, 0.6)),
-        },
-        is_baseline=True,
-    ),
-    "ease": Method(
-        ease,
-        {
-            "gowalla": grid(l2=(300.0,)),
-            "ml-1m-ncf": grid(l2=(300.0, 1000.0)),
-            "ml-100k-strong": grid(l2=(30.0, 100.0, 200.0, 300.0, 500.0)),
-            "ml-1m-strong": grid(l2=(100.0, 200.0, 300.0, 500.0, 1000.0)),
-        },
-        is_baseline=True,
-    ),
-    "ials": Method(
-        ials,
-        {
-            "ml-1m-ncf": grid(
-                rank=(192, 512), l2=(0.005, 0.007, 0.01), unobserved_weight=(0.3,), cg_steps=(2,), sweeps=(12,)
-            ),
-            "ml-100k-strong": grid(
-                rank=(16, 32, 64), l2=(0.01, 0.03, 0.1), unobserved_weight=(0.1, 0.3, 1.0), sweeps=(12,)
-            ),
-            "ml-1m-strong": grid(rank=(64, 128), l2=(0.003, 0.01, 0.03), unobserved_weight=(0.1, 0.3), sweeps=(12,)),
-        },
-    ),
-    "closed_form": Method(
-        closed_form,
-        {
-            "gowalla": grid(
-                rank=(512, 1024), hop_weight=(0.35, 0.5), hop_user_exponent=(0.15, 0.25), spectral_power=(0.0, 0.5)
-            ),
-            "ml-1m-ncf": grid(rank=(64, 128, 256), hop_weight=(0.0, 0.1), hop_user_exponent=(0.15,)),
-        },
-    ),
-    "cheby_cf": Method(  # its authors' settings: nothing is chosen
-        cheby_cf,
-        {"gowalla": grid(order=(8,), flatness=(1.5,), rank=(512,), ideal_weight=(0.2,), degree_exponent=(0.4,))},
-        is_baseline=True,
-    ),
-    "softmax_mf": Method(
-        softmax_mf,
-        {
-            "gowalla": grid(
-                rank=(128,),
-                temperature=(0.1, 0.12),
-                negatives_per_batch=(1024,),
-                batch_size=(2048,),
-                learning_rate=(0.03,),
-                epochs=(24,),
-            )
-        },
-    ),
-    "bag_of_items": Method(
-        bag,
-        {
-            "ml-100k-strong": grid(
-                rank=(64, 256),
-                dropped=(0.5,),
-                power=(0.5,),
-                l2=(0.01, 0.1),
-                batch_size=(100,),
-                learning_rate=(0.003,),
-                epochs=(20, 50, 100),
-            ),
-            "ml-1m-strong": grid(
-                rank=(256,),
-                dropped=(0.5,),
-                power=(0.5,),
-                l2=(0.01, 0.1),
-                batch_size=(200,),
-                learning_rate=(0.003,),
-                epochs=(20, 50),
-            ),
-        },
-    ),
-    "blend": Method(blend("closed_form", "softmax_mf"), {"gowalla": grid(weight=(0.5, 1.0))}),
-    "ease_ials": Method(
-        blend("ease", "ials"),
-        {table: grid(weight=(0.5, 1.0, 2.0)) for table in ("ml-100k-strong", "ml-1m-strong")},
-    ),
-    "irspack_ease": Method(
-        irspack("ease"),
-        {
-            "ml-100k-strong": grid(reg=(30.0, 100.0, 200.0, 300.0, 500.0)),
-            "ml-1m-strong": grid(reg=(100.0, 200.0, 300.0, 500.0, 1000.0)),
-        },
-        is_baseline=True,
-        is_peer=True,
-    ),
-    "irspack_ials": Method(
-        irspack("ials"),
-        {
-            "ml-100k-strong": grid(
-                n_components=(16, 32, 64), reg=(0.003, 0.01, 0.03), alpha0=(0.1, 0.3, 1.0), train_epochs=(12,)
-            ),
-            "ml-1m-strong": grid(n_components=(64, 128), reg=(0.003, 0.01), alpha0=(0.1, 0.3), train_epochs=(12,)),
-        },
-        is_baseline=True,
-        is_peer=True,
-    ),
-    "irspack_edlae": Method(
-        irspack("edlae"),
-        {
-            "ml-100k-strong": grid(reg=(10.0, 30.0, 100.0), dropout_p=(0.2, 0.4, 0.6)),
-            "ml-1m-strong": grid(reg=(100.0, 300.0), dropout_p=(0.2, 0.4)),
-        },
-        is_baseline=True,
-        is_peer=True,
-    ),
+    "popularity": Method(popularity, is_baseline=True),
+    "item_knn": Method(item_knn, is_baseline=True),
+    "rp3beta": Method(rp3beta, is_baseline=True),
+    "ease": Method(ease, is_baseline=True),
+    "ials": Method(ials),
+    "closed_form": Method(closed_form),
+    "cheby_cf": Method(cheby_cf, is_baseline=True),
+    "softmax_mf": Method(softmax_mf),
+    "bag_of_items": Method(bag),
+    "blend": Method(blend("closed_form", "softmax_mf")),
+    "ease_ials": Method(blend("ease", "ials")),
+    "irspack_ease": Method(irspack("ease"), is_baseline=True, is_peer=True),
+    "irspack_ials": Method(irspack("ials"), is_baseline=True, is_peer=True),
+    "irspack_edlae": Method(irspack("edlae"), is_baseline=True, is_peer=True),
 }

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import harness
+from experiments.implicit_grids import GRIDS
 from experiments.implicit_methods import METHODS, Context, Fit
 from jaxrec import check, data, evaluation
 from jaxrec.evaluation import Evaluation
@@ -192,7 +193,7 @@ def ranked(scorer: Any, parts: Parts, table: Table) -> Evaluation:
 def _rows(settings: Settings) -> Iterator[tuple[str, str]]:
     for table in settings.tables:
         for method in settings.methods:
-            if table in METHODS[method].grids and (settings.peers or not METHODS[method].is_peer):
+            if table in GRIDS[method] and (settings.peers or not METHODS[method].is_peer):
                 yield table, method
 
 
@@ -201,7 +202,7 @@ def _choose_all(settings: Settings) -> dict[str, Any]:
     for name, method in _rows(settings):
         if method not in choices.setdefault(name, {}):
             table = TABLES[name]
-            choices[name][method] = choose(METHODS[method].fit, METHODS[method].grids[name], table, settings, choices)
+            choices[name][method] = choose(METHODS[method].fit, GRIDS[method][name], table, settings, choices)
             _save_choices(choices)
         print(f"{name}, {method}: {choices[name][method]}", flush=True)
     print(f"\n{CHOICES}: commit it, then run without --stage.")

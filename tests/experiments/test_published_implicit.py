@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import implicit_methods, published_implicit
+from experiments import implicit_grids, implicit_methods, published_implicit
 from jaxrec import Ratings, data
 
 
@@ -61,9 +61,7 @@ def small_tables(monkeypatch, tmp_path):
         "ease_ials": [{"weight": 0.5}],
     }
     for name, grid in few.items():
-        method = implicit_methods.METHODS[name]
-        small = dataclasses.replace(method, grids=dict.fromkeys(method.grids, grid))
-        monkeypatch.setitem(implicit_methods.METHODS, name, small)
+        monkeypatch.setitem(implicit_grids.GRIDS, name, dict.fromkeys(implicit_grids.GRIDS[name], grid))
     return published_implicit.Settings(tables=("gowalla", "ml-100k-strong"), out=str(tmp_path / "out"))
 
 
@@ -147,3 +145,11 @@ def test_a_scorer_by_lists_ranks_its_lists():
     scorer = implicit_methods.Lists(np.array([[3, 1], [0, 2]], np.int32), 4)
     scores = np.asarray(scorer(np.array([1, 0])))
     np.testing.assert_array_equal(scores, [[2, -np.inf, 1, -np.inf], [-np.inf, 1, -np.inf, 2]])
+
+
+def test_the_committed_choices_are_points_of_their_grids():
+    choices = json.loads(published_implicit.CHOICES.read_text())
+    chosen = [(table, method, each["settings"]) for table, row in choices.items() for method, each in row.items()]
+    assert {method for _, method, _ in chosen} <= set(implicit_grids.GRIDS) == set(implicit_methods.METHODS)
+    for table, method, settings in chosen:
+        assert settings in implicit_grids.GRIDS[method][table], (table, method)
