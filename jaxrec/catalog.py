@@ -127,12 +127,12 @@ def recommend(
     find: Callable[..., tuple[np.ndarray, np.ndarray]]
     vectors: Vectors | None = None
     if callable(scorer) or state is not None:
-        one = as_one_scorer(scorer, state, train.n_items, of="train")
+        one = as_one_scorer(scorer, state, train, of="train")
         _check_tables((train.n_users if one.n_users is None else one.n_users, one.n_items), train, titles)
         find = partial(_best_by_function, one, train)
         size = max(1, min(1024, MAX_SCORES // train.n_items)) if batch_size is None else batch_size
     else:
-        vectors = Vectors(*check.as_floats(**scorer_vectors("factors", scorer)._asdict()))
+        vectors = Vectors(*check.as_floats(**scorer_vectors("scorer", scorer)._asdict()))
         _check_tables((len(vectors.users), len(vectors.items)), train, titles)
         find = partial(_best_by_vectors, vectors)
         size = 1024 if batch_size is None else batch_size
@@ -142,7 +142,7 @@ def recommend(
     _check_options(k, size, train.n_items)
     if vectors is not None and not bool(jnp.isfinite(vectors.users[rows]).all() & jnp.isfinite(vectors.items).all()):
         raise ValueError(
-            "factors: expected finite predictions, got NaN or infinity. The training diverged: use a smaller learning "
+            "scorer: expected finite predictions, got NaN or infinity. The training diverged: use a smaller learning "
             "rate or more l2."
         )
     seen = None

@@ -1,7 +1,8 @@
 """What scores items for users: the forms that `evaluation.evaluate` and `recommend` take, as one function.
 
 >>> import jax.numpy as jnp
->>> one = as_one_scorer(lambda table, users: table[users], jnp.array([[1.0, 2.0, 3.0]]), 3, of="train")
+>>> train = Ratings([0], [2], [1.0], n_users=1, n_items=3)
+>>> one = as_one_scorer(lambda table, users: table[users], jnp.array([[1.0, 2.0, 3.0]]), train, of="train")
 >>> scores_of(one.score, one.state, jnp.array([0, 0])).tolist()
 [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]
 """
@@ -21,7 +22,7 @@ from jaxtyping import Shaped
 from jaxrec import check
 from jaxrec.gather import gather
 from jaxrec.prediction import scorer_vectors
-from jaxrec.types import Factors
+from jaxrec.types import Factors, Ratings
 
 __all__ = ["OneScorer", "Score", "Scorer", "as_one_scorer", "product", "scores_of"]
 
@@ -62,20 +63,21 @@ def _call(scorer: Any, users: Any) -> Any:
     return scorer(users)
 
 
-def as_one_scorer(scorer: Any, state: Any, n_items: int, *, of: str) -> OneScorer:
+def as_one_scorer(scorer: Any, state: Any, ratings: Ratings, *, of: str) -> OneScorer:
     """Returns any scorer as a function and its state; of Factors and vectors the function is `product`.
 
     Args:
         scorer: a `Scorer`.
         state: the first argument of a scorer that is a function of (state, users), or None.
-        n_items: the number of items that a function scores.
-        of: the name of the ratings with these items, for the message.
+        ratings: whose items a function scores.
+        of: the name of these ratings, for the message.
 
     Raises:
         ValueError: a function that returns anything but [n, n_items]; a state without a function; vectors that are not
             finite, whose products may overflow, or of different dimensions.
     """
     if callable(scorer):
+        n_items = ratings.n_items
         if state is None and not jax.tree_util.treedef_is_leaf(jax.tree.structure(scorer)):
             scorer, state = _call, scorer  # a pytree that is called: its arrays are arguments
         scores = jax.eval_shape(partial(scores_of, scorer), state, jax.ShapeDtypeStruct((2,), jnp.int32))

@@ -184,7 +184,7 @@ def test_a_second_pytree_of_the_same_shapes_compiles_nothing(compilations):
         (lambda users: jnp.zeros((2, 5)), {}, r"scorer: expected scores \[n, 4\], one per item of train"),
         (lambda users: [0.0], {}, r"scorer: expected scores \[n, 4\]"),
         (FACTORS, {"state": jnp.zeros(3)}, "state: expected None"),
-        ("popular", {}, "factors: expected Factors or a pair"),
+        ("popular", {}, "scorer: expected Factors or a pair"),
         (lambda users: jnp.zeros((2, 4)), {"batch_size": 0}, "batch_size: expected at least 1"),
         (lambda users: jnp.zeros((2, 4)), {"k": 5}, "k: expected between 1 and the catalog's 4 items"),
         (lambda users: jnp.zeros((2, 4)), {"allowed": np.ones(3, bool)}, "allowed"),
@@ -320,5 +320,5 @@ def test_k_outside_of_the_catalogs_size_is_refused(k):
 
 
 def test_a_model_that_diverged_is_refused():
-    with pytest.raises(ValueError, match="factors: expected finite predictions"):
+    with pytest.raises(ValueError, match="scorer: expected finite predictions"):
         recommend(dataclasses.replace(FACTORS, mu=jnp.array(jnp.nan)), RATINGS, "ann", k=2)

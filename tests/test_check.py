@@ -237,8 +237,22 @@ MODEL = storage.Model(models.init(3, 4, 2, key=jax.random.key(0)))
 RESULT = solvers.ALSResult(MODEL.factors, None)
 
 
+TAKE_LINEAR_SCORERS = ["jaxrec.models.linear.check_linear", "jaxrec.models.linear.for_users"]
+TAKE_LINEAR_SCORERS += ["jaxrec.solvers.linear.sparsify"]
+
+
+@pytest.mark.parametrize("values", [MODEL, RESULT, MODEL.factors, lambda users: users])
+@pytest.mark.parametrize("name", TAKE_LINEAR_SCORERS)
+def test_another_scorer_is_refused_where_a_linear_one_is_expected(as_users_run, name, values):
+    message = rf"^scorer: expected a LinearScorer, .*, got {type(values).__name__}\.$"
+    with pytest.raises(ValueError, match=message):
+        call(FUNCTIONS[name], scorer=values)
+
+
 @pytest.mark.parametrize("values", [MODEL, RESULT], ids=["a saved model", "the result of a solver"])
-@pytest.mark.parametrize("name", [*with_argument("factors"), *with_argument("scorer")])
+@pytest.mark.parametrize(
+    "name", sorted({*with_argument("factors"), *with_argument("scorer")} - set(TAKE_LINEAR_SCORERS))
+)
 def test_what_contains_factors_is_refused_where_factors_are_expected(as_users_run, name, values):
     argument = "scorer" if "scorer" in parameters(FUNCTIONS[name]) else "factors"
     message = rf"^{argument}: expected Factors.*, got {type(values).__name__}\. Pass its factors: model\.factors\.$"

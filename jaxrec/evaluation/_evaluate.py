@@ -108,7 +108,7 @@ def evaluate(
             that have no expected value; negatives out of range; k or batch_size below 1; lists with empty positions for
             a metric without `filled`.
     """
-    one = as_one_scorer(scorer, state, test.n_items, of="test")
+    one = as_one_scorer(scorer, state, test, of="test")
     lengths = (k,) if isinstance(k, int | np.integer) else tuple(k)
     _check(one, train, test, lengths, allowed, negatives, batch_size)
     check.choice("overlap", overlap, ("error", "drop"))

@@ -58,6 +58,7 @@ __all__ = [
     "Scaled",
     "SparseMatrix",
     "Sum",
+    "check_linear",
     "for_users",
     "histories",
     "history_columns",
@@ -232,12 +233,25 @@ def _scores_of_lists(scorer: LinearScorer, items: Array, weights: Array, where: 
     return scorer.operator(_columns(items, weights, where, scorer.n_items)).T
 
 
+def check_linear(scorer: Any) -> None:
+    """Checks that a scorer is a `LinearScorer`.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if not isinstance(scorer, LinearScorer):
+        raise ValueError(
+            f"scorer: expected a LinearScorer, such as solvers.linear.ease returns, got {type(scorer).__name__}."
+        )
+
+
 def for_users(scorer: LinearScorer, ratings: Ratings) -> LinearScorer:
     """Returns the scorer of other users of the same items, whose histories are `ratings`: without any training.
 
     Raises:
-        ValueError: ratings of another number of items; weights that are not finite.
+        ValueError: a scorer of another kind; ratings of another number of items; weights that are not finite.
     """
+    check_linear(scorer)
     if ratings.n_items != scorer.n_items:
         raise ValueError(f"ratings: expected {scorer.n_items} items, as the scorer has, got {ratings.n_items}.")
     return LinearScorer(histories(ratings), _AnyUsers(scorer.operator))

@@ -131,10 +131,10 @@ def _fit(
     *,
     zero_diagonal: bool,
 ) -> LinearScorer:
+    check.random_key(key, optional=True)
     check_l2(l2)
     if jnp.ndim(l2) != 0:
         raise ValueError(f"l2: expected one number, got shape {jnp.shape(l2)}.")
-    check.random_key(key, optional=True)
     for name, exponent in (("user_exponent", user_exponent), ("item_exponent", item_exponent)):
         check.all_finite(name, exponent)
     x = histories(train)

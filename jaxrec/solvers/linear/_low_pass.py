@@ -87,6 +87,7 @@ def low_pass(
     Raises:
         ValueError: a rank above either side or above the spectrum's; numbers that are not finite; a key that is none.
     """
+    check.random_key(key, optional=True)
     _check_finite(
         spectral_power=spectral_power,
         degree_exponent=degree_exponent,
@@ -166,6 +167,7 @@ def cheby_cf(
 
     Source: Kim, Sung, Han, Lee 2025, Graph spectral filtering with Chebyshev interpolation for recommendation, SIGIR.
     """
+    check.random_key(key, optional=True)
     _check_finite(flatness=flatness, ideal_weight=ideal_weight, degree_exponent=degree_exponent)
     check.whole_number("order", order, least=1)
     check.positive("flatness", flatness)

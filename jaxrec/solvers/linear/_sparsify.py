@@ -16,7 +16,7 @@ from jax import Array
 
 from jaxrec import check
 from jaxrec.kernels.chunks import by_chunks
-from jaxrec.models.linear import LinearScorer, Matrix, Scaled, SparseMatrix
+from jaxrec.models.linear import LinearScorer, Matrix, Scaled, SparseMatrix, check_linear
 
 __all__ = ["sparsify"]
 
@@ -41,6 +41,7 @@ def sparsify(scorer: LinearScorer, *, keep: int | None = None, threshold: float 
     >>> sparsify(ease(train, l2=1.0), threshold=0.1).operator.item.tolist()  # items 0 and 1 predict one another
     [1, 0]
     """
+    check_linear(scorer)
     operator = scorer.operator
     if isinstance(operator, Scaled):
         inner = sparsify(dataclasses.replace(scorer, operator=operator.operator), keep=keep, threshold=threshold)
