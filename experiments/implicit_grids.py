@@ -82,7 +82,7 @@ GRIDS: dict[str, dict[str, list[Settings]]] = {
         ),
     },
     "blend": {"gowalla": grid(weight=(0.5, 1.0))},
-    "ease_ials": {table: grid(weight=(0.5, 1.0, 2.0)) for table in ("ml-100k-strong", "ml-1m-strong")},
+    "ease_ials": {table: grid(weight=(0.5, 1.0, 2.0)) for table in ("ml-1m-ncf", "ml-100k-strong", "ml-1m-strong")},
     "irspack_ease": {
         "ml-100k-strong": grid(reg=(30.0, 100.0, 200.0, 300.0, 500.0)),
         "ml-1m-strong": grid(reg=(100.0, 200.0, 300.0, 500.0, 1000.0)),

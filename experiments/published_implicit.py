@@ -260,10 +260,8 @@ def _test_all(settings: Settings) -> dict[str, Any]:
         figures = ", ".join(f"{label} {values[f'{row}/{label}']:.4f}" for label in _labels(table))
         print(f"{row}: {figures}; {values[f'{row}/seconds']} s", flush=True)
         result = harness.report(NAME, settings, values, time.perf_counter() - start)
-    lines = []
     for name in settings.tables:
-        lines += _compared(name, values, folder)
-    harness.table(lines)
+        harness.table(_compared(name, values, folder))
     harness.plot(NAME, settings, lambda axes: _draw(axes, settings.tables[0], values))
     return result
 
@@ -294,23 +292,16 @@ def _compared(name: str, values: dict[str, Any], folder: Path) -> list[dict[str,
         row = f"{name}/{method}"
         cells = {label: harness.with_error(values[f"{row}/{label}"], values[f"{row}/{label}_se"]) for label in labels}
         cost = {"seconds": str(values[f"{row}/seconds"]), "GB": str(values[f"{row}/peak_gb"])}
-        lines.append({"data": name, "model": f"jaxrec: {method}"} | _named(cells) | cost)
+        lines.append({name: method if METHODS[method].is_peer else f"jaxrec: {method}"} | cells | cost)
     for model, figures in table.published.items():
         cells = {label: f"{figure:.4f}" for label, figure in zip(labels, figures, strict=True)}
-        lines.append({"data": name, "model": model} | _named(cells) | {"seconds": "-", "GB": "-"})
+        lines.append({name: model} | cells | {"seconds": "-", "GB": "-"})
     baselines = [method for method in done if METHODS[method].is_baseline]
     if baselines and len(done) > 1:
         results = {method: _load(folder / f"{name}_{method}.npz") for method in done}
         print(f"{name}, against the strongest baseline:")
         print(evaluation.compare_all(results, baseline=baselines[0], metrics=[by]))
     return lines
-
-
-def _named(cells: dict[str, str]) -> dict[str, str]:
-    return {
-        "first figure" if n == 0 else "second figure": f"{label} {cell}"
-        for n, (label, cell) in enumerate(cells.items())
-    }
 
 
 def _load(path: Path) -> Evaluation:
