@@ -142,12 +142,14 @@ def main(settings: Settings) -> dict[str, Any]:
     values: dict[str, Any] = {"newcomers": len(new.item), "test_ratings": int(new.test_where.sum())}
     for what in next(iter(measured.values())):
         print(f"{what}:")
-        harness.table([{"answers": n, **{p: measured[p][what][n] for p in POLICIES}} for n in settings.asked])
-        print(f"  given all answers: {measured['all'][what][max(settings.asked)]:.4f}")
+        cell = lambda policy, n, what=what: harness.with_error(*measured[policy][what][n])
+        harness.table([{"answers": n, **{policy: cell(policy, n) for policy in POLICIES}} for n in settings.asked])
+        print(f"  given all answers: {cell('all', max(settings.asked))}")
         for policy, by_n in measured.items():
             shown = {f"given_{n}": by_n[what][n] for n in settings.asked}
             shown = {"given_all": by_n[what][max(settings.asked)]} if policy == "all" else shown
-            values |= {f"{_label(policy)}_{_label(what)}_{n}": value for n, value in shown.items()}
+            values |= {f"{_label(policy)}_{_label(what)}_{n}": value for n, (value, _) in shown.items()}
+            values |= {f"{_label(policy)}_{_label(what)}_{n}_se": error for n, (_, error) in shown.items()}
     print("RMSE less that of random questions, ± its standard error over users:")
     harness.table(_differences(predictions, new, scale, settings, values))
     comparison = {}
@@ -252,24 +254,36 @@ def _predict(draws: new_user.Draws, user: NewUsers, asked: Array) -> tuple[new_u
 
 def measure(
     predicted: Predictions, new: NewUsers, scale: tuple[float, float], settings: Settings
-) -> dict[str, dict[int, float]]:
-    """Measure -> number of answers -> its value over all test ratings."""
-    out: dict[str, dict[int, float]] = {}
+) -> dict[str, dict[int, tuple[float, float]]]:
+    """Measure -> number of answers -> (its value over all test ratings, its standard error over users)."""
+    where = new.test_where
+
+    def mean(column: np.ndarray) -> tuple[float, float]:
+        """A ratio of two sums over users, whose ratings are not independent: see `harness.rmse_error`."""
+        total, count = np.sum(np.where(where, column, 0), axis=1), where.sum(axis=1)
+        ratio = float(total.sum() / count.sum())
+        return ratio, float(np.sqrt(len(total)) / count.sum() * np.std(total - ratio * count, ddof=1))
+
+    def root(squares: np.ndarray) -> tuple[float, float]:
+        value, error = mean(squares)
+        return float(np.sqrt(value)), error / (2 * float(np.sqrt(value)))
+
+    out: dict[str, dict[int, tuple[float, float]]] = {}
     for n in settings.asked:
-        mean, variance, noise_variance, ess = (leaf[:, min(n, leaf.shape[1] - 1)] for leaf in predicted)
-        error = (np.clip(mean, *scale) - new.test_value)[new.test_where]
-        rating_variance = (variance + noise_variance)[new.test_where]
+        predicted_mean, variance, noise_variance, ess = (leaf[:, min(n, leaf.shape[1] - 1)] for leaf in predicted)
+        error = np.where(where, np.clip(predicted_mean, *scale) - new.test_value, 0)
+        rating_variance = np.where(where, variance + noise_variance, 1)
         z = np.abs(error) / np.sqrt(rating_variance)
         row = {
-            "RMSE": np.sqrt(np.mean(error**2)),
-            "predicted RMSE": np.sqrt(np.mean(rating_variance)),
-            "mean spread": np.mean(variance[new.test_where]),
-            "coverage of 80 %": np.mean(z <= ndtri(0.9)),
-            "coverage of 95 %": np.mean(z <= ndtri(0.975)),
-            "draws that count": np.mean(ess),
+            "RMSE": root(error**2),
+            "predicted RMSE": root(rating_variance),
+            "mean spread": mean(variance),
+            "coverage of 80 %": mean(z <= ndtri(0.9)),
+            "coverage of 95 %": mean(z <= ndtri(0.975)),
+            "draws that count": harness.mean_and_error(ess),
         }
-        for what, value in row.items():
-            out.setdefault(what, {})[n] = float(value)
+        for what, value_and_error in row.items():
+            out.setdefault(what, {})[n] = value_and_error
     return out
 
 
@@ -378,10 +392,10 @@ def _label(text: str) -> str:
     return text.lower().replace(",", "").replace(" %", "").replace(".", "").replace(" ", "_")
 
 
-def _draw(axes: Any, measured: dict[str, dict[str, dict[int, float]]], settings: Settings) -> None:
+def _draw(axes: Any, measured: dict[str, dict[str, dict[int, tuple[float, float]]]], settings: Settings) -> None:
     for name in POLICIES:
         by_n = measured[name]["RMSE"]
-        axes.plot(list(by_n), list(by_n.values()), marker="o", label=name)
+        axes.plot(list(by_n), [value for value, _ in by_n.values()], marker="o", label=name)
     axes.set(xlabel="questions answered", ylabel="test RMSE", title=f"What to ask new users of {settings.data}")
     axes.legend(frameon=False)
 

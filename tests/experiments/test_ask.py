@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import ask
+from experiments import ask, harness
 from jaxrec import bayes, data
 from jaxrec.bayes import new_user
 
@@ -84,3 +84,25 @@ def test_every_policy_scores_films_by_its_own_criterion():
         found["reduction, rated"], 7 * reduction_by_8, rtol=1e-5
     )  # the only film that has ratings
     assert bool(jnp.all(found["reduction"] > reduction_by_8))
+
+
+def test_errors_of_the_measures_are_those_of_ratios_over_users():
+    rng = np.random.default_rng(0)
+    where = rng.random((20, 6)) < 0.7
+    where[:, 0] = True
+    new = ask.NewUsers(None, None, None, None, rng.normal(3, 1, (20, 6)), where)
+    shape = (20, 3, 6)  # users, after 0, 1 and 2 answers, test films
+    numbers = (
+        rng.normal(3, 1, shape),
+        rng.uniform(0.1, 1, shape),
+        rng.uniform(0.1, 1, shape),
+        rng.uniform(5, 9, (20, 3)),
+    )
+    found = ask.measure(ask.Predictions(*numbers), new, (1.0, 5.0), ask.Settings(asked=(0, 2)))
+    user, film = np.nonzero(where)
+    ratings = data.Ratings(user, film, new.test_value[where], 20, 6)
+    prediction = np.clip(numbers[0][:, 2], 1, 5)[where]
+    assert found["RMSE"][2][0] == pytest.approx(np.sqrt(np.mean((prediction - new.test_value[where]) ** 2)), rel=1e-6)
+    assert found["RMSE"][2][1] == pytest.approx(harness.rmse_error(prediction, ratings), rel=1e-5)
+    assert found["mean spread"][0] == pytest.approx(harness.ratio_error(numbers[1][:, 0][where], ratings), rel=1e-6)
+    assert found["draws that count"][2] == pytest.approx(harness.mean_and_error(numbers[3][:, 2]))
