@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ __all__ = [
     "Chebyshev",
     "Diagonal",
     "Histories",
+    "HistoryLists",
     "Hop",
     "LinearScorer",
     "LowRank",
@@ -59,6 +60,7 @@ __all__ = [
     "SparseMatrix",
     "Sum",
     "check_linear",
+    "checked_lists",
     "for_users",
     "histories",
     "history_columns",
@@ -164,6 +166,45 @@ def _columns(items: Array, weights: Array, where: Array, n_items: int) -> Array:
     return zeros.at[jnp.where(where, items, n_items), column].add(jnp.where(where, weights, 0), mode="drop")
 
 
+class HistoryLists(NamedTuple):
+    """Histories of n users as padded lists.
+
+    Attributes:
+        items: int32 [n, length].
+        weights: [n, length].
+        where: bool [n, length], False at padding.
+    """
+
+    items: Array
+    weights: Array
+    where: Array
+
+
+def checked_lists(
+    items: Int[ArrayLike, "n length"],
+    where: Bool[ArrayLike, "n length"] | None,
+    weights: Shaped[ArrayLike, "n length"] | None,
+    n_items: int,
+) -> HistoryLists:
+    """Returns the histories of new users, checked; at padding they may have any value.
+
+    Raises:
+        ValueError: arrays of different shapes; ids that are not in the catalog (not checked under jit); weights that
+            are not finite.
+    """
+    check.same_shape(items=items, where=where, weights=weights)
+    if np.ndim(items) != 2:
+        raise ValueError(f"items: expected [n, length], one list per user, got {np.ndim(items)} dimensions.")
+    mask = jnp.ones(np.shape(items), bool) if where is None else check.mask("where", where, np.shape(items))
+    ids = check.row_ids("items", items, size=n_items, where=mask)
+    if weights is None:
+        return HistoryLists(ids, jnp.ones(ids.shape, jnp.float32), mask)
+    (weight,) = check.as_floats(weights=weights)
+    if not check.traced(weight, mask) and not bool(jnp.all(jnp.isfinite(jnp.where(mask, weight, 0)))):
+        raise ValueError("weights: expected finite numbers, got NaN or infinity.")
+    return HistoryLists(ids, weight, mask)
+
+
 @register_dataclass
 @dataclass(frozen=True)
 class LinearScorer:
@@ -208,18 +249,7 @@ class LinearScorer:
             ValueError: arrays of different shapes; ids that are not in the catalog (not checked under jit); weights
                 that are not finite.
         """
-        check.same_shape(items=items, where=where, weights=weights)
-        if np.ndim(items) != 2:
-            raise ValueError(f"items: expected [n, length], one list per user, got {np.ndim(items)} dimensions.")
-        mask = jnp.ones(np.shape(items), bool) if where is None else check.mask("where", where, np.shape(items))
-        ids = check.row_ids("items", items, size=self.n_items)
-        if weights is None:
-            weight = jnp.ones(ids.shape, self.histories.weight.dtype)
-        else:
-            (weight,) = check.as_floats(weights=weights)
-            if not check.traced(weight) and not bool(jnp.all(jnp.isfinite(jnp.where(mask, weight, 0)))):
-                raise ValueError("weights: expected finite numbers, got NaN or infinity.")
-        return _scores_of_lists(self, ids, weight, mask)
+        return _scores_of_lists(self, *checked_lists(items, where, weights, self.n_items))
 
 
 # Jitted, because the columns of a block of users need not exist beside what the operator makes of them.

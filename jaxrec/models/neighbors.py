@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ from jaxrec.gather import gather
 from jaxrec.kernels.csr import csr_matmul
 from jaxrec.kernels.sparse_rows import PIECE_ENTRIES, SparseRows, add_rows
 from jaxrec.kernels.topk_select import largest
-from jaxrec.models.linear import Histories, histories
+from jaxrec.models.linear import Histories, checked_lists, histories
 from jaxrec.types import Ratings
 
 __all__ = [
@@ -146,7 +146,7 @@ class ItemScorer:
             ValueError: arrays of different shapes; ids that are not in the catalog (not checked under jit); weights
                 that are not finite.
         """
-        return _item_scores_of_lists(self, *_checked_lists(items, where, weights, self.n_items))
+        return _item_scores_of_lists(self, *checked_lists(items, where, weights, self.n_items))
 
 
 @register_dataclass
@@ -201,7 +201,7 @@ class UserScorer:
             ValueError: arrays of different shapes; ids that are not in the catalog (not checked under jit); weights
                 that are not finite.
         """
-        return _user_scores_of_lists(self, *_checked_lists(items, where, weights, self.n_items))
+        return _user_scores_of_lists(self, *checked_lists(items, where, weights, self.n_items))
 
 
 def item_scorer(train: Ratings, rows: SparseRows) -> ItemScorer:
@@ -252,21 +252,6 @@ def nearest_columns(
     # All other rows get numbers below 0 that differ, because `largest` is fast where few numbers are equal.
     best, ids = largest(jnp.where(candidate & (found > 0), found, (-1 - row).astype(found.dtype)), k)
     return NearestNeighbors(jnp.where(best > 0, ids, 0), jnp.where(is_bad, jnp.nan, jnp.maximum(best, 0)))
-
-
-def _checked_lists(items: Any, where: Any, weights: Any, n_items: int) -> tuple[Array, Array, Array]:
-    """(ids, weights, where) of padded lists of items."""
-    check.same_shape(items=items, where=where, weights=weights)
-    if np.ndim(items) != 2:
-        raise ValueError(f"items: expected [n, length], one list per user, got {np.ndim(items)} dimensions.")
-    mask = jnp.ones(np.shape(items), bool) if where is None else check.mask("where", where, np.shape(items))
-    ids = check.row_ids("items", items, size=n_items, where=mask)
-    if weights is None:
-        return ids, jnp.ones(ids.shape, jnp.float32), mask
-    (weight,) = check.as_floats(weights=weights)
-    if not check.traced(weight, mask) and not bool(jnp.all(jnp.isfinite(jnp.where(mask, weight, 0)))):
-        raise ValueError("weights: expected finite numbers, got NaN or infinity.")
-    return ids, weight, mask
 
 
 @jax.jit

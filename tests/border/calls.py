@@ -179,6 +179,7 @@ CALLS = {
     "models.linear.history_columns": lambda: linear.history_columns(linear.histories(RATINGS), jnp.arange(3)),
     "models.linear.transposed": lambda: linear.transposed(linear.histories(RATINGS)),
     "models.linear.check_linear": lambda: linear.check_linear(linear.linear_scorer(RATINGS, linear.Matrix(CO_COUNTS))),
+    "models.linear.checked_lists": lambda: linear.checked_lists(IDS, IDS > 0, IDS, N_ITEMS),
     "models.linear.for_users": lambda: linear.for_users(linear.linear_scorer(RATINGS, linear.Matrix(CO_COUNTS)), TRAIN)(
         jnp.arange(3)
     ),

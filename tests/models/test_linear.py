@@ -39,7 +39,7 @@ def test_a_new_user_is_scored_as_the_same_history_in_train():
     scorer = linear.linear_scorer(train, linear.Matrix(jnp.asarray(f)))
     of_user = train.user == 2
     items, weights = train.item[of_user], train.weights[of_user]
-    padded, where = np.append(items, 5)[None], np.arange(len(items) + 1)[None] < len(items)
+    padded, where = np.append(items, -1)[None], np.arange(len(items) + 1)[None] < len(items)
     found = scorer.scores(padded, where=where, weights=np.append(weights, np.float32(np.nan))[None])
     np.testing.assert_allclose(found, scorer(np.array([2])), rtol=1e-5, atol=1e-5)
 
