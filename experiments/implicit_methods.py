@@ -350,7 +350,7 @@ METHODS: dict[str, Method] = {
     "cheby_cf": Method(cheby_cf, is_baseline=True),
     "softmax_mf": Method(softmax_mf),
     "bag_of_items": Method(bag),
-    "blend": Method(blend("closed_form", "softmax_mf")),
+    "blend": Method(blend("cheby_cf", "softmax_mf")),
     "ease_ials": Method(blend("ease", "ials")),
     "irspack_ease": Method(irspack("ease"), is_baseline=True, is_peer=True),
     "irspack_ials": Method(irspack("ials"), is_baseline=True, is_peer=True),
