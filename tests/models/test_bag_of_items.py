@@ -38,7 +38,9 @@ def test_user_vectors_equal_the_loop_and_padding_is_inert(power, weighted):
         bag_of_items.BagOfItems(encoder, None, PARAMS.bias), ids, mask, **options
     )
     for padding in (0, 3, -1, 2**31 + 1):
-        np.testing.assert_allclose(call(PARAMS.encoder, np.where(where, ids, padding)), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            call(PARAMS.encoder, np.where(where, ids.astype(np.int64), padding)), expected, rtol=1e-5, atol=1e-6
+        )
     gradient = jax.grad(lambda e: jnp.sum(call(e, ids) @ jnp.arange(D, dtype=jnp.float32)))(PARAMS.encoder)
     times = np.zeros(N_ITEMS)
     for user, items in enumerate(ITEMS):
