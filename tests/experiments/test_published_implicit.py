@@ -75,18 +75,18 @@ def test_rows_are_chosen_on_validation_then_tested_once_and_resumed(small_tables
     with pytest.raises(ValueError, match="gowalla/popularity: no settings.*--stage choose"):
         published_implicit.main(settings)
     fitted = []
-    method = implicit_methods.METHODS["ease"]
+    method = implicit_methods.METHODS["item_knn"]
 
     def recorded(train, given, context):
         fitted.append(train)
         return method.fit(train, given, context)
 
-    monkeypatch.setitem(implicit_methods.METHODS, "ease", dataclasses.replace(method, fit=recorded))
+    monkeypatch.setitem(implicit_methods.METHODS, "item_knn", dataclasses.replace(method, fit=recorded))
     choices = published_implicit.main(dataclasses.replace(settings, stage="choose"))
     ours = {name for name, method in implicit_methods.METHODS.items() if not method.is_peer}
     assert set(choices["gowalla"]) == ours - {"ials", "bag_of_items", "ease_ials"}
     assert set(choices["ml-100k-strong"]) == ours - {"closed_form", "cheby_cf", "softmax_mf", "blend"}
-    assert choices["gowalla"]["ease"].keys() == {
+    assert choices["gowalla"]["item_knn"].keys() == {
         "settings",
         "validation_recall@20",
         "validation_ndcg@20",
@@ -98,15 +98,15 @@ def test_rows_are_chosen_on_validation_then_tested_once_and_resumed(small_tables
     published_implicit.main(dataclasses.replace(settings, stage="choose"))
     assert len(fitted) == 2  # no row is chosen twice
 
-    first = dataclasses.replace(settings, tables=("gowalla",), methods=("ease",))
+    first = dataclasses.replace(settings, tables=("gowalla",), methods=("item_knn",))
     found = published_implicit.main(first)["metrics"]
-    assert 0 < found["gowalla/ease/recall@20"] <= 1
-    assert found["gowalla/ease/settings"] == choices["gowalla"]["ease"]["settings"]
-    assert found["gowalla/ease/validation_ndcg@20"] == choices["gowalla"]["ease"]["validation_ndcg@20"]
-    assert {"gowalla/ease/seconds", "gowalla/ease/ndcg@20", "gowalla/ease/ndcg@20_se"} < set(found)
+    assert 0 < found["gowalla/item_knn/recall@20"] <= 1
+    assert found["gowalla/item_knn/settings"] == choices["gowalla"]["item_knn"]["settings"]
+    assert found["gowalla/item_knn/validation_ndcg@20"] == choices["gowalla"]["item_knn"]["validation_ndcg@20"]
+    assert {"gowalla/item_knn/seconds", "gowalla/item_knn/ndcg@20", "gowalla/item_knn/ndcg@20_se"} < set(found)
     result = published_implicit.main(settings)
     assert len(fitted) == 4  # the row that was there is not fitted again
-    assert result["metrics"]["gowalla/ease/seconds"] == found["gowalla/ease/seconds"]
+    assert result["metrics"]["gowalla/item_knn/seconds"] == found["gowalla/item_knn/seconds"]
     assert set(result["audit"]) == {"gowalla", "ml-100k-strong"}
     written = json.loads((tmp_path / "out" / "published_implicit.json").read_text())
     assert written["metrics"] == result["metrics"]
