@@ -84,7 +84,7 @@ def _report(train: Ratings, test: Ratings, settings: Settings) -> tuple[dict[str
     for name, factors in fitted.items():
         on_test[name] = score(factors, test)
         losses_of_labels = _log_losses(factors, test)
-        by_user[name] = harness.sums_of_users("log_loss", losses_of_labels, test)
+        by_user[name] = harness.user_sums("log_loss", losses_of_labels, test)
         logit = models.predict(factors, jnp.asarray(test.user), jnp.asarray(test.item))
         auc_error = harness.auc_error(logit, jnp.asarray(test.value), test)
         _, log_loss_error = harness.ratio_error(losses_of_labels, test)

@@ -214,9 +214,9 @@ def main(settings: Settings) -> dict[str, Any]:
         print(f"{name}: validation RMSE by rank/sweeps {listed}", flush=True)
         harness.report("gibbs", settings, values, time.perf_counter() - start)
     print(f"damped biases: test RMSE {biases:.4f}")
-    of_users = [harness.rmse_error(predictions[row["model"]], test) for row in rows]
+    errors = [harness.rmse_error(predictions[row["model"]], test) for row in rows]
     harness.table(
-        [row | {"together": harness.with_error(row["together"], e)} for row, e in zip(rows, of_users, strict=True)]
+        [row | {"together": harness.with_error(row["together"], e)} for row, e in zip(rows, errors, strict=True)]
     )
     results = {name: harness.squared_errors(predicted, test) for name, predicted in predictions.items()}
     comparison = harness.compare(results, ("damped biases",), metric="squared_error", lower_is_better=True)

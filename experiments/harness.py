@@ -152,10 +152,10 @@ def squared_errors(prediction: np.ndarray | jax.Array, ratings: Ratings) -> Eval
     squared_error(j) = sum over user j's ratings of (prediction - y)^2, over the mean number of ratings per user. So its
     mean over users is the mean over all ratings: the square of the RMSE that tables print.
     """
-    return sums_of_users("squared_error", (np.asarray(prediction, np.float64) - ratings.value) ** 2, ratings)
+    return user_sums("squared_error", (np.asarray(prediction, np.float64) - ratings.value) ** 2, ratings)
 
 
-def sums_of_users(name: str, errors: np.ndarray, ratings: Ratings) -> Evaluation:
+def user_sums(name: str, errors: np.ndarray, ratings: Ratings) -> Evaluation:
     """The sum of each user's errors, over the mean number of ratings per user; NaN for users without ratings."""
     total, count = _sums_by_user(errors, ratings)
     n_users = int((count > 0).sum())

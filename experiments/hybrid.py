@@ -197,13 +197,13 @@ def main(settings: Settings) -> dict[str, Any]:
         print(f"{name}: validation RMSE " + ", ".join(f"{d:g}: {e:.4f}" for d, e in tried.items()))
     for row in rows:
         row.setdefault("seconds a model", 0.0)
-    of_users = [harness.rmse_error(predicted, test) for predicted in predictions.values()]
+    errors = [harness.rmse_error(predicted, test) for predicted in predictions.values()]
     keys = ("damped_biases", "als", *(f"{_key(name)}_together" for name in models_))
-    values |= {f"{key}_rmse_se": error for key, error in zip(keys, of_users, strict=True) if not np.isnan(error)}
+    values |= {f"{key}_rmse_se": error for key, error in zip(keys, errors, strict=True) if not np.isnan(error)}
     harness.table(
         [
             row | {"together, RMSE": harness.with_error(row["together, RMSE"], error)}
-            for row, error in zip(rows, of_users, strict=True)
+            for row, error in zip(rows, errors, strict=True)
         ]
     )
     comparison = harness.compare(

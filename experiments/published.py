@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import gibbs, harness
+from experiments import choices, gibbs, harness
 from jaxrec import bayes, check, data, evaluation, models, solvers
 from jaxrec.evaluation import Evaluation
 from jaxrec.types import Dataset, Factors, Ratings
@@ -231,29 +231,23 @@ def _layouts(ratings: Ratings) -> Any:
 
 
 def _choose_all(settings: Settings) -> dict[str, Any]:
-    choices = json.loads(CHOICES.read_text()) if CHOICES.exists() else {}
+    found = choices.read(CHOICES)
     for table in settings.tables:
         for name, dataset, train, _ in folds(table, settings.seed):
             for method in settings.methods:
                 choose_settings = METHODS[method][0]
                 if choose_settings is None or not _applies(method, table):
                     continue
-                if method not in choices.setdefault(name, {}):
-                    choices[name][method] = choose_settings(train, dataset, table, settings)
-                    _save_choices(choices)
-                print(f"{name}, {method}: {choices[name][method]}", flush=True)
+                if method not in found.get(name, {}):
+                    found = choices.add(CHOICES, name, method, choose_settings(train, dataset, table, settings))
+                print(f"{name}, {method}: {found[name][method]}", flush=True)
     print(f"\n{CHOICES}: commit it, then run without --stage.")
-    return choices
-
-
-def _save_choices(choices: dict[str, Any]) -> None:
-    text = json.dumps(choices, indent=1) + "\n"
-    harness.write(CHOICES, lambda temporary: temporary.write_text(text))
+    return found
 
 
 def _test_all(settings: Settings) -> dict[str, Any]:
     start = time.perf_counter()
-    choices = json.loads(CHOICES.read_text()) if CHOICES.exists() else {}
+    chosen = choices.read(CHOICES)
     done: dict[str, Any] = {}
     previous = Path(settings.out) / "published.json"
     if previous.exists():
@@ -265,7 +259,7 @@ def _test_all(settings: Settings) -> dict[str, Any]:
             by_user: dict[str, Evaluation] = {}  # the users' errors of the methods that are fitted in this run
             for method in (method for method in settings.methods if _applies(method, table)):
                 choose_settings, run = METHODS[method]
-                choice, row = choices.get(name, {}).get(method, {}), f"{name}, {method}"
+                choice, row = chosen.get(name, {}).get(method, {}), f"{name}, {method}"
                 if choose_settings is not None and not choice:
                     raise ValueError(
                         f"{row}: no settings chosen in {CHOICES.name}. Run with --stage choose; commit it."

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import harness
+from experiments import choices, harness
 from experiments.implicit_grids import GRIDS
 from experiments.implicit_methods import METHODS, Context, Fit
 from jaxrec import check, data, evaluation
@@ -198,29 +198,21 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _choose_all(settings: Settings) -> dict[str, Any]:
-    choices = json.loads(CHOICES.read_text()) if CHOICES.exists() else {}
+    found = choices.read(CHOICES)
     for name, method in _rows(settings):
-        if method not in choices.setdefault(name, {}):
-            table = TABLES[name]
-            choices[name][method] = choose(METHODS[method].fit, GRIDS[method][name], table, settings, choices)
-            _save_choices(choices)
-        print(f"{name}, {method}: {choices[name][method]}", flush=True)
+        if method not in found.get(name, {}):
+            context = Context(settings.seed, found.get(name, {}), settings.peers)
+            best = choose(METHODS[method].fit, GRIDS[method][name], TABLES[name], context)
+            found = choices.add(CHOICES, name, method, best)
+        print(f"{name}, {method}: {found[name][method]}", flush=True)
     print(f"\n{CHOICES}: commit it, then run without --stage.")
-    return choices
+    return found
 
 
-def _save_choices(choices: dict[str, Any]) -> None:
-    text = json.dumps(choices, indent=1) + "\n"
-    harness.write(CHOICES, lambda temporary: temporary.write_text(text))
-
-
-def choose(
-    fit: Fit, grid: list[dict[str, Any]], table: Table, settings: Settings, choices: dict[str, Any]
-) -> dict[str, Any]:
+def choose(fit: Fit, grid: list[dict[str, Any]], table: Table, context: Context) -> dict[str, Any]:
     """The point of the grid with the best figures on a validation part of train; test is not read."""
-    parts = table.validation(table.parts(settings.seed).train, settings.seed)
-    name = next(name for name, each in TABLES.items() if each is table)
-    scorer_of = fit(parts.train, parts.given, Context(settings.seed, choices.get(name, {}), settings.peers))
+    parts = table.validation(table.parts(context.seed).train, context.seed)
+    scorer_of = fit(parts.train, parts.given, context)
     *others, by = (LABELS.get(metric, metric) for metric in table.metrics)
     best: dict[str, Any] = {}
     for point in grid:
@@ -233,14 +225,13 @@ def choose(
 
 def _test_all(settings: Settings) -> dict[str, Any]:
     start = time.perf_counter()
-    choices = json.loads(CHOICES.read_text()) if CHOICES.exists() else {}
+    chosen = choices.read(CHOICES)
     folder = Path(settings.out) / NAME
     previous = Path(settings.out) / f"{NAME}.json"
     values: dict[str, Any] = json.loads(previous.read_text())["metrics"] if previous.exists() else {}
-    result: dict[str, Any] = {}
     for name, method in _rows(settings):
         row, table = f"{name}/{method}", TABLES[name]
-        choice = choices.get(name, {}).get(method)
+        choice = chosen.get(name, {}).get(method)
         if choice is None:
             raise ValueError(f"{row}: no settings in {CHOICES.name}. Run with --stage choose; commit it.")
         parts = table.parts(settings.seed)
@@ -248,7 +239,7 @@ def _test_all(settings: Settings) -> dict[str, Any]:
         users = folder / f"{name}_{method}.npz"
         if values.get(f"{row}/settings") != choice["settings"] or not users.exists():
             began = time.perf_counter()
-            context = Context(settings.seed, choices[name], settings.peers)
+            context = Context(settings.seed, chosen[name], settings.peers)
             scorer = METHODS[method].fit(parts.train, parts.given, context)(choice["settings"])
             found = ranked(scorer, parts, table)
             seconds = round(time.perf_counter() - began, 1)
@@ -259,9 +250,12 @@ def _test_all(settings: Settings) -> dict[str, Any]:
             values |= {f"{row}/seconds": seconds, f"{row}/peak_gb": _peak_gigabytes()}
         figures = ", ".join(f"{label} {values[f'{row}/{label}']:.4f}" for label in _labels(table))
         print(f"{row}: {figures}; {values[f'{row}/seconds']} s", flush=True)
-        result = harness.report(NAME, settings, values, time.perf_counter() - start)
+        harness.report(NAME, settings, values, time.perf_counter() - start)
+    comparisons = {}
     for name in settings.tables:
-        harness.table(_compared(name, values, folder))
+        harness.table(_lines(name, values))
+        comparisons |= _compared(name, values, folder)
+    result = harness.report(NAME, settings, values, time.perf_counter() - start, comparison=comparisons)
     harness.plot(NAME, settings, lambda axes: _draw(axes, settings.tables[0], values))
     return result
 
@@ -281,14 +275,18 @@ def _peak_gigabytes() -> float:
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 2**30, 2)
 
 
-def _compared(name: str, values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """Rows of a table, ours by rank and then the published; prints paired tests against our strongest baseline."""
-    table = TABLES[name]
-    *_, by = labels = _labels(table)
+def _done(name: str, values: dict[str, Any]) -> list[str]:
+    """The methods of a table that were measured so far, the best first by the last figure."""
+    *_, by = _labels(TABLES[name])
     done = [method for method in METHODS if f"{name}/{method}/{by}" in values]
-    done.sort(key=lambda method: -values[f"{name}/{method}/{by}"])
+    return sorted(done, key=lambda method: -values[f"{name}/{method}/{by}"])
+
+
+def _lines(name: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a table: the methods by rank, then the published figures."""
+    table, labels = TABLES[name], _labels(TABLES[name])
     lines = []
-    for method in done:
+    for method in _done(name, values):
         row = f"{name}/{method}"
         cells = {label: harness.with_error(values[f"{row}/{label}"], values[f"{row}/{label}_se"]) for label in labels}
         cost = {"seconds": str(values[f"{row}/seconds"]), "GB": str(values[f"{row}/peak_gb"])}
@@ -296,12 +294,20 @@ def _compared(name: str, values: dict[str, Any], folder: Path) -> list[dict[str,
     for model, figures in table.published.items():
         cells = {label: f"{figure:.4f}" for label, figure in zip(labels, figures, strict=True)}
         lines.append({name: model} | cells | {"seconds": "-", "GB": "-"})
-    baselines = [method for method in done if METHODS[method].is_baseline]
-    if baselines and len(done) > 1:
-        results = {method: _load(folder / f"{name}_{method}.npz") for method in done}
-        print(f"{name}, against the strongest baseline:")
-        print(evaluation.compare_all(results, baseline=baselines[0], metrics=[by]))
     return lines
+
+
+def _compared(name: str, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Paired tests of a table's methods against the strongest baseline, for JSON; empty without one. Prints them."""
+    done = [method for method in _done(name, values) if (folder / f"{name}_{method}.npz").exists()]
+    baselines = [method for method in done if METHODS[method].is_baseline]
+    if not baselines or len(done) < 2:
+        return {}
+    results = {method: _load(folder / f"{name}_{method}.npz") for method in done}
+    *_, by = _labels(TABLES[name])
+    found = evaluation.compare_all(results, baseline=baselines[0], metrics=[by])
+    print(f"{name}, against the strongest baseline:\n{found}")
+    return {name: found.to_dict()}
 
 
 def _load(path: Path) -> Evaluation:

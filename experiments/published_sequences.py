@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import harness
+from experiments import choices, harness
 from jaxrec import check, data, evaluation, models, solvers
 from jaxrec.events import events_in_order
 from jaxrec.models import recency
@@ -211,28 +211,17 @@ def _choose_all(settings: Settings) -> dict[str, Any]:
         split = parts(table)
         for method in settings.methods:
             for candidate in CANDIDATES[table][method]:
-                tried = _choices().get(table, {}).get(method, {}).get("tried", [])
+                tried = choices.read(CHOICES).get(table, {}).get(method, {}).get("tried", [])
                 if candidate not in [_candidate(each) for each in tried]:
-                    _add_choices(table, method, validated(split, method, candidate))
-            print(f"{table}, {method}, chosen: {_choices()[table][method]['choice']}", flush=True)
+                    lines = validated(split, method, candidate)
+                    tried = [*tried, *lines]
+                    best = max(tried, key=lambda each: each["validation_ndcg@10"])
+                    choices.add(CHOICES, table, method, {"tried": tried, "choice": best})
+                    for line in lines:
+                        print(f"{table}, {method}: {line}", flush=True)
+            print(f"{table}, {method}, chosen: {choices.read(CHOICES)[table][method]['choice']}", flush=True)
     print(f"\n{CHOICES}: commit it, then run without --stage.")
-    return _choices()
-
-
-def _choices() -> dict[str, Any]:
-    return json.loads(CHOICES.read_text()) if CHOICES.exists() else {}
-
-
-def _add_choices(table: str, method: str, lines: list[Choice]) -> None:
-    """Adds lines to the file as it is now: another process may have added some of another table meanwhile."""
-    choices = _choices()
-    found = choices.setdefault(table, {}).setdefault(method, {"tried": []})
-    found["tried"] += lines
-    found["choice"] = max(found["tried"], key=lambda tried: tried["validation_ndcg@10"])
-    text = json.dumps(choices, indent=1) + "\n"
-    harness.write(CHOICES, lambda temporary: temporary.write_text(text))
-    for line in lines:
-        print(f"{table}, {method}: {line}", flush=True)
+    return choices.read(CHOICES)
 
 
 def _candidate(tried: Choice) -> Choice:
@@ -260,7 +249,7 @@ def validated(split: Parts, method: str, candidate: Choice) -> list[Choice]:
 
 def _test_all(settings: Settings) -> dict[str, Any]:
     start = time.perf_counter()
-    choices = _choices()
+    chosen = choices.read(CHOICES)
     previous = Path(settings.out) / "published_sequences.json"
     done: dict[str, Any] = json.loads(previous.read_text())["metrics"] if previous.exists() else {}
     comparisons = {}
@@ -269,7 +258,7 @@ def _test_all(settings: Settings) -> dict[str, Any]:
         harness.audit(split.rest, split.test, settings, name=table)
         found: dict[str, evaluation.Evaluation] = {}
         for method in settings.methods:
-            choice = choices.get(table, {}).get(method, {}).get("choice")
+            choice = chosen.get(table, {}).get(method, {}).get("choice")
             if choice is None:
                 raise ValueError(
                     f"{table}, {method}: no settings chosen in {CHOICES.name}. Run with --stage choose; commit it."

@@ -38,11 +38,11 @@ def test_recipe(title, as_users_run, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["README.md", "docs/recipes.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/features.md", "docs/recipes.md"])
 def test_mypy_passes(name, tmp_path):
     text = (ROOT / name).read_text()
     code = [block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if ">>>" not in block]
-    files = code if name == "docs/recipes.md" else ["\n\n".join(code)]  # the README is one program
+    files = code if name == "docs/recipes.md" else ["\n\n".join(code)]  # the others are one program each
     for number, each in enumerate(files):
         (tmp_path / f"block_{number}.py").write_text(each)
     paths = [str(path) for path in sorted(tmp_path.glob("*.py"))]

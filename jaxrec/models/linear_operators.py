@@ -14,7 +14,8 @@
 
 They compose: the operand F of the last four is any operator, or any function of columns that is a pytree. An operator
 may know something of the users of train, such as their projections on its vectors, that makes their scores cheaper than
-those of a new history: then it has a method `of_users(columns, users)`, which returns what `__call__(columns)` does.
+those of a new history: it then has a method `train_user_scores(columns, users)`, which returns what `__call__(columns)`
+does.
 
 >>> twice = Sum((Diagonal(jnp.ones(2)), Matrix(jnp.array([[0.0, 1.0], [1.0, 0.0]]))), jnp.array([2.0, 0.5]))
 >>> twice(jnp.array([[1.0], [4.0]])).tolist()  # 2 x + 0.5 W x
@@ -53,9 +54,9 @@ Columns = Float[Array, "n_items n"]
 
 
 def for_train_users(operator: Any, columns: Columns, users: Int[Array, " n"]) -> Columns:
-    """F x of users of train, whose histories are `columns`: by `of_users` where the operator has it."""
-    of_users = getattr(operator, "of_users", None)
-    return operator(columns) if of_users is None else of_users(columns, users)
+    """F x of users of train, whose histories are `columns`: by `train_user_scores` where the operator has it."""
+    scores = getattr(operator, "train_user_scores", None)
+    return operator(columns) if scores is None else scores(columns, users)
 
 
 @register_dataclass
@@ -130,7 +131,7 @@ class LowRank:
         """Left (right x) of each column."""
         return product(self.left, product(self.right, columns))
 
-    def of_users(self, columns: Columns, users: Int[Array, " n"]) -> Columns:
+    def train_user_scores(self, columns: Columns, users: Int[Array, " n"]) -> Columns:
         """The same for users of train: one product."""
         if self.user_vectors is None:
             return self(columns)
@@ -217,7 +218,7 @@ class Chebyshev:
 class Scaled:
     """The operator x -> after * F(before * x), with a number per item on both sides.
 
-    What F knows of the users of train (`of_users`) must be of their scaled histories, before * x.
+    What F knows of the users of train (`train_user_scores`) must be of their scaled histories, before * x.
 
     Attributes:
         operator: F.
@@ -233,7 +234,7 @@ class Scaled:
         """After * F(before * x) of each column."""
         return self.after[:, None] * self.operator(self.before[:, None] * columns)
 
-    def of_users(self, columns: Columns, users: Int[Array, " n"]) -> Columns:
+    def train_user_scores(self, columns: Columns, users: Int[Array, " n"]) -> Columns:
         """The same for users of train."""
         return self.after[:, None] * for_train_users(self.operator, self.before[:, None] * columns, users)
 
@@ -255,7 +256,7 @@ class Sum:
         """The weighted sum, of each column."""
         return _weighted_sum(self.weights, [each(columns) for each in self.operators])
 
-    def of_users(self, columns: Columns, users: Int[Array, " n"]) -> Columns:
+    def train_user_scores(self, columns: Columns, users: Int[Array, " n"]) -> Columns:
         """The same for users of train."""
         return _weighted_sum(self.weights, [for_train_users(each, columns, users) for each in self.operators])
 

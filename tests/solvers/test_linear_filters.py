@@ -139,7 +139,7 @@ def test_a_filter_differentiates_by_its_weights():
 
     def objective(weights):
         operator = scorer.operator.__class__(scorer.operator.operators, weights)
-        return jnp.sum(operator.of_users(jnp.asarray(X[:3].T, jnp.float32), jnp.arange(3)) ** 2)
+        return jnp.sum(operator.train_user_scores(jnp.asarray(X[:3].T, jnp.float32), jnp.arange(3)) ** 2)
 
     weights = jnp.array([1.0, 2.0])
     ideal, hop = (

@@ -50,7 +50,9 @@ class Dual:
         residual = columns - csr_matmul(h.item_start, h.user_by_item, h.weight_by_item, product(self.inverse, on_users))
         return columns - residual / (self.l2 * self.divisor)[:, None]
 
-    def of_users(self, columns: Float[Array, "n_items n"], users: Int[Array, " n"]) -> Float[Array, "n_items n"]:
+    def train_user_scores(
+        self, columns: Float[Array, "n_items n"], users: Int[Array, " n"]
+    ) -> Float[Array, "n_items n"]:
         """The same for users of train, by one sparse product: P x(j) is column j of R' A."""
         residual = penalized_columns(self.histories, self.inverse, users) * gather(self.user_scale, users)[None, :]
         return columns - residual / self.divisor[:, None]

@@ -79,24 +79,24 @@ def leave_one_user_out(
 
 @partial(jax.jit, static_argnames="zero_diagonal")
 def _primal_errors(x: Histories, p: Array, l2: Array, *, zero_diagonal: bool) -> Array:
-    def of_users(users: Array) -> Array:
+    def errors_of(users: Array) -> Array:
         columns = history_columns(x, users)
         px = product(p, columns)
         rest = 1 - jnp.einsum("mn,mn->n", columns, px, precision=HIGHEST)
         return _squared_error(px, rest, jnp.diagonal(p) if zero_diagonal else None, l2)
 
-    return by_chunks(of_users, jnp.arange(x.n_users, dtype=jnp.int32), COLUMNS)
+    return by_chunks(errors_of, jnp.arange(x.n_users, dtype=jnp.int32), COLUMNS)
 
 
 @partial(jax.jit, static_argnames="zero_diagonal")
 def _dual_errors(x: Histories, a: Array, l2: Array, *, zero_diagonal: bool) -> Array:
     diagonal = dual_diagonal(x, a, l2) if zero_diagonal else None
 
-    def of_users(users: Array) -> Array:
+    def errors_of(users: Array) -> Array:
         rest = l2 * a[users, users]
         return _squared_error(penalized_columns(x, a, users), rest, diagonal, l2)
 
-    return by_chunks(of_users, jnp.arange(x.n_users, dtype=jnp.int32), COLUMNS)
+    return by_chunks(errors_of, jnp.arange(x.n_users, dtype=jnp.int32), COLUMNS)
 
 
 def _squared_error(px: Array, rest: Array, diagonal: Array | None, l2: Array) -> Array:

@@ -115,7 +115,7 @@ def turbo_cf(
     """A polynomial of the normalized item graph: scores of x are a_0 x + a_1 P x + a_2 P^2 x + ..., with P = R'R.
 
     R = Du^-u X Di^(u - 1). The linear filter is (0, 1); the second-order one of the paper (0, 2, -1), the third-order
-    one (0, -0.29 + 1, 0.1, -0.01).
+    one, P + 0.01 (-P^3 + 10 P^2 - 29 P), (0, 0.71, 0.1, -0.01). The paper's powers of P's entries are left out.
 
     Args:
         train: the interactions.
