@@ -251,7 +251,7 @@ def _test_all(settings: Settings) -> dict[str, Any]:
         figures = ", ".join(f"{label} {values[f'{row}/{label}']:.4f}" for label in _labels(table))
         print(f"{row}: {figures}; {values[f'{row}/seconds']} s", flush=True)
         harness.report(NAME, settings, values, time.perf_counter() - start)
-    comparisons = {}
+    comparisons: dict[str, Any] = {}
     for name in settings.tables:
         harness.table(_lines(name, values))
         comparisons |= _compared(name, values, folder)
