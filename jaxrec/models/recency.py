@@ -210,6 +210,19 @@ class RecencyScorer:
         flat = RecentItems(state.item.reshape(-1, self.window), state.count.reshape(-1))
         return _scores(self, flat).reshape(*state.count.shape, self.n_items)
 
+    def next_scores(self, item: Int[ArrayLike, " window"], count: Int[ArrayLike, ""]) -> Float[Array, " n_items"]:
+        """Scores of all items after a user's last items, newest first: a sequence scorer, a function of two arrays.
+
+        Raises:
+            ValueError: another length than the window; ids that are not in the catalog (not checked under jit).
+        """
+        if np.shape(item) != (self.window,):
+            raise ValueError(f"item: expected the last {self.window} items, newest first, got shape {np.shape(item)}.")
+        number = jnp.asarray(count, jnp.int32)
+        where = jnp.arange(self.window, dtype=jnp.int32) < number
+        ids = check.row_ids("item", item, size=self.n_items, where=where)
+        return self.scores(RecentItems(jnp.where(where, ids, 0), number))
+
 
 @partial(jax.jit, static_argnames="window")
 def _last_items(items: Array, where: Array, *, window: int) -> RecentItems:

@@ -10,6 +10,7 @@ Most sources look up a precomputed table:
 | the best of the user's region | `top_of_groups` by region | the region |
 | most popular | `top_of_groups` of one group | 0 |
 | nearest to the user's vector | none: `retrieval.top_k` | the vector |
+| what comes next after the last items | none: `top_of_sequence`, any sequence scorer | the last items |
 | the user's own list | none | (ids, where) themselves |
 
 `merge` combines them into one list without duplicates, seen items or items that are not allowed, and records which
@@ -26,8 +27,8 @@ sources proposed each item.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,17 @@ from jaxrec.kernels.topk import Score, orderable, two_pass
 from jaxrec.retrieval.topk import dot
 from jaxrec.types import Padded
 
-__all__ = ["Candidates", "Table", "favorites", "look_up", "merge", "nearest", "top_of_groups"]
+__all__ = [
+    "Candidates",
+    "ScoredIds",
+    "Table",
+    "favorites",
+    "look_up",
+    "merge",
+    "nearest",
+    "top_of_groups",
+    "top_of_sequence",
+]
 
 
 class Table(NamedTuple):
@@ -70,6 +81,20 @@ class Candidates(NamedTuple):
     ids: Array
     where: Array
     proposed_by: Array
+
+
+class ScoredIds(NamedTuple):
+    """A list of candidates with their scores, best first; the first two attributes are a source of `merge`.
+
+    Attributes:
+        ids: int32 [k], 0 at padding.
+        where: bool [k], False at padding.
+        scores: [k], -inf at padding.
+    """
+
+    ids: Array
+    where: Array
+    scores: Array
 
 
 def nearest(
@@ -182,6 +207,85 @@ def look_up(
     keys = check.row_ids("keys", keys, size=len(table.ids), where=where)
     where = jnp.ones(keys.shape, bool) if where is None else jnp.asarray(where)
     return Padded(gather(table.ids, keys).reshape(-1), (gather(table.where, keys) & where[:, None]).reshape(-1))
+
+
+def top_of_sequence(
+    score: Callable[[Array, Array], Any],
+    item: Int[ArrayLike, " window"],
+    count: Int[ArrayLike, ""],
+    k: int,
+    *,
+    n_items: int,
+    exclude_seen: bool = True,
+    exclude: tuple[Int[ArrayLike, " e"], Bool[ArrayLike, " e"]] | None = None,
+    empty: Shaped[ArrayLike, " n_items"] | None = None,
+    allowed: Bool[ArrayLike, " n_items"] | None = None,
+) -> ScoredIds:
+    """The k items with the largest score of a sequence scorer after a user's last items, best first.
+
+    Pure, of fixed shapes: batch it with `vmap`, and export it by `serving.save`. (ids, where) is a source of `merge`. A
+    sequence scorer is any function (item [window], count []) -> scores [n_items], such as the `next_scores` of a
+    `models.recency.RecencyScorer`; under jit it may hold traced arrays.
+
+    Args:
+        score: the sequence scorer.
+        item: the user's last items, the newest first; beyond `count` any value.
+        count: how many there are; 0 for a user without any.
+        k: the length of the list, at most n_items.
+        n_items: the catalog's size.
+        exclude_seen: False also proposes the items of the sequence.
+        exclude: (ids, where) of further items not to propose, such as those seen before the window.
+        empty: the scores for a user without events, such as the items' popularity; None: nothing is proposed, rather
+            than what a scorer gives without evidence.
+        allowed: [n_items], False for items that no user may get.
+
+    Returns:
+        ids, where and scores; where there are too few items: id 0, False, -inf. NaN never wins.
+
+    Raises:
+        ValueError: other shapes; k not in [1, n_items]; unmasked ids that are not items, or a count above the window
+            (not checked under jit).
+
+    >>> follows = jnp.array([[0.0, 3.0, 1.0], [2.0, 0.0, 5.0], [1.0, 1.0, 0.0]])
+    >>> markov = lambda item, count: follows[item[0]]
+    >>> found = top_of_sequence(markov, jnp.array([1, 0]), 1, 2, n_items=3)
+    >>> found.ids.tolist(), found.scores.tolist()
+    ([2, 0], [5.0, 2.0])
+    >>> top_of_sequence(markov, jnp.array([0, 0]), 0, 2, n_items=3).where.tolist()  # no events, nothing proposed
+    [False, False]
+    """
+    if np.ndim(item) != 1 or np.ndim(count) != 0:
+        raise ValueError(
+            f"expected item [window] and one count, got shapes {np.shape(item)} and {np.shape(count)}. Use vmap for "
+            "several users."
+        )
+    if not 1 <= check.whole_number("k", k) <= n_items:
+        raise ValueError(f"k: expected between 1 and the catalog's {n_items} items, got {k}.")
+    if not check.traced(count) and not 0 <= int(count) <= np.size(item):
+        raise ValueError(f"count: expected between 0 and the window's {np.size(item)}, got {int(count)}.")
+    number = jnp.asarray(count, jnp.int32)
+    valid = jnp.arange(np.size(item), dtype=jnp.int32) < number
+    ids = jnp.where(valid, check.row_ids("item", item, size=n_items, where=valid), 0).astype(jnp.int32)
+    (scores,) = check.as_floats(score=score(ids, number))
+    if scores.shape != (n_items,):
+        raise ValueError(f"score: expected scores [{n_items}] of all items, got shape {scores.shape}.")
+    if empty is None:
+        scores = jnp.where(number > 0, scores, -jnp.inf)
+    else:
+        if np.shape(empty) != (n_items,):
+            raise ValueError(f"empty: expected one score per item, ({n_items},), got {np.shape(empty)}.")
+        scores = jnp.where(number > 0, scores, jnp.asarray(empty, scores.dtype))
+    if exclude_seen:
+        scores = scores.at[jnp.where(valid, ids, n_items)].set(-jnp.inf, mode="drop")
+    if exclude is not None:
+        check.same_shape(exclude=exclude[0], where=exclude[1])
+        others = check.row_ids("exclude", exclude[0], size=n_items, where=exclude[1])
+        scores = scores.at[jnp.where(jnp.asarray(exclude[1]), others, n_items)].set(-jnp.inf, mode="drop")
+    flags = _check_allowed(allowed, n_items)
+    scores = orderable(scores) if flags is None else jnp.where(flags, orderable(scores), -jnp.inf)
+    best, found = jax.lax.top_k(scores, k)
+    where = best > -jnp.inf
+    return ScoredIds(jnp.where(where, found, 0), where, best)
 
 
 def merge(

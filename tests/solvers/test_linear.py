@@ -156,6 +156,69 @@ def test_one_penalty_per_item():
     np.testing.assert_allclose(linear.ridge_weights(gram, l2=l2.astype(np.float32)), p @ x.T @ x, atol=1e-5)
 
 
+def item_by_item(x, l2, zero_diagonal):
+    """W, each column by its own regression on the other items (or on all), with one penalty per predictor."""
+    n = x.shape[1]
+    w = np.zeros((n, n))
+    for k in range(n):
+        others = np.array([i for i in range(n) if i != k or not zero_diagonal])
+        a = x[:, others]
+        w[others, k] = np.linalg.solve(a.T @ a + np.diag(l2[others]), a.T @ x[:, k])
+    return w
+
+
+@pytest.mark.parametrize("exponents", [{}, {"user_exponent": -0.5, "item_exponent": -0.3}])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", FITS)
+def test_one_penalty_per_item_in_every_form(name, form, exponents):
+    train, x = random_case(31, 18, weights=True)
+    l2 = np.random.default_rng(2).uniform(2, 90, 18)
+    before = power(x.sum(0), exponents.get("item_exponent", 0.0))
+    r = power(x.sum(1), exponents.get("user_exponent", 0.0))[:, None] * x * before
+    after = power(x.sum(0), -exponents.get("item_exponent", 0.0))
+    expected = x * before @ item_by_item(r, l2, name == "ease") * after
+    scorer = fit(name, train, form, l2=l2, **exponents)
+    np.testing.assert_allclose(scorer(np.arange(31)), expected, atol=2e-5)
+    length = np.bincount(train.user, minlength=31)
+    items, where, weights = np.zeros((31, 18), int), np.arange(18)[None] < length[:, None], np.zeros((31, 18))
+    for j in range(31):
+        items[j, : length[j]], weights[j, : length[j]] = train.item[train.user == j], train.weights[train.user == j]
+    np.testing.assert_allclose(scorer.scores(items, where=where, weights=weights), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", FITS)
+def test_equal_penalties_per_item_are_one_penalty(name, form):
+    train, _ = random_case(31, 18)
+    one, each = fit(name, train, form, l2=3.0), fit(name, train, form, l2=np.full(18, 3.0))
+    np.testing.assert_allclose(each(np.arange(31)), one(np.arange(31)), atol=1e-5)
+
+
+def test_dropout_is_a_penalty_of_p_over_1_minus_p_times_the_count():
+    """EDLAE: the expected error of each item, from the other items of a history, each dropped with probability p."""
+    train, x = random_case(6, 5)
+    p, l2, n = 0.3, 0.7, x.shape[1]
+    kept = np.array(np.meshgrid(*[[0, 1]] * n)).reshape(n, -1).T  # all masks, with their probabilities
+    probability = np.prod(np.where(kept, 1 - p, p), axis=1)
+    expected = np.zeros((n, n))
+    for k in range(n):
+        others = np.array([i for i in range(n) if i != k])
+        a, b = np.diag(np.full(n - 1, l2)), np.zeros(n - 1)
+        for mask, share in zip(kept, probability, strict=True):
+            seen = x[:, others] * mask[others] / (1 - p)  # kept ones are scaled up, as dropout does
+            a, b = a + share * seen.T @ seen, b + share * seen.T @ x[:, k]
+        expected[others, k] = np.linalg.solve(a, b)
+    scorer = linear.ease(train, l2=l2 + p / (1 - p) * (x**2).sum(0), form="primal")
+    np.testing.assert_allclose(scorer(np.arange(6)), x @ expected, atol=1e-5)
+
+
+def test_sparse_weights_of_penalties_per_item_keep_all_where_asked():
+    train, x = random_case(31, 18)
+    l2 = np.linspace(1.0, 40.0, 18)
+    scorer = linear.sparsify(linear.ease(train, l2=l2, form="primal"), keep=18)
+    np.testing.assert_allclose(scorer(np.arange(31)), x @ item_by_item(x, l2, True), atol=2e-5)
+
+
 def arrays_of(jaxpr):
     """The shapes of all arrays of a program, those of its inner programs too."""
     for equation in jaxpr.eqns:
@@ -245,7 +308,19 @@ LARGE = Ratings([0, 1], [0, 99_999], [1.0, 1.0], 200_000, 100_000)
         (lambda: linear.ease(TRAIN, l2=0.0), "l2: expected finite numbers > 0, got 0, .* singular"),
         (lambda: linear.ease(TRAIN, l2=-1.0), "l2: expected finite numbers > 0, got -1"),
         (lambda: linear.ease(TRAIN, l2=np.nan), "l2: expected finite numbers > 0, got nan"),
-        (lambda: linear.ease(TRAIN, l2=np.ones(18)), r"l2: expected one number, got shape \(18,\)"),
+        (
+            lambda: linear.ease(TRAIN, l2=np.ones(17)),
+            r"l2: expected one number or one per item, \(18,\), got shape \(17",
+        ),
+        (
+            lambda: linear.ease(TRAIN, l2=np.ones((18, 1))),
+            r"l2: expected one number or one per item.*got shape \(18, 1",
+        ),
+        (lambda: linear.ridge(TRAIN, l2=np.ones(31)), r"one per item, \(18,\), got shape \(31,\).*vmap"),
+        (lambda: linear.ease(TRAIN, l2=np.arange(18.0)), "l2: expected finite numbers > 0, got 0"),
+        (lambda: linear.ease(TRAIN, l2=np.append(np.ones(17), np.nan)), "l2: expected finite numbers > 0, got nan"),
+        (lambda: linear.ease(WIDE, l2=np.full(26, 1e-6), form="primal"), "l2: 1e-06 is too small for float32"),
+        (lambda: linear.ease(TRAIN, l2=np.full(18, 1e-6), form="dual"), "l2: 1e-06 is too small for float32"),
         (lambda: linear.ease(WIDE, l2=1e-6, form="primal"), "l2: 1e-06 is too small for float32.*singular.*Raise l2"),
         (lambda: linear.ease(TRAIN, l2=1e-6, form="dual"), "l2: 1e-06 is too small for float32.*singular.*Raise l2"),
         (lambda: linear.ease(TRAIN, l2=1.0, form="cholesky"), "form: expected one of 'primal', 'dual', 'low_rank'"),
@@ -297,7 +372,7 @@ def test_columns_over_three_devices_give_the_same(name, block, monkeypatch):
     jax.clear_caches()
     n_users, n_items = 20, 25  # 25 columns are padded to 27
     train, _ = random_case(n_users, n_items)
-    options = {"l2": 2.0, "item_exponent": -0.4}
+    options = {"l2": 2.0 if block == 256 else np.linspace(1.0, 5.0, n_items), "item_exponent": -0.4}
     one = FITS[name](train, form="primal", **options)
     three = FITS[name](train, devices=jax.devices(), **options)
     weight = three.operator.operator.weight

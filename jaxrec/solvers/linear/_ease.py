@@ -17,7 +17,12 @@ Both are x - P x / d, and differ in the divisor d. P has three forms:
 
 With powers of degrees the same is done with R = Du^a X Di^b in place of X, and scores are Di^-b F Di^b x.
 
-Sources: Steck 2019, Embarrassingly shallow autoencoders for sparse data; Jeunen, Van Balen, Goethals 2020.
+One penalty per item, L = diag(l2), adds ‖L^(1/2) W‖^2 in place of l2 ‖W‖^2. With V = L^(1/2) W L^(-1/2) column k of the
+error is l2_k times that of R L^(-1/2) under a penalty of 1, so that each form is that of R L^(-1/2) with l2 = 1, and
+its scores are L^(1/2) F L^(-1/2) x.
+
+Sources: Steck 2019, Embarrassingly shallow autoencoders for sparse data; Jeunen, Van Balen, Goethals 2020; Steck 2020,
+Autoencoders that don't overfit towards the identity.
 """
 
 from __future__ import annotations
@@ -48,7 +53,7 @@ __all__ = ["ease", "ridge"]
 def ease(
     train: Ratings,
     *,
-    l2: float | Shaped[ArrayLike, ""],
+    l2: float | Shaped[ArrayLike, "*n_items"],
     form: Form | None = None,
     rank: int | None = None,
     user_exponent: float = 0.0,
@@ -62,7 +67,9 @@ def ease(
 
     Args:
         train: the interactions; values are not used, weights are.
-        l2: the penalty, > 0; popular items need hundreds.
+        l2: the penalty, > 0; popular items need hundreds. A number, or one per item [n_items]: how much an item may
+            count as a predictor of others. EDLAE (Steck 2020), the expectation over histories whose items are dropped
+            with probability p, is l2(i) = l2 + p / (1 - p) G(i, i), with G(i, i) item i's number of users.
         form: 'primal' (n_items^2 numbers in memory, n_items^3 multiplications), 'dual' (n_users^2, n_users^3), or
             'low_rank'. None takes the smaller of the first two, or 'low_rank' where there is a rank.
         rank: of the low-rank form, an approximation: the directions beyond it count as unobserved.
@@ -77,14 +84,18 @@ def ease(
         A scorer for `evaluation.evaluate`, and of new users by its `scores`.
 
     Raises:
-        ValueError: an l2 that is not positive and finite, or too small for the type; a form that does not fit in
-            memory, with the bytes that it takes and the form that fits; a rank above either side, or not passed where
-            it is needed; a key that is none.
+        ValueError: an l2 that is not positive and finite, of another shape, or too small for the type; a form that does
+            not fit in memory, with the bytes that it takes and the form that fits; a rank above either side, or not
+            passed where it is needed; a key that is none.
 
     >>> from jaxrec import Ratings
     >>> train = Ratings([0, 0, 1, 1, 2], [0, 1, 0, 1, 2], [1, 1, 1, 1, 1], n_users=3, n_items=3)
     >>> scores = ease(train, l2=1.0).scores(jnp.array([[0]]))  # a new user with item 0: both others had 1 with it
     >>> (3 * scores).round().tolist()
+    [[0.0, 2.0, 0.0]]
+    >>> count, dropped = jnp.array([2.0, 2.0, 1.0]), 0.5
+    >>> edlae = ease(train, l2=1.0 + dropped / (1 - dropped) * count)
+    >>> (5 * edlae.scores(jnp.array([[0]]))).round().tolist()  # 2 / (2 + 3)
     [[0.0, 2.0, 0.0]]
     """
     args = train, l2, form, rank, user_exponent, item_exponent, key, power_steps, max_bytes, devices
@@ -94,7 +105,7 @@ def ease(
 def ridge(
     train: Ratings,
     *,
-    l2: float | Shaped[ArrayLike, ""],
+    l2: float | Shaped[ArrayLike, "*n_items"],
     form: Form | None = None,
     rank: int | None = None,
     user_exponent: float = 0.0,
@@ -133,33 +144,43 @@ def _fit(
 ) -> LinearScorer:
     check.random_key(key, optional=True)
     check_l2(l2)
-    if jnp.ndim(l2) != 0:
-        raise ValueError(f"l2: expected one number, got shape {jnp.shape(l2)}.")
+    if jnp.shape(l2) not in ((), (train.n_items,)):
+        raise ValueError(
+            f"l2: expected one number or one per item, ({train.n_items},), got shape {jnp.shape(l2)}. For several fits "
+            "use vmap over `ease_weights` or `ridge_weights`."
+        )
     for name, exponent in (("user_exponent", user_exponent), ("item_exponent", item_exponent)):
         check.all_finite(name, exponent)
     x = histories(train)
     mesh = None if devices is None else mesh_of(devices)
     form = choose_form(x, form, rank, max_bytes, None if mesh is None else mesh.size)
-    l2 = jnp.asarray(l2, x.weight.dtype)
+    penalty = jnp.asarray(l2, x.weight.dtype)
     degree = degrees(x)
     users, items = degree_power(degree.users, user_exponent), degree_power(degree.items, item_exponent)
-    r = scaled(x, users, items) if user_exponent or item_exponent else x
+    back = degree_power(degree.items, -item_exponent) if item_exponent else jnp.ones_like(items)
+    is_per_item = penalty.ndim == 1
+    if is_per_item:  # the same fit of R L^(-1/2) with a penalty of 1
+        items, back = items * penalty**-0.5, back * penalty**0.5
+    is_scaled = bool(item_exponent) or is_per_item
+    l2 = jnp.ones((), penalty.dtype) if is_per_item else penalty
+    r = scaled(x, users, items) if user_exponent or is_scaled else x
     operator: Any
     if mesh is not None:
-        operator = Matrix(checked(sharded_weights(r, l2, mesh, zero_diagonal=zero_diagonal), l2))
-        x, items = replicated(x, mesh), replicated(items, mesh)
+        operator = Matrix(checked(sharded_weights(r, l2, mesh, zero_diagonal=zero_diagonal), penalty))
+        x, items, back = replicated(x, mesh), replicated(items, mesh), replicated(back, mesh)
     elif form == "primal":
-        operator = Matrix(weights_in_place(inverse_in_place(gram(r), l2), zero_diagonal=zero_diagonal, l2=l2))
+        inverse = inverse_in_place(gram(r), l2, given=penalty)
+        operator = Matrix(weights_in_place(inverse, zero_diagonal=zero_diagonal, l2=l2))
     elif form == "dual":
-        a = inverse_in_place(gram(transposed(r)), l2)
+        a = inverse_in_place(gram(transposed(r)), l2, given=penalty)
         divisor = dual_diagonal(r, a, l2) if zero_diagonal else jnp.full(x.n_items, 1 / l2, l2.dtype)
         operator = Dual(r, a, l2, divisor, degree_power(degree.users, -user_exponent))
     else:
         vectors = spectrum(r, rank=int(rank or 0), key=key, power_steps=power_steps)
-        projected = scaled(x, jnp.ones_like(users), items) if item_exponent else x
+        projected = scaled(x, jnp.ones_like(users), items) if is_scaled else x
         operator = _low_rank(vectors, l2, sparse_product(projected, vectors.item_vectors), zero_diagonal=zero_diagonal)
-    if item_exponent:
-        operator = Scaled(operator, items, degree_power(degrees(x).items, -item_exponent))
+    if is_scaled:
+        operator = Scaled(operator, items, back)
     return LinearScorer(x, operator)
 
 

@@ -84,17 +84,17 @@ def check_l2(l2: ArrayLike | Sequence[float]) -> None:
     check.strength("l2", l2)
 
 
-def inverse_in_place(gram: Array, l2: Array) -> Array:
-    """(gram + l2)^-1, in the memory of the Gram matrix.
+def inverse_in_place(gram: Array, l2: Array, *, given: Array | None = None) -> Array:
+    """(gram + l2)^-1, in the memory of the Gram matrix; `given` are the penalties that the message names, None for l2.
 
     Raises:
         ValueError: the sum is singular up to rounding.
     """
-    return checked(_inverse_donated(gram, l2), l2)
+    return checked(_inverse_donated(gram, l2), l2 if given is None else given)
 
 
 def checked(found: Inverse, l2: Array) -> Array:
-    """The matrix, after checking that its pivots were large enough.
+    """The matrix, after checking that its pivots were large enough; l2 is a number, or one per item.
 
     Raises:
         ValueError: otherwise.
@@ -102,8 +102,8 @@ def checked(found: Inverse, l2: Array) -> Array:
     ratio, dtype = float(found.pivot_ratio), found.matrix.dtype
     if not ratio >= MIN_PIVOT_EPS * float(jnp.finfo(dtype).eps):
         raise ValueError(
-            f"l2: {float(l2):g} is too small for {dtype}: the equations are singular up to rounding: eliminating "
-            f"the other items leaves {ratio:.1e} of a diagonal entry. Raise l2."
+            f"l2: {float(jnp.min(l2)):g} is too small for {dtype}: the equations are singular up to rounding: "
+            f"eliminating the other items leaves {ratio:.1e} of a diagonal entry. Raise l2."
         )
     return found.matrix
 
