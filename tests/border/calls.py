@@ -44,6 +44,7 @@ IDS, RELEVANT = jnp.array([[0, 4, 2], [5, 8, 1]]), jnp.array([[4, 2], [3, 3]])
 LARGE_CATALOGUE = jax.random.normal(jax.random.key(1), (6000, 4))
 INDEX = quantized.quantize(LARGE_CATALOGUE)
 TABLE = candidates.Table(jnp.zeros((4, 2), jnp.int32), jnp.ones((4, 2), bool))
+LAST_ITEMS = recency.recency_scorer(RATINGS, jnp.ones((1, N_ITEMS, N_ITEMS)), jnp.ones((1, 2)), order="position")
 EXCLUDE = jnp.array([[1, 2]] * N_USERS), jnp.ones((N_USERS, 2), bool)
 ROWS_OF_ITEMS = neighbors.sparse_rows([0, 0, 4], [1, 2, 3], [1.0, 2.0, 3.0], n_rows=N_ITEMS, n_items=N_ITEMS)
 L2 = {"l2": 0.1}
@@ -226,6 +227,9 @@ CALLS = {
     "retrieval.candidates.top_of_groups": lambda: candidates.top_of_groups(Y, WHERE[None], 2),
     "retrieval.candidates.favorites": lambda: candidates.favorites(Y, 2),
     "retrieval.candidates.look_up": lambda: candidates.look_up(TABLE, [0, 3]),
+    "retrieval.candidates.top_of_sequence": lambda: candidates.top_of_sequence(
+        LAST_ITEMS.next_scores, jnp.array([1, 2]), 2, 3, n_items=N_ITEMS
+    ),
     "retrieval.candidates.merge": lambda: candidates.merge([(IDS[0], WHERE[:3])], size=2, exclude=(IDS[0], WHERE[:3])),
     "retrieval.rerank.rank": lambda: rerank.rank(W[0], X, IDS[0], WHERE[:3], k=2),
     "retrieval.rerank.order": lambda: rerank.order(Y[:3], IDS[0], WHERE[:3], k=2),
