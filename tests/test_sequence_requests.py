@@ -71,7 +71,7 @@ def test_empty_requests_and_masks(tmp_path):
     sequence_requests.save(path, score, jnp.eye(N_ITEMS), empty=empty, allowed=allowed, **options)
     served = sequence_requests.load(path)
     assert served([[], ["c"]]).item == [["e", "d"], ["c", "a"]]
-    serving.save(path, lambda state, x: state * x, jnp.ones(()), np.ones(1, np.float32), platforms=["cpu"])
+    serving.save(path, lambda state, x: state["a"] * x, {"a": jnp.ones(())}, np.ones(1, np.float32), platforms=["cpu"])
     with pytest.raises(ValueError, match="expected a request of sequences"):
         sequence_requests.load(path)
 

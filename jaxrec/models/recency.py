@@ -221,7 +221,19 @@ class RecencyScorer:
         number = jnp.asarray(count, jnp.int32)
         where = jnp.arange(self.window, dtype=jnp.int32) < number
         ids = check.row_ids("item", item, size=self.n_items, where=where)
-        return self.scores(RecentItems(jnp.where(where, ids, 0), number))
+        return _scores_of_one(self, jnp.where(where, ids, 0), where)
+
+
+@jax.jit
+def _scores_of_one(scorer: RecencyScorer, item: Array, where: Array) -> Array:
+    """One age after the other: unlike the products of `_scores` this exports for any number of users under vmap."""
+
+    def add(score: Array, age: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        item, where, by_kernel = age
+        return score + jnp.sum(jnp.where(where, by_kernel, 0)[:, None] * scorer.weight[:, item], axis=0), None
+
+    zeros = jnp.zeros(scorer.weight.shape[-1], scorer.weight.dtype)
+    return jax.lax.scan(add, zeros, (item, where, scorer.age_weight.T))[0][: scorer.n_items]
 
 
 @partial(jax.jit, static_argnames="window")
