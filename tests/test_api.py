@@ -49,8 +49,14 @@ HOMONYMS = {
     ),
     "init_state": ({"training.init_state", "training.lazy.init_state"}, "`lazy` has training's functions for tables"),
     "make_step": ({"training.lazy.make_step", "training.make_step"}, "`lazy` has training's functions for tables"),
-    "load": ({"data.load", "sequence_requests.load", "serving.load", "storage.load"}, "a dataset, requests, a model"),
-    "save": ({"sequence_requests.save", "serving.save", "storage.save"}, "requests, a model"),
+    "load": (
+        {"data.load", "scorer_storage.load", "sequence_requests.load", "serving.load", "storage.load"},
+        "a dataset, a scorer, requests, a model",
+    ),
+    "save": (
+        {"scorer_storage.save", "sequence_requests.save", "serving.save", "storage.save"},
+        "requests, a scorer, a model",
+    ),
 }
 
 

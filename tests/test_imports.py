@@ -51,6 +51,7 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "training": {"types", "check", "checkpoints", "gather", "losses"},
     "storage": BOTTOM | {"_version", "atomic"},
     "serving": BOTTOM | {"storage"},
+    "scorer_storage": BOTTOM | {"kernels", "models", "solvers", "storage"},
     "sequence_requests": BOTTOM | {"retrieval", "serving"},
     "evaluation": BOTTOM | {"data.layouts", "kernels", "metrics", "prediction", "scorers"},
     "catalog": BOTTOM | {"data.layouts", "kernels", "prediction", "retrieval", "scorers"},
