@@ -39,14 +39,14 @@ class EncodedSequences(NamedTuple):
     """Lists of raw ids as arrays, and what was left out of them.
 
     Attributes:
-        item: int32 [n, window], positions in the catalog, the newest first; 0 beyond `count`.
-        count: int32 [n], how many there are.
+        item: int32 [n, window], positions in the catalog, the newest first; 0 beyond `length`.
+        length: int32 [n], how many there are.
         dropped: [n], how many known items, the oldest, did not fit into the window.
         unknown: the raw ids of each list that are not in the catalog.
     """
 
     item: np.ndarray
-    count: np.ndarray
+    length: np.ndarray
     dropped: np.ndarray
     unknown: list[list[Any]]
 
@@ -184,7 +184,7 @@ class ServedSequences:
             ValueError: as `encode`; no list at all.
         """
         encoded = encode(sequences, self.item_ids, window=self.window, skip_unknown=skip_unknown)
-        ids, where, score = (np.asarray(each) for each in self.served(encoded.item, encoded.count))
+        ids, where, score = (np.asarray(each) for each in self.served(encoded.item, encoded.length))
         item = [self.item_ids[row[valid]].tolist() for row, valid in zip(ids, where, strict=True)]
         return NextItemLists(item, score, encoded.dropped, encoded.unknown)
 

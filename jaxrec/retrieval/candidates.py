@@ -261,8 +261,8 @@ def top_of_sequence(
         )
     if not 1 <= check.whole_number("k", k) <= n_items:
         raise ValueError(f"k: expected between 1 and the catalog's {n_items} items, got {k}.")
-    if not check.traced(count) and not 0 <= int(count) <= np.size(item):
-        raise ValueError(f"count: expected between 0 and the window's {np.size(item)}, got {int(count)}.")
+    if not check.traced(count) and not 0 <= int(np.asarray(count)) <= np.size(item):
+        raise ValueError(f"count: expected between 0 and the window's {np.size(item)}, got {int(np.asarray(count))}.")
     number = jnp.asarray(count, jnp.int32)
     valid = jnp.arange(np.size(item), dtype=jnp.int32) < number
     ids = jnp.where(valid, check.row_ids("item", item, size=n_items, where=valid), 0).astype(jnp.int32)
