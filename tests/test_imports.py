@@ -48,7 +48,7 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
         "prediction",
     },
     "bayes": BOTTOM | {"checkpoints", "data.layouts", "kernels", "prediction", "solvers"},
-    "training": {"types", "check", "checkpoints", "gather", "losses"},
+    "training": {"types", "check", "checkpoints", "gather", "losses", "numerics"},
     "storage": BOTTOM | {"_version", "atomic"},
     "serving": BOTTOM | {"storage"},
     "evaluation": BOTTOM | {"data.layouts", "kernels", "metrics", "prediction", "scorers"},
