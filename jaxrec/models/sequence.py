@@ -1,4 +1,4 @@
-"""Sequence models: a causal transformer that maps packed events to vectors whose products with the items score the next.
+"""A causal transformer over packed events: vectors whose products with the items are the scores of what comes next.
 
 h(t) = f(i(1), .., i(t)) for every event t of a segment, and the scores of what follows it are h(t) . e(k) for every
 item k. The rows e(k) of the item table are also what the network reads: the table is tied. Segments are packed into
