@@ -31,7 +31,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxrec import check
 from jaxrec.gather import gather
-from jaxrec.models.sequence import GapEmbedding, checked_events, log_gaps, normal_table
+from jaxrec.models._packed_events import GapEmbedding, checked_events, log_gaps, normal_table
 
 __all__ = ["Gru", "starts"]
 

@@ -50,7 +50,6 @@ __all__ = [
     "as_age_weight",
     "exponential",
     "inverse_power",
-    "last_items",
     "recency_features",
     "recency_scorer",
     "recent_items",
@@ -194,7 +193,7 @@ class RecencyScorer:
         check.same_shape(items=items, where=where)
         mask = jnp.ones(np.shape(items), bool) if where is None else check.mask("where", where, np.shape(items))
         ids = check.row_ids("items", items, size=self.n_items, where=mask)
-        return last_items(ids, mask, window=self.window)
+        return _last_items(ids, mask, window=self.window)
 
     def update(self, state: RecentItems, item: Int[ArrayLike, "*n"]) -> RecentItems:
         """The state after one more event of each user, in O(1): it does not grow with the history.
@@ -213,7 +212,7 @@ class RecencyScorer:
 
 
 @partial(jax.jit, static_argnames="window")
-def last_items(items: Array, where: Array, *, window: int) -> RecentItems:
+def _last_items(items: Array, where: Array, *, window: int) -> RecentItems:
     """The newest `window` valid items of lists, newest first."""
     *batch, length = items.shape
     age = jnp.cumsum(where[..., ::-1], axis=-1, dtype=jnp.int32)[..., ::-1] - 1  # 0 for the newest valid entry

@@ -36,7 +36,6 @@ from jaxtyping import Bool, Float, Int
 
 from jaxrec import check
 from jaxrec.gather import gather
-from jaxrec.models.recency import last_items
 from jaxrec.numerics import product
 from jaxrec.prediction import Vectors
 
@@ -113,14 +112,17 @@ class SequenceScorer:
 @partial(jax.jit, static_argnames="model")
 def _request_scores(params: Any, table: Array, items: Array, where: Array, *, model: Any) -> Array:
     window = min(model.window, max(1, items.shape[1]))
-    recent = last_items(items, where, window=window)  # newest first
+    count = jnp.sum(where, axis=1, dtype=jnp.int32)
+    place = jnp.cumsum(where, axis=1, dtype=jnp.int32) - 1 - jnp.maximum(count - window, 0)[:, None]
+    place = jnp.where(where & (place >= 0), place, window)  # beyond the window: dropped
+    row = jnp.arange(len(items), dtype=jnp.int32)[:, None]
+    item = jnp.zeros((len(items), window), jnp.int32).at[row, place].set(items, mode="drop")
+    kept = jnp.minimum(count, window)
     position = jnp.arange(window, dtype=jnp.int32)[None, :]
-    valid = position < recent.count[:, None]
-    age = jnp.maximum(recent.count[:, None] - 1 - position, 0)
-    oldest_first = jnp.where(valid, jnp.take_along_axis(recent.item, age, axis=1), 0)
-    h = model.apply(params, oldest_first, valid.astype(jnp.int32), jnp.where(valid, position, 0))
-    last = jnp.take_along_axis(h, jnp.maximum(recent.count - 1, 0)[:, None, None], axis=1)[:, 0]
-    return product(jnp.where(recent.count[:, None] > 0, last, 0), table.T)
+    valid = position < kept[:, None]
+    h = model.apply(params, item, valid.astype(jnp.int32), jnp.where(valid, position, 0))
+    last = jnp.take_along_axis(h, jnp.maximum(kept - 1, 0)[:, None, None], axis=1)[:, 0]
+    return product(jnp.where(kept[:, None] > 0, last, 0), table.T)
 
 
 def sequence_scorer(model: Any, params: Any, packed: Any) -> SequenceScorer:
