@@ -178,6 +178,7 @@ def validated(split: Parts, method: str, candidate: Choice) -> list[Choice]:
     """The candidate with its figures on validation; a ridge once for each of `POPULARITY_POWERS`. Test is not read."""
     began = time.perf_counter()
     extra: Choice = {}
+    scorer: Any
     if method in NETWORKS:
         model = NETWORKS[method](split.train, candidate)
         scorer, epochs = fit_network(model, split.train, candidate, split.validation)

@@ -111,6 +111,7 @@ def fit_network(model: Any, train: Ratings, choice: Choice, validation: Ratings 
         cost = next_item.sampled_softmax_cost(model, partial(negatives.uniform, (n,), train.n_items))
 
     def validate(params: Any) -> float:
+        assert validation is not None
         scorer = sequence_scorer.sequence_scorer(model, params, packed)
         return -measure(scorer, train, validation).mean["ndcg@10"]
 
@@ -121,7 +122,7 @@ def fit_network(model: Any, train: Ratings, choice: Choice, validation: Ratings 
         optimizer=optax.adam(choice["learning_rate"]),
         batch_size=min(choice["rows"], len(rows.item)),
         key=key_fit,
-        epochs=choice.get("best_epochs", choice["epochs"]),
+        epochs=int(choice.get("best_epochs") or choice["epochs"]),
         validate=None if validation is None else validate,
         patience=None if validation is None else choice["patience"],
         progress=False,

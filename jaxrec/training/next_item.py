@@ -192,8 +192,15 @@ def gbce_cost(model: Any, draw: Draw, *, t: float = 0.75) -> Cost:
         score = jnp.sum(at.vector * gather(at.table, at.item), axis=1)
         negative = product(at.vector, gather(at.table, drawn.ids).T)
         differs = at.item[:, None] != drawn.ids[None, :]
-        options = {"n_items": len(at.table), "t": t, "where": at.where, "weights": at.weights}
-        return losses.gbce(score, negative, negative_where=differs, **options)
+        return losses.gbce(
+            score,
+            negative,
+            n_items=len(at.table),
+            t=t,
+            negative_where=differs,
+            where=at.where,
+            weights=at.weights,
+        )
 
     return cost
 

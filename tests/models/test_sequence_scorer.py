@@ -87,3 +87,15 @@ def test_bad_input():
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, scorer.params)
     with pytest.raises(ValueError, match="params: expected finite vectors"):
         sequence_scorer.sequence_scorer(model, broken, PACKED)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_a_second_identical_call_compiles_nothing(compilations):
+    def run():
+        scorer = scorer_of(MODELS["learned"])
+        return scorer(np.arange(3)), scorer.scores(np.array([[1, 2, 3]])), tuple(ensemble_vectors([scorer, scorer]))
+
+    jax.block_until_ready(run())
+    before = compilations()
+    jax.block_until_ready(run())
+    assert compilations() == before
