@@ -14,31 +14,30 @@ committed before the second is run; the second raises for a row without a choice
 every candidate and every row is written as soon as it is done. One row is `--tables amazon-beauty --methods ridge`.
 With more candidates here only the new ones are run.
 
-Methods: popularity; a Markov chain of first order; an item kNN of the last items, by the cosine of users; and the
-sequence ridge (`solvers.sequence_ridge`).
+Methods (`experiments.sequence_methods`): popularity; a Markov chain of first order; an item kNN of the last items, by
+the cosine of users; the sequence ridge (`solvers.sequence_ridge`); and networks, a causal transformer (`attention`) and
+a `gru`, which stop early on validation when settings are chosen, and take as many epochs for test. The row of attention
+is the mean of three seeds; `_ensemble` has the figures of their mean scores.
 """
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import choices, harness
-from jaxrec import check, data, evaluation, models, solvers
-from jaxrec.events import events_in_order
-from jaxrec.models import recency
+from experiments.sequence_methods import METHODS, NETWORKS, SEEDS, Choice, fit_network, measure, with_history
+from jaxrec import check, data, evaluation
+from jaxrec.models import sequence_scorer
 from jaxrec.types import Ratings
 
 CHOICES = Path(__file__).with_name("published_sequences_choices.json")
-METRICS = ("hit_rate", "ndcg")
-Choice = dict[str, Any]
 
 # table -> the dataset's name
 TABLES = {
@@ -117,65 +116,6 @@ def parts(table: str) -> Parts:
     return Parts(train, validation, rest, test)
 
 
-# ------------------------------------------------------------------------------------------- the methods
-
-# Every method: a function of (train, settings of a candidate) that returns a scorer.
-Scorer = Callable[[Any], jax.Array]
-LAST = recency.exponential([0.0], window=1)
-
-
-def _popularity(train: Ratings, choice: Choice) -> Any:
-    return models.baselines.popularity(train)
-
-
-def _markov(train: Ratings, choice: Choice) -> Scorer:
-    """What follows the last item: counts / (the count of what follows it at all + l2). H'H is diagonal: no solving."""
-    sums = solvers.sequence_sums(train, LAST, order="position")
-    weight = sums.cross / (jnp.diagonal(sums.gram) + choice["l2"])[:, None]
-    return recency.recency_scorer(train, weight[None], LAST, order="position")
-
-
-def _knn(train: Ratings, choice: Choice) -> Scorer:
-    """The items most like the last ones: users in common / sqrt(product of counts), each last item weighed by age."""
-    from scipy import sparse
-
-    shape = train.n_users, train.n_items
-    x = sparse.csr_array((np.ones(len(train), np.float32), (train.user, train.item)), shape=shape)
-    scale = np.maximum(np.asarray(x.sum(axis=0)), 1) ** -0.5
-    cosine = (x.T @ x).toarray() * scale[:, None] * scale[None, :]
-    np.fill_diagonal(cosine, 0)
-    kernel = recency.inverse_power([choice["power"]], window=choice["window"])
-    return recency.recency_scorer(train, cosine[None], kernel, order="position")
-
-
-def kernels(choice: Choice) -> jax.Array:
-    """The weights by age of a candidate, [D, window]."""
-    window = choice["window"]
-    blocks = [recency.exponential(choice["decays"], window=window)] if choice.get("decays") else []
-    blocks += [recency.inverse_power(choice["powers"], window=window)] if choice.get("powers") else []
-    return jnp.concatenate(blocks)
-
-
-def _ridge(train: Ratings, choice: Choice) -> Scorer:
-    future = choice.get("future", 0.0) ** np.arange(1 if not choice.get("future") else choice["horizon"])
-    return solvers.sequence_ridge(
-        train,
-        age_weight=kernels(choice),
-        l2=choice["l2"],
-        next_weight=future,
-        backward_weight=choice.get("backward", 0.0),
-        popularity_power=choice.get("popularity_power", 0.0),
-        order="position",
-    )
-
-
-METHODS: dict[str, Callable[[Ratings, Choice], Any]] = {
-    "popularity": _popularity,
-    "markov": _markov,
-    "knn": _knn,
-    "ridge": _ridge,
-}
-
 MARKOV = [{"l2": 1.0}]  # l2 scales the scores of a user, and changes no order
 KNN = [{"power": power, "window": window} for power, window in ((0.0, 1), (1.0, 50), (0.5, 50))]
 AMAZON = {"powers": [1.0], "window": 50, "l2": 10.0}
@@ -193,14 +133,25 @@ CANDIDATES: dict[str, dict[str, list[Choice]]] = {
     "amazon-sports": {"ridge": [SMOOTHED | {"l2": 160.0}]},
     "amazon-toys": {"ridge": [SMOOTHED | {"l2": l2} for l2 in (40.0, 160.0)]},
 }
+
+SMALL = {"window": 50, "width": 64, "layers": 1, "heads": 1, "dropout": 0.4, "learning_rate": 1e-3, "rows": 32}
+SMALL |= {"negatives": 512, "epochs": 120, "patience": 8}
+LONG = SMALL | {"window": 200, "layers": 2, "heads": 2, "dropout": 0.2, "rows": 16, "negatives": 1024, "patience": 5}
+# Beauty on validation, NDCG@10: SMALL 0.0657 (best after 79 epochs, 6 minutes, shared cores); FASTER 0.0692 (55, 4).
+FASTER = {"dropout": 0.5, "learning_rate": 3e-3, "negatives": 1024}
+WIDER = {"width": 128, "heads": 2}
+for _name in CANDIDATES:
+    _size = LONG if _name == "ml-1m" else SMALL
+    CANDIDATES[_name]["attention"] = [
+        _size,
+        _size | (FASTER if _name != "ml-1m" else {"dropout": 0.3, "learning_rate": 3e-3}),
+    ]
+    if _name != "ml-1m":
+        CANDIDATES[_name]["attention"].append(_size | FASTER | WIDER)
+    CANDIDATES[_name]["gru"] = [{name: value for name, value in _size.items() if name != "heads"}]
 for _table in CANDIDATES.values():
     _table |= {"popularity": [{}], "markov": MARKOV, "knn": KNN}
 POPULARITY_POWERS = (0.0, 0.1, 0.2)
-
-
-def measure(scorer: Any, seen: Ratings, relevant: Ratings, *, mask_seen: bool = True) -> evaluation.Evaluation:
-    """HR@10 and NDCG@10 over the whole catalog."""
-    return evaluation.evaluate(scorer, seen, relevant, k=10, metrics=METRICS, mask_seen=mask_seen, overlap="drop")
 
 
 # ------------------------------------------------------------------------------------------- the stages
@@ -226,14 +177,21 @@ def _choose_all(settings: Settings) -> dict[str, Any]:
 
 def _candidate(tried: Choice) -> Choice:
     """The candidate of a line that `validated` wrote."""
-    added = ("popularity_power", "validation_hr@10", "validation_ndcg@10", "seconds")
+    added = ("popularity_power", "best_epochs", "validation_hr@10", "validation_ndcg@10", "seconds")
     return {name: value for name, value in tried.items() if name not in added}
 
 
 def validated(split: Parts, method: str, candidate: Choice) -> list[Choice]:
     """The candidate with its figures on validation; a ridge once for each of `POPULARITY_POWERS`. Test is not read."""
     began = time.perf_counter()
-    scorer = METHODS[method](split.train, candidate)
+    extra: Choice = {}
+    scorer: Any
+    if method in NETWORKS:
+        model = NETWORKS[method](split.train, candidate)
+        scorer, epochs = fit_network(model, split.train, candidate, split.validation)
+        extra = {"best_epochs": epochs}
+    else:
+        scorer = METHODS[method](split.train, candidate)
     variants: dict[float | None, Any] = {None: scorer}
     if method == "ridge":
         count = np.maximum(np.bincount(split.train.item, minlength=split.train.n_items), 1)
@@ -241,7 +199,7 @@ def validated(split: Parts, method: str, candidate: Choice) -> list[Choice]:
     lines = []
     for power, variant in variants.items():
         mean = measure(variant, split.train, split.validation).mean
-        line = candidate | ({"popularity_power": power} if power is not None else {})
+        line = candidate | extra | ({"popularity_power": power} if power is not None else {})
         line |= {"validation_hr@10": round(mean["hit_rate@10"], 5), "validation_ndcg@10": round(mean["ndcg@10"], 5)}
         lines.append(line | {"seconds": round(time.perf_counter() - began, 1)})
     return lines
@@ -289,17 +247,18 @@ def save_users(per_user: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def tested(split: Parts, method: str, choice: Choice) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
-    """The figures of a choice on test, fitted on train and validation; and every user's."""
+    """The figures of a choice on test, fitted on train and validation; and every user's. Means over the seeds."""
+    runs = [choice | {"seed": seed} for seed in SEEDS[method]] if method in SEEDS else [choice]
     began = time.perf_counter()
-    fitted = METHODS[method](split.rest, choice)
-    scorer = jax.block_until_ready(fitted)
+    scorers = [jax.block_until_ready(METHODS[method](split.rest, run)) for run in runs]
     fit_seconds = time.perf_counter() - began
-    masked = measure(scorer, split.rest, split.test)
+    masked = _mean_evaluation([measure(scorer, split.rest, split.test) for scorer in scorers])
     seconds = time.perf_counter() - began
-    unmasked = measure(scorer, split.rest, split.test, mask_seen=False)
-    train_only = with_history(METHODS[method](split.train, choice), split.rest)
-    as_published = measure(train_only, split.rest, split.test)
-    as_published_unmasked = measure(train_only, split.rest, split.test, mask_seen=False)
+    unmasked = _mean_evaluation([measure(scorer, split.rest, split.test, mask_seen=False) for scorer in scorers])
+    train_only = [with_history(METHODS[method](split.train, run), split.rest) for run in runs]
+    as_published = [measure(scorer, split.rest, split.test).mean for scorer in train_only]
+    as_published_unmasked = [measure(scorer, split.rest, split.test, mask_seen=False).mean for scorer in train_only]
+    over_seeds = lambda means, name: float(np.mean([mean[name] for mean in means]))
     values = {
         "hr@10": masked.mean["hit_rate@10"],
         "ndcg@10": masked.mean["ndcg@10"],
@@ -307,24 +266,30 @@ def tested(split: Parts, method: str, choice: Choice) -> tuple[dict[str, Any], M
         "ndcg@10_se": masked.standard_error["ndcg@10"],
         "hr@10_unmasked": unmasked.mean["hit_rate@10"],
         "ndcg@10_unmasked": unmasked.mean["ndcg@10"],
-        "hr@10_train_only": as_published.mean["hit_rate@10"],
-        "ndcg@10_train_only": as_published.mean["ndcg@10"],
-        "ndcg@10_unmasked_train_only": as_published_unmasked.mean["ndcg@10"],
-        "fit_seconds": round(fit_seconds, 1),
-        "seconds": round(seconds, 1),
+        "hr@10_train_only": over_seeds(as_published, "hit_rate@10"),
+        "ndcg@10_train_only": over_seeds(as_published, "ndcg@10"),
+        "ndcg@10_unmasked_train_only": over_seeds(as_published_unmasked, "ndcg@10"),
+        "fit_seconds": round(fit_seconds / len(runs), 1),
+        "seconds": round(seconds / len(runs), 1),
         "validation_ndcg@10": choice["validation_ndcg@10"],
         "choice": choice,
         "device": jax.devices()[0].device_kind,
     }
+    if len(runs) > 1:
+        for suffix, members in (("", scorers), ("_train_only", train_only)):
+            ensemble = measure(sequence_scorer.ensemble_vectors(members), split.rest, split.test).mean
+            values[f"hr@10{suffix}_ensemble"] = ensemble["hit_rate@10"]
+            values[f"ndcg@10{suffix}_ensemble"] = ensemble["ndcg@10"]
     return values, masked.per_user
 
 
-def with_history(scorer: Any, history: Ratings) -> Any:
-    """The scorer with the users' last events from `history`, and what it has learned as it was."""
-    if not isinstance(scorer, recency.RecencyScorer):
-        return scorer
-    start, events = events_in_order(history, "position")
-    return replace(scorer, events=recency.recent_items(start, history.item[events], window=scorer.window))
+def _mean_evaluation(found: list[evaluation.Evaluation]) -> evaluation.Evaluation:
+    """Every user's mean over the seeds."""
+    first = found[0]
+    if len(found) == 1:
+        return first
+    per_user = {name: np.mean([each.per_user[name] for each in found], axis=0) for name in first.per_user}
+    return evaluation.Evaluation(per_user, first.n_users, {}, {}, first.user_ids)
 
 
 def compared(found: dict[str, evaluation.Evaluation]) -> dict[str, Any] | None:

@@ -48,7 +48,7 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
         "prediction",
     },
     "bayes": BOTTOM | {"checkpoints", "data.layouts", "kernels", "prediction", "solvers"},
-    "training": {"types", "check", "checkpoints", "gather", "losses"},
+    "training": {"types", "check", "checkpoints", "gather", "losses", "numerics"},
     "storage": BOTTOM | {"_version", "atomic"},
     "serving": BOTTOM | {"storage"},
     "scorer_storage": BOTTOM | {"kernels", "models", "solvers", "storage"},

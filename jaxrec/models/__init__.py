@@ -8,12 +8,13 @@ from jaxrec.models.factors import init, trainable_mask, unit_factors
 from jaxrec.prediction import as_vectors, predict, predict_all
 
 if TYPE_CHECKING:
-    from jaxrec.models import head, history, hybrid, two_tower
+    from jaxrec.models import gru, head, history, hybrid, sequence, sequence_scorer, two_tower
 
 __all__ = [
     "as_vectors",
     "bag_of_items",
     "baselines",
+    "gru",
     "head",
     "history",
     "hybrid",
@@ -23,13 +24,15 @@ __all__ = [
     "predict",
     "predict_all",
     "recency",
+    "sequence",
+    "sequence_scorer",
     "trainable_mask",
     "two_tower",
     "unit_factors",
 ]
 
 # Imported on first access, because importing Flax takes a second.
-NETWORKS = ("head", "history", "hybrid", "two_tower")
+NETWORKS = ("gru", "head", "history", "hybrid", "sequence", "sequence_scorer", "two_tower")
 
 
 def __getattr__(name: str) -> Any:

@@ -85,6 +85,35 @@ def test_one_row_is_one_command(small, tmp_path):
     assert "amazon-beauty/ridge/ndcg@10" in found["metrics"]
 
 
+NETWORK = {"window": 6, "width": 8, "layers": 1, "heads": 1, "dropout": 0.0, "learning_rate": 0.03, "rows": 8}
+NETWORK |= {"epochs": 6, "patience": 3}
+
+
+def test_networks_stop_on_validation_and_attention_is_the_mean_of_three_seeds(small, monkeypatch):
+    candidates = {"attention": [NETWORK, NETWORK | {"negatives": 5}], "gru": [NETWORK]}
+    monkeypatch.setitem(published_sequences.CANDIDATES, "amazon-beauty", candidates)
+    settings = dataclasses.replace(small, methods=("attention", "gru"))
+    chosen = published_sequences.main(dataclasses.replace(settings, stage="choose"))["amazon-beauty"]
+    assert len(chosen["attention"]["tried"]) == 2
+    assert all(1 <= each["choice"]["best_epochs"] <= NETWORK["epochs"] for each in chosen.values())
+    again = published_sequences.main(dataclasses.replace(settings, stage="choose"))
+    assert again["amazon-beauty"] == chosen  # nothing is tried twice
+    measured = []
+    measure = published_sequences.measure
+
+    def record(*args, **options):
+        found = measure(*args, **options)
+        measured.append(found.mean["ndcg@10"])
+        return found
+
+    monkeypatch.setattr(published_sequences, "measure", record)
+    found = published_sequences.main(settings)["metrics"]
+    assert len(measured) == 4 * 3 + 2 + 4  # three seeds, two ensembles; one seed
+    assert found["amazon-beauty/attention/ndcg@10"] == pytest.approx(np.mean(measured[:3]), rel=1e-5)
+    assert found["amazon-beauty/attention/ndcg@10_ensemble"] == measured[12]
+    assert "amazon-beauty/gru/ndcg@10_ensemble" not in found
+
+
 @pytest.mark.parametrize("changed", [{"stage": "both"}, {"tables": ("beauty",)}, {"methods": ("ease",)}])
 def test_unknown_words(small, changed):
     with pytest.raises(ValueError, match="expected one of"):
