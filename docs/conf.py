@@ -39,5 +39,6 @@ html_theme = "furo"
 html_title = "jaxrec"
 html_math_renderer = "mathml"
 html_copy_source = False
+html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

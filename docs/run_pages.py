@@ -2,8 +2,8 @@
 
     python docs/run_pages.py docs/tutorials/*.md
 
-rewrites the ```text block after each ```python block, and leaves the figures that the page saves in its folder. The tests
-run the same code (tests/test_docs.py) and compare what real data print.
+rewrites the ```text block after each ```python block, and leaves the figures that the page saves in its folder. The
+tests run the same code (tests/test_docs.py) and compare what real data print.
 """
 
 import contextlib
@@ -45,4 +45,4 @@ if __name__ == "__main__":
         path = home / name
         os.chdir(path.parent)
         path.write_text(run(path.read_text()))
-        print(f"ran {name}")
+        sys.stderr.write(f"ran {name}\n")

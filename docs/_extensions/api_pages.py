@@ -92,7 +92,9 @@ def text(annotation):
     annotation = getattr(annotation, "__forward_arg__", annotation)
     if isinstance(annotation, str):
         return annotation
-    return annotation.__name__ if inspect.isclass(annotation) else re.sub(r"\b(?:typing|jaxtyping)\.", "", str(annotation))
+    return (
+        annotation.__name__ if inspect.isclass(annotation) else re.sub(r"\b(?:typing|jaxtyping)\.", "", str(annotation))
+    )
 
 
 def skip(app, what, name, thing, skipped, options):

@@ -64,7 +64,9 @@ def literal(out, block):
 def escape(line):
     """A line of prose: `code` as a literal, **bold** kept, and all else as it stands."""
     parts = re.split(r"(`+[^`]+`+|\*\*[^*`]+\*\*)", line)
-    return "".join(code(part) if part.startswith("`") else part if part.startswith("**") else plain(part) for part in parts)
+    return "".join(
+        code(part) if part.startswith("`") else part if part.startswith("**") else plain(part) for part in parts
+    )
 
 
 def code(part):
