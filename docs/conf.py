@@ -1,8 +1,9 @@
 """How `make docs` builds the site: Sphinx with MyST (pages are Markdown) and Furo.
 
-A broken link, a name in backticks that does not exist, a formula that cannot be set, or a public name without a docstring
-is a warning, and every warning fails the build. Nothing is loaded from a network, neither by the build nor by a reader's
-browser: formulas are MathML, which docutils makes of LaTeX and every current browser sets.
+A broken link, a name in backticks that does not exist, a formula that cannot be set, or a public name without a
+docstring is a warning, and every warning fails the build. Nothing is loaded from a network, neither by the build nor by
+a reader's browser: formulas are MathML, which docutils makes of LaTeX and every current browser sets. (MathJax would be
+two megabytes of scripts beside the pages, images would need LaTeX where the site is built.)
 """
 
 import sys

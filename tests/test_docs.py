@@ -55,13 +55,15 @@ def test_recipe(title, as_users_run, monkeypatch, tmp_path):
 def ran(folder, name, tmp_path, monkeypatch, *, shorter):
     """(shown before, printed now) of each block of a page; figures and files go to a folder of the test."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(matplotlib.pyplot, "switch_backend", lambda backend: None)
+    matplotlib.use("Agg")
     (tmp_path / "figures").mkdir()
     page = (ROOT / "docs" / folder / f"{name}.md").read_text()
     if shorter:  # on synthetic ratings the code is to run, not to learn
         page = page.replace("sweeps=100", "sweeps=40")  # two blocks of 20 sweeps: one program
     outputs = []
     run_pages().run(page, outputs)
+    if "pyplot" in page:
+        matplotlib.pyplot.close("all")
     return outputs
 
 
