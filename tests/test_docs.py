@@ -16,7 +16,8 @@ from tests.test_readme import small_films  # noqa: F401, a fixture
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted(path.stem for path in (ROOT / "docs" / "tutorials").glob("*.md") if path.stem != "index")
-HOW_TO = sorted(path.stem for path in (ROOT / "docs" / "how-to").glob("*.md") if path.stem not in ("index", "export"))
+NO_PROGRAM = {"index", "export", "devices"}  # devices: in a process of its own
+HOW_TO = sorted(path.stem for path in (ROOT / "docs" / "how-to").glob("*.md") if path.stem not in NO_PROGRAM)
 
 
 def run_pages():
@@ -86,9 +87,15 @@ def test_tutorial_runs_on_a_stand_in(name, small_films, tmp_path, monkeypatch): 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HOW_TO)
 def test_how_to_page_runs(name, small_films, tmp_path, monkeypatch):  # noqa: F811, the fixture
-    if name == "devices":
-        pytest.skip("needs a process of its own")
     assert any(printed for _, printed in ran("how-to", name, tmp_path, monkeypatch, shorter=True))
+
+
+@pytest.mark.slow
+@pytest.mark.cpu
+def test_the_page_of_many_devices_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-to/devices.md").read_text(), flags=re.DOTALL)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.stdout.split() == ["2", "(300,", "8)"], run.stderr
 
 
 @pytest.mark.slow
