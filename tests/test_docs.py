@@ -20,9 +20,9 @@ NO_PROGRAM = {"index", "export", "devices"}  # devices: in a process of its own
 HOW_TO = sorted(path.stem for path in (ROOT / "docs" / "how-to").glob("*.md") if path.stem not in NO_PROGRAM)
 
 
-def run_pages():
-    """The module docs/run_pages.py, which is no part of a package."""
-    spec = importlib.util.spec_from_file_location("run_pages", ROOT / "docs" / "run_pages.py")
+def module_of(path):
+    """A module of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "docs" / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -62,7 +62,7 @@ def ran(folder, name, tmp_path, monkeypatch, *, shorter):
     if shorter:  # on synthetic ratings the code is to run, not to learn
         page = page.replace("sweeps=100", "sweeps=40")  # two blocks of 20 sweeps: one program
     outputs = []
-    run_pages().run(page, outputs)
+    module_of("run_pages.py").run(page, outputs)
     if "pyplot" in page:
         matplotlib.pyplot.close("all")
     return outputs
@@ -111,6 +111,21 @@ def test_tutorial_prints_what_stands_below_its_code(name, as_users_run, tmp_path
 def test_the_page_of_the_sequence_ridge_runs(as_users_run, tmp_path, monkeypatch):
     (_, printed), _ = ran(".", "sequence_ridge", tmp_path, monkeypatch, shorter=False)
     assert "0.75" in printed
+
+
+def test_docstrings_become_restructured_text():
+    as_rst = module_of("_extensions/docstrings.py").as_rst
+    assert as_rst(["|a| * b_ of `x`s, **not** y."]) == [r"\|a\| \* b\_ of ``x``\ s, **not** y."]
+    assert as_rst(["so", "", "    a * b", "", "and"])[:4] == ["so", "", "::", ""], "a displayed formula"
+    assert as_rst([">>> 2 * 3", "6"]) == [">>> 2 * 3", "6"]
+    assert as_rst(["| a | b |", "| --- | --- |", "| 1 | `c` |"])[3:] == [
+        "   * - a",
+        "     - b",
+        "   * - 1",
+        "     - ``c``",
+        "",
+    ]
+    assert as_rst(["[1] first", "    second"]) == ["- [1] first second"]
 
 
 def test_every_page_is_in_a_list():

@@ -64,9 +64,13 @@ def literal(out, block):
 def escape(line):
     """A line of prose: `code` as a literal, **bold** kept, and all else as it stands."""
     parts = re.split(r"(`+[^`]+`+|\*\*[^*`]+\*\*)", line)
-    return "".join(
-        code(part) if part.startswith("`") else part if part.startswith("**") else plain(part) for part in parts
-    )
+    out = ""
+    for n, part in enumerate(parts):
+        if n % 2 == 0:  # a literal ends before a letter by an escaped space, as in `Rows`'s
+            out += ("\\ " if n and part[:1].isalnum() else "") + plain(part)
+        else:
+            out += code(part) if part.startswith("`") else part
+    return out
 
 
 def code(part):
