@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NEWEST ?= .venv-newest
 AOT ?= .venv-aot
+DOCS ?= .venv-docs
 PEERS ?= .venv-peers
 
-.PHONY: setup demo test test-all test-newest lint types bench aot clean
+.PHONY: setup demo test test-all test-newest lint types docs figures bench aot clean
 
 setup: $(READY)
 
@@ -49,6 +50,21 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# The site, in docs/_build/html. Strict: a broken link, a formula that cannot be set, a public name without a docstring fail.
+docs: $(DOCS)/.ready
+	$(DOCS)/bin/python -m sphinx --builder html --fail-on-warning --keep-going --quiet --fresh-env docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+$(DOCS)/.ready: pyproject.toml constraints.txt constraints-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --constraint constraints.txt --constraint constraints-docs.txt --editable '.[docs]'
+	@touch $@
+
+# Runs the tutorials on real data, writes what they print below their code, and draws their figures again.
+figures: setup
+	$(BIN)/python docs/run_pages.py docs/tutorials/*.md
+	rm -f docs/tutorials/*.jaxrec
+
 # Beside the peers, which live in an environment of their own (1.5 GB): an hour and a half, or two, on 2 cores.
 bench: setup $(PEERS)/.ready
 	$(BIN)/python -m benchmarks.suite --peers $(PEERS)/bin/python --out results
@@ -70,4 +86,4 @@ $(AOT)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(NEWEST) $(AOT) $(PEERS) results build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) $(AOT) $(PEERS) $(DOCS) results build docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,6 @@
-"""The code of README and docs/features.md runs as it stands, on synthetic ratings of ml-100k's ids.
+"""README is one page, its code and that of docs/features.md run as they stand, on synthetic ratings of ml-100k's ids.
 
-Their doctests run by pytest's glob. The trainings are cut to two epochs: here they are to run, not to learn.
+Their doctests run by pytest's glob. The training is cut to two epochs: here it is to run, not to learn.
 """
 
 import dataclasses
@@ -36,31 +36,35 @@ def small_films(as_users_run, monkeypatch, tmp_path):
 
 
 def run(name, capsys):
-    """Runs the blocks of a page as one program, whose one training is cut; returns what it printed."""
+    """Runs the blocks of a page as one program, whose training is cut; returns what it printed."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
     code = "\n".join(block for block in blocks if ">>>" not in block)
     assert "data.load" in code
-    code, trainings = re.subn(r"epochs=\d+", "epochs=2", code)
-    assert trainings == 1
-    exec(code.replace("sweeps=100", "sweeps=40"), {})  # two blocks of 20 sweeps: one program
+    exec(re.sub(r"epochs=\d+", "epochs=2", code), {})
     return capsys.readouterr().out
 
 
-def errors_shown(shown):
-    return len(re.findall(r"^0\.\d+|^1\.\d+", shown, flags=re.MULTILINE))
+def test_the_readme_is_one_page():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 150
+    first = "\n".join(lines[:20])
+    assert "make demo" in first
+    assert "make test" in first
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_links_lead_to_files(name):
+    """Those of docs/ are checked by `make docs`."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text())
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_films")
-def test_the_readmes_code_runs(tmp_path, capsys):
+def test_the_readmes_code_runs(capsys):
     shown = run("README.md", capsys)
-    assert (tmp_path / "films.jaxrec").exists()
     assert "shape: (10, 5)" in shown, "five films for each of two users"
-    assert "precision@10" in shown
-    assert "ndcg@20" in shown
-    assert "| ask about:" in shown
-    assert errors_shown(shown) >= 3, "two errors, one NDCG"
-    assert shown.count("Film ") >= 10 + 5 + 2, "to two users, to you, to ask about"
+    assert shown.count("Film ") == 10
 
 
 @pytest.mark.slow
@@ -68,5 +72,5 @@ def test_the_readmes_code_runs(tmp_path, capsys):
 def test_the_code_of_features_towers_and_a_request_runs(tmp_path, capsys):
     shown = run("docs/features.md", capsys)
     assert (tmp_path / "request.jaxrec").exists()
-    assert errors_shown(shown) == 1
+    assert len(re.findall(r"^[01]\.\d+", shown, flags=re.MULTILINE)) == 1
     assert shown.count("Film ") == 5, "by the request"

@@ -9,7 +9,6 @@ One family: each fit is a function of the normalized item-item matrix G, applied
 | `low_pass` | a low-rank filter of G, and one product with G: GF-CF and its relatives |
 | `turbo_cf` | a polynomial of G |
 | `cheby_cf` | a Chebyshev polynomial of G, and an ideal low pass |
-
 | `sparsify` | the largest weights of a dense fit |
 
 All return `models.linear.LinearScorer`s, which `evaluation.evaluate` takes and whose `scores` take new users.
