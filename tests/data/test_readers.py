@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrec import data
-from jaxrec.data import datasets, readers
+from jaxrec.data import datasets, published_files, readers
 
 FOLDER = os.environ.get("JAXREC_DATA") and Path(os.environ["JAXREC_DATA"]).absolute()
 
@@ -150,7 +150,7 @@ def test_ncf_is_found_inside_ml_1m_too(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for name, content in ncf().items():
         (folder / name).write_bytes(content)
-    (form,) = datasets.FORMS["ml-1m-ncf"]
+    (form,) = published_files.FORMS["ml-1m-ncf"]
     rows = [f"{form.folder}/{name} {datasets._sha256(content)}\n" for name, content in ncf().items()]
     (tmp_path / "registry.txt").write_text("".join(rows))
     monkeypatch.setattr(datasets, "REGISTRY", tmp_path / "registry.txt")
@@ -175,7 +175,9 @@ def test_a_shared_folder_counts_for_the_datasets_whose_files_it_has(tmp_path, mo
     folder, content = tmp_path / "sequences", lines("1 5 4 6")
     folder.mkdir()
     (folder / "Beauty.txt").write_bytes(content)
-    names = [f"{forms[0].folder}/{forms[0].names[0]}" for name, forms in datasets.FORMS.items() if name[:3] == "ama"]
+    names = [
+        f"{forms[0].folder}/{forms[0].names[0]}" for name, forms in published_files.FORMS.items() if name[:3] == "ama"
+    ]
     (tmp_path / "registry.txt").write_text("".join(f"{name} {datasets._sha256(content)}\n" for name in names))
     monkeypatch.setattr(datasets, "REGISTRY", tmp_path / "registry.txt")
     monkeypatch.setenv("JAXREC_DATA", str(tmp_path))
@@ -188,11 +190,11 @@ def test_a_shared_folder_counts_for_the_datasets_whose_files_it_has(tmp_path, mo
         data.load("amazon-beauty")
 
 
-@pytest.mark.parametrize("name", ["ml-1m-ncf", "jester5k", "gowalla", *datasets.SEQUENCES])
+@pytest.mark.parametrize("name", ["ml-1m-ncf", "jester5k", "gowalla", *published_files.SEQUENCES])
 def test_without_a_published_zip_the_error_says_what_to_get_and_where(tmp_path, monkeypatch, name):
     monkeypatch.setenv("JAXREC_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    (form,) = datasets.FORMS[name]
+    (form,) = published_files.FORMS[name]
     with pytest.raises(data.DatasetNotFound) as error:
         data.load(name)
     message = str(error.value)
@@ -221,7 +223,7 @@ REAL = {  # name: ratings, users, items, rated items, mean
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_files(name):
-    places = [FOLDER / place for place in (name, *datasets.OTHER_SUBFOLDERS.get(name, ()))] if FOLDER else []
+    places = [FOLDER / place for place in (name, *published_files.OTHER_SUBFOLDERS.get(name, ()))] if FOLDER else []
     if not any(place.is_dir() for place in places):
         pytest.skip(f"no real {name} in $JAXREC_DATA")
     dataset = data.load(name)
