@@ -12,9 +12,10 @@ There are two stages, so that test cannot choose:
     python -m experiments.published_implicit                   fits those settings on train and reads test, once
 
 The first stage writes experiments/published_implicit_choices.json, which is committed before the second is run; the
-second raises for a row without a choice there. One row is one command: `--tables gowalla --methods closed_form`. Both
-stages resume where they stopped: every row is written as soon as it is done, its users' figures too, so that rows of
-several commands are compared pairwise. The methods are in `experiments.implicit_methods`.
+second raises for a method that is named and has no choice there, and says which others have none. One row is one
+command: `--tables gowalla --methods closed_form`. Both stages resume where they stopped: every row is written as soon
+as it is done, its users' figures too, so that rows of several commands are compared pairwise. The methods are in
+`experiments.implicit_methods`.
 """
 
 import json
@@ -75,7 +76,7 @@ class Settings:
 
     stage: str = "test"  # or 'choose'
     tables: tuple[str, ...] = ("gowalla", "ml-1m-ncf", "ml-100k-strong", "ml-1m-strong")
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = ()  # (): all; where test is read, all that have a choice
     peers: str = ""  # the Python of an environment with irspack; '' leaves its rows out
     seed: int = 0
     out: str = "results"
@@ -191,10 +192,12 @@ def ranked(scorer: Any, parts: Parts, table: Table) -> Evaluation:
 
 
 def _rows(settings: Settings) -> Iterator[tuple[str, str]]:
+    found = choices.read(CHOICES)
     for table in settings.tables:
-        for method in settings.methods:
-            if table in GRIDS[method] and (settings.peers or not METHODS[method].is_peer):
-                yield table, method
+        here = [
+            name for name, grids in GRIDS.items() if table in grids and (settings.peers or not METHODS[name].is_peer)
+        ]
+        yield from ((table, method) for method in choices.methods(settings, table, found, here) if method in here)
 
 
 def _choose_all(settings: Settings) -> dict[str, Any]:

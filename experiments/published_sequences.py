@@ -10,9 +10,9 @@ on validation (`_train_only`: compare these). There are two stages, so that test
     python -m experiments.published_sequences                   fits the best of them and reads test, once
 
 The first writes experiments/published_sequences_choices.json, with the validation figures of all candidates, which is
-committed before the second is run; the second raises for a row without a choice there. Both resume where they stopped:
-every candidate and every row is written as soon as it is done. One row is `--tables amazon-beauty --methods ridge`.
-With more candidates here only the new ones are run.
+committed before the second is run; the second raises for a method that is named and has no choice there, and says
+which others have none. Both resume where they stopped: every candidate and every row is written as soon as it is done.
+One row is `--tables amazon-beauty --methods ridge`. With more candidates here only the new ones are run.
 
 Methods (`experiments.sequence_methods`): popularity; a Markov chain of first order; an item kNN of the last items, by
 the cosine of users; the sequence ridge (`solvers.sequence_ridge`); and networks, a causal transformer (`attention`) and
@@ -77,7 +77,7 @@ class Settings:
 
     stage: str = "test"  # or 'choose'
     tables: tuple[str, ...] = tuple(TABLES)
-    methods: tuple[str, ...] = ("popularity", "markov", "knn", "ridge")
+    methods: tuple[str, ...] = ()  # (): all; where test is read, all that have a choice
     out: str = "results"
 
 
@@ -160,7 +160,7 @@ POPULARITY_POWERS = (0.0, 0.1, 0.2)
 def _choose_all(settings: Settings) -> dict[str, Any]:
     for table in settings.tables:
         split = parts(table)
-        for method in settings.methods:
+        for method in choices.methods(settings, table, {}, CANDIDATES[table]):
             for candidate in CANDIDATES[table][method]:
                 tried = choices.read(CHOICES).get(table, {}).get(method, {}).get("tried", [])
                 if candidate not in [_candidate(each) for each in tried]:
@@ -210,12 +210,13 @@ def _test_all(settings: Settings) -> dict[str, Any]:
     chosen = choices.read(CHOICES)
     previous = Path(settings.out) / "published_sequences.json"
     done: dict[str, Any] = json.loads(previous.read_text())["metrics"] if previous.exists() else {}
-    comparisons = {}
+    comparisons, lines = {}, []
     for table in settings.tables:
         split = parts(table)
         harness.audit(split.rest, split.test, settings, name=table)
         found: dict[str, evaluation.Evaluation] = {}
-        for method in settings.methods:
+        methods = choices.methods(settings, table, chosen, CANDIDATES[table])
+        for method in methods:
             choice = chosen.get(table, {}).get(method, {}).get("choice")
             if choice is None:
                 raise ValueError(
@@ -232,7 +233,7 @@ def _test_all(settings: Settings) -> dict[str, Any]:
             print(f"{row}: {cells}, {done[f'{row}/seconds']:.0f} s", flush=True)
             harness.report("published_sequences", settings, done, time.perf_counter() - start)
         comparisons[table] = compared(found)
-    lines = [line for table in settings.tables for line in rows(table, settings.methods, done)]
+        lines += rows(table, methods, done)
     harness.table(lines)
     seconds = time.perf_counter() - start
     result = harness.report("published_sequences", settings, done, seconds, comparison=comparisons)

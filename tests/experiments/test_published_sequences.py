@@ -40,7 +40,7 @@ def small(monkeypatch, tmp_path):
 def test_choose_reads_no_test_item_then_test_reads_it_once_and_resumes(small, tmp_path, monkeypatch, capsys):
     choose = dataclasses.replace(small, stage="choose")
     with pytest.raises(ValueError, match="amazon-beauty, popularity: no settings chosen.*--stage choose"):
-        published_sequences.main(small)
+        published_sequences.main(dataclasses.replace(small, methods=("popularity",)))
     split = published_sequences.parts("amazon-beauty")
     assert (len(split.train), len(split.validation), len(split.test)) == (6 * N_USERS, N_USERS, N_USERS)
     seen = []
@@ -83,6 +83,15 @@ def test_one_row_is_one_command(small, tmp_path):
     found = published_sequences.main(dataclasses.replace(small, methods=("ridge",)))
     assert found["comparison"] == {"amazon-beauty": None}
     assert "amazon-beauty/ridge/ndcg@10" in found["metrics"]
+
+
+def test_without_names_the_methods_that_have_a_choice_are_run_and_the_others_named(small, capsys):
+    published_sequences.main(dataclasses.replace(small, stage="choose", methods=("markov", "popularity")))
+    found = published_sequences.main(small)["metrics"]
+    assert {name.split("/")[1] for name in found if "/" in name} == {"markov", "popularity"}
+    assert (
+        "amazon-beauty: without a choice, so left out (--stage choose makes one): knn, ridge" in capsys.readouterr().out
+    )
 
 
 NETWORK = {"window": 6, "width": 8, "layers": 1, "heads": 1, "dropout": 0.0, "learning_rate": 0.03, "rows": 8}
