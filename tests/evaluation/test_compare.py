@@ -205,6 +205,7 @@ def test_resampled_means_are_those_of_the_words_one_resample_at_a_time(n):
         assert signed == pytest.approx(np.mean(signs * d.astype(np.float64)), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_means_of_many_users_keep_their_digits():
     """A million values near 1000: the resampled means differ from one another in the sixth digit."""
     d = 1000 + np.random.default_rng(0).normal(size=2**20).astype(np.float32)

@@ -67,6 +67,7 @@ def test_a_pass_solves_one_block_after_another(x64, block_size, weights, platfor
             np.testing.assert_allclose(found.objective[row], (square - 2 * rhs @ v + v @ matrix @ v) / 2, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_passes_converge_to_the_exact_solution_and_stay_there(x64):
     table, rows, shared = random_problem(weights=True)
     objectives = []

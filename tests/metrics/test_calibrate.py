@@ -195,6 +195,7 @@ def test_one_bin_compares_the_means():
 # Groups
 
 
+@pytest.mark.slow
 def test_means_of_groups_equal_loops():
     rng = np.random.default_rng(2)
     value = rng.random((CASES, 9)).astype(np.float32)

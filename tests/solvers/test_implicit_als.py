@@ -131,6 +131,7 @@ def test_one_block_of_all_coordinates_is_the_exact_sweep_in_float32():
     np.testing.assert_allclose(objective, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [True, False])
 def test_exact_sweeps_of_high_rank_solve_short_rows_in_the_dual(x64, monkeypatch, weights):
     rows, init = both_sides(random_clicks(weights=weights)), initial_factors(8, jnp.float64)
