@@ -239,6 +239,7 @@ RESULT = solvers.ALSResult(MODEL.factors, None)
 
 TAKE_LINEAR_SCORERS = ["jaxrec.models.linear.check_linear", "jaxrec.models.linear.for_users"]
 TAKE_LINEAR_SCORERS += ["jaxrec.solvers.linear.sparsify"]
+TAKE_NO_FACTORS = ["jaxrec.scorer_storage.save"]  # nor anything that contains them: storage.save does
 
 
 @pytest.mark.parametrize("values", [MODEL, RESULT, MODEL.factors, lambda users: users])
@@ -249,9 +250,17 @@ def test_another_scorer_is_refused_where_a_linear_one_is_expected(as_users_run, 
         call(FUNCTIONS[name], scorer=values)
 
 
+@pytest.mark.parametrize("values", [MODEL, RESULT, MODEL.factors, lambda users: users])
+@pytest.mark.parametrize("name", TAKE_NO_FACTORS)
+def test_what_is_saved_elsewhere_is_refused_by_the_name_of_where(as_users_run, name, values):
+    message = rf"^scorer: expected one of LinearScorer, .*, got {type(values).__name__}\. Factors: storage\.save\.$"
+    with pytest.raises(ValueError, match=message):
+        call(FUNCTIONS[name], scorer=values)
+
+
 @pytest.mark.parametrize("values", [MODEL, RESULT], ids=["a saved model", "the result of a solver"])
 @pytest.mark.parametrize(
-    "name", sorted({*with_argument("factors"), *with_argument("scorer")} - set(TAKE_LINEAR_SCORERS))
+    "name", sorted({*with_argument("factors"), *with_argument("scorer")} - {*TAKE_LINEAR_SCORERS, *TAKE_NO_FACTORS})
 )
 def test_what_contains_factors_is_refused_where_factors_are_expected(as_users_run, name, values):
     argument = "scorer" if "scorer" in parameters(FUNCTIONS[name]) else "factors"
