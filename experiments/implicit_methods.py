@@ -25,6 +25,7 @@ from jaxrec.models import bag_of_items, linear
 from jaxrec.models.neighbors import item_scorer
 from jaxrec.numerics import product, unit_vectors
 from jaxrec.prediction import scorer_vectors
+from jaxrec.pytree import register_dataclass
 from jaxrec.solvers import neighbors
 from jaxrec.training import lazy, negatives
 from jaxrec.types import Factors, Ratings
@@ -265,7 +266,7 @@ def blend(*methods: str) -> Fit:
     return fit
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Blend:
     """A weighted sum of scores, each divided by its standard deviation over the items of a user."""
@@ -280,7 +281,7 @@ class Blend:
         return sum(weight * each for weight, each in zip(self.weights, scaled, strict=True))
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Products:
     """Scores that are products of vectors, as a function of users."""
@@ -320,7 +321,7 @@ def irspack(model: str) -> Fit:
     return fit
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Lists:
     """A scorer by lists: an item's score is the number of items below it, and what is not in a list is left out."""

@@ -22,7 +22,7 @@ is the mean of three seeds; `_ensemble` has the figures of their mean scores.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -303,7 +303,7 @@ def compared(found: dict[str, evaluation.Evaluation]) -> dict[str, Any] | None:
     return others.to_dict()
 
 
-def rows(table: str, methods: tuple[str, ...], done: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(table: str, methods: Iterable[str], done: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines of a table: jaxrec's with standard errors over users, and the published ones."""
     lines = []
     for method in methods:

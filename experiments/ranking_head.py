@@ -24,6 +24,7 @@ from experiments.retrieve_and_rank import Request, build, request_vectors, respo
 from jaxrec import data, losses, metrics, training
 from jaxrec.models.head import Head
 from jaxrec.models.two_tower import TwoTower
+from jaxrec.pytree import register_dataclass
 from jaxrec.retrieval import rerank
 from jaxrec.types import Ratings
 
@@ -42,7 +43,7 @@ class Settings(retrieve_and_rank.Settings):
     head_epochs: tuple[int, ...] = (10, 20, 40, 80, 160)
 
 
-@jax.tree_util.register_dataclass
+@register_dataclass
 @dataclass(frozen=True)
 class Lists:
     """c candidates of each of n requests, the head's inputs for them, and which were liked."""

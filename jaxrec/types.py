@@ -17,8 +17,8 @@ import jax
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jax.tree_util import register_dataclass
 
+from jaxrec.pytree import register_dataclass
 from jaxrec.ratings import Dataset, Ratings
 
 __all__ = [

@@ -13,7 +13,7 @@ import jaxrec
 
 ROOT = Path(jaxrec.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-BOTTOM = {"check", "counting_sort", "events", "gather", "numerics", "ratings", "raw_ids", "times", "types"}
+BOTTOM = {"check", "counting_sort", "events", "gather", "numerics", "pytree", "ratings", "raw_ids", "times", "types"}
 ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "_version": set(),
     "atomic": set(),
@@ -22,14 +22,15 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "counting_sort": {"check"},
     "gather": set(),
     "numerics": set(),
+    "pytree": set(),
     "raw_ids": set(),
     "times": {"check"},
     "ratings": {"check", "counting_sort", "raw_ids", "times"},
-    "types": {"ratings"},
+    "types": {"pytree", "ratings"},
     "events": {"check", "counting_sort", "types"},
     "prediction": BOTTOM,
     "scorers": BOTTOM | {"prediction"},
-    "kernels": {"types", "check", "gather", "numerics"},
+    "kernels": {"types", "check", "gather", "numerics", "pytree"},
     "models": BOTTOM | {"kernels", "prediction"},
     "losses": BOTTOM | {"kernels", "prediction"},
     "data": BOTTOM | {"atomic"},
@@ -48,7 +49,7 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
         "prediction",
     },
     "bayes": BOTTOM | {"checkpoints", "data.layouts", "kernels", "prediction", "solvers"},
-    "training": {"types", "check", "checkpoints", "gather", "losses", "numerics"},
+    "training": {"types", "check", "checkpoints", "gather", "losses", "numerics", "pytree"},
     "storage": BOTTOM | {"_version", "atomic"},
     "serving": BOTTOM | {"storage"},
     "scorer_storage": BOTTOM | {"kernels", "models", "solvers", "storage"},

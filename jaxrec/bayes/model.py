@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 
@@ -35,6 +34,7 @@ from jaxrec.bayes import ordinal
 from jaxrec.bayes.ordinal import OrdinalScale
 from jaxrec.bayes.row_posterior import TrainRatings
 from jaxrec.bayes.side_information import Basis, SideState, basis
+from jaxrec.pytree import register_dataclass
 from jaxrec.solvers.checks import check_dense
 from jaxrec.solvers.common import check_sides, check_tables
 from jaxrec.types import Dense, Factors

@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Int, Shaped
 
@@ -34,6 +33,7 @@ from jaxrec.bayes.model import ChainState, SideFeatures, side_bases
 from jaxrec.gather import gather
 from jaxrec.kernels.cholesky import cho_solve, cholesky
 from jaxrec.numerics import HIGHEST
+from jaxrec.pytree import register_dataclass
 from jaxrec.solvers import ridge
 from jaxrec.solvers.checks import floats
 

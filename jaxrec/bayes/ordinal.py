@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
 
@@ -34,6 +33,7 @@ from jaxrec.bayes.truncated_normal import LOG_ROOT_2PI, log_interval, truncated_
 from jaxrec.gather import gather
 from jaxrec.kernels.cholesky import cho_solve, cholesky, solve_transposed
 from jaxrec.numerics import HIGHEST
+from jaxrec.pytree import register_dataclass
 from jaxrec.solvers.checks import floats
 
 __all__ = [

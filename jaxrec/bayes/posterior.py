@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import Array
-from jax.tree_util import register_dataclass
+
+from jaxrec.pytree import register_dataclass
 
 __all__ = ["Posterior", "pool_chains", "update"]
 

@@ -28,13 +28,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Float, PRNGKeyArray, Shaped
 
 from jaxrec import check
 from jaxrec.bayes.distributions import Number, WishartDraw, gamma, unchecked_gamma, unchecked_wishart, wishart
 from jaxrec.numerics import HIGHEST
+from jaxrec.pytree import register_dataclass
 
 __all__ = [
     "Basis",

@@ -23,10 +23,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 
 from jaxrec import check
 from jaxrec.events import Order, events_in_order
+from jaxrec.pytree import register_dataclass
 from jaxrec.types import Ratings
 
 __all__ = ["Sequences", "sequences"]

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.tree_util import register_dataclass
 from jaxtyping import Bool, Float, Int
 
 from jaxrec.gather import gather
 from jaxrec.kernels.chunks import by_chunks
+from jaxrec.pytree import register_dataclass
 
 __all__ = ["PIECE_ENTRIES", "SparseRows", "add_rows"]
 

@@ -35,7 +35,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
 
@@ -43,6 +42,7 @@ from jaxrec import check
 from jaxrec.kernels.bags import bag_sum
 from jaxrec.kernels.csr import linked_matmul
 from jaxrec.prediction import Vectors
+from jaxrec.pytree import register_dataclass
 from jaxrec.types import Bucket, Linked, Rows
 
 __all__ = ["BagOfItems", "all_vectors", "drop_items", "init_params", "user_batches", "user_vectors"]

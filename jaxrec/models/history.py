@@ -35,7 +35,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Int, PRNGKeyArray, Shaped
 
@@ -43,6 +42,7 @@ from jaxrec import check
 from jaxrec.gather import gather
 from jaxrec.kernels.csr import linked_matmul
 from jaxrec.numerics import product
+from jaxrec.pytree import register_dataclass
 from jaxrec.types import Linked
 
 __all__ = [

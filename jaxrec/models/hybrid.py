@@ -36,7 +36,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
 
@@ -44,6 +43,7 @@ from jaxrec import check
 from jaxrec.models import factors as factorization
 from jaxrec.models import history
 from jaxrec.models.two_tower import TwoTower
+from jaxrec.pytree import register_dataclass
 from jaxrec.types import Factors, Linked
 
 __all__ = ["Content", "Hybrid", "as_factors", "init_params", "user_vector", "weight_decay_mask"]

@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Shaped
 
@@ -44,6 +43,7 @@ from jaxrec.models.linear_operators import (
     Sum,
     for_train_users,
 )
+from jaxrec.pytree import register_dataclass
 from jaxrec.types import Ratings
 
 __all__ = [

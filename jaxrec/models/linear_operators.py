@@ -30,12 +30,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.tree_util import register_dataclass
 from jaxtyping import Float, Int
 
 from jaxrec.gather import gather
 from jaxrec.kernels.csr import csr_matmul
 from jaxrec.numerics import product
+from jaxrec.pytree import register_dataclass
 
 __all__ = [
     "Chebyshev",

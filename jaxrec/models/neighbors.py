@@ -34,7 +34,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Shaped
 
@@ -45,6 +44,7 @@ from jaxrec.kernels.csr import csr_matmul
 from jaxrec.kernels.sparse_rows import PIECE_ENTRIES, SparseRows, add_rows
 from jaxrec.kernels.topk_select import largest
 from jaxrec.models.linear import Histories, checked_lists, histories
+from jaxrec.pytree import register_dataclass
 from jaxrec.types import Ratings
 
 __all__ = [

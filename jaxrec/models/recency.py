@@ -32,7 +32,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Shaped
 
@@ -42,6 +41,7 @@ from jaxrec.gather import gather
 from jaxrec.kernels.csr import csr_matmul
 from jaxrec.kernels.platform import Platform, by_platform
 from jaxrec.numerics import product
+from jaxrec.pytree import register_dataclass
 from jaxrec.types import Ratings
 
 __all__ = [

@@ -30,7 +30,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
@@ -38,6 +37,7 @@ from jaxrec import check
 from jaxrec.gather import gather
 from jaxrec.numerics import product
 from jaxrec.prediction import Vectors
+from jaxrec.pytree import register_dataclass
 
 __all__ = ["SequenceScorer", "ensemble_vectors", "sequence_scorer", "vectors_at_last"]
 

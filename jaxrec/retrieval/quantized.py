@@ -26,7 +26,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Shaped
 
@@ -34,6 +33,7 @@ from jaxrec import check
 from jaxrec.gather import gather
 from jaxrec.kernels.topk import Exclude, dot, orderable, two_pass
 from jaxrec.kernels.topk_select import largest
+from jaxrec.pytree import register_dataclass
 from jaxrec.types import TopK
 
 __all__ = ["Quantized", "quantize"]

@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Num, PRNGKeyArray, Shaped
 
 from jaxrec import check
 from jaxrec.kernels import cholesky
 from jaxrec.numerics import HIGHEST
+from jaxrec.pytree import register_dataclass
 from jaxrec.solvers.checks import check_columns, check_factor, floats
 
 __all__ = [

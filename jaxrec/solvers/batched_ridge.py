@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import register_dataclass
 
 from jaxrec.counting_sort import partition
 from jaxrec.gather import gather
@@ -38,6 +37,7 @@ from jaxrec.kernels.least_squares import (
     weighted_entries,
 )
 from jaxrec.kernels.platform import Platform, by_platform
+from jaxrec.pytree import register_dataclass
 from jaxrec.types import Bucket, Dense, Rows
 
 __all__ = ["RowProblem", "objective_at", "padded_lists", "solve", "solve_by_blocks", "solve_dense"]

@@ -35,13 +35,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Int, PRNGKeyArray
 
 from jaxrec import check, losses
 from jaxrec.gather import gather
 from jaxrec.numerics import product
+from jaxrec.pytree import register_dataclass
 from jaxrec.training.negatives import Negatives
 from jaxrec.training.step import Cost
 from jaxrec.types import Total

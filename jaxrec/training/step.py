@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.tree_util import register_dataclass
 from jaxtyping import PRNGKeyArray
 
 from jaxrec import check
 from jaxrec.gather import gather
+from jaxrec.pytree import register_dataclass
 from jaxrec.types import Factors, Observed, Total
 
 __all__ = [

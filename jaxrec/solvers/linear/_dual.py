@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.tree_util import register_dataclass
 from jaxtyping import Float, Int, Shaped
 
 from jaxrec.gather import gather
 from jaxrec.kernels.csr import csr_matmul
 from jaxrec.models.linear import Histories, history_columns
 from jaxrec.numerics import product
+from jaxrec.pytree import register_dataclass
 from jaxrec.solvers.linear._matrices import COLUMNS
 
 __all__ = ["Dual", "dual_diagonal", "penalized_columns"]
