@@ -139,15 +139,12 @@ SMALL |= {"negatives": 512, "epochs": 120, "patience": 8}
 LONG = SMALL | {"window": 200, "layers": 2, "heads": 2, "dropout": 0.2, "rows": 16, "negatives": 1024, "patience": 5}
 # Beauty on validation, NDCG@10: SMALL 0.0657 (best after 79 epochs, 6 minutes, shared cores); FASTER 0.0692 (55, 4).
 FASTER = {"dropout": 0.5, "learning_rate": 3e-3, "negatives": 1024}
-WIDER = {"width": 128, "heads": 2}
 for _name in CANDIDATES:
     _size = LONG if _name == "ml-1m" else SMALL
     CANDIDATES[_name]["attention"] = [
         _size,
         _size | (FASTER if _name != "ml-1m" else {"dropout": 0.3, "learning_rate": 3e-3}),
     ]
-    if _name != "ml-1m":
-        CANDIDATES[_name]["attention"].append(_size | FASTER | WIDER)
     CANDIDATES[_name]["gru"] = [{name: value for name, value in _size.items() if name != "heads"}]
 for _table in CANDIDATES.values():
     _table |= {"popularity": [{}], "markov": MARKOV, "knn": KNN}
