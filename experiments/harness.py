@@ -48,7 +48,7 @@ def run(main: Callable[[Any], dict[str, Any]], settings_type: type[Any]) -> None
     )
     for f in dataclasses.fields(settings_type):
         if isinstance(f.default, tuple):
-            kind = type(f.default[0])
+            kind = type(f.default[0]) if f.default else str
             parser.add_argument(f"--{f.name}", type=kind, nargs="+", default=f.default, help=f"default: {f.default}")
         else:
             parser.add_argument(f"--{f.name}", type=type(f.default), default=f.default, help=f"default: {f.default!r}")
