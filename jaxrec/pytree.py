@@ -1,10 +1,10 @@
-"""Dataclasses as pytrees whose structures are told apart by their class.
+"""Dataclasses as pytrees whose structures are distinguished by their class.
 
 `jax.tree_util.register_dataclass` does that too, but not with jaxlib 0.10 and later (seen in 0.10.2, 0.12.0): there the
 structures of two classes with equally many arrays compare equal, whatever the classes and the names of their fields.
-Their hashes differ, so that a cache of compiled programs confuses them once in some hundred calls, when a part of the
-hashes happens to agree: a Chebyshev series was then computed by the program of a polynomial, without any error. A node
-registered by functions is compared by its class.
+Their hashes differ, so that JAX's cache of traces confuses them only now and then: in about one of fifteen runs of a
+test a Chebyshev series was computed by the program of a polynomial, without any error. A node that is registered by
+functions is compared by its class.
 
 >>> import jax
 >>> from dataclasses import dataclass, field

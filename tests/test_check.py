@@ -237,30 +237,26 @@ MODEL = storage.Model(models.init(3, 4, 2, key=jax.random.key(0)))
 RESULT = solvers.ALSResult(MODEL.factors, None)
 
 
-TAKE_LINEAR_SCORERS = ["jaxrec.models.linear.check_linear", "jaxrec.models.linear.for_users"]
-TAKE_LINEAR_SCORERS += ["jaxrec.solvers.linear.sparsify"]
-TAKE_NO_FACTORS = ["jaxrec.scorer_storage.save"]  # nor anything that contains them: storage.save does
+LINEAR = r"a LinearScorer, .*, got {}\."
+TAKE_OTHER_SCORERS = {  # function: what its error says that it expects, and got
+    "jaxrec.models.linear.check_linear": LINEAR,
+    "jaxrec.models.linear.for_users": LINEAR,
+    "jaxrec.solvers.linear.sparsify": LINEAR,
+    "jaxrec.scorer_storage.save": r"one of LinearScorer, .*, got {}\. Factors: storage\.save\.",
+}
 
 
 @pytest.mark.parametrize("values", [MODEL, RESULT, MODEL.factors, lambda users: users])
-@pytest.mark.parametrize("name", TAKE_LINEAR_SCORERS)
-def test_another_scorer_is_refused_where_a_linear_one_is_expected(as_users_run, name, values):
-    message = rf"^scorer: expected a LinearScorer, .*, got {type(values).__name__}\.$"
-    with pytest.raises(ValueError, match=message):
-        call(FUNCTIONS[name], scorer=values)
-
-
-@pytest.mark.parametrize("values", [MODEL, RESULT, MODEL.factors, lambda users: users])
-@pytest.mark.parametrize("name", TAKE_NO_FACTORS)
-def test_what_is_saved_elsewhere_is_refused_by_the_name_of_where(as_users_run, name, values):
-    message = rf"^scorer: expected one of LinearScorer, .*, got {type(values).__name__}\. Factors: storage\.save\.$"
+@pytest.mark.parametrize("name", TAKE_OTHER_SCORERS)
+def test_another_scorer_is_refused_where_one_of_a_class_is_expected(as_users_run, name, values):
+    message = rf"^scorer: expected {TAKE_OTHER_SCORERS[name].format(type(values).__name__)}$"
     with pytest.raises(ValueError, match=message):
         call(FUNCTIONS[name], scorer=values)
 
 
 @pytest.mark.parametrize("values", [MODEL, RESULT], ids=["a saved model", "the result of a solver"])
 @pytest.mark.parametrize(
-    "name", sorted({*with_argument("factors"), *with_argument("scorer")} - {*TAKE_LINEAR_SCORERS, *TAKE_NO_FACTORS})
+    "name", sorted({*with_argument("factors"), *with_argument("scorer")} - set(TAKE_OTHER_SCORERS))
 )
 def test_what_contains_factors_is_refused_where_factors_are_expected(as_users_run, name, values):
     argument = "scorer" if "scorer" in parameters(FUNCTIONS[name]) else "factors"
