@@ -164,7 +164,7 @@ VARIANTS = [
     ("implicit_als", {"cg_steps": 3}),
     ("implicit_als", {"block_size": 2}),
     ("fit", {"patience": 2}),
-    ("gibbs", {"levels": LEVELS}),
+    pytest.param("gibbs", {"levels": LEVELS}, marks=pytest.mark.slow),  # compiles for ten seconds
     ("grid", {"batch_size": 4}),
 ]
 
@@ -446,12 +446,13 @@ def run(name, folder, kill_after=None, how=signal.SIGKILL):
     return output, process.returncode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "how"),
     [
         ("als", signal.SIGKILL),
-        pytest.param("als", signal.SIGTERM, marks=pytest.mark.slow),
-        *(pytest.param(name, signal.SIGKILL, marks=pytest.mark.slow) for name in RUNS if name != "als"),
+        ("als", signal.SIGTERM),
+        *((name, signal.SIGKILL) for name in RUNS if name != "als"),
     ],
 )
 def test_killed_at_random_moments_a_run_continues_bit_for_bit(name, how, tmp_path):

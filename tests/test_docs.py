@@ -43,6 +43,7 @@ def test_there_are_nine_of_at_most_fifteen_lines():
     assert max(lines.values()) <= 15, lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", RECIPES)
 def test_recipe(title, as_users_run, monkeypatch, tmp_path):
     rng = np.random.default_rng(0)

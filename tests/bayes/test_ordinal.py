@@ -104,6 +104,7 @@ def run_cuts(columns, where, prior_deviation, init, steps):
     return np.asarray(cuts), np.mean(accepted[:, steps // 2 :])
 
 
+@pytest.mark.slow
 def test_cuts_are_drawn_from_their_posterior(x64):
     """For 12 ratings on three levels, one of them rare, against the density on a grid; masked entries hold garbage."""
     rng, n, prior_deviation = np.random.default_rng(5), 4_000, 1.3

@@ -9,6 +9,7 @@ from benchmarks import implicit_ranks
 SMALL = {"n_users": 60, "n_items": 40, "ratings": 300, "ranks": (4,), "rounds": 2, "max_sweeps": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_bucket")
 def test_every_method_is_measured_and_plotted(tmp_path, in_this_process):
     in_this_process(implicit_ranks)

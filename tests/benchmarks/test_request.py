@@ -7,6 +7,7 @@ import pytest
 from benchmarks import embeddings, harness, request
 
 
+@pytest.mark.slow
 def test_requests_and_searches_are_checked_and_timed(in_this_process, tmp_path, capsys):
     in_this_process(request)
     settings = request.Settings(items=(500,), searched=(700,), queries=(1, 3), dim=4, k=5, repeats=2, out=str(tmp_path))

@@ -176,6 +176,7 @@ def missing_not_at_random(seed, shape=(150, 120)):
     return full, Ratings(*np.nonzero(seen), full[seen], *shape), rng.choice(full.ravel(), 500)
 
 
+@pytest.mark.slow
 def test_als_with_inverse_propensity_weights_has_a_lower_error_over_all_pairs():
     full, train, sample = missing_not_at_random(0)
     weights = inverse_propensity_weights(naive_bayes(train, sample))

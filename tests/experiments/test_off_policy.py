@@ -54,6 +54,7 @@ def small_wheel(tmp_path, monkeypatch):
     return path
 
 
+@pytest.mark.slow
 def test_the_experiment_estimates_the_mean_of_the_other_log(small_wheel, tmp_path, capsys):
     out = tmp_path / "out"
     settings = off_policy.Settings(path=str(small_wheel), out=str(out), draws=300, replications=30, rows=300, folds=4)

@@ -98,6 +98,7 @@ NETWORK = {"window": 6, "width": 8, "layers": 1, "heads": 1, "dropout": 0.0, "le
 NETWORK |= {"epochs": 6, "patience": 3}
 
 
+@pytest.mark.slow
 def test_networks_stop_on_validation_and_attention_is_the_mean_of_three_seeds(small, monkeypatch):
     candidates = {"attention": [NETWORK, NETWORK | {"negatives": 5}], "gru": [NETWORK]}
     monkeypatch.setitem(published_sequences.CANDIDATES, "amazon-beauty", candidates)

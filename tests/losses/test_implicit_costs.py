@@ -221,6 +221,7 @@ TRAINED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_trained_model_finds_the_groups_where_popularity_does_not(name):
     popularity = jnp.asarray(np.bincount(TRAIN.item, minlength=N_ITEMS), jnp.float32)

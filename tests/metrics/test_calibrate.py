@@ -239,6 +239,7 @@ def test_the_intervals_of_groups_are_welchs():
     assert float(alone.difference[1, 0]) == 1.5
 
 
+@pytest.mark.slow
 def test_the_intervals_of_groups_cover_the_difference():
     """1,500 draws of 12 and 30 users of other variances: 95 % of the intervals hold the true difference of 0.5."""
     rng = np.random.default_rng(5)

@@ -1,5 +1,7 @@
 """Networks over packed sequences against slow NumPy loops over users, and what may not influence what."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,9 +34,16 @@ MODELS = {
 each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
 
 
+@cache
+def vectors_of(model):
+    """The network as one program: eager, each of its operations is compiled for itself."""
+    return jax.jit(model.apply)
+
+
+@cache
 def params_of(model, seed=0):
     """Parameters away from their small initial values, so that each of them matters."""
-    params = model.init(jax.random.key(seed), *EVENTS)
+    params = jax.jit(model.init)(jax.random.key(seed), *EVENTS)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
     return jax.tree.unflatten(
@@ -115,7 +124,7 @@ def slow_gru(p, items, gaps, model):
 @each_model
 def test_packed_rows_equal_a_loop_over_users(model):
     params = params_of(model)
-    got = np.asarray(model.apply(params, *EVENTS))
+    got = np.asarray(vectors_of(model)(params, *EVENTS))
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["params"])
     slow = slow_gru if isinstance(model, Gru) else slow_transformer
     gap = np.asarray(PACKED.gap)
@@ -147,12 +156,14 @@ def test_only_earlier_events_of_the_own_segment_count(model):
 def test_padding_may_hold_anything(model):
     params = params_of(model)
     where = PACKED.where
-    expected = model.apply(params, *EVENTS)
+    expected = vectors_of(model)(params, *EVENTS)
     garbage = [jnp.where(where, PACKED.item, -5), PACKED.segment, jnp.where(where, PACKED.position, 99)]
-    got = model.apply(params, *garbage, jnp.where(where, PACKED.gap, jnp.nan))
+    gap = jnp.where(where, PACKED.gap, jnp.nan)
+    got = vectors_of(model)(params, *garbage, gap)
     np.testing.assert_array_equal(got[where], expected[where])
     assert bool(jnp.all(jnp.isfinite(got)))
-    gradient = jax.grad(lambda p: model.apply(p, *garbage, jnp.where(where, PACKED.gap, jnp.nan))[where].sum())(params)
+    total = lambda params: jnp.where(where[..., None], model.apply(params, *garbage, gap), 0).sum()
+    gradient = jax.jit(jax.grad(total))(params)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(gradient))
 
 
@@ -161,8 +172,10 @@ def test_bfloat16_products_keep_parameters_and_vectors_in_float32(name):
     model = MODELS[name]
     half = model.clone(dtype=jnp.bfloat16)
     params = params_of(model)
-    assert {leaf.dtype for leaf in jax.tree.leaves(half.init(jax.random.key(0), *EVENTS))} == {jnp.dtype("float32")}
-    got, expected = half.apply(params, *EVENTS), model.apply(params, *EVENTS)
+    assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(half.init, jax.random.key(0), *EVENTS))} == {
+        jnp.dtype("float32")
+    }
+    got, expected = vectors_of(half)(params, *EVENTS), vectors_of(model)(params, *EVENTS)
     assert got.dtype == jnp.float32
     assert 0 < float(jnp.max(jnp.abs(got - expected))) < 0.5
 
@@ -170,9 +183,9 @@ def test_bfloat16_products_keep_parameters_and_vectors_in_float32(name):
 @pytest.mark.parametrize("name", ["learned", "gru"])
 def test_dropout_is_random_in_training_only(name):
     model, params = MODELS[name].clone(dropout=0.5), params_of(MODELS[name])
-    run = lambda seed: model.apply(params, *EVENTS, train=True, rngs={"dropout": jax.random.key(seed)})
+    run = jax.jit(lambda seed: model.apply(params, *EVENTS, train=True, rngs={"dropout": jax.random.key(seed)}))
     assert not bool(jnp.allclose(run(0), run(1)))
-    np.testing.assert_array_equal(model.apply(params, *EVENTS), MODELS[name].apply(params, *EVENTS))
+    np.testing.assert_array_equal(vectors_of(model)(params, *EVENTS), vectors_of(MODELS[name])(params, *EVENTS))
 
 
 def test_rotary_products_depend_on_the_difference_of_positions():

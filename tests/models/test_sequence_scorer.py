@@ -8,7 +8,7 @@ import pytest
 from jaxrec import Ratings, data, evaluation
 from jaxrec.models import sequence_scorer
 from jaxrec.models.sequence_scorer import ensemble_vectors
-from tests.models.test_sequence import MODELS, N_ITEMS, PACKED, RATINGS, SEQUENCES, WINDOW, params_of
+from tests.models.test_sequence import MODELS, N_ITEMS, PACKED, RATINGS, SEQUENCES, WINDOW, params_of, vectors_of
 
 SIMPLE = {name: MODELS[name] for name in ("learned", "rotary", "gru")}
 each_model = pytest.mark.parametrize("model", SIMPLE.values(), ids=SIMPLE.keys())
@@ -28,7 +28,7 @@ def test_users_score_as_their_last_events_alone(model):
             assert not got[j].any()
             continue
         item = jnp.array([last], jnp.int32)
-        h = model.apply(scorer.params, item, jnp.ones_like(item), jnp.arange(len(last))[None])
+        h = vectors_of(model)(scorer.params, item, jnp.ones_like(item), jnp.arange(len(last))[None])
         np.testing.assert_allclose(got[j], scorer.items @ h[0, -1], rtol=1e-4, atol=1e-5)
     assert scorer.dropped.tolist() == [0, 0, 0, 0, 2]
 

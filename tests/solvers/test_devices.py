@@ -46,6 +46,7 @@ def assert_same(one, three):
 EXPLICIT = {"exact": {}, "conjugate gradients": {"cg_steps": 3}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [False, True])
 @pytest.mark.parametrize("options", EXPLICIT.values(), ids=EXPLICIT)
 def test_als_on_three_devices_equals_als_on_one(options, weights):

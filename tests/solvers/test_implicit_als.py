@@ -162,6 +162,7 @@ def test_sweeps_of_blocks_and_of_conjugate_gradients_end_where_exact_sweeps_end(
     np.testing.assert_allclose(by_definition(ratings, by_steps, settings["l2"])[1], 0, atol=1e-6)  # stationary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"block_size": 2}, {"cg_steps": 2}], ids=str)
 def test_the_derivative_of_a_sweep_equals_finite_differences(x64, options):
     """Also where the items' Gram matrix has equal eigenvalues, where the derivative of an eigenvector is infinite."""

@@ -364,6 +364,7 @@ def test_nan_weights_are_refused():
         linear.ease(Ratings([0, 1], [0, 1], [1.0, 1.0], 2, 2, weights=weights), l2=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.devices
 @pytest.mark.parametrize("name", FITS)
 @pytest.mark.parametrize("block", [256, 5])

@@ -42,6 +42,7 @@ def test_the_shapes_are_those_of_20_million_ratings(both_sides):
         assert sum(len(bucket.row) for bucket in rows.buckets) == len(rows.position)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "cg_steps"),
     [("explicit", None), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_CASES)],

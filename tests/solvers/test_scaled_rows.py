@@ -129,6 +129,7 @@ def random_play_counts(seed=0, alpha=40.0):
     return data.labels.confidence_weights(Ratings(user, item, counts, 20, 30), alpha=alpha)
 
 
+@pytest.mark.slow
 def test_play_counts_in_the_hundreds_of_thousands_are_solved_accurately():
     ratings = random_play_counts()
     init = models.init(20, 30, 8, key=jax.random.key(0), item_bias=False)
@@ -143,6 +144,7 @@ def test_play_counts_in_the_hundreds_of_thousands_are_solved_accurately():
     assert (np.diff(info.trace) <= 1e-5 * info.trace[0]).all()
 
 
+@pytest.mark.slow
 def test_badly_scaled_rows_can_be_vmapped_over_l2_and_differentiated():
     ratings = random_play_counts(1)
     init = models.init(20, 30, 8, key=jax.random.key(0), item_bias=False)

@@ -198,6 +198,7 @@ CALLS = {
 SLOW = {"bayes.gibbs_sweep", "bayes.gibbs", "linear.ease"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CALLS])
 def test_a_second_identical_call_compiles_nothing(name, compilations):
     jax.block_until_ready([leaf for leaf in jax.tree.leaves(CALLS[name]()) if isinstance(leaf, jax.Array)])

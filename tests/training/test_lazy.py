@@ -109,6 +109,7 @@ def test_a_factorization_of_tables_takes_the_steps_of_the_whole_one():
         np.testing.assert_allclose(tables[side][table], getattr(dense.params, table), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_in_whole_epochs_on_the_device():
     ratings = data.synthetic.low_rank(40, 30, 600, noise=0.3, rng=0).ratings
     _, state, step = factorization(optax.adam(0.02))

@@ -56,8 +56,9 @@ def dense(name, params):
 @pytest.mark.parametrize("name", COSTS)
 def test_costs_and_gradients_equal_dense_autodiff(name):
     params = params_of(MODEL)
-    run = jax.value_and_grad(lambda params: COSTS[name](params, ROWS, key=KEY).mean())
-    (value, gradient), (expected, expected_gradient) = run(params), jax.value_and_grad(partial(dense, name))(params)
+    run = jax.jit(jax.value_and_grad(lambda params: COSTS[name](params, ROWS, key=KEY).mean()))
+    loops = jax.jit(jax.value_and_grad(partial(dense, name)))  # eager, each operation compiles for each length
+    (value, gradient), (expected, expected_gradient) = run(params), loops(params)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for one, two in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
@@ -83,6 +84,7 @@ def test_an_epoch_is_one_of_training_epochs():
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_members_are_fits_of_their_own_in_one_program(compilations):
     cost, keys = next_item.sampled_softmax_cost(MODEL, partial(uniform, 4)), jax.random.split(KEY, 2)
     each = [params_of(MODEL, seed) for seed in (0, 1)]

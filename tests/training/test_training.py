@@ -204,6 +204,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_any_optimizer_lowers_the_joint_cost(name):
     start = models.init(12, 9, 2, key=KEY, mu=3.5)
