@@ -15,6 +15,15 @@ def grid(**options: tuple[Any, ...]) -> list[Settings]:
     return [dict(zip(options, point, strict=True)) for point in itertools.product(*options.values())]
 
 
+# ChebyCF's authors' settings of gowalla: nothing is chosen.
+CHEBY_CF: Settings = {
+    "order": (8,),
+    "flatness": (1.5,),
+    "rank": (512,),
+    "ideal_weight": (0.2,),
+    "degree_exponent": (0.4,),
+}
+
 GRIDS: dict[str, dict[str, list[Settings]]] = {
     "popularity": {table: [{}] for table in ("gowalla", "ml-1m-ncf", "ml-100k-strong", "ml-1m-strong")},
     "item_knn": {
@@ -44,13 +53,13 @@ GRIDS: dict[str, dict[str, list[Settings]]] = {
         "ml-1m-strong": grid(rank=(64, 128), l2=(0.003, 0.01), unobserved_weight=(0.1, 0.3), sweeps=(12,)),
     },
     "closed_form": {
+        "gowalla": grid(**CHEBY_CF, hop_weight=(0.05, 0.1, 0.2), hop_user_exponent=(0.15,)),
+    },
+    "low_pass": {
         "gowalla": grid(rank=(1024,), hop_weight=(0.35, 0.5), hop_user_exponent=(0.15,), spectral_power=(0.0, 0.5)),
         "ml-1m-ncf": grid(rank=(64, 128, 256), hop_weight=(0.0, 0.1), hop_user_exponent=(0.15,)),
     },
-    # its authors' settings: nothing is chosen
-    "cheby_cf": {
-        "gowalla": grid(order=(8,), flatness=(1.5,), rank=(512,), ideal_weight=(0.2,), degree_exponent=(0.4,))
-    },
+    "cheby_cf": {"gowalla": grid(**CHEBY_CF)},
     "softmax_mf": {
         "gowalla": grid(
             rank=(128,),

@@ -22,6 +22,7 @@ from jax import Array
 from experiments.implicit_grids import Settings
 from jaxrec import data, losses, models, solvers, training
 from jaxrec.models import bag_of_items, linear
+from jaxrec.models.linear_operators import Hop, Sum
 from jaxrec.models.neighbors import item_scorer
 from jaxrec.numerics import product, unit_vectors
 from jaxrec.prediction import scorer_vectors
@@ -118,7 +119,22 @@ def ials(train: Ratings, given: Ratings, context: Context) -> Any:
 
 
 def closed_form(train: Ratings, given: Ratings, context: Context) -> Any:
-    """A low pass of the normalized item graph, and one hop by cosine: `solvers.linear.low_pass`."""
+    """ChebyCF's filter, and one hop in which users with many items say less: R'R with R = Du^-h X Di^-1/2."""
+    x = linear.histories(train)
+
+    def scorer(settings: Settings) -> Any:
+        filters = dict(settings)
+        weight, h = filters.pop("hop_weight"), filters.pop("hop_user_exponent")
+        smooth = solvers.linear.cheby_cf(train, **filters, key=jax.random.key(context.seed)).operator
+        hop = Hop(solvers.linear.normalized(x, user_power=-h))
+        operator = Sum((smooth, hop), jnp.array([1, weight], jnp.float32))
+        return _for_users(linear.LinearScorer(x, operator), train, given)
+
+    return scorer
+
+
+def low_pass(train: Ratings, given: Ratings, context: Context) -> Any:
+    """An ideal low pass of the normalized item graph, and one hop: `solvers.linear.low_pass`."""
     shared: dict[str, Any] = {}
 
     def scorer(settings: Settings) -> Any:
@@ -348,10 +364,11 @@ METHODS: dict[str, Method] = {
     "ease": Method(ease, is_baseline=True),
     "ials": Method(ials),
     "closed_form": Method(closed_form),
+    "low_pass": Method(low_pass),
     "cheby_cf": Method(cheby_cf, is_baseline=True),
     "softmax_mf": Method(softmax_mf),
     "bag_of_items": Method(bag),
-    "blend": Method(blend("cheby_cf", "softmax_mf")),
+    "blend": Method(blend("closed_form", "softmax_mf")),
     "ease_ials": Method(blend("ease", "ials")),
     "irspack_ease": Method(irspack("ease"), is_baseline=True, is_peer=True),
     "irspack_ials": Method(irspack("ials"), is_baseline=True, is_peer=True),

@@ -137,15 +137,17 @@ CANDIDATES: dict[str, dict[str, list[Choice]]] = {
 SMALL = {"window": 50, "width": 64, "layers": 1, "heads": 1, "dropout": 0.4, "learning_rate": 1e-3, "rows": 32}
 SMALL |= {"negatives": 512, "epochs": 120, "patience": 8}
 LONG = SMALL | {"window": 200, "layers": 2, "heads": 2, "dropout": 0.2, "rows": 16, "negatives": 1024, "patience": 5}
-# Beauty on validation: SMALL is best after 90 epochs, FASTER after 69, and better.
-FASTER = {"dropout": 0.5, "learning_rate": 3e-3, "negatives": 1024}
-for _name in CANDIDATES:
-    _size = LONG if _name == "ml-1m" else SMALL
-    CANDIDATES[_name]["attention"] = [
-        _size,
-        _size | (FASTER if _name != "ml-1m" else {"dropout": 0.3, "learning_rate": 3e-3}),
-    ]
-    CANDIDATES[_name]["gru"] = [{name: value for name, value in _size.items() if name != "heads"}]
+# Beauty on validation: SMALL is best after 90 epochs, FASTER after 69, and better. Toys and Sports try that alone.
+FASTER = SMALL | {"dropout": 0.5, "learning_rate": 3e-3, "negatives": 1024}
+SIZES = {
+    "ml-1m": [LONG | {"dropout": 0.3, "learning_rate": 3e-3}],
+    "amazon-beauty": [SMALL, FASTER],
+    "amazon-sports": [FASTER],
+    "amazon-toys": [FASTER],
+}
+for _name, _sizes in SIZES.items():
+    CANDIDATES[_name]["attention"] = _sizes
+    CANDIDATES[_name]["gru"] = [{name: value for name, value in _sizes[-1].items() if name != "heads"}]
 for _table in CANDIDATES.values():
     _table |= {"popularity": [{}], "markov": MARKOV, "knn": KNN}
 POPULARITY_POWERS = (0.0, 0.1, 0.2)

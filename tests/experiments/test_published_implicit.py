@@ -35,7 +35,18 @@ def small_tables(monkeypatch, tmp_path):
         "ease": [{"l2": 1.0}, {"l2": 10.0}],
         "cheby_cf": [{"order": 2, "flatness": 1.5, "rank": 3, "ideal_weight": 0.2, "degree_exponent": 0.4}],
         "ials": [{"rank": 2, "l2": 0.01, "unobserved_weight": 0.3, "sweeps": 3}],
-        "closed_form": [{"rank": 4, "hop_weight": 0.5, "hop_user_exponent": 0.15, "spectral_power": 0.0}],
+        "closed_form": [
+            {
+                "order": 2,
+                "flatness": 1.5,
+                "rank": 3,
+                "ideal_weight": 0.2,
+                "degree_exponent": 0.4,
+                "hop_weight": 0.1,
+                "hop_user_exponent": 0.15,
+            }
+        ],
+        "low_pass": [{"rank": 4, "hop_weight": 0.5, "hop_user_exponent": 0.15, "spectral_power": 0.0}],
         "softmax_mf": [
             {
                 "rank": 4,
