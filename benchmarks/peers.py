@@ -20,14 +20,17 @@ __all__ = [
     "faiss_approximate",
     "faiss_search",
     "implicit_als",
+    "implicit_bpr",
     "implicit_evaluation",
     "implicit_gpu_als",
     "implicit_knn",
     "implicit_neighbors",
+    "irspack_ease",
     "lenskit_als",
     "surprise_grid",
     "torch_gradient",
     "torch_search",
+    "torch_softmax",
     "torch_towers",
 ]
 
@@ -262,16 +265,65 @@ def implicit_knn(cell: dict[str, Any]) -> dict[str, Any]:
 
 def implicit_neighbors(cell: dict[str, Any]) -> dict[str, Any]:
     """Seconds of the item-item cosines of implicit, and the sum of the k largest of every item without itself."""
-    import scipy.sparse as sp
     from implicit.nearest_neighbours import CosineRecommender
 
-    arrays = np.load(cell["path"])
-    shape = int(arrays["n_users"]), int(arrays["n_items"])
-    clicks = sp.csr_matrix((np.ones(len(arrays["user"]), np.float32), (arrays["user"], arrays["item"])), shape=shape)
+    clicks = _ones(cell)
     model = CosineRecommender(K=cell["k"] + 1, num_threads=cell["threads"])  # every item is its own neighbor there
     seconds = _seconds(lambda: model.fit(clicks, show_progress=False), cell["repeats"])
     similarity = model.similarity.sum(dtype=np.float64) - model.similarity.diagonal().sum(dtype=np.float64)
     return {"seconds": seconds, "similarity": float(similarity)}
+
+
+def implicit_bpr(cell: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of an epoch of implicit's BPR, and the AUC of its factors after cell['epochs'] of them."""
+    from implicit.cpu.bpr import BayesianPersonalizedRanking
+
+    clicks, arrays = _ones(cell), np.load(cell["path"])
+
+    def fit(epochs: int) -> Any:
+        model = BayesianPersonalizedRanking(
+            factors=cell["rank"],
+            learning_rate=cell["learning_rate"],
+            regularization=cell["l2"],
+            iterations=epochs,
+            num_threads=cell["threads"],
+            random_state=0,
+        )
+        model.fit(clicks, show_progress=False)
+        return model
+
+    seconds, model = _per_sweep(fit, cell["epochs"])
+    return {
+        "seconds": seconds,
+        "auc": sampled_auc(model.user_factors, model.item_factors, arrays["user"], arrays["item"]),
+    }
+
+
+def irspack_ease(cell: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of irspack's fit of EASE, and the sum of the squared scores of the first 100 users."""
+    from irspack import DenseSLIMRecommender
+
+    clicks = _ones(cell).astype(np.float64)
+    seconds = _seconds(lambda: DenseSLIMRecommender(clicks, reg=cell["l2"]).learn(), cell["repeats"])
+    model = DenseSLIMRecommender(clicks, reg=cell["l2"]).learn()
+    return {"seconds": seconds, "scores": float(np.square(model.get_score_cold_user(clicks[:100])).sum())}
+
+
+def torch_softmax(cell: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of the value and gradients of cross_entropy over all items, and the value."""
+    import torch
+
+    torch.set_num_threads(cell["threads"])
+    user, item, ids = (torch.from_numpy(array) for array in draw_batch(cell))
+    user, item, ids = user.requires_grad_(), item.requires_grad_(), ids.long()
+
+    def run() -> float:
+        user.grad = item.grad = None
+        value = torch.nn.functional.cross_entropy(user @ item.T, ids)
+        value.backward()
+        return float(value.detach())
+
+    return {"seconds": _seconds(run, cell["repeats"]), "value": run()}
 
 
 def implicit_evaluation(cell: dict[str, Any]) -> dict[str, Any]:
@@ -316,6 +368,22 @@ def surprise_grid(cell: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - began, "rmse": float(search.best_score["rmse"])}
 
 
+def draw_batch(cell: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(a batch's vectors, those of the items, the batch's items) of a softmax, the same for all."""
+    rng = np.random.default_rng(cell["seed"])
+    draw = lambda n: 0.1 * rng.standard_normal((n, cell["dim"]), np.float32)
+    return draw(cell["batch"]), draw(cell["items"]), rng.integers(0, cell["items"], cell["batch"], dtype=np.int32)
+
+
+def sampled_auc(w: np.ndarray, x: np.ndarray, user: np.ndarray, item: np.ndarray) -> float:
+    """The share of 200,000 pairs whose score is above that of a random item."""
+    rng = np.random.default_rng(0)
+    pair, other = rng.integers(0, len(user), 200_000), rng.integers(0, len(x), 200_000)
+    rows = w[user[pair]]
+    score = lambda items: np.einsum("nd,nd->n", rows, x[items])
+    return float((score(item[pair]) > score(other)).mean())
+
+
 def draw_vectors(cell: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """(items, queries) of a search, the same for the project and all peers."""
     rng = np.random.default_rng(cell["seed"])
@@ -354,6 +422,15 @@ def _clicks(cell: dict[str, Any]) -> Any:
     return sp.csr_matrix((confidence, (arrays["user"], arrays["item"])), shape=shape)
 
 
+def _ones(cell: dict[str, Any]) -> Any:
+    """Sparse matrix of users x items with a 1 for every rating."""
+    import scipy.sparse as sp
+
+    arrays = np.load(cell["path"])
+    shape = int(arrays["n_users"]), int(arrays["n_items"])
+    return sp.csr_matrix((np.ones(len(arrays["user"]), np.float32), (arrays["user"], arrays["item"])), shape=shape)
+
+
 def _sampled(table: np.ndarray) -> list[float]:
     """The first column of 20 to 40 rows at equal distances, or of all rows if there are fewer."""
     return table[:: max(1, len(table) // 20), 0].astype(float).tolist()
@@ -364,14 +441,17 @@ MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {  # cell['wha
     "faiss_approximate": faiss_approximate,
     "faiss_search": faiss_search,
     "implicit_als": implicit_als,
+    "implicit_bpr": implicit_bpr,
     "implicit_evaluation": implicit_evaluation,
     "implicit_gpu_als": implicit_gpu_als,
     "implicit_knn": implicit_knn,
     "implicit_neighbors": implicit_neighbors,
+    "irspack_ease": irspack_ease,
     "lenskit_als": lenskit_als,
     "surprise_grid": surprise_grid,
     "torch_gradient": torch_gradient,
     "torch_search": torch_search,
+    "torch_softmax": torch_softmax,
     "torch_towers": torch_towers,
 }
 

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import gradients, harness, inputs
+from benchmarks import gradients, harness, implicit_operations, inputs
 from benchmarks.peers import draw_vectors
 from experiments import harness as experiment
 from jaxrec import data, evaluation, losses, metrics, models, solvers, training
@@ -38,7 +38,18 @@ from jaxrec.retrieval import quantized, top_k
 from jaxrec.types import Ratings, Rows
 
 COLUMNS = ("operation", "jaxrec s", "peer", "peer s", "ratio", "bound s", "jaxrec", "theirs", "MiB", "peer MiB")
-OPERATIONS = ("gradient", "explicit", "implicit", "search", "evaluation", "neighbors", "grid")
+OPERATIONS = (
+    "gradient",
+    "explicit",
+    "implicit",
+    "search",
+    "evaluation",
+    "neighbors",
+    "ease",
+    "bpr",
+    "softmax",
+    "grid",
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,9 @@ class Settings:
     queries: tuple[int, ...] = (64, 1)
     evaluated: tuple[str, ...] = ("ml-1m", "gowalla")  # names that data.load knows, or 'synthetic'
     neighbors: tuple[str, ...] = ("gowalla",)
+    ease: tuple[str, ...] = ("ml-1m",)
+    bpr: tuple[str, ...] = ("ml-1m", "gowalla")
+    softmax: tuple[int, ...] = (40_981, 1_000_000)  # items
     grid: str = "ml-100k"
     path: str = ""  # the folder of these datasets' files; '' searches the usual places
     peers: str = ".venv-peers/bin/python"
@@ -260,6 +274,15 @@ def _neighbors(settings: Settings, folder: Path) -> Iterator[dict[str, Any]]:
         yield from _rows(operation, answers, "similarity", 2 * pairs, 8 * pairs)
 
 
+def _feedback(
+    operation: Callable[[Settings, Path], Iterator[implicit_operations.Operation]], settings: Settings, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Rows of an operation of `benchmarks.implicit_operations`."""
+    for row in operation(settings, folder):
+        answers = _run(settings, {"jaxrec": row.cell}, row.peers)
+        yield from _rows(row.name, answers, row.checked, row.flops, row.bytes)
+
+
 def _grid(settings: Settings, folder: Path) -> list[dict[str, Any]]:
     ratings = inputs.load_dataset(settings.grid, path=settings.path, seed=settings.seed).ratings
     path = folder / "grid.npz"
@@ -426,6 +449,9 @@ ROWS: dict[str, Callable[[Settings, Path], Iterable[dict[str, Any]]]] = {  # ope
     "search": _search,
     "evaluation": _evaluation,
     "neighbors": _neighbors,
+    "ease": partial(_feedback, implicit_operations.ease),
+    "bpr": partial(_feedback, implicit_operations.bpr),
+    "softmax": partial(_feedback, implicit_operations.softmax),
     "grid": _grid,
 }
 MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {  # cell['what'] -> the project's own part
@@ -436,6 +462,7 @@ MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {  # cell['wha
     "search": _measure_search,
     "evaluation": _measure_evaluation,
     "neighbors": _measure_neighbors,
+    **implicit_operations.MEASURES,
     "grid": _measure_grid,
 }
 

@@ -19,6 +19,9 @@ SMALL = {
     "queries": (3, 1),
     "evaluated": ("synthetic",),
     "neighbors": ("synthetic",),
+    "ease": ("synthetic",),
+    "bpr": ("synthetic",),
+    "softmax": (40,),
     "grid": "synthetic",
     "sweeps": 2,
     "repeats": 1,
@@ -41,7 +44,7 @@ def test_every_operation_is_measured_also_if_its_peer_is_missing(tmp_path, monke
     replace_peers(monkeypatch, lambda cell: {"failed": "no such module"})
     result = suite.main(suite.Settings(**SMALL, out=str(tmp_path)))["metrics"]
     names = [row["operation"] for row in result["rows"]]
-    assert len(names) == 1 + 5 + 3 + 3 + 1 + 1 + 1
+    assert len(names) == 1 + 5 + 3 + 3 + 1 + 1 + 3 + 1
     assert all(row["jaxrec s"] > 0 and row["bound s"] > 0 and row["peer s"] == "failed" for row in result["rows"])
     assert "PyTorch autograd: no such module" in capsys.readouterr().out
     assert json.loads((tmp_path / "suite.json").read_text())["experiment"] == "suite"
@@ -155,3 +158,34 @@ def test_neighbors_are_those_of_a_peer_with_the_same_similarities(tmp_path, monk
     (row,) = suite.main(suite.Settings(**SMALL, what=("neighbors",), out=str(tmp_path)))["metrics"]["rows"]
     assert row["peer"] == "implicit"
     assert row["ratio"] == pytest.approx(1 / row["jaxrec s"])
+
+
+def test_operations_on_implicit_feedback_have_the_numbers_of_numpy(tmp_path, monkeypatch):
+    """EASE by its formula, the softmax by its definition; of BPR that it learns: the AUC of its chance is 1/2."""
+    import numpy as np
+
+    from benchmarks import implicit_operations
+    from benchmarks.peers import draw_batch
+
+    def peer(cell):
+        if cell["what"] == "torch_softmax":
+            user, item, ids = draw_batch(cell)
+            score = user.astype(np.float64) @ item.T
+            log_sum = np.log(np.exp(score).sum(axis=1))
+            return {"seconds": 1.0, "value": float((log_sum - score[np.arange(len(ids)), ids]).mean()), "peak": 0}
+        arrays = np.load(cell["path"])
+        x = np.zeros((60, 40))
+        x[arrays["user"], arrays["item"]] = 1
+        if cell["what"] == "irspack_ease":
+            inverse = np.linalg.inv(x.T @ x + cell["l2"] * np.eye(40))
+            scores = x @ (np.eye(40) - inverse / np.diagonal(inverse)[None, :])
+            return {"seconds": 1.0, "scores": float((scores**2).sum()), "peak": 0}
+        return {"seconds": 1.0, "auc": 0.5, "peak": 0}
+
+    replace_peers(monkeypatch, peer)
+    monkeypatch.setattr(implicit_operations, "BATCH", 64)
+    small = suite.Settings(**SMALL, what=("ease", "bpr", "softmax"), out=str(tmp_path))
+    rows = {row["operation"].split()[0]: row for row in suite.main(small)["metrics"]["rows"]}
+    assert rows.keys() == {"EASE", "epoch", "softmax"}  # numbers that differ would have raised
+    assert all(row["ratio"] > 0 for row in rows.values())
+    assert float(rows["epoch"]["jaxrec"].split()[1]) > 0.55
