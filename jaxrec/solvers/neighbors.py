@@ -10,7 +10,7 @@ of the squares ‖x(i)‖^2 and ‖x(h)‖^2: `cosine_similarity`, `jaccard_simi
 the denominator, so that few common users do not make two rare items alike. An item is not its own neighbor, only items
 with a common user of positive similarity are neighbors, and ties go to the lowest id.
 
-Memory is a block of items times the number of items, and k numbers per item: see `solvers._nearest`.
+The products are SciPy's, of sparse matrices on the host; memory is k numbers per item, and some hundred MB.
 
 >>> train = Ratings(user=[0, 0, 1, 1, 2], item=[0, 1, 0, 1, 2], value=[1, 1, 1, 1, 1], n_users=3, n_items=3)
 >>> scorer = item_knn(train, k=2, shrinkage=2.0)
@@ -88,7 +88,7 @@ def item_knn(
         shrinkage: >= 0.
         similarity: similarity(products [n, m], row_squares [n, 1], column_squares [1, m], shrinkage), of the items of
             the rows with those of the columns, whose neighbors are kept.
-        batch_size: items per block; None: as many as 12 MiB of products hold, from 8 to 256.
+        batch_size: items per block; None: as many as take four million multiplications.
 
     Returns:
         a scorer of `evaluate` and `recommend`, and of new users by `.scores(items, where=...)`. To score from other
@@ -121,7 +121,7 @@ def user_knn(
         k: neighbors per user, at most n_users - 1; fewer where fewer users have a common item.
         shrinkage: as `item_knn`.
         similarity: as `item_knn`, of users.
-        batch_size: users per block; None: as many as 12 MiB of products hold, from 8 to 256.
+        batch_size: users per block; None: as many as take four million multiplications.
 
     Returns:
         a scorer of `evaluate` and `recommend`. `.scores(items, where=...)` finds the neighbors of new users among all
