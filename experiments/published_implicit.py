@@ -321,21 +321,18 @@ def _load(path: Path) -> Evaluation:
 
 
 def _draw(axes: Any, name: str, values: dict[str, Any]) -> None:
-    """The two figures of every model of a table, with 95 % intervals, and the published ones."""
-    table = TABLES[name]
-    x, y = _labels(table)
-    for method in METHODS:
-        row = f"{name}/{method}"
-        if f"{row}/{x}" in values:
-            errors = {"xerr": 1.96 * values[f"{row}/{x}_se"], "yerr": 1.96 * values[f"{row}/{y}_se"]}
-            axes.errorbar(values[f"{row}/{x}"], values[f"{row}/{y}"], **errors, marker="o", label=method)
-    for model, (first, second) in table.published.items():
-        axes.plot(first, second, "kx")
-        axes.annotate(model, (first, second), fontsize=7)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.set_title(name)
-    axes.legend(fontsize=7)
+    """The last figure of every model of a table, ours with 95 % intervals, the published ones in gray."""
+    *_, by = _labels(TABLES[name])
+    ours = [
+        (values[f"{name}/{method}/{by}"], f"jaxrec: {method}", 1.96 * values[f"{name}/{method}/{by}_se"])
+        for method in _done(name, values)
+    ]
+    models = sorted([*ours, *((figures[-1], model, 0.0) for model, figures in TABLES[name].published.items())])
+    figures, labels, errors = zip(*models, strict=True)
+    colors = ["C0" if label.startswith("jaxrec") else "C7" for label in labels]
+    axes.barh(labels, figures, xerr=errors, color=colors)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set(xlabel=by, title=name)
 
 
 if __name__ == "__main__":
