@@ -34,8 +34,16 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-# Doctests cannot have a marker. Those of these modules and of all experiments compile for ten seconds and more.
-SLOW_DOCTESTS = {"jaxrec.solvers._als.dense_sweep", "jaxrec.bayes._gibbs", "jaxrec.bayes.new_user"}
+# Doctests cannot have a marker. Those of these modules and of all experiments compile for some seconds.
+SLOW_DOCTESTS = {
+    "jaxrec.bayes._gibbs",
+    "jaxrec.bayes.new_user",
+    "jaxrec.models.gru",
+    "jaxrec.models.hybrid",
+    "jaxrec.models.sequence_scorer",
+    "jaxrec.solvers._als.dense_sweep",
+    "jaxrec.training.next_item",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -89,6 +89,7 @@ def test_the_gpus_form_gives_the_result_of_the_cpus(lowered_for, monkeypatch, na
     assert_result_is(name, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", cases(["sweep", "sweep, 3 steps of conjugate gradients", "implicit_cost", "derivative of a sweep"])
 )
@@ -141,6 +142,7 @@ NOT_TRACED = {"top_k, quantized", "related", "evaluate", "item_knn", "rp3beta", 
 NOT_TRACED |= {"user_knn, a new user"}  # they check their arguments on the host
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CALLS | MORE_CALLS if name not in NOT_TRACED])
 def test_every_matrix_product_has_the_highest_precision(lowered_for, name):
     """The default on a GPU is TF32, which has three digits."""

@@ -141,6 +141,7 @@ def test_link_matrices_are_drawn_from_their_ridge_regressions(x64):
 # ------------------------------------------------------------------------------------------- the rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("side_name", ["user", "item"])
 def test_rows_are_drawn_from_their_posterior(x64, side_name, layout):

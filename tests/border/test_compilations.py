@@ -18,6 +18,7 @@ MODULES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.usefixtures("as_users_run")
 def test_a_second_identical_call_compiles_nothing(name, compilations):

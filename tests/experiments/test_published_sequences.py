@@ -37,6 +37,7 @@ def small(monkeypatch, tmp_path):
     return published_sequences.Settings(tables=("amazon-beauty",), out=str(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_choose_reads_no_test_item_then_test_reads_it_once_and_resumes(small, tmp_path, monkeypatch, capsys):
     choose = dataclasses.replace(small, stage="choose")
     with pytest.raises(ValueError, match="amazon-beauty, popularity: no settings chosen.*--stage choose"):

@@ -4,6 +4,7 @@ A case has arrays with one row per entry, arrays that all entries share, and the
 """
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -161,6 +162,9 @@ CASES = {
         ("v_user", "own", "v_negative"),
     ),
 }  # fmt: skip
+EAGER = {name: case.call for name, case in CASES.items()}
+# one program for a law, where eager calls compile every operation for itself
+CASES = {name: case._replace(call=jax.jit(case.call)) for name, case in CASES.items()}
 every_loss = pytest.mark.parametrize("name", CASES)
 MASK, WEIGHTS = np.array([1, 0, 1, 1, 0, 1], bool), np.array([2.0, 1.0, 3.0, 0.0, 1.0, 1.0])
 
@@ -268,18 +272,18 @@ def test_masked_entries_alone_and_no_entries_are_zero_with_a_zero_gradient(name)
 
 @every_loss
 def test_vmap_equals_a_loop_and_jit_equals_eager_with_one_trace(name):
-    case, traces = CASES[name], []
+    traces = []
     batch = [on_device(draw(seed), jnp.float32) for seed in (0, 1)]
 
     @jax.jit
     def total(rows, shared):
         traces.append(name)
-        return case.call(rows, shared, where=jnp.asarray(MASK))
+        return EAGER[name](rows, shared, where=jnp.asarray(MASK))
 
     stacked = jax.vmap(total)(*jax.tree.map(lambda *pair: jnp.stack(pair), *batch))
     traces.clear()
     for k, (rows, shared) in enumerate(batch):
-        got, eager = total(rows, shared), case.call(rows, shared, where=jnp.asarray(MASK))
+        got, eager = total(rows, shared), EAGER[name](rows, shared, where=jnp.asarray(MASK))
         assert_same(got, (eager.sum, eager.count), rtol=1e-5)
         np.testing.assert_allclose((stacked.sum[k], stacked.count[k]), (eager.sum, eager.count), rtol=1e-5)
         assert eager.sum.dtype == eager.count.dtype == jnp.float32
@@ -304,13 +308,19 @@ def test_gradients_equal_finite_differences_of_the_loop(x64, name):
     np.testing.assert_allclose(got[2], expected, rtol=1e-6, atol=1e-7)
 
 
+@cache
+def value_and_gradients(loss, **options):
+    """As one program for all scores."""
+    function = lambda positive, negative: getattr(losses, loss)(positive, negative, **options).sum
+    return jax.jit(jax.value_and_grad(function, (0, 1)))
+
+
 @pytest.mark.parametrize("loss", ["bpr", "hinge", "warp", "bce", "gbce"])
 @pytest.mark.parametrize("p", [-np.inf, -1e4, 0.0, 1e4, np.inf])
 @pytest.mark.parametrize("n", [-np.inf, -1e4, 0.0, 1e4, np.inf])
 def test_extreme_scores_cost_nothing_if_right_and_are_never_nan(loss, p, n):
     options = {"n_items": 3} if loss in ("warp", "gbce") else {}
-    function = lambda p, n: getattr(losses, loss)(p, n, **options).sum
-    value, gradients = jax.value_and_grad(function, (0, 1))(jnp.array([p]), jnp.array([[n]]))
+    value, gradients = value_and_gradients(loss, **options)(jnp.array([p]), jnp.array([[n]]))
     assert not np.isnan(value)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
     if p > n and (loss in ("bpr", "hinge", "warp") or p > 0 > n):

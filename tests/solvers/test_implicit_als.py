@@ -180,6 +180,7 @@ def test_the_derivative_of_a_sweep_equals_finite_differences(x64, options):
     assert np.isfinite(jax.grad(items)(0.5))
 
 
+@pytest.mark.slow
 def test_vmap_over_l2_equals_single_sweeps_of_blocks_and_conjugate_gradients():
     rows, init = both_sides(random_clicks()), initial_factors()
     l2 = jnp.array([0.1, 1.0])

@@ -160,6 +160,7 @@ def made_by(optimizer=ADAM, epochs=2, **options):
     return fit(two, START, options.pop("batches", BATCHES), optimizer=optimizer, epochs=epochs, **options)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_optimizer_is_seen(name):
     one, other = OTHERS[name]
