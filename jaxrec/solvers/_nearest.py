@@ -23,6 +23,7 @@ from jaxrec.models.neighbors import NearestNeighbors, Similarity
 __all__ = ["nearest"]
 
 BLOCK_PRODUCTS = 2**22  # multiplications of a block, which has at most as many pairs
+THREADS = min(4, os.cpu_count() or 1)  # each has a block, which takes 200 MB with its similarities
 LEAST = 2**14  # pairs for which the similarity is compiled; then four times as many, and so on
 
 
@@ -55,7 +56,7 @@ def nearest(
             place = start + _largest(found[start:end], products.indices[start:end], k)
             ids[column_id, : len(place)], values[column_id, : len(place)] = products.indices[place], found[place]
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # SciPy and NumPy let go of the interpreter while they compute
+    with ThreadPoolExecutor(THREADS) as threads:  # SciPy and NumPy let go of the interpreter while they compute
         for _ in threads.map(fill, _blocks(by_column, left, batch_size)):
             pass
     return NearestNeighbors(jnp.asarray(ids), jnp.asarray(values))
