@@ -44,6 +44,7 @@ GRIDS: dict[str, dict[str, list[Settings]]] = {
         "ml-1m-strong": grid(l2=(100.0, 200.0, 300.0, 500.0, 1000.0)),
     },
     "ials": {
+        "gowalla": grid(rank=(128,), l2=(0.003, 0.01), unobserved_weight=(0.03, 0.1), cg_steps=(2,), sweeps=(12,)),
         "ml-1m-ncf": grid(
             rank=(192, 512), l2=(0.005, 0.007, 0.01), unobserved_weight=(0.3,), cg_steps=(2,), sweeps=(12,)
         ),
