@@ -6,8 +6,8 @@ a reader's browser: formulas are MathML, which docutils makes of LaTeX and every
 two megabytes of scripts beside the pages, images would need LaTeX where the site is built.)
 
 Zensical 0.0.73 with mkdocstrings was tried: it builds the page of `jaxrec.losses` well, in 3 seconds for this one's
-minute, and reports pages and references that do not exist. It leaves formulas to a script in the reader's browser and has
-no place yet for a check of its own, so that a public name without a docstring would pass.
+minute, and reports pages and references that do not exist. It leaves formulas to a script in the reader's browser and
+has no place yet for a check of its own, so that a public name without a docstring would pass.
 """
 
 import sys

@@ -6,8 +6,7 @@ Letters as in `jaxrec.types`: i = item, j = user, y(i,j) the rating. A rating of
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,9 +18,9 @@ from jaxrec.counting_sort import group_by
 from jaxrec.times import UNITS, TimeUnit, as_times
 
 if TYPE_CHECKING:
-    import polars as pl
+    pass
 
-__all__ = ["Dataset", "Ratings", "align_ids", "check_same_ids"]
+__all__ = ["Ratings", "align_ids", "check_same_ids", "immutable"]
 
 Duplicates = Literal["error", "first", "last", "mean", "sum"]
 Unknown = Literal["error", "drop"]
@@ -76,16 +75,16 @@ class Ratings:
         put = lambda name, value: object.__setattr__(self, name, value)
         put("n_users", check.size_of_table("n_users", self.n_users))
         put("n_items", check.size_of_table("n_items", self.n_items))
-        put("user", _immutable(check.ids("user", self.user, size=self.n_users)))
-        put("item", _immutable(check.ids("item", self.item, size=self.n_items)))
-        put("value", _immutable(check.finite("value", _numbers("value", self.value))))
+        put("user", immutable(check.ids("user", self.user, size=self.n_users)))
+        put("item", immutable(check.ids("item", self.item, size=self.n_items)))
+        put("value", immutable(check.finite("value", _numbers("value", self.value))))
         check.choice("time_unit", self.time_unit, UNITS)
         if self.time is not None:
             time, unit = as_times("time", self.time, self.time_unit)
-            put("time", _immutable(time))
+            put("time", immutable(time))
             put("time_unit", unit)
         if self.weights is not None:
-            put("weights", _immutable(check.finite("weights", _numbers("weights", self.weights))))
+            put("weights", immutable(check.finite("weights", _numbers("weights", self.weights))))
             if (self.weights < 0).any():
                 raise ValueError(f"weights: expected numbers >= 0, got {self.weights.min()}.")
         for name, size in (("user_ids", self.n_users), ("item_ids", self.n_items)):
@@ -93,7 +92,7 @@ class Ratings:
                 raw = raw_ids.known_ids(name, getattr(self, name))
                 if len(raw) != size:
                     raise ValueError(f"{name}: expected one raw id per row of the table ({size}), got {len(raw)}.")
-                put(name, _immutable(raw))
+                put(name, immutable(raw))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and unpickles through the constructor; otherwise the copy's columns would be mutable."""
@@ -253,7 +252,7 @@ def align_ids(*ratings: Ratings) -> tuple[Ratings, ...]:
             raise ValueError(
                 f"{name}: expected raw ids in all of the ratings, got some without. Ratings.from_columns keeps them."
             )
-        joint[name] = _immutable(raw_ids.union(name, tables))
+        joint[name] = immutable(raw_ids.union(name, tables))
     return tuple(columns.reindexed(**joint) for columns in ratings)
 
 
@@ -336,7 +335,7 @@ def _known_rows(user: np.ndarray, item: np.ndarray) -> np.ndarray | slice:
     return slice(None) if kept.all() else np.flatnonzero(kept)
 
 
-def _immutable(array: np.ndarray) -> np.ndarray:
+def immutable(array: np.ndarray) -> np.ndarray:
     """Returns the array in immutable memory, which `setflags` cannot make writable: native code relies on its checks.
 
     This is a copy (30 ms for 20M ids), or the array itself if its memory is immutable already, as that of arrays from
@@ -382,57 +381,3 @@ def _without_duplicates(ratings: Ratings, policy: Duplicates) -> Ratings:
         time=None if ratings.time is None else np.maximum.reduceat(ratings.time[order], starts)[rank],
         weights=None if ratings.weights is None else np.add.reduceat(ratings.weights[order], starts)[rank],
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """A named dataset: its ratings, and data about its users and items. Arrays are immutable copies.
-
-    Attributes:
-        name: its name in `data.load`, such as 'ml-100k'.
-        ratings: all ratings, in the order of the source, with raw ids.
-        titles: [n_items] strings, one per item, or None.
-        users: a polars table with one row per user, in the order of the user table, or None.
-        items: a polars table with one row per item, in the order of the item table, or None.
-        scale: the lowest and highest possible ratings, or None if the data has no scale.
-        source: where the data was found.
-        published: the splits used for published figures: a mask bool [n] of the test rows for each name. See
-            `splits.canonical`.
-        negatives: int32 [n_users, k], the items among which a protocol ranks each user's held-out item, or None.
-        truth: the Factors from which synthetic ratings were drawn, or None.
-
-    Raises:
-        ValueError: titles, negatives, users or items differ in length from the ratings' tables; negatives are not valid
-            items.
-    """
-
-    name: str
-    ratings: Ratings
-    titles: np.ndarray | None = None
-    users: pl.DataFrame | None = None
-    items: pl.DataFrame | None = None
-    scale: tuple[float, float] | None = None
-    source: str = ""
-    published: Mapping[str, np.ndarray] = field(default_factory=dict)
-    negatives: np.ndarray | None = None
-    truth: Any = None
-
-    def __post_init__(self) -> None:
-        """Checks that the other data fits the ratings' tables, and stores copies of the arrays."""
-        n_users, n_items = self.ratings.n_users, self.ratings.n_items
-        sizes = {"titles": n_items, "items": n_items, "users": n_users, "negatives": n_users}
-        for name, size in sizes.items():
-            if (table := getattr(self, name)) is not None and len(table) != size:
-                raise ValueError(f"{name}: expected {size} rows, one per row of the ratings' table, got {len(table)}.")
-        put = lambda name, value: object.__setattr__(self, name, value)
-        if self.titles is not None:
-            put("titles", _immutable(raw_ids.as_raw_ids("titles", self.titles)))
-        if self.negatives is not None:
-            negatives = np.asarray(self.negatives)
-            flat = check.ids("negatives", negatives.reshape(-1), size=n_items)
-            put("negatives", _immutable(flat.reshape(negatives.shape)))
-        put("published", {name: _immutable(np.asarray(mask)) for name, mask in self.published.items()})
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and unpickles through the constructor, as `Ratings` does."""
-        return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))

@@ -18,8 +18,9 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxrec.dataset import Dataset
 from jaxrec.pytree import register_dataclass
-from jaxrec.ratings import Dataset, Ratings
+from jaxrec.ratings import Ratings
 
 __all__ = [
     "Bucket",

@@ -13,7 +13,19 @@ import jaxrec
 
 ROOT = Path(jaxrec.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-BOTTOM = {"check", "counting_sort", "events", "gather", "numerics", "pytree", "ratings", "raw_ids", "times", "types"}
+BOTTOM = {
+    "check",
+    "counting_sort",
+    "dataset",
+    "events",
+    "gather",
+    "numerics",
+    "pytree",
+    "ratings",
+    "raw_ids",
+    "times",
+    "types",
+}
 ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "_version": set(),
     "atomic": set(),
@@ -26,7 +38,8 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "raw_ids": set(),
     "times": {"check"},
     "ratings": {"check", "counting_sort", "raw_ids", "times"},
-    "types": {"pytree", "ratings"},
+    "dataset": {"check", "ratings", "raw_ids"},
+    "types": {"dataset", "pytree", "ratings"},
     "events": {"check", "counting_sort", "types"},
     "prediction": BOTTOM,
     "scorers": BOTTOM | {"prediction"},

@@ -22,7 +22,7 @@ from typing import Any
 from jaxrec import check
 from jaxrec.atomic import temporary_folder
 from jaxrec.data.published_files import FORMS, OTHER_SUBFOLDERS, SHARED_SUBFOLDER, Form
-from jaxrec.ratings import Dataset
+from jaxrec.dataset import Dataset
 
 __all__ = ["DatasetNotFound", "load"]
 

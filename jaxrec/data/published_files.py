@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from jaxrec.data import readers
-from jaxrec.ratings import Dataset
+from jaxrec.dataset import Dataset
 
 __all__ = ["FORMS", "OTHER_SUBFOLDERS", "SHARED_SUBFOLDER", "Form"]
 

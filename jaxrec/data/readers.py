@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxrec.ratings import Dataset, Ratings
+from jaxrec.dataset import Dataset
+from jaxrec.ratings import Ratings
 
 if TYPE_CHECKING:
     import polars as pl
