@@ -40,7 +40,7 @@ def nearest(
     """For every column of `right`, the k columns of `left` with the largest similarity; both are sparse, [users, n]."""
     n, by_column = left.shape[1], right.T.tocsr()
     squares = squares.astype(np.float32)
-    ids, values = np.zeros((n, k), np.int32), np.zeros((n, k), np.float32)
+    keys = np.zeros((n, k), np.uint64)
     similarity_of = partial(_similarities, similarity=similarity, shrinkage=shrinkage)
 
     def fill(block: tuple[int, int]) -> None:
@@ -52,14 +52,33 @@ def nearest(
             bad = column[wrong.argmax()]
             raise ValueError(f"similarity: expected finite numbers, got NaN or infinity for column {bad}.")
         found[products.indices == column] = 0  # nobody is their own neighbor
-        for column_id, (start, end) in enumerate(pairwise(products.indptr), first):
-            place = start + _largest(found[start:end], products.indices[start:end], k)
-            ids[column_id, : len(place)], values[column_id, : len(place)] = products.indices[place], found[place]
+        pairs = _keys(found, products.indices)
+        for row, (start, end) in zip(keys[first:last], pairwise(products.indptr), strict=True):
+            largest = np.partition(pairs[start:end], -k)[-k:] if end - start > k else pairs[start:end]
+            row[k - len(largest) :] = largest
+        keys[first:last].sort(axis=1)
 
     with ThreadPoolExecutor(THREADS) as threads:  # SciPy and NumPy let go of the interpreter while they compute
         for _ in threads.map(fill, _blocks(by_column, left, batch_size)):
             pass
+    ids, values = _pairs(keys[:, ::-1])
     return NearestNeighbors(jnp.asarray(ids), jnp.asarray(values))
+
+
+def _keys(similarity: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Numbers in the order of the similarities; of equal ones the lowest id's is the largest, and negative ones are 0.
+
+    The upper half is the similarity's bits, since those of positive floats are in the order of the floats.
+    """
+    upper = similarity.astype(np.float32).view(np.uint32).astype(np.uint64) << np.uint64(32)
+    return np.where(similarity > 0, upper | (2**32 - 1 - ids.astype(np.uint64)), np.uint64(0))
+
+
+def _pairs(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, similarities) of keys; zeros of 0."""
+    values = (keys >> np.uint64(32)).astype(np.uint32).view(np.float32)
+    ids = 2**32 - 1 - (keys & np.uint64(2**32 - 1))
+    return np.where(values > 0, ids, 0).astype(np.int32), values
 
 
 def _blocks(by_column: Any, left: Any, batch_size: int | None) -> Iterator[tuple[int, int]]:
@@ -94,14 +113,3 @@ def _similarities(
 def _of_pairs(products: Array, of_rows: Array, of_columns: Array, shrinkage: Array, *, similarity: Similarity) -> Array:
     one = lambda product, row, column: similarity(product[None, None], row[None, None], column[None, None], shrinkage)
     return jax.vmap(lambda *pair: one(*pair)[0, 0])(products, of_rows, of_columns)
-
-
-def _largest(value: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
-    """Places of the k largest positive values, the largest first, equal ones by their ids."""
-    lowest = np.partition(value, -k)[-k] if len(value) > k else 0
-    if lowest > 0:
-        above, equal = np.flatnonzero(value > lowest), np.flatnonzero(value == lowest)
-        place = np.concatenate([above, equal[np.argsort(ids[equal], kind="stable")][: k - len(above)]])
-    else:
-        place = np.flatnonzero(value > 0)
-    return place[np.lexsort((ids[place], -value[place]))]

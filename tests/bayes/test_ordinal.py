@@ -45,6 +45,7 @@ def reference_probabilities(cut, eta, precision):
 # ------------------------------------------------------------------------------------------- single draws
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("double", [False, True])
 def test_latents_are_truncated_normals_in_both_tails(double):
     """Mean and variance equal SciPy's for η up to 40 deviations from the level; beyond, draws stay within the level."""

@@ -92,6 +92,7 @@ def test_the_peers_import_neither_jax_nor_the_project():
     assert abs(seconds) < 1
 
 
+@pytest.mark.slow
 def test_three_steps_are_compared_with_the_peers_own_steps_and_all_else_with_its_cholesky(tmp_path, monkeypatch):
     peer_cells = []
     replace_peers(
@@ -160,6 +161,7 @@ def test_neighbors_are_those_of_a_peer_with_the_same_similarities(tmp_path, monk
     assert row["ratio"] == pytest.approx(1 / row["jaxrec s"])
 
 
+@pytest.mark.slow
 def test_operations_on_implicit_feedback_have_the_numbers_of_numpy(tmp_path, monkeypatch):
     """EASE by its formula, the softmax by its definition; of BPR that it learns: the AUC of its chance is 1/2."""
     import numpy as np

@@ -60,6 +60,7 @@ def test_p_is_the_share_of_sign_flips_with_as_large_a_mean():
     assert abs(found.p - exact) < 4 * math.sqrt(exact * (1 - exact) / 40_000)
 
 
+@pytest.mark.slow
 def test_without_a_difference_p_is_uniform_and_the_interval_covers_zero():
     """400 simulated comparisons of equal models: 5 % have p below 0.05, 95 % of the intervals hold 0."""
     below = covered = 0

@@ -241,6 +241,7 @@ def test_without_skewness_the_interval_is_normal_and_without_variance_a_point(na
     assert float(same.low) == float(same.high) == 1
 
 
+@pytest.mark.slow
 def test_intervals_that_allow_for_skewness_cover_where_normal_ones_do_not():
     """30 clicks in 1,500 rows, whose weights are squares of normal numbers: of mean 1, up to 10 and more."""
 

@@ -71,6 +71,7 @@ def test_the_dual_has_the_solution_of_the_normal_equations(x64, platform, interc
         np.testing.assert_allclose(found.objective[n], objective, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("weights", [True, False])

@@ -301,6 +301,7 @@ def test_the_metrics_of_a_list_equal_sets_and_loops(name, cases):
     assert len(np.unique(expected[~undefined])) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PER_LIST)
 def test_one_list_and_many_lists_and_a_grid_of_lists_agree(name, cases):
     """With one table for all, called eagerly."""

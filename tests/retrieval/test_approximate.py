@@ -26,6 +26,7 @@ def exhaustive(items):
     return approximate.build_index(items, "IVF8,Flat", "nprobe=8")
 
 
+@pytest.mark.slow
 def test_an_index_that_searches_everything_is_exact(items, queries, exhaustive):
     for options in (
         {},
