@@ -81,6 +81,7 @@ SLOW = {"leave_one_out", "derivative of a sweep", "bayes.gibbs_sweep", "bayes.gi
 cases = lambda names: [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cases(CALLS))
 def test_the_gpus_form_gives_the_result_of_the_cpus(lowered_for, monkeypatch, name):
     expected = CALLS[name]()

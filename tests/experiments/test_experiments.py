@@ -420,6 +420,7 @@ def test_predictions_are_clipped_to_the_scale():
     assert harness.errors(factors, ratings, None)["mae"] == pytest.approx((4 + 3) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

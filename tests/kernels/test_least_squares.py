@@ -184,6 +184,7 @@ def test_each_by_chunks_of_no_parts_is_empty():
     assert chunks.each_by_chunks(jnp.sum, jnp.sum, [], 4) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("weights", [True, False])
 def test_the_tpus_form_equals_the_cpus(monkeypatch, intercept, weights):

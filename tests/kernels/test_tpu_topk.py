@@ -32,6 +32,7 @@ def maxima_of_all_scores(queries, items, allowed):
 
 # One item; a partial group in a partial block; one full block; a full and a partial block; features that fill the lanes
 # of a TPU; more features; more queries than one tile holds.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "m", "d"),
     [
