@@ -2,7 +2,7 @@
 
 On the host, because the product of two sparse matrices is SciPy's work: gowalla (810k pairs, 40,981 items) takes 63
 million multiplications and has 42 million pairs of items with a common user, 1,000 of an item's 40,981. Blocks of
-columns as dense matrices on the device took five times as long, two billion multiplications and a selection among
+columns as dense matrices on the device took four times as long, with two billion multiplications and a selection among
 16,000 items for each. Similarities are computed on the device, for the pairs alone.
 """
 
@@ -23,7 +23,7 @@ from jaxrec.models.neighbors import NearestNeighbors, Similarity
 __all__ = ["nearest"]
 
 BLOCK_PRODUCTS = 2**22  # multiplications of a block, which has at most as many pairs
-THREADS = min(4, os.cpu_count() or 1)  # each has a block, which takes 200 MB with its similarities
+THREADS = min(4, os.cpu_count() or 1)  # each has a block and its similarities
 LEAST = 2**14  # pairs for which the similarity is compiled; then four times as many, and so on
 
 
@@ -97,19 +97,25 @@ def _blocks(by_column: Any, left: Any, batch_size: int | None) -> Iterator[tuple
 
 
 def _similarities(
-    products: np.ndarray, of_rows: np.ndarray, of_columns: np.ndarray, *, similarity: Similarity, shrinkage: float
+    products: np.ndarray,
+    row_squares: np.ndarray,
+    column_squares: np.ndarray,
+    *,
+    similarity: Similarity,
+    shrinkage: float,
 ) -> np.ndarray:
     """The similarity of every pair; padded to a few lengths, so that few programs are compiled."""
     size = LEAST
     while size < len(products):
         size *= 4
-    padded = [np.pad(each, (0, size - len(each)), constant_values=1) for each in (products, of_rows, of_columns)]
-    return np.array(_of_pairs(*map(jnp.asarray, padded), jnp.float32(shrinkage), similarity=similarity))[
-        : len(products)
-    ]
+    pad = lambda each: jnp.asarray(np.pad(each, (0, size - len(each)), constant_values=1))
+    pairs = pad(products), pad(row_squares), pad(column_squares)
+    return np.array(_pair_similarities(*pairs, jnp.float32(shrinkage), similarity=similarity))[: len(products)]
 
 
 @partial(jax.jit, static_argnames="similarity")
-def _of_pairs(products: Array, of_rows: Array, of_columns: Array, shrinkage: Array, *, similarity: Similarity) -> Array:
+def _pair_similarities(
+    products: Array, row_squares: Array, column_squares: Array, shrinkage: Array, *, similarity: Similarity
+) -> Array:
     one = lambda product, row, column: similarity(product[None, None], row[None, None], column[None, None], shrinkage)
-    return jax.vmap(lambda *pair: one(*pair)[0, 0])(products, of_rows, of_columns)
+    return jax.vmap(lambda *pair: one(*pair)[0, 0])(products, row_squares, column_squares)

@@ -10,7 +10,8 @@ of the squares ‖x(i)‖^2 and ‖x(h)‖^2: `cosine_similarity`, `jaccard_simi
 the denominator, so that few common users do not make two rare items alike. An item is not its own neighbor, only items
 with a common user of positive similarity are neighbors, and ties go to the lowest id.
 
-The products are SciPy's, of sparse matrices on the host; memory is k numbers per item, and at most 0.8 GB.
+The products are SciPy's, of sparse matrices on the host; memory is k numbers per item and some blocks
+of products (gowalla, k = 100: 1.1 GB in all).
 
 >>> train = Ratings(user=[0, 0, 1, 1, 2], item=[0, 1, 0, 1, 2], value=[1, 1, 1, 1, 1], n_users=3, n_items=3)
 >>> scorer = item_knn(train, k=2, shrinkage=2.0)

@@ -6,7 +6,7 @@ import pytest
 
 from jaxrec import Ratings
 from jaxrec.data import weighting
-from jaxrec.solvers import neighbors
+from jaxrec.solvers import _nearest, neighbors
 from jaxrec.solvers.neighbors import item_knn, rp3beta, similar, user_knn
 
 N_USERS, N_ITEMS = 19, 26
@@ -144,6 +144,16 @@ def test_blocks_of_any_size_give_the_same():
         found = similar(train, "item", k=6, shrinkage=1.0, batch_size=batch_size)
         np.testing.assert_array_equal(found.ids, expected.ids)
         np.testing.assert_allclose(found.similarity, expected.similarity, rtol=1e-6)
+
+
+def test_many_blocks_by_their_products_and_many_lengths_give_the_same(monkeypatch):
+    train, _ = random_case(5)
+    expected = similar(train, "item", k=6, shrinkage=1.0)
+    monkeypatch.setattr(_nearest, "BLOCK_PRODUCTS", 40)  # fewer than one item takes, and more than another
+    monkeypatch.setattr(_nearest, "LEAST", 2)
+    found = similar(train, "item", k=6, shrinkage=1.0)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_allclose(found.similarity, expected.similarity, rtol=1e-6)
 
 
 def test_weights_of_bm25_reach_similarities_and_histories():
