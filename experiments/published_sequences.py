@@ -23,6 +23,7 @@ is the mean of three seeds; `_ensemble` has the figures of their mean scores.
 import json
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -250,12 +251,12 @@ def tested(split: Parts, method: str, choice: Choice) -> tuple[dict[str, Any], M
     """The figures of a choice on test, fitted on train and validation; and every user's. Means over the seeds."""
     runs = [choice | {"seed": seed} for seed in SEEDS[method]] if method in SEEDS else [choice]
     began = time.perf_counter()
-    scorers = [jax.block_until_ready(METHODS[method](split.rest, run)) for run in runs]
+    scorers = fitted(method, split.rest, runs)
     fit_seconds = time.perf_counter() - began
     masked = _mean_evaluation([measure(scorer, split.rest, split.test) for scorer in scorers])
     seconds = time.perf_counter() - began
     unmasked = _mean_evaluation([measure(scorer, split.rest, split.test, mask_seen=False) for scorer in scorers])
-    train_only = [with_history(METHODS[method](split.train, run), split.rest) for run in runs]
+    train_only = [with_history(scorer, split.rest) for scorer in fitted(method, split.train, runs)]
     as_published = [measure(scorer, split.rest, split.test).mean for scorer in train_only]
     as_published_unmasked = [measure(scorer, split.rest, split.test, mask_seen=False).mean for scorer in train_only]
     over_seeds = lambda means, name: float(np.mean([mean[name] for mean in means]))
@@ -281,6 +282,12 @@ def tested(split: Parts, method: str, choice: Choice) -> tuple[dict[str, Any], M
             values[f"hr@10{suffix}_ensemble"] = ensemble["hit_rate@10"]
             values[f"ndcg@10{suffix}_ensemble"] = ensemble["ndcg@10"]
     return values, masked.per_user
+
+
+def fitted(method: str, train: Ratings, runs: list[Choice]) -> list[Any]:
+    """A scorer of each run, all fitted at once: one small network leaves half of a second core idle."""
+    with ThreadPoolExecutor(len(runs)) as pool:
+        return list(pool.map(lambda run: jax.block_until_ready(METHODS[method](train, run)), runs))
 
 
 def _mean_evaluation(found: list[evaluation.Evaluation]) -> evaluation.Evaluation:

@@ -10,8 +10,9 @@ It is added to H'H at (d, i(p)), (d', i(q)), and at the mirrored place. H'Y gets
 
     g(d, lag) = sum for t = 1 .. lag of a(d, t) f(lag - t)
 
-So one pass over the pairs of events within the window, lag by lag, gives both: N * window additions to each block, for
-N events. Rows read backward have their H'Y transposed, and their H'H has F(d', d, lag, n), n the events before p.
+So one pass over the pairs of events within the window, lag by lag, gives both: at most N * window additions to each
+block, for N events. Rows read backward have their H'Y transposed, and their H'H has F(d', d, lag, n), n the events
+before p.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from jaxrec.models.recency import as_age_weight
 from jaxrec.types import Ratings
 
 __all__ = ["SequenceSums", "sequence_ridge_memory", "sequence_sums"]
+
+CHUNK = 65_536  # pairs at a time: their values stay in a cache
 
 
 class SequenceSums(NamedTuple):
@@ -87,65 +90,80 @@ def sequence_sums(
     longest = int(n_events.max())
     # Kernels beyond the longest sequence never count: no pairs are made for them.
     by_age, future = by_age[:, : longest - 1], future[:longest]
-    item = jnp.asarray(train.item[rows])
     # None makes a program without backward rows.
     back = None if float(backward_weight) == 0 else jnp.asarray(backward_weight, by_age.dtype)
-    return _pair_sums(item, jnp.asarray(before), jnp.asarray(after), by_age, future, back, n_items=train.n_items)
+    event = np.argsort(-before, kind="stable").astype(np.int32)
+    columns = (jnp.asarray(column) for column in (train.item[rows], event, before, after))
+    return _pair_sums(*columns, by_age, future, back, n_items=train.n_items, chunk=CHUNK)
 
 
-@partial(jax.jit, static_argnames="n_items")
+@partial(jax.jit, static_argnames=("n_items", "chunk"))
 def _pair_sums(
-    item: Array, before: Array, after: Array, age_weight: Array, future: Array, backward: Array | None, *, n_items: int
+    item: Array,
+    event: Array,
+    before: Array,
+    after: Array,
+    age_weight: Array,
+    future: Array,
+    backward: Array | None,
+    *,
+    n_items: int,
+    chunk: int,
 ) -> SequenceSums:
-    """H'H and H'Y, lag by lag; `before` and `after` are how many events of the same user are on either side."""
+    """H'H and H'Y, lag by lag; `before` and `after` are how many events of the same user are on either side.
+
+    `event` has the events by falling `before`: those with an event `lag` before them come first, and no other is
+    visited. The sums are [n_items, n_items, D D + D] until the end: what a pair adds to all blocks is one row, which
+    costs a seventh of as many scattered numbers (2 cores, D = 4: 42 and 300 ns a pair).
+    """
     n_kernels, window = age_weight.shape
     dtype = age_weight.dtype
     n_lags = window + len(future)
-    table = _gram_table(age_weight, n_lags)
+    gram_rows = _gram_rows(age_weight, n_lags)
     convolved = jax.vmap(lambda row: jnp.convolve(row, future.astype(dtype), precision="highest"))(age_weight)
-    cross_table = jnp.pad(convolved, ((0, 0), (1, 0)))  # [D, n_lags], at lag 0 nothing
+    cross_rows = jnp.pad(convolved.T, ((1, 0), (0, 0)))  # [n_lags, D], at lag 0 nothing
     rows_after, rows_before = jnp.minimum(after, window), jnp.minimum(before, window)
-    event = jnp.arange(len(item), dtype=jnp.int32)
-    block = n_items * jnp.arange(n_kernels, dtype=jnp.int32)
+    n_pairs = jnp.searchsorted(-before[event], -jnp.arange(n_lags, dtype=before.dtype), side="right")
+    padded = jnp.pad(event, (0, -len(event) % chunk))
 
-    def add_lag(lag: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        gram, cross = sums
-        valid = before >= lag
-        first = jnp.maximum(event - lag, 0)
-        p, q = gather(item, first), item
-        follow, precede = rows_after, gather(rows_before, first)
-        for d in range(n_kernels):
-            value = jnp.where(valid, cross_table[d, lag], 0)
-            cross = _add(cross, p + block[d], q, value)
-            if backward is not None:
-                cross = _add(cross, q + block[d], p, backward * value)
-            for other in range(n_kernels):
-                value = gather(table[d, other, lag], follow)
-                if backward is not None:
-                    value += backward * gather(table[other, d, lag], precede)
-                gram = _add(gram, p + block[d], q + block[other], jnp.where(valid, value, 0))
-        return gram, cross
+    def add_chunk(number: Array, pairs: Array, lag: Array) -> Array:
+        second = jax.lax.dynamic_slice(padded, (number * chunk,), (chunk,))
+        first = jnp.maximum(second - lag, 0)
+        gram = gather(gram_rows[lag], gather(rows_after, second))
+        if backward is not None:
+            transposed = gather(gram_rows[lag], gather(rows_before, first)).swapaxes(1, 2)
+            gram += backward * transposed
+        cross = jnp.broadcast_to(cross_rows[lag], (chunk, n_kernels))
+        value = jnp.concatenate([gram.reshape(chunk, -1), cross], axis=1)
+        counts = number * chunk + jnp.arange(chunk, dtype=jnp.int32) < n_pairs[lag]
+        at = pairs.at[gather(item, first), gather(item, second)]
+        return at.add(jnp.where(counts[:, None], value, 0).astype(dtype), mode="promise_in_bounds")
 
+    def add_lag(lag: Array, pairs: Array) -> Array:
+        n_chunks = (n_pairs[lag] + chunk - 1) // chunk
+        return jax.lax.fori_loop(0, n_chunks, partial(add_chunk, lag=lag), pairs)
+
+    zeros = jnp.zeros((n_items, n_items, n_kernels * n_kernels + n_kernels), dtype)
+    pairs = jax.lax.fori_loop(0, n_lags, add_lag, zeros)
     size = n_kernels * n_items
-    zeros = jnp.zeros((size, size), dtype), jnp.zeros((size, n_items), dtype)
-    gram, cross = jax.lax.fori_loop(0, n_lags, add_lag, zeros)
+    blocks = pairs[..., : n_kernels * n_kernels].reshape(n_items, n_items, n_kernels, n_kernels)
+    gram = blocks.transpose(2, 0, 3, 1).reshape(size, size)
+    cross = pairs[..., n_kernels * n_kernels :].transpose(2, 0, 1)
+    if backward is not None:
+        cross += backward * cross.swapaxes(1, 2)
     count = jnp.zeros(n_items, dtype).at[item].add(1)
-    return SequenceSums(gram + gram.T, cross, count)
+    return SequenceSums(gram + gram.T, cross.reshape(size, n_items), count)
 
 
-def _add(table: Array, row: Array, column: Array, value: Array) -> Array:
-    return table.at[row, column].add(value.astype(table.dtype), mode="promise_in_bounds")
-
-
-def _gram_table(age_weight: Array, n_lags: int) -> Float[Array, "D D n_lags rows"]:
-    """F(d, d', lag, n), halved at lag 0, because the sum of a matrix and its transpose has those pairs twice."""
+def _gram_rows(age_weight: Array, n_lags: int) -> Float[Array, "n_lags rows D D"]:
+    """F(d, d', lag, n) at [lag, n, d, d'], halved at lag 0: a matrix and its transpose have it twice."""
     window = age_weight.shape[1]
     lag = jnp.arange(n_lags, dtype=jnp.int32)[:, None]
     age = lag + jnp.arange(window, dtype=jnp.int32)[None, :]  # less 1
     older = jnp.where(age < window, age_weight[:, jnp.minimum(age, window - 1)], 0)  # [D, n_lags, m]
-    sums = jnp.cumsum(older[:, None] * age_weight[None, :, None, :], axis=-1)
-    sums = jnp.pad(sums, ((0, 0), (0, 0), (0, 0), (1, 0)))
-    return jnp.where(lag == 0, sums / 2, sums)
+    sums = jnp.cumsum(jnp.einsum("elm,dm->lmed", older, age_weight, precision="highest"), axis=1)
+    sums = jnp.pad(sums, ((0, 0), (1, 0), (0, 0), (0, 0)))
+    return jnp.where(lag[:, :, None, None] == 0, sums / 2, sums)
 
 
 def _check_events(train: Ratings) -> None:

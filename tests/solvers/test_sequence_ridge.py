@@ -7,6 +7,7 @@ import pytest
 
 from jaxrec import Ratings, data, evaluation, models, solvers
 from jaxrec.models.recency import exponential, inverse_power
+from jaxrec.solvers import _sequence_sums
 
 N_USERS, N_ITEMS = 8, 6
 KERNELS = {
@@ -79,6 +80,16 @@ def test_sums_are_those_of_the_rows(kernel, options):
     np.testing.assert_allclose(sums.gram, h.T @ (weight[:, None] * h), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(sums.cross, h.T @ (weight[:, None] * y), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(sums.item_count, np.bincount(ratings.item, minlength=N_ITEMS))
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 46, 47])  # there are 46 events; chunks that end with a lag's pairs, and within
+def test_sums_are_the_same_in_chunks(chunk, monkeypatch):
+    options = {"age_weight": KERNELS["decays"], "order": "position"} | OPTIONS["both"]
+    whole = solvers.sequence_sums(events(), **options)
+    monkeypatch.setattr(_sequence_sums, "CHUNK", chunk)
+    chunks = solvers.sequence_sums(events(), **options)
+    for name in whole._fields:
+        np.testing.assert_allclose(getattr(chunks, name), getattr(whole, name), rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -193,8 +204,6 @@ def test_a_second_fit_compiles_nothing(compilations):
 
 
 def test_what_does_not_fit_is_refused_with_its_size(monkeypatch):
-    from jaxrec.solvers import _sequence_sums
-
     needed = solvers.sequence_ridge_memory(N_ITEMS, 3)
     assert needed == 4 * 2 * ((3 * N_ITEMS) ** 2 + 3 * N_ITEMS**2)
     monkeypatch.setattr(_sequence_sums, "_free_bytes", lambda: needed - 1)
