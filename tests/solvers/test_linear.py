@@ -131,12 +131,25 @@ def test_weights_vmap_over_l2_and_differentiate(name):
         np.testing.assert_allclose(jnp.sum(by_gram * change), numeric, rtol=1e-5)
 
 
+# Strips that end with a block, or within it; a last strip that is smaller; fewer strips than parts, and more.
 @pytest.mark.parametrize(
-    ("n", "block", "rows"), [(0, 4, 4), (1, 256, 256), (12, 4, 6), (13, 4, 5), (14, 5, 3), (9, 9, 2)]
+    ("n", "block", "small", "rows", "parts"),
+    [
+        (0, 4, 4, 4, 8),
+        (1, 256, 32, 256, 8),
+        (12, 4, 2, 6, 2),
+        (12, 4, 3, 4, 8),
+        (13, 4, 1, 5, 1),
+        (14, 5, 2, 3, 3),
+        (9, 9, 4, 2, 2),
+        (23, 6, 4, 2, 4),
+        (24, 3, 3, 4, 5),
+    ],
 )
-def test_the_inverse_in_blocks_is_that_of_numpy(n, block, rows, monkeypatch):
-    monkeypatch.setattr("jaxrec.solvers.linear._inverse.BLOCK", block)
-    monkeypatch.setattr("jaxrec.solvers.linear._inverse.STRIP_ROWS", rows)
+def test_the_inverse_in_blocks_is_that_of_numpy(n, block, small, rows, parts, monkeypatch):
+    sizes = {"BLOCK": block, "SMALL_BLOCK": small, "STRIP_ROWS": rows, "PARTS": parts}
+    for name, size in sizes.items():
+        monkeypatch.setattr(_inverse, name, size)
     factor = np.random.default_rng(n).normal(size=(2 * n, n)) * np.geomspace(1, 50, n)
     matrix = factor.T @ factor
     found = jax.jit(lambda a: _inverse.inverse(a))(jnp.asarray(matrix, jnp.float32))
