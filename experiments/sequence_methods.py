@@ -100,7 +100,8 @@ def recurrent(train: Ratings, choice: Choice) -> gru.Gru:
 def fit_network(model: Any, train: Ratings, choice: Choice, validation: Ratings | None = None) -> Network:
     """A network fitted on train by Adam; with a validation part it keeps the parameters that are best there.
 
-    `negatives` items are drawn for each batch, uniformly; without it the softmax is over the whole catalog.
+    `negatives` items are drawn for each batch, uniformly; without it the softmax is over the whole catalog. With
+    `cosine` the learning rate falls to 0 along a cosine until the last of `epochs`.
     """
     packed = data.sequences(train, length=choice["window"], order="position")
     rows = next_item.packed_rows(packed)
@@ -115,12 +116,15 @@ def fit_network(model: Any, train: Ratings, choice: Choice, validation: Ratings 
         scorer = sequence_scorer.sequence_scorer(model, params, packed)
         return -measure(scorer, train, validation).mean["ndcg@10"]
 
+    batch_size, rate = min(choice["rows"], len(rows.item)), choice["learning_rate"]
+    if choice.get("cosine"):
+        rate = optax.cosine_decay_schedule(rate, -(-len(rows.item) // batch_size) * choice["epochs"])
     fitted = training.fit_epochs(
         cost,
         params,
         rows,
-        optimizer=optax.adam(choice["learning_rate"]),
-        batch_size=min(choice["rows"], len(rows.item)),
+        optimizer=optax.adam(rate),
+        batch_size=batch_size,
         key=key_fit,
         epochs=int(choice.get("best_epochs") or choice["epochs"]),
         validate=None if validation is None else validate,
