@@ -8,10 +8,9 @@ For the block k of columns, with K = A[k, k], C = A[:, k] and R = K^-1 C'::
 After the last block A holds its negative inverse. On a positive definite matrix this needs no pivoting, and rounds as
 Cholesky's factor does. A stays symmetric, so that its lower triangle is enough: the rows are cut in `PARTS`, each
 updated as far to the right as its last row needs. These are products of matrices alone, as fast as such: 1.1 n^3
-multiplications and additions for 8 parts, in the memory of one matrix and a strip of its rows. n = 3883 on one core
-took 0.67 s, the whole rows instead of the lower triangle 1.31, LAPACK's inverse from Cholesky's factor (`spotri` of
-SciPy) 0.80, and the factor's triangular solves, which hold three matrices, 1.17. A batch of LAPACK's calls (a vmap over
-l2) deadlocks, see `kernels.cholesky`.
+multiplications and additions for 8 parts, in the memory of one matrix and a strip of its rows. On one core n = 3883
+took 0.67 s; LAPACK's inverse from Cholesky's factor (`spotri` of SciPy) 0.80; the factor's triangular solves, which
+hold three matrices, 1.17. A batch of LAPACK's calls (a vmap over l2) deadlocks, see `kernels.cholesky`.
 
 Over several devices each has a block of columns, all rows of them; the panel C comes from its owners by a sum.
 
