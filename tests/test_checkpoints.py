@@ -160,7 +160,7 @@ def interrupt(monkeypatch):
 
 VARIANTS = [
     *((name, {}) for name in RUNS),
-    ("als", {"cg_steps": 3}),
+    pytest.param("als", {"cg_steps": 3}, marks=pytest.mark.slow),
     ("implicit_als", {"cg_steps": 3}),
     ("implicit_als", {"block_size": 2}),
     ("fit", {"patience": 2}),

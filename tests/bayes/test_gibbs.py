@@ -502,6 +502,7 @@ def test_a_missing_arviz_raises_before_the_first_sweep_and_names_the_extra(monke
         gibbs(ratings(), rank=2, key=jax.random.key(0), sweeps=2, burn_in=1)
 
 
+@pytest.mark.slow
 def test_gibbs_prepares_ratings_chains_and_mean():
     """A call with Ratings and `rank` gives the same as one with Dense, `init` and `mu`."""
     train, key = ratings(), jax.random.key(3)

@@ -64,6 +64,7 @@ def test_an_unknown_report_is_refused(tmp_path):
         reports.main(reports.Settings(what=("weather",), out=str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_reports_before_a_failure_are_kept(tmp_path, monkeypatch):
     replace_peers(monkeypatch, lambda cell: {"failed": "no such module"})
     monkeypatch.setitem(reports.TABLES, "growth", lambda *_: 1 / 0)

@@ -14,6 +14,7 @@ def small(monkeypatch):
         monkeypatch.setattr(sequence_speed, name, value)
 
 
+@pytest.mark.slow
 def test_our_side_is_measured():
     found = sequence_speed.ours()
     assert found.keys() == {"tokens a second", "users a second", "first epoch, seconds"}

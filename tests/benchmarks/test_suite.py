@@ -68,6 +68,7 @@ def test_an_unknown_operation_is_refused(tmp_path):
         suite.main(suite.Settings(what=("sorting",), out=str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_the_objective_of_a_peer_is_computed_from_its_factors(tmp_path, monkeypatch):
     """The objective of cmfrec after the same number of sweeps is computed in float64 from the factors it writes."""
     import numpy as np

@@ -60,7 +60,10 @@ def test_als_on_three_devices_equals_als_on_one(options, weights):
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(three))
 
 
-@pytest.mark.parametrize("solver", [{}, {"cg_steps": 3}, {"block_size": 5}], ids=str)
+SOLVERS = [pytest.param({}, marks=pytest.mark.slow), {"cg_steps": 3}, {"block_size": 5}]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
 def test_implicit_als_on_three_devices_equals_implicit_als_on_one(solver):
     options = {"l2": 2.0, "unobserved_weight": 0.3, "sweeps": 3, "progress": False} | solver
     run = lambda init, *rows: solvers.implicit_als(rows, init=init, **options)

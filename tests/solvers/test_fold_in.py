@@ -65,10 +65,13 @@ CASES = {
     "weights": {"weights": True},
     "l2 pair, biases penalized": {"l2": (0.5, 2.0), "l2_bias": (0.3, 0.4)},
 }
+# Each case compiles programs of its own, for a second or two.
+EVERY_TIME = ["mu per item", "weights", "l2 pair, biases penalized"]
+OTHERS = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case not in EVERY_TIME]
 
 
 @pytest.mark.parametrize("side", ["user", pytest.param("item", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EVERY_TIME + OTHERS)
 def test_fold_in_and_leave_one_out_equal_refits_in_numpy(x64, side, case):
     options = dict(CASES[case])
     ratings = random_ratings(options.pop("weights", False))
