@@ -76,13 +76,8 @@ def assert_result_is(name, expected):
         np.testing.assert_allclose(leaf, expected_leaf, rtol=2e-4, atol=atol)
 
 
-# Each compiles two programs, for ten seconds and more.
-SLOW = {"leave_one_out", "derivative of a sweep", "bayes.gibbs_sweep", "bayes.gibbs_sweep, rows"}
-cases = lambda names: [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", cases(CALLS))
+@pytest.mark.parametrize("name", CALLS)
 def test_the_gpus_form_gives_the_result_of_the_cpus(lowered_for, monkeypatch, name):
     expected = CALLS[name]()
     monkeypatch.setattr(csr, "fast_scatters", lambda on: on == "gpu")
@@ -92,7 +87,7 @@ def test_the_gpus_form_gives_the_result_of_the_cpus(lowered_for, monkeypatch, na
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", cases(["sweep", "sweep, 3 steps of conjugate gradients", "implicit_cost", "derivative of a sweep"])
+    "name", ["sweep", "sweep, 3 steps of conjugate gradients", "implicit_cost", "derivative of a sweep"]
 )
 def test_merged_buckets_give_the_result_of_separate_buckets(lowered_for, monkeypatch, name):
     expected = CALLS[name]()

@@ -94,7 +94,7 @@ def sequence_sums(
     back = None if float(backward_weight) == 0 else jnp.asarray(backward_weight, by_age.dtype)
     event = np.argsort(-before, kind="stable").astype(np.int32)
     columns = (jnp.asarray(column) for column in (train.item[rows], event, before, after))
-    return _pair_sums(*columns, by_age, future, back, n_items=train.n_items, chunk=CHUNK)
+    return _pair_sums(*columns, by_age, future, back, n_items=train.n_items, chunk=min(CHUNK, len(rows)))
 
 
 @partial(jax.jit, static_argnames=("n_items", "chunk"))

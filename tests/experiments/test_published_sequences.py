@@ -3,10 +3,11 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import published_sequences
+from experiments import published_sequences, sequence_methods
 from jaxrec import Ratings, data
 from jaxrec.types import Dataset
 
@@ -123,6 +124,21 @@ def test_networks_stop_on_validation_and_attention_is_the_mean_of_three_seeds(sm
     assert found["amazon-beauty/attention/ndcg@10"] == pytest.approx(np.mean(measured[:3]), rel=1e-5)
     assert found["amazon-beauty/attention/ndcg@10_ensemble"] == measured[12]
     assert "amazon-beauty/gru/ndcg@10_ensemble" not in found
+
+
+@pytest.mark.slow
+def test_a_rate_along_a_cosine_is_0_after_the_last_of_the_epochs_and_not_before():
+    train = chain().ratings
+    choice = NETWORK | {"cosine": True}
+
+    def parameters(epochs):
+        model = sequence_methods.transformer(train, choice)
+        fitted = sequence_methods.fit_network(model, train, choice | {"best_epochs": epochs})
+        return jax.tree.leaves(fitted.scorer.params)
+
+    last, after, before = (parameters(NETWORK["epochs"] + more) for more in (0, 2, -1))
+    assert all(np.array_equal(*pair) for pair in zip(last, after, strict=True))
+    assert not any(np.array_equal(*pair) for pair in zip(last, before, strict=True))
 
 
 @pytest.mark.parametrize("changed", [{"stage": "both"}, {"tables": ("beauty",)}, {"methods": ("ease",)}])
