@@ -85,13 +85,14 @@ GRIDS: dict[str, dict[str, list[Settings]]] = {
             rank=(256,),
             dropped=(0.5,),
             power=(0.5,),
-            l2=(0.01, 0.1),
+            l2=(0.01, 0.1, 1.0),
             batch_size=(200,),
             learning_rate=(0.003,),
-            epochs=(20, 50),
+            epochs=(10, 20, 50),
         ),
     },
-    "blend": {"gowalla": grid(weight=(0.5, 1.0))},
+    "blend": {"gowalla": grid(weight=(0.25, 0.5, 1.0))},
+    "cheby_blend": {"gowalla": grid(weight=(0.25, 0.5, 1.0))},
     "ease_ials": {table: grid(weight=(0.5, 1.0, 2.0)) for table in ("ml-1m-ncf", "ml-100k-strong", "ml-1m-strong")},
     "irspack_ease": {
         "ml-100k-strong": grid(reg=(30.0, 100.0, 200.0, 300.0, 500.0)),
@@ -105,6 +106,6 @@ GRIDS: dict[str, dict[str, list[Settings]]] = {
     },
     "irspack_edlae": {
         "ml-100k-strong": grid(reg=(10.0, 30.0, 100.0), dropout_p=(0.2, 0.4, 0.6)),
-        "ml-1m-strong": grid(reg=(100.0, 300.0), dropout_p=(0.2, 0.4)),
+        "ml-1m-strong": grid(reg=(100.0, 300.0, 1000.0), dropout_p=(0.2, 0.4, 0.6)),
     },
 }

@@ -369,6 +369,7 @@ METHODS: dict[str, Method] = {
     "softmax_mf": Method(softmax_mf),
     "bag_of_items": Method(bag),
     "blend": Method(blend("closed_form", "softmax_mf")),
+    "cheby_blend": Method(blend("cheby_cf", "softmax_mf")),
     "ease_ials": Method(blend("ease", "ials")),
     "irspack_ease": Method(irspack("ease"), is_baseline=True, is_peer=True),
     "irspack_ials": Method(irspack("ials"), is_baseline=True, is_peer=True),

@@ -69,6 +69,7 @@ def small_tables(monkeypatch, tmp_path):
             }
         ],
         "blend": [{"weight": 0.5}],
+        "cheby_blend": [{"weight": 0.5}],
         "ease_ials": [{"weight": 0.5}],
     }
     for name, grid in few.items():
@@ -96,7 +97,14 @@ def test_rows_are_chosen_on_validation_then_tested_once_and_resumed(small_tables
     choices = published_implicit.main(dataclasses.replace(settings, stage="choose"))
     ours = {name for name, method in implicit_methods.METHODS.items() if not method.is_peer}
     assert set(choices["gowalla"]) == ours - {"bag_of_items", "ease_ials"}
-    assert set(choices["ml-100k-strong"]) == ours - {"closed_form", "low_pass", "cheby_cf", "softmax_mf", "blend"}
+    assert set(choices["ml-100k-strong"]) == ours - {
+        "closed_form",
+        "low_pass",
+        "cheby_cf",
+        "softmax_mf",
+        "blend",
+        "cheby_blend",
+    }
     assert choices["gowalla"]["item_knn"].keys() == {
         "settings",
         "validation_recall@20",
