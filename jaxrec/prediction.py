@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from jaxrec import check
 from jaxrec.gather import gather
+from jaxrec.kernels.sampled_dot import sampled_dot
 from jaxrec.numerics import product
 from jaxrec.ratings import check_same_ids
 from jaxrec.types import Factors, Ratings
@@ -84,8 +85,7 @@ def predict(
 
 def pair_predictions(factors: Factors, user: Array, item: Array) -> Array:
     """`predict` without its checks, in float32 at least."""
-    w, x = check.as_floats(w=gather(factors.w, user), x=gather(factors.x, item))
-    return jnp.sum(w * x, axis=-1) + biases(factors, user, item)
+    return sampled_dot(factors.w, factors.x, user, item) + biases(factors, user, item)
 
 
 def _positions(factors: Factors, ratings: Ratings, train: Ratings | None) -> tuple[np.ndarray, np.ndarray]:

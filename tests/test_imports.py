@@ -41,7 +41,7 @@ ALLOWED = {  # a part of jaxrec: what it may import beside itself
     "dataset": {"check", "ratings", "raw_ids"},
     "types": {"dataset", "pytree", "ratings"},
     "events": {"check", "counting_sort", "types"},
-    "prediction": BOTTOM,
+    "prediction": BOTTOM | {"kernels"},
     "scorers": BOTTOM | {"prediction"},
     "kernels": {"types", "check", "gather", "numerics", "pytree"},
     "models": BOTTOM | {"kernels", "prediction"},

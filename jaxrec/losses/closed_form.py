@@ -41,7 +41,6 @@ from jaxrec.losses.layouts import (
     check_tables,
     data_gradient,
     predict_entries,
-    predict_entries_forward_only,
 )
 from jaxrec.losses.penalty import L2, Strength, l2_penalty
 from jaxrec.losses.pointwise import PointwiseLoss, Slope, half_squared_error, logistic, slope_of
@@ -171,9 +170,7 @@ def _jitted_gradient(
     factors: Factors, ratings: Dense | Observed | Linked, l2: L2, l2_bias: L2, *, loss: PointwiseLoss
 ) -> Factors:
     promoted = in_float32(factors)
-    e = _errors(
-        predict_entries_forward_only(promoted, ratings), ratings.value, ratings.where, ratings.weights, slope_of(loss)
-    )
+    e = _errors(predict_entries(promoted, ratings), ratings.value, ratings.where, ratings.weights, slope_of(loss))
     return _cast_like(
         factors, _add_penalty_gradient(promoted, ratings, data_gradient(promoted, ratings, e), l2, l2_bias)
     )
@@ -211,7 +208,7 @@ def _jitted_value_and_gradient(
     kernel, slope = _tpu_kernel(promoted, ratings, loss), slope_of(loss)
 
     def by_xla(factors: Factors, ratings: Any) -> tuple[Array, DataGradient]:
-        prediction = predict_entries_forward_only(factors, ratings)
+        prediction = predict_entries(factors, ratings)
         value = loss(prediction, ratings.value, where=ratings.where, weights=ratings.weights).sum
         e = _errors(prediction, ratings.value, ratings.where, ratings.weights, slope)
         return value, data_gradient(factors, ratings, e)

@@ -16,9 +16,8 @@ from jaxrec import check
 from jaxrec.gather import gather
 from jaxrec.kernels.csr import csr_matmul, fast_scatters
 from jaxrec.kernels.platform import Platform, by_platform
-from jaxrec.kernels.sampled_dot import sampled_dot
 from jaxrec.numerics import product
-from jaxrec.prediction import all_predictions, biases, check_factors, pair_predictions
+from jaxrec.prediction import all_predictions, check_factors, pair_predictions
 from jaxrec.types import Dense, Factors, Linked, Observed, Rows
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "check_tables",
     "data_gradient",
     "predict_entries",
-    "predict_entries_forward_only",
 ]
 
 
@@ -55,14 +53,6 @@ def predict_entries(factors: Factors, ratings: Dense | Observed | Linked | Rows)
             return [pair_predictions(factors, *(pair if ratings.side == "user" else pair[::-1])) for pair in pairs]
         case _:
             raise TypeError(f"expected ratings as Dense, Observed, Linked or Rows, got {type(ratings).__name__}.")
-
-
-def predict_entries_forward_only(factors: Factors, ratings: Dense | Observed | Linked) -> Array:
-    """`predict_entries` without storing the gathered rows. Not to be differentiated: its transpose would be slow."""
-    if isinstance(ratings, Dense):
-        return predict_entries(factors, ratings)
-    dot = sampled_dot(factors.w, factors.x, ratings.user, ratings.item)
-    return dot + biases(factors, ratings.user, ratings.item)
 
 
 def data_gradient(factors: Factors, ratings: Dense | Observed | Linked, e: Array) -> DataGradient:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from jaxrec import data
 from jaxrec.kernels import csr
@@ -25,6 +26,7 @@ def tables(d, seed=0, n_users=7, n_items=5):
 def test_sampled_dot_equals_the_loop_in_chunks_and_all_at_once(x64, monkeypatch, n, d):
     # Chunks of 8 pairs: n is no chunk, a part of one, exactly one, and two chunks and a part.
     monkeypatch.setattr(sampled_dot_module, "GATHER_FLOATS", 8 * max(1, d))
+    jax.clear_caches()
     w, x = tables(d)
     rng = np.random.default_rng(1)
     user, item = rng.integers(0, len(w), n), rng.integers(0, len(x), n)
@@ -32,6 +34,24 @@ def test_sampled_dot_equals_the_loop_in_chunks_and_all_at_once(x64, monkeypatch,
     arrays = [jnp.asarray(a) for a in (w, x, user.astype(np.int32), item.astype(np.int32))]
     for form in (sampled_dot, sampled_dot_module._all_at_once, jax.jit(sampled_dot)):
         np.testing.assert_allclose(form(*arrays), np.array(expected), rtol=1e-12)
+
+
+def test_the_derivatives_of_sampled_dot_are_those_of_the_products_in_both_modes(x64, monkeypatch):
+    monkeypatch.setattr(sampled_dot_module, "GATHER_FLOATS", 8 * 3)
+    jax.clear_caches()
+    w, x = map(jnp.asarray, tables(3))
+    rng = np.random.default_rng(1)
+    user, item = (jnp.asarray(rng.integers(0, n, (7, 3)), jnp.int32) for n in (len(w), len(x)))
+    check_grads(lambda w, x: jnp.sin(sampled_dot(w, x, user, item)), (w, x), order=2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.int8])
+def test_sampled_dot_sums_narrow_types_in_float32(dtype):
+    w, x = (jnp.full((3, 64), 30, dtype) for _ in range(2))  # 30 * 30 * 64 = 57,600 and 30 * 30 are not in int8
+    ids = jnp.zeros((2, 2), jnp.int32)
+    out = sampled_dot(w, x, ids, ids)
+    assert out.dtype == jnp.float32
+    np.testing.assert_array_equal(out, np.full((2, 2), 57_600))
 
 
 def test_sampled_dot_can_be_vmapped_over_models():
