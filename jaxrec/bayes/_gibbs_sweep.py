@@ -42,6 +42,7 @@ from jaxrec.bayes.row_posterior import (
 )
 from jaxrec.bayes.side_information import Priors, SideState
 from jaxrec.gather import gather
+from jaxrec.kernels.sampled_dot import sampled_dot
 
 __all__ = ["gibbs_sweep", "run_sweeps"]
 
@@ -183,8 +184,8 @@ def run_sweeps(
     def step(carry: tuple[ChainState, Posterior], _: None, key: Array) -> tuple[tuple[ChainState, Posterior], Array]:
         state, posterior = carry
         state = _sweep(state, ratings, key=jax.random.fold_in(key, state.step), mu=mu, bases=bases, priors=priors)
-        w, x = gather(state.users.rows, pairs[0]), gather(state.items.rows, pairs[1])
-        prediction = jnp.asarray(mu, w.dtype) + jnp.sum(w[:, :-1] * x[:, :-1], axis=1) + w[:, -1] + x[:, -1]
+        (w, b), (x, c) = ((side.rows[:, :-1], side.rows[:, -1]) for side in (state.users, state.items))
+        prediction = sampled_dot(w, x, *pairs) + gather(b, pairs[0]) + gather(c, pairs[1]) + jnp.asarray(mu, w.dtype)
         row_precision = gather(state.users.row_precision, pairs[0]) * gather(state.items.row_precision, pairs[1])
         noise_variance, sigma = 1 / (state.alpha * row_precision), 1 / jnp.sqrt(state.alpha)
         if state.levels is not None:

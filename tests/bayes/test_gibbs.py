@@ -514,7 +514,7 @@ def test_gibbs_prepares_ratings_chains_and_mean():
     )
     np.testing.assert_array_equal(got.posterior.mean, expected.posterior.mean)
     without_test = gibbs(train, rank=2, chains=2, **options)
-    np.testing.assert_array_equal(without_test.trace, got.trace)
+    np.testing.assert_allclose(without_test.trace, got.trace, rtol=1e-6)  # two programs, compiled each for itself
     assert without_test.posterior.mean.shape == (2, 0)
 
 
