@@ -141,6 +141,17 @@ def test_a_rate_along_a_cosine_is_0_after_the_last_of_the_epochs_and_not_before(
     assert not any(np.array_equal(*pair) for pair in zip(last, before, strict=True))
 
 
+@pytest.mark.slow
+def test_seeds_fitted_at_once_are_those_fitted_alone():
+    train = chain().ratings
+    runs = [NETWORK | {"best_epochs": 2, "seed": seed} for seed in range(3)]
+    together = published_sequences.fitted("attention", train, runs)
+    for run, scorer in zip(runs, together, strict=True):
+        (alone,) = published_sequences.fitted("attention", train, [run])
+        assert all(map(np.array_equal, jax.tree.leaves(scorer.params), jax.tree.leaves(alone.params)))
+    assert not np.array_equal(*(jax.tree.leaves(scorer.params)[0] for scorer in together[:2]))
+
+
 @pytest.mark.parametrize("changed", [{"stage": "both"}, {"tables": ("beauty",)}, {"methods": ("ease",)}])
 def test_unknown_words(small, changed):
     with pytest.raises(ValueError, match="expected one of"):
