@@ -91,8 +91,8 @@ GRIDS: dict[str, dict[str, list[Settings]]] = {
             epochs=(20, 50),
         ),
     },
-    "blend": {"gowalla": grid(weight=(4.0, 8.0, 16.0, 32.0))},
-    "cheby_blend": {"gowalla": grid(weight=(4.0, 8.0, 16.0, 32.0))},
+    "blend": {"gowalla": grid(weight=(1.0, 2.0, 4.0, 8.0, 16.0, 32.0))},
+    "cheby_blend": {"gowalla": grid(weight=(1.0, 2.0, 4.0, 8.0, 16.0, 32.0))},
     "ease_ials": {table: grid(weight=(0.5, 1.0, 2.0)) for table in ("ml-1m-ncf", "ml-100k-strong", "ml-1m-strong")},
     "irspack_ease": {
         "ml-100k-strong": grid(reg=(30.0, 100.0, 200.0, 300.0, 500.0)),
