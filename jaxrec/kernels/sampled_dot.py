@@ -14,7 +14,7 @@ __all__ = ["sampled_dot"]
 # Floats of each table gathered at once on the CPU, so that both blocks stay in the cache. 10M pairs of rows of 32,
 # sorted by user, 2 cores: 0.16 to 0.19 s in chunks of 512 to 16k pairs; 0.36 to 0.45 s with a sum over the row instead
 # of the product with ones; 1.2 s all at once, which writes the gathered rows to memory (2.6 GB, of 20M pairs of 64
-# floats 12 GB).
+# floats 10 GB).
 GATHER_FLOATS = 2**17
 
 
