@@ -299,7 +299,8 @@ def _grid(settings: Settings, folder: Path) -> list[dict[str, Any]]:
 
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
     """Measures the project's part of a row; called in its own process."""
-    return MEASURES[cell["what"]](cell) | {"peak": harness.peak_resident()}
+    answer = MEASURES[cell["what"]](cell)
+    return {"peak": harness.peak_resident()} | answer
 
 
 def _measure_gradient(cell: dict[str, Any]) -> dict[str, Any]:
@@ -349,7 +350,9 @@ def _sides(ratings: Ratings) -> tuple[Rows, Rows]:
 
 
 def _time_sweeps(run: Any, factors: Any, sides: Any, cell: dict[str, Any]) -> dict[str, Any]:
-    """Median seconds of a sweep once compiled, and the objective after cell['sweeps'] sweeps."""
+    """Median seconds of a sweep once compiled, the objective after cell['sweeps'] sweeps, and the peak of memory until
+    then: what checks the peer's numbers afterwards is not part of it.
+    """
     factors = sides[0].replicate(factors)
     jax.block_until_ready(run(factors, *sides))
     seconds, objective = [], 0.0
@@ -358,7 +361,7 @@ def _time_sweeps(run: Any, factors: Any, sides: Any, cell: dict[str, Any]) -> di
         factors, value = jax.block_until_ready(run(factors, *sides))
         seconds.append(time.perf_counter() - began)
         objective = float(value)
-    return {"seconds": median(seconds), "objective": objective}
+    return {"seconds": median(seconds), "objective": objective, "peak": harness.peak_resident()}
 
 
 def _peer_tables(cell: dict[str, Any]) -> Any:
