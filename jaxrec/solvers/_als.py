@@ -15,10 +15,9 @@ from jax import Array
 from jaxtyping import PRNGKeyArray
 
 from jaxrec.checkpoints import Checkpoint, checkpointed
-from jaxrec.losses.collaborative import cost
 from jaxrec.losses.penalty import L2, l2_penalty, per_side
 from jaxrec.prediction import check_factors
-from jaxrec.solvers._fold_in import solve_side, solve_side_dense
+from jaxrec.solvers._fold_in import side_objective, solve_side, solve_side_dense
 from jaxrec.solvers.checks import check_dense, in_float32, like
 from jaxrec.solvers.common import (
     ALSResult,
@@ -179,4 +178,8 @@ def _users_penalty(factors: Factors, l2: L2, l2_bias: L2) -> Array:
     return l2_penalty(in_float32(factors), l2=(per_side(l2)[0], 0.0), l2_bias=(per_side(l2_bias)[0], 0.0))
 
 
-_cost = jax.jit(cost)
+@jax.jit
+def _cost(factors: Factors, by_user: Rows, *, l2: L2, l2_bias: L2) -> Array:
+    """`losses.cost`, which for rows on several devices would send every rating's ids to all of them."""
+    items_penalty = l2_penalty(in_float32(factors), l2=(0.0, per_side(l2)[1]), l2_bias=(0.0, per_side(l2_bias)[1]))
+    return side_objective(factors, by_user, l2=l2, l2_bias=l2_bias) + items_penalty

@@ -26,7 +26,7 @@ from jaxrec.solvers.batched_ridge import RowProblem
 from jaxrec.solvers.checks import OVERFLOW, check_finite, check_is_rows, check_rows, check_strength, in_float32, like
 from jaxrec.types import Bucket, Dense, Factors, Rows, Total
 
-__all__ = ["check_side", "fold_in", "leave_one_out", "solve_side", "solve_side_dense"]
+__all__ = ["check_side", "fold_in", "leave_one_out", "side_objective", "solve_side", "solve_side_dense"]
 
 
 def fold_in(factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2 = 0.0, cg_steps: int | None = None) -> Factors:
@@ -79,6 +79,12 @@ def solve_side(
     problem = _row_problem(rows.side, (len(rows.position), rows.n_others), in_float32(factors), l2, l2_bias)
     v, objective = batched_ridge.solve(rows, problem, cg_steps, refit=refit)
     return _replace(factors, rows.side, v, problem.intercept), objective
+
+
+def side_objective(factors: Factors, rows: Rows, *, l2: L2, l2_bias: L2 = 0.0) -> Array:
+    """The objective of `solve_side` at the factors as they are; each device computes that of its own rows."""
+    problem = _row_problem(rows.side, (len(rows.position), rows.n_others), in_float32(factors), l2, l2_bias)
+    return batched_ridge.objective_at(rows, problem)
 
 
 @partial(jax.jit, static_argnames="cg_steps")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxrec import data, losses, models, solvers
+from jaxrec.solvers import _als
 from jaxrec.types import Ratings
 
 N_USERS, N_ITEMS, N, D = 2_000, 1_000, 200_000, 64
@@ -24,6 +25,7 @@ VALUES = {
     **{f"cost of {name}": (partial(losses.cost, l2=1.0), layout) for name, layout in LAYOUTS.items()},
     "closed_form.cost": (partial(losses.closed_form.cost, l2=1.0), data.linked),
     "predict": (lambda factors, pairs: models.predict(factors, pairs.user, pairs.item), data.observed),
+    "the start of als": (partial(_als._cost, l2=1.0, l2_bias=0.0), partial(data.rows, side="user")),
     "implicit_cost": (partial(solvers.implicit_cost, l2=1.0), partial(data.rows, side="user")),
 }
 
