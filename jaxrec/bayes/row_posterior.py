@@ -85,18 +85,18 @@ def cells(ratings: TrainRatings, side: SideName, own: SideState, others: SideSta
         eta = eta + own.rows[:, -1:] + others.rows[:, -1][None] + mu
         return [Cells(ratings.value, ratings.where, eta, own.row_precision[:, None] * others.row_precision[None])]
 
-    def model(bucket: Bucket, own: SideState, others: SideState, *, platform: Platform) -> tuple[Array, Array]:
-        def of_rows(bucket: Bucket) -> tuple[Array, Array]:
+    def bucket_moments(bucket: Bucket, own: SideState, others: SideState, *, platform: Platform) -> tuple[Array, Array]:
+        def chunk_moments(bucket: Bucket) -> tuple[Array, Array]:
             v, x = gather(own.rows, bucket.row), gather(others.rows, bucket.other)
             eta = jnp.einsum("rd,rld->rl", v[:, :-1], x[..., :-1], precision=HIGHEST) + v[:, -1:] + x[..., -1] + mu
             row_precision = gather(own.row_precision, bucket.row)[:, None] * gather(others.row_precision, bucket.other)
             return eta, row_precision
 
         # all of a bucket at once would hold the other side's factors of all its ratings
-        return by_chunks(of_rows, bucket, rows_per_chunk(bucket.other.shape[1] * own.rows.shape[1], platform))
+        return by_chunks(chunk_moments, bucket, rows_per_chunk(bucket.other.shape[1] * own.rows.shape[1], platform))
 
     buckets = ratings[side == "item"].buckets
-    return [Cells(bucket.value, bucket.where, *by_platform(model, bucket, own, others)) for bucket in buckets]
+    return [Cells(bucket.value, bucket.where, *by_platform(bucket_moments, bucket, own, others)) for bucket in buckets]
 
 
 def with_values(ratings: TrainRatings, side: SideName, values: list[Array]) -> TrainRatings:

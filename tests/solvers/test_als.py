@@ -70,7 +70,8 @@ def test_als_never_increases_the_objective_and_converges_to_a_stationary_point(x
     dense = as_dtype(data.dense(ratings), jnp.float64)
     gradient = jax.grad(losses.cost)(factors, dense, **penalties)
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient) if g.size) < 1e-4
-    np.testing.assert_allclose(info.trace[-1], losses.cost(factors, dense, **penalties), rtol=1e-12)
+    ends = [losses.cost(each, dense, **penalties) for each in (init, factors)]
+    np.testing.assert_allclose(info.trace[[0, -1]], ends, rtol=1e-12)
 
 
 def test_one_sweep_solves_every_users_ridge_regression_and_then_every_items(x64):
