@@ -12,6 +12,7 @@ from jaxrec import Ratings, data
 from jaxrec.bayes import as_factors, gibbs, gibbs_sweep, init_chains, ordinal, row_posterior
 from jaxrec.bayes.ordinal import OrdinalScale
 from jaxrec.bayes.side_information import Priors
+from jaxrec.kernels import least_squares
 from jaxrec.types import Dense
 from tests.bayes.test_gibbs import (
     N_ITEMS,
@@ -161,8 +162,10 @@ def run(train, sweeps, state=None, **options):
 
 
 @pytest.mark.parametrize("side", ["user", "item"])
-def test_cells_hold_every_rating_with_its_predictor_and_precision(x64, side):
+@pytest.mark.parametrize("chunk_floats", [1, 2**19])  # a row at a time, and all rows of a bucket at once
+def test_cells_hold_every_rating_with_its_predictor_and_precision(x64, monkeypatch, side, chunk_floats):
     """In both layouts; `with_values` replaces the ratings of that side in the same order."""
+    monkeypatch.setitem(least_squares.CHUNK_FLOATS, "cpu", chunk_floats)
     train, state = ratings(), in_float64(first_chain(initial_state()))
     own, others = (state.users, state.items) if side == "user" else (state.items, state.users)
     own, others = (dataclasses.replace(a, row_precision=jnp.exp(a.rows[:, 0])) for a in (own, others))
