@@ -4,7 +4,11 @@ import numpy as np
 
 from jaxrec import check
 
-__all__ = ["group_by", "partition", "row_counts"]
+__all__ = ["CHUNK_ENTRIES", "divisor_from", "group_by", "partition", "row_counts"]
+
+# Padded rows are as long as a divisor of this, so that chunks of so many entries (or of twice or half as many, ...)
+# consist of whole rows: 2^5 3^2 5 7, with 72 divisors, each at most 1.25 times the one before up to 252.
+CHUNK_ENTRIES = 10_080
 
 
 def group_by(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,3 +74,12 @@ def partition(length: np.ndarray, count: np.ndarray, price: float) -> list[tuple
         runs.append((int(run_start[last]), last))
         last = int(run_start[last])
     return runs[::-1]
+
+
+def divisor_from(length: int, n: int = CHUNK_ENTRIES) -> int:
+    """The smallest divisor of n that is at least `length`, which is at most n.
+
+    >>> divisor_from(37), divisor_from(10_080)
+    (40, 10080)
+    """
+    return next(divisor for divisor in range(max(1, length), n + 1) if n % divisor == 0)

@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from jaxrec.counting_sort import group_by, partition
+from jaxrec.counting_sort import CHUNK_ENTRIES, divisor_from, group_by, partition
 
 
 @pytest.mark.parametrize(("n", "size"), [(0, 3), (1, 1), (50, 7), (50, 200)])
@@ -42,3 +42,12 @@ def test_a_partition_is_the_best_of_all(seed, price):
     found = partition(length, count, price)
     assert found in everything
     assert cost(found) == min(map(cost, everything))
+
+
+def test_the_smallest_divisor_that_is_long_enough():
+    for length in [1, 2, 11, 37, 253, 1681, 5041, 10_080]:
+        divisor = divisor_from(length)
+        assert CHUNK_ENTRIES % divisor == 0
+        assert divisor >= length
+        assert not any(CHUNK_ENTRIES % between == 0 for between in range(length, divisor))
+    assert divisor_from(4, 315) == 5

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from jaxrec import check
-from jaxrec.counting_sort import group_by, partition, row_counts
+from jaxrec.counting_sort import CHUNK_ENTRIES, divisor_from, group_by, partition, row_counts
 from jaxrec.types import Bucket, Dense, Linked, Observed, Padded, Ratings, Rows
 
 __all__ = [
@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 ID, VALUE, WHERE = 4, 4, 1  # bytes
-# The cost of one more bucket, in padded entries: 100,000, because compiling it takes 0.4 s on 2 cores and 15 exact
-# sweeps at d = 64 take 0.3 us per entry each; plus a hundredth of the entries, so that large data, which may be on a
+# The cost of one more bucket, in padded entries: 100,000, because compiling it takes 0.2 s on 2 cores and 10 exact
+# sweeps at d = 64 take 0.2 us per entry each; plus a hundredth of the entries, so that large data, which may be on a
 # GPU, have few buckets too. (The GPU program merges buckets further: `solvers.batched_ridge`.)
 BUCKET_COST, BUCKET_COST_PER_ENTRY = 100_000, 1 / 100
 # The cost model does not distinguish lengths whose ratio is below this.
@@ -160,11 +160,12 @@ def rows(
         side: 'user' or 'item': what a row is.
         bucket_growth: the ratio of the longest row that a bucket may hold to that of the next shorter bucket. Nearer
             to 1 there is less padding, but more shapes to compile. None minimizes the cost of padding and compilation
-            together, where a bucket costs as much as 100,000 padded entries plus a hundredth of the ratings. Then
-            ml-100k has 2 + 3 buckets (users + items) with 2.7 and 2.2 entries per rating, ml-1m 6 + 6 with 1.4 and 1.5,
-            and 20M ratings 17 + 17 with 1.2; at 1.5 these are 10 + 12, 12 + 16 and 20 + 17 buckets, all with 1.2.
-        min_length: the longest row that the first bucket may hold; it also has the rows without ratings. (A bucket is
-            as long as its longest row.)
+            together, where a bucket costs as much as 100,000 padded entries plus a hundredth of the ratings, and its
+            length is a divisor of 10,080, because buckets of such lengths share programs in the solvers. Then ml-100k
+            has 2 + 3 buckets (users + items) with 2.8 and 2.2 entries per rating, ml-1m 6 + 7 with 1.5, and 20M ratings
+            17 + 16 with 1.2; at 1.5 these are 10 + 12, 12 + 16 and 20 + 17 buckets, all with 1.2.
+        min_length: the longest row that the first bucket may hold; it also has the rows without ratings. A bucket is as
+            long as its longest row, or by default the next divisor; rows longer than 10,080 keep their length.
         pad_to_multiple: the number of rows of every bucket is padded to a multiple of this.
         devices: the devices that share the rows of every bucket; the number of rows is padded to a multiple of the
             number of devices. None: the default device holds all rows.
@@ -290,7 +291,7 @@ def plan_buckets(
         raise ValueError(f"min_length: expected a length >= 1, got {min_length}.")
     limits = [min_length]
     while limits[-1] < length.max():
-        limits.append(int(np.ceil(limits[-1] * (bucket_growth or LENGTH_RATIO))))
+        limits.append(_next_limit(limits[-1], bucket_growth))
     bucket = np.searchsorted(limits, length)
     if bucket_growth is None:
         count = np.bincount(bucket, minlength=len(limits))
@@ -300,8 +301,18 @@ def plan_buckets(
     for number in np.unique(bucket):
         members = np.flatnonzero(bucket == number)
         n_lines = len(members) + _extra(len(members), pad_to_multiple)
-        plan.append(BucketPlan(members, n_lines, max(1, int(length[members].max()))))
+        longest = max(1, int(length[members].max()))
+        if bucket_growth is None and longest <= CHUNK_ENTRIES:
+            longest = divisor_from(longest)
+        plan.append(BucketPlan(members, n_lines, longest))
     return plan
+
+
+def _next_limit(limit: int, bucket_growth: float | None) -> int:
+    """The longest row that the next bucket may hold; by default a divisor of `CHUNK_ENTRIES`."""
+    if bucket_growth is None and limit < CHUNK_ENTRIES:
+        return divisor_from(limit + 1)
+    return int(np.ceil(limit * (bucket_growth or LENGTH_RATIO)))
 
 
 def _dense_bytes(ratings: Ratings) -> int:

@@ -78,7 +78,7 @@ def block_least_squares(
     Args:
         table: features of all.
         rows: the rows, those of one padded length in one part.
-        shared: a matrix that all rows share, as in `least_squares.conjugate_gradient`.
+        shared: a matrix that all rows share, as in `conjugate_gradient`.
         block_size: coordinates per block, >= 1.
         platform: whose implementation to run.
 

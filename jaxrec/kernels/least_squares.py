@@ -21,7 +21,6 @@ by the weights makes that 172 ms (another buffer), so both sides get their squar
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -37,17 +36,14 @@ __all__ = [
     "Equations",
     "Lists",
     "Solved",
-    "conjugate_gradient",
     "dual_least_squares",
+    "equations_of",
     "list_normal_equations",
+    "moments",
     "rows_per_chunk",
     "weighted_entries",
+    "with_columns",
 ]
-
-# Up to this many conjugate-gradient steps are unrolled on a CPU, where a step in a loop is slower. 20M ratings, d = 64,
-# 2 cores: a sweep of 3 steps takes 3.2 s in a loop and 2.1 to 2.3 unrolled; one of 10 steps 5.8 s in a loop and 4.6
-# unrolled, but that takes 47 s to compile instead of 20.
-UNROLLED_STEPS = 4
 
 # Floats of features (or of matrices) in one chunk. On a CPU 2 MiB: 1/4 and 4 times as many were up to a fifth slower.
 # Elsewhere 512 MiB, which bounds each of the gathered features, a chunk's Gram matrices and their factors.
@@ -119,6 +115,8 @@ def list_normal_equations(
 
 
 def _by_xla(table: Array, lists: Lists, *, intercept: bool, platform: Platform) -> Equations:
+    if platform == "cpu":
+        return equations_of(moments(with_columns(table), lists), intercept=intercept)
     size = rows_per_chunk(lists.other.shape[1] * table.shape[1], platform)
     return by_chunks(lambda chunk: _equations(table, chunk, intercept, platform), lists, size)
 
@@ -135,6 +133,39 @@ def _by_pallas(table: Array, lists: Lists, *, intercept: bool) -> Equations:
     y = jnp.where(where, y, 0)
     sums = jnp.stack([weight * y * y, weight * y, weight], axis=2)
     return Equations(gram[:, :d, :d], right_sides, jnp.sum(sums, axis=1))
+
+
+def with_columns(table: Array) -> Array:
+    """The table with two more columns, of ones and of zeros: what `moments` takes."""
+    return jnp.concatenate([table, jnp.ones((len(table), 1), table.dtype), jnp.zeros((len(table), 1), table.dtype)], 1)
+
+
+def moments(columns: Float[Array, "m d+2"], lists: Lists) -> Float[Array, "r d+2 d+2"]:
+    """The sums over every row's entries of D (x, 1, y) (x, 1, y)', on a CPU: all sums by one product.
+
+    As a Gram matrix and three kinds of sums, an exact sweep over 20M ratings takes a fifth longer (6.7 s in place of
+    5.5 at d = 64, on 2 cores), and five more programs are compiled for every bucket.
+
+    Args:
+        columns: of `with_columns`, which is called once for all chunks.
+        lists: the rows.
+    """
+    is_y = (jnp.arange(columns.shape[1], dtype=jnp.int32) == columns.shape[1] - 1).astype(columns.dtype)
+
+    def of_chunk(lists: Lists) -> Array:
+        _, x, y = weighted_entries(columns, lists, platform="cpu")
+        entries = x + y[:, :, None] * is_y[None, None]
+        return jnp.einsum("rld,rle->rde", entries, entries, precision=HIGHEST)
+
+    return by_chunks(of_chunk, lists, rows_per_chunk(lists.other.shape[1] * columns.shape[1], "cpu"))
+
+
+def equations_of(moments: Float[Array, "r d+2 d+2"], *, intercept: bool) -> Equations:
+    """The parts of the moments."""
+    d = moments.shape[1] - 2
+    rhs = moments[:, d + 1, :d], *((moments[:, d, :d],) if intercept else ())
+    sums = moments[:, d + 1, d + 1], moments[:, d, d + 1], moments[:, d, d]
+    return Equations(moments[:, :d, :d], rhs, jnp.stack(sums, axis=1))
 
 
 def weighted_entries(table: Array, lists: Lists, *, platform: Platform) -> tuple[Array, Array, Array]:
@@ -194,112 +225,6 @@ def _dual(table: Array, lists: Lists, precision: Array, intercept: bool, platfor
     v = jnp.einsum("rld,rl->rd", x_over_precision, residual, precision=HIGHEST)
     v = jnp.concatenate([v, bias[:, None]], axis=1) if intercept else v
     return Solved(v, jnp.sum(y * residual, axis=1) / 2, ratio)
-
-
-def conjugate_gradient(
-    table: Float[Array, "m d"],
-    lists: Lists,
-    warm_start: Float[Array, "r k"],
-    precision: Float[Array, "r k"],
-    shared: Float[Array, "k k"] | None = None,
-    *,
-    intercept: bool,
-    steps: int,
-    platform: Platform,
-) -> Solved:
-    """`steps` steps from `warm_start` towards the solution of (X' D X + P (+ shared)) v = X' D y of every row.
-
-    The objective falls with every step. k steps are exact up to rounding; with a warm start in alternating least
-    squares, two or three lose little. The preconditioner is the sum of the weights times the table's mean squares, plus
-    the penalties: scales of features and of rows do not slow it down. (On ml-100k at rank 16, four sweeps of two steps
-    end at 27,322, without it at 27,579, and exact ones at 27,205.) Convergence is not checked: rows whose weights are
-    powers of ten apart need the exact solution.
-
-    Args:
-        table: features of all.
-        lists: the rows.
-        warm_start: the initial coefficients of each row; in training, those of the sweep before.
-        precision: P, the penalties, one per coefficient.
-        shared: a matrix that all rows share: in implicit feedback, the unobserved weight times the table's own Gram.
-        intercept: whether the last coefficient is one.
-        steps: number of steps.
-        platform: whose implementation to run.
-
-    Source: Takács, Pilászy, Tikk 2011, Applications of the conjugate gradient method for implicit feedback.
-    """
-    size = rows_per_chunk(lists.other.shape[1] * table.shape[1], platform)
-    squares = jnp.mean(table * table, axis=0)
-    squares = jnp.append(squares, jnp.ones(1, table.dtype)) if intercept else squares
-
-    def solve(chunk: tuple[Lists, Array, Array]) -> Solved:
-        lists, warm_start, precision = chunk
-        return _conjugate_gradient(table, squares, lists, warm_start, precision, shared, intercept, steps, platform)
-
-    return by_chunks(solve, (lists, warm_start, precision), size)
-
-
-def _conjugate_gradient(
-    table: Array,
-    squares: Array,
-    lists: Lists,
-    warm_start: Array,
-    precision: Array,
-    shared: Array | None,
-    intercept: bool,
-    steps: int,
-    platform: Platform,
-) -> Solved:
-    d, where = table.shape[1], lists.where
-    weight = where.astype(table.dtype) if lists.weights is None else jnp.where(where, lists.weights, 0)
-    # The barrier keeps the compiler from repeating the gather in every product.
-    x = jax.lax.optimization_barrier(rows_where(table, lists.other, where, platform=platform))
-    y = jnp.where(where, lists.y, 0)
-
-    def forward(v: Array) -> Array:  # X v
-        out = jnp.einsum("rld,rd->rl", x, v[:, :d], precision=HIGHEST)
-        return out + v[:, d:] if intercept else out
-
-    def backward(e: Array) -> Array:  # X' e
-        out = jnp.einsum("rld,rl->rd", x, e, precision=HIGHEST)
-        return jnp.concatenate([out, jnp.sum(e, axis=1, keepdims=True)], axis=1) if intercept else out
-
-    def penalize(v: Array) -> Array:  # (P (+ shared)) v
-        out = precision * v
-        return out if shared is None else out + jnp.matmul(v, shared, precision=HIGHEST)
-
-    # An estimate of the matrix' diagonal from the table's mean squares: the scales of the features, without a pass.
-    diagonal = jnp.sum(weight, axis=1, keepdims=True) * squares[None] + precision
-    diagonal = diagonal if shared is None else diagonal + jnp.diagonal(shared)[None]
-    diagonal = jnp.where(diagonal > 0, diagonal, 1)
-
-    dot = lambda a, b: jnp.sum(a * b, axis=1, keepdims=True)
-    divide = lambda a, b: jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)  # a converged row stays where it is
-    v, error = warm_start, y - forward(warm_start)  # y - X v is kept, so that the objective at the end costs no pass
-    residual = backward(weight * error) - penalize(v)
-    scaled = residual / diagonal
-    direction, square = scaled, dot(residual, scaled)
-
-    def move(v: Array, error: Array, direction: Array, square: Array) -> tuple[Array, ...]:
-        """Minimizes the objective along a direction."""
-        x_direction, penalty = forward(direction), penalize(direction)
-        length = divide(square, dot(weight * x_direction, x_direction) + dot(direction, penalty))
-        return v + length * direction, error - length * x_direction, x_direction, penalty, length
-
-    def step(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        v, error, residual, direction, square = state
-        v, error, x_direction, penalty, length = move(v, error, direction, square)
-        residual = residual - length * (backward(weight * x_direction) + penalty)
-        scaled = residual / diagonal
-        square, previous = dot(residual, scaled), square
-        return v, error, residual, scaled + divide(square, previous) * direction, square
-
-    if steps > 0:  # the last step needs no X' e; a loop, because every unrolled step would be compiled for every bucket
-        state = v, error, residual, direction, square
-        unroll = platform == "cpu" and steps <= UNROLLED_STEPS
-        v, error, _, direction, square = jax.lax.fori_loop(0, steps - 1, step, state, unroll=unroll or None)
-        v, error, *_ = move(v, error, direction, square)
-    objective = jnp.sum(weight * error * error, axis=1) / 2 + jnp.sum(v * penalize(v), axis=1) / 2
-    return Solved(v, objective, jnp.ones_like(objective))
 
 
 def rows_per_chunk(floats: int, platform: Platform) -> int:

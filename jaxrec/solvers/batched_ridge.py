@@ -26,15 +26,18 @@ from jaxrec.gather import gather
 from jaxrec.kernels import cholesky, dense, orthogonal
 from jaxrec.kernels.blocks import BlockRows, block_least_squares
 from jaxrec.kernels.chunks import by_chunks, each_by_chunks
+from jaxrec.kernels.conjugate_gradient import conjugate_gradient
 from jaxrec.kernels.least_squares import (
     Equations,
     Lists,
     Solved,
-    conjugate_gradient,
     dual_least_squares,
+    equations_of,
     list_normal_equations,
+    moments,
     rows_per_chunk,
     weighted_entries,
+    with_columns,
 )
 from jaxrec.kernels.platform import Platform, by_platform
 from jaxrec.pytree import register_dataclass
@@ -167,20 +170,8 @@ def solve_dense(ratings: Dense, problem: RowProblem) -> tuple[Array, Array]:
 def objective_at(rows: Rows, problem: RowProblem) -> Array:
     """The sum of the rows' objectives at their coefficients so far."""
 
-    def evaluate(bucket: Bucket, problem: RowProblem, platform: Platform) -> Solved:
-        args = (
-            problem.features,
-            padded_lists(bucket, problem),
-            gather(problem.coefficients, bucket.row),
-            gather(problem.l2, bucket.row),
-        )
-        return conjugate_gradient(*args, problem.shared_gram, intercept=problem.intercept, steps=0, platform=platform)
-
     def evaluate_buckets(buckets: tuple[Bucket, ...], problem: RowProblem, platform: Platform) -> list[Solved]:
-        return _split(
-            _concatenate([evaluate(bucket, problem, platform) for bucket in _merged_buckets(buckets, platform)]),
-            buckets,
-        )
+        return _split(_solve_by_cg(0, buckets, problem, platform=platform), buckets)
 
     return jnp.sum(rows.map(partial(by_platform, evaluate_buckets), problem).objective)
 
@@ -243,13 +234,8 @@ def _solve_exactly(refit: bool, buckets: tuple[Bucket, ...], problem: RowProblem
     """
     k, buckets = problem.l2.shape[1], _merged_buckets(buckets, platform)
 
-    def equations(bucket: Bucket) -> tuple[Equations, Array]:
-        lists = padded_lists(bucket, problem)
-        sums = list_normal_equations(problem.features, lists, intercept=problem.intercept, platform=platform)
-        return sums, gather(problem.l2, bucket.row)
-
-    def solve(equations: tuple[Equations, Array]) -> Solved:
-        (gram, rhs, sums), l2 = equations
+    def solve(equations: Equations, l2: Array) -> Solved:
+        gram, rhs, sums = equations
         square, total, count = sums.T  # y'D y, t, sum of D
         gram = gram if problem.shared_gram is None else gram + problem.shared_gram[None]
         gram = gram + jnp.eye(gram.shape[1], dtype=gram.dtype)[None] * l2[:, : gram.shape[1], None]
@@ -271,16 +257,23 @@ def _solve_exactly(refit: bool, buckets: tuple[Bucket, ...], problem: RowProblem
         args = problem.features, padded_lists(bucket, problem), gather(problem.l2, bucket.row)
         return dual_least_squares(*args, intercept=problem.intercept, platform=platform)
 
+    def bucket_moments(bucket: Bucket) -> tuple[Array, Array]:
+        return moments(columns, padded_lists(bucket, problem)), gather(problem.l2, bucket.row)
+
     def primal(bucket: Bucket) -> Solved:
-        size = rows_per_chunk(max(bucket.other.shape[1], k) * k, platform)
-        return by_chunks(lambda chunk: solve(equations(chunk)), bucket, size)
+        lists, l2 = padded_lists(bucket, problem), gather(problem.l2, bucket.row)
+        equations = list_normal_equations(problem.features, lists, intercept=problem.intercept, platform=platform)
+        return solve(equations, l2)
 
     is_short = [problem.shared_gram is None and 2 * bucket.other.shape[1] <= k for bucket in buckets]
     long = [bucket for bucket, short in zip(buckets, is_short, strict=True) if not short]
     if platform == "cpu":
-        solved_long = iter(each_by_chunks(equations, solve, long, max(1, cholesky.MATRIX_FLOATS // k**2)))
+        columns = with_columns(problem.features)
+        solve_moments = lambda chunk: solve(equations_of(chunk[0], intercept=problem.intercept), chunk[1])
+        solved_long = iter(each_by_chunks(bucket_moments, solve_moments, long, max(1, cholesky.MATRIX_FLOATS // k**2)))
     else:
-        solved_long = map(primal, long)
+        size = lambda bucket: rows_per_chunk(max(bucket.other.shape[1], k) * k, platform)
+        solved_long = (by_chunks(primal, bucket, size(bucket)) for bucket in long)
     # in the buckets' own order, which is by length from `data.rows` and any if they were made otherwise
     solved = [dual(bucket) if short else next(solved_long) for bucket, short in zip(buckets, is_short, strict=True)]
     return _concatenate(solved)
@@ -365,15 +358,23 @@ def _scaled_entries(problem: RowProblem, lists: Lists) -> Array:
 
 def _solve_by_cg(steps: int, buckets: tuple[Bucket, ...], problem: RowProblem, *, platform: Platform) -> Solved:
     """Every row after `steps` conjugate-gradient steps from its coefficients so far; rows without ratings are 0."""
-
-    def solve(bucket: Bucket) -> Solved:
-        lists, l2 = padded_lists(bucket, problem), gather(problem.l2, bucket.row)
-        args = problem.features, lists, _warm_start(bucket, problem), l2
-        return conjugate_gradient(
-            *args, problem.shared_gram, intercept=problem.intercept, steps=steps, platform=platform
-        )
-
-    return _concatenate([solve(bucket) for bucket in _merged_buckets(buckets, platform)])
+    buckets, dtype = _merged_buckets(buckets, platform), problem.features.dtype
+    row = jnp.concatenate([bucket.row for bucket in buckets])
+    return conjugate_gradient(
+        problem.features,
+        [
+            Lists(b.other, b.value.astype(dtype), b.where, None if b.weights is None else b.weights.astype(dtype))
+            for b in buckets
+        ],
+        gather(problem.coefficients, row),
+        gather(problem.l2, row),
+        problem.shared_gram,
+        other_offset=problem.other_offset,
+        row_offset=None if problem.row_offset is None else gather(problem.row_offset, row),
+        intercept=problem.intercept,
+        steps=steps,
+        platform=platform,
+    )
 
 
 def _warm_start(bucket: Bucket, problem: RowProblem) -> Array:

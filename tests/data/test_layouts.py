@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrec import Ratings
+from jaxrec.counting_sort import CHUNK_ENTRIES
 from jaxrec.data import dense, layouts, linked, memory, observed, rows
 
 N_USERS, N_ITEMS = 11, 7
@@ -348,6 +349,19 @@ def test_lengths_of_buckets(options, lengths):
         assert sorted(bucket.row.tolist()) == list(range(shorter + 1, longest + 1)), (
             "each row in the min_length that fits"
         )
+
+
+def test_by_default_lengths_divide_the_chunks_of_the_solvers():
+    rng = np.random.default_rng(0)
+    length = np.minimum(30_000, (20 * rng.pareto(0.8, 20_000)).astype(int))
+    plan = layouts.plan_buckets(length, bucket_growth=None, min_length=8, pad_to_multiple=1)
+    assert len(plan) > 10
+    assert sum(longest > CHUNK_ENTRIES for _, _, longest in plan) > 0
+    for members, n_lines, longest in plan:
+        assert n_lines == len(members)
+        assert longest == length[members].max() or CHUNK_ENTRIES % longest == 0
+        assert longest > CHUNK_ENTRIES or CHUNK_ENTRIES % longest == 0
+    assert sum(len(members) for members, _, _ in plan) == len(length)
 
 
 def test_padding_rows_have_no_ratings():

@@ -1,4 +1,4 @@
-"""Normal equations, the dual and conjugate gradients of many padded rows against NumPy, one row at a time."""
+"""Normal equations and the dual of many padded rows against NumPy, one row at a time."""
 
 from functools import partial
 
@@ -69,50 +69,6 @@ def test_the_dual_has_the_solution_of_the_normal_equations(x64, platform, interc
         np.testing.assert_allclose(found.v[n], v, atol=1e-9)
         objective = ((w * (x @ v - y) ** 2).sum() + v @ np.diag(precision[n]) @ v) / 2
         np.testing.assert_allclose(found.objective[n], objective, atol=1e-9)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
-@pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize("weights", [True, False])
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("rows_per_chunk", [2, 100])
-def test_conjugate_gradients_never_increase_the_objective_and_end_at_the_solution(
-    x64, monkeypatch, platform, intercept, weights, shared, rows_per_chunk
-):
-    monkeypatch.setitem(least_squares.CHUNK_FLOATS, platform, rows_per_chunk * LENGTH * D)
-    table, lists = random_lists(weights=weights)
-    k = D + intercept
-    rng = np.random.default_rng(3)
-    start, precision = jnp.asarray(rng.normal(size=(ROWS, k))), jnp.asarray(rng.uniform(0.5, 2, (ROWS, k)))
-    root = rng.normal(size=(k, k))
-    shared_matrix = jnp.asarray(root @ root.T) if shared else None
-
-    def solve(steps):
-        return least_squares.conjugate_gradient(
-            table, lists, start, precision, shared_matrix, intercept=intercept, steps=steps, platform=platform
-        )
-
-    converged, trace = solve(3 * k), [solve(steps).objective for steps in range(k + 1)]
-    assert (np.diff(np.array(trace), axis=0) <= 1e-9).all()
-    for n, (x, y, w) in enumerate(entries_of_rows(table, lists, intercept)):
-        a = x.T @ (w[:, None] * x) + np.diag(precision[n]) + (root @ root.T if shared else 0)
-        v = np.linalg.solve(a, x.T @ (w * y))
-        np.testing.assert_allclose(converged.v[n], v, atol=1e-8)
-        objective = ((w * (x @ v - y) ** 2).sum() + v @ (a - x.T @ (w[:, None] * x)) @ v) / 2
-        np.testing.assert_allclose(converged.objective[n], objective, atol=1e-9)
-        v = np.asarray(start[n])
-        objective = ((w * (x @ v - y) ** 2).sum() + v @ (a - x.T @ (w[:, None] * x)) @ v) / 2
-        np.testing.assert_allclose(trace[0][n], objective, rtol=1e-10)
-
-
-def test_rows_without_entries_and_penalty_keep_their_start():
-    table, lists = random_lists(weights=False, dtype=np.float32)
-    start = jnp.ones((ROWS, D))
-    no_penalty = jnp.zeros((ROWS, D))
-    found = least_squares.conjugate_gradient(table, lists, start, no_penalty, intercept=False, steps=3, platform="cpu")
-    np.testing.assert_array_equal(found.v[0], 1)
-    assert np.isfinite(found.v).all()
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])

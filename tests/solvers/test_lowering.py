@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import shapes
 from jaxrec import solvers
+from jaxrec.counting_sort import CHUNK_ENTRIES
 
 SIZES = 138_493, 26_744
 SLOW_CASES = [("explicit", 3), ("implicit", None), ("implicit", 3)]  # tracing each takes some seconds
@@ -68,3 +69,15 @@ def test_a_sweep_on_a_cpu_has_many_small_steps_and_never_calls_lapack(both_sides
     factor = jax.jit(jnp.linalg.cholesky).trace(shapes.f32((3, 3))).lower(lowering_platforms=("cpu",))
     assert "lapack" in factor.as_text()  # so the assertion above can fail
     assert sum(loop_lengths(text)) > 1000
+
+
+def test_the_buckets_of_a_sweep_by_conjugate_gradients_share_their_loops_on_a_cpu(both_sides):
+    sweep = jax.jit(partial(solvers.sweep, l2=1.0, cg_steps=3))
+    factors = shapes.factors(*SIZES, 64, biases=True)
+    text = sweep.trace(factors, *both_sides).lower(lowering_platforms=("cpu",)).as_text()
+    buckets = [bucket.other.shape[1] for rows in both_sides for bucket in rows.buckets]
+    alone = sum(length > CHUNK_ENTRIES for length in buckets)
+    assert len(buckets) - alone > 25
+    # a side has at most three loops of chunks, by length, and one for each bucket of rows longer than a chunk; each has
+    # a loop of steps in it
+    assert len(loop_lengths(text)) <= 2 * (2 * 3 + alone)
