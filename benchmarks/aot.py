@@ -154,17 +154,30 @@ def _uses() -> list[tuple[str, Callable[..., Any], tuple[Any, ...], Limits]]:
     rank_items = lambda scores, ids: ranks(scores, ids, 100)
     rank_arguments = jax.ShapeDtypeStruct((3706, 6040), jnp.float32), jax.ShapeDtypeStruct((32, 6040), jnp.int32)
     exact = Limits(trips=200, temporaries=12e9, has=("cusolver",))
+    steps = Limits(trips=200, temporaries=1e9)  # 512 MiB of features once: no copy in another order
     no_sort = Limits(trips=0, lacks=("sort(", "cusparse", "_csr_to_coo"))
     dense_sweep = partial(solvers.dense_sweep, l2=8.0, l2_bias=3.0)
     epoch = jax.jit(partial(_epoch, batch_size=4096))
+    movielens = lambda n_users, n_items, n: (
+        shapes.factors(n_users, n_items, 64, biases=True),
+        *shapes.rows(n_users, n_items, n),
+    )
     return [
+        ("explicit ALS sweep, ml-100k's size, d = 64, exact", explicit, movielens(943, 1682, 100_000), Limits()),
+        ("explicit ALS sweep, ml-1m's size, d = 64, exact", explicit, movielens(6040, 3706, 1_000_209), Limits()),
         ("explicit ALS sweep, 20M, d = 64, exact", explicit, (with_biases(64), *sides), exact),
+        (
+            "explicit ALS sweep, 20M, d = 64, 3 CG steps",
+            partial(explicit, cg_steps=3),
+            (with_biases(64), *sides),
+            steps,
+        ),
         ("implicit ALS sweep, 20M, d = 64, exact", implicit, (without_biases(64), *sides), exact),
         (
             "implicit ALS sweep, 20M, d = 64, 3 CG steps",
             partial(implicit, cg_steps=3),
             (without_biases(64), *sides),
-            Limits(200),
+            steps,
         ),
         ("implicit ALS sweep, 20M, d = 128, exact", implicit, (without_biases(128), *sides), Limits(has=("cusolver",))),
         (

@@ -176,8 +176,10 @@ def _solve_group(group: _Group, system: _System, parts: Sequence[Lists], rows: _
             y = y - products.spread(own.offset, jnp.ones_like(y))
         y, weight = jnp.where(where, y, 0), where.astype(system.table.dtype)
         weight = jnp.where(where, weights[0], 0) if weights else weight
-        # The barrier keeps the compiler from repeating the gather in every product.
-        x = jax.lax.optimization_barrier(rows_where(system.table, other, where, platform=system.platform))
+        # Not flat where it need not be: a GPU's compiler chooses the order of its axes, or transposes it in every step.
+        shape = group.shapes[0] if len(members) == 1 else other.shape
+        x = rows_where(system.table, other.reshape(shape), where.reshape(shape), platform=system.platform)
+        x = jax.lax.optimization_barrier(x)  # or the compiler repeats the gather in every product
         return _iterate(products, system, x, y, weight, own)
 
     def write(out: Solved, part: Array | int, n_used: Array | int, first: Array | int, position: Array | int) -> Solved:
