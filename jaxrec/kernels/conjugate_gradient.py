@@ -13,8 +13,8 @@ length, and lengths are divisors of E (`counting_sort.CHUNK_ENTRIES`). Example: 
     v, P v, ...  [R, k], R the most rows of a chunk: the same program       v0 v1 v2 (of 3 rows; 2 and one unused)
 
 Rows [R, k] that are not used cost time, so that the parts of a loop have similar lengths (`ROW_LENGTHS`). Other lengths
-are padded to a divisor, or have a loop of their own. 20M ratings, d = 64, 3 steps, 2 cores: both sides take 1.55 s, and
-2.1 by a loop for each of the 33 parts, which is compiled in 11 s in place of 5.6.
+are padded to a divisor, or have a loop of their own. 20M ratings, d = 64, 3 steps, 2 cores: a sweep takes as long as by
+an unrolled loop for each of the 33 parts (explicit 1.65 and 1.60 s, implicit 1.47 and 1.46), and the compiler half.
 
 Source: Takács, Pilászy, Tikk 2011, Applications of the conjugate gradient method for implicit feedback.
 """
@@ -30,16 +30,16 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxrec.counting_sort import CHUNK_ENTRIES, divisor_from
-from jaxrec.gather import gather, rows_where
-from jaxrec.kernels.least_squares import CHUNK_FLOATS, Lists, Solved, rows_per_chunk
+from jaxrec.gather import gather
+from jaxrec.kernels.least_squares import CHUNK_FLOATS, Lists, Solved, rows_per_chunk, weighted_entries
 from jaxrec.kernels.platform import Platform
 from jaxrec.numerics import HIGHEST
 
 __all__ = ["conjugate_gradient"]
 
-# Parts share a loop if their lengths are between the same two of these. A chunk then has at most 4 to 10 times the rows
-# [R, k] that it needs, which are a 7th, 28th, ... of its features: without 1,120 a sweep takes a twentieth longer.
-ROW_LENGTHS = (1, 7, 28, 112, 1120)
+# Parts share a loop if their lengths are between the same two of these. A chunk then has at most 2 to 10 times the rows
+# [R, k] that it needs, which are a 7th, 28th, ... of its features: without 56 and 1,120 a sweep takes a tenth longer.
+ROW_LENGTHS = (1, 7, 28, 56, 112, 1120)
 # A part is padded by at most this much to share a loop.
 PADDING = 1 / 8
 
@@ -105,6 +105,7 @@ def conjugate_gradient(
         table: features of all.
         parts: rows of one length each. Arrays with one row per row, here and in the results, have the rows of all parts
             one after the other.
+            The derivative in a weight is exact where it is > 0, and 0 where it is 0.
         warm_start: the initial coefficients of each row; in training, those of the sweep before. Rows without entries,
             or only with such of weight 0, start at their solution, 0.
         precision: P, the penalties, one per coefficient.
@@ -174,13 +175,13 @@ def _solve_group(group: _Group, system: _System, parts: Sequence[Lists], rows: _
             y = y - gather(system.other_offset, other)
         if own.offset is not None:
             y = y - products.spread(own.offset, jnp.ones_like(y))
-        y, weight = jnp.where(where, y, 0), where.astype(system.table.dtype)
-        weight = jnp.where(where, weights[0], 0) if weights else weight
-        # Not flat where it need not be: a GPU's compiler chooses the order of its axes, or transposes it in every step.
-        shape = group.shapes[0] if len(members) == 1 else other.shape
-        x = rows_where(system.table, other.reshape(shape), where.reshape(shape), platform=system.platform)
+        # Flat on a CPU, where XLA would make the features' axis the first of a single long row (half as fast). A GPU's
+        # compiler must choose the order of the axes, or transposes 512 MiB in every step.
+        shape = other.shape if system.platform == "cpu" else group.shapes[0]
+        lists = jax.tree.map(lambda a: a.reshape(shape), Lists(other, y, where, weights[0] if weights else None))
+        root, x, y = weighted_entries(system.table, lists, platform=system.platform)
         x = jax.lax.optimization_barrier(x)  # or the compiler repeats the gather in every product
-        return _iterate(products, system, x, y, weight, own)
+        return _iterate(products, system, x, y.reshape(-1), root.reshape(-1), own)
 
     def write(out: Solved, part: Array | int, n_used: Array | int, first: Array | int, position: Array | int) -> Solved:
         """Overwrites the rows of a chunk in `out`, but not those that belong to other chunks."""
@@ -239,25 +240,27 @@ class _Products(NamedTuple):
         branches = [partial(function, part, *shape) for part, shape in enumerate(self.group.shapes)]
         return jax.lax.switch(self.part, branches, *args) if len(branches) > 1 else branches[0](*args)
 
-    def forward(self, x: Array, v: Array) -> Array:
-        """X v."""
+    def forward(self, x: Array, root: Array, v: Array) -> tuple[Array, Array]:
+        """X v, and the sums of its squares over each row, [R, 1]."""
 
-        def of_rows(_: int, n: int, length: int, x: Array, v: Array) -> Array:
+        def of_rows(_: int, n: int, length: int, x: Array, root: Array, v: Array) -> tuple[Array, Array]:
             e = jnp.einsum("rld,rd->rl", x.reshape(n, length, self.d), v[:n, : self.d], precision=HIGHEST)
-            return (e + v[:n, self.d :] if self.intercept else e).reshape(-1)
+            e = e + v[:n, self.d :] * root.reshape(n, length) if self.intercept else e
+            return e.reshape(-1), self._pad(jnp.sum(e * e, axis=1, keepdims=True))
 
-        return self.select(of_rows, x, v)
+        return self.select(of_rows, x, root, v)
 
-    def backward(self, x: Array, e: Array) -> Array:
+    def backward(self, x: Array, root: Array, e: Array) -> Array:
         """X' e."""
 
-        def of_rows(_: int, n: int, length: int, x: Array, e: Array) -> Array:
+        def of_rows(_: int, n: int, length: int, x: Array, root: Array, e: Array) -> Array:
             e = e.reshape(n, length)
             v = jnp.einsum("rld,rl->rd", x.reshape(n, length, self.d), e, precision=HIGHEST)
-            v = jnp.concatenate([v, jnp.sum(e, axis=1, keepdims=True)], axis=1) if self.intercept else v
+            if self.intercept:
+                v = jnp.concatenate([v, jnp.sum(root.reshape(n, length) * e, axis=1, keepdims=True)], axis=1)
             return self._pad(v)
 
-        return self.select(of_rows, x, e)
+        return self.select(of_rows, x, root, e)
 
     def sums(self, e: Array) -> Array:
         """The sum of each row's entries, [R, 1]."""
@@ -273,11 +276,11 @@ class _Products(NamedTuple):
         return jnp.pad(rows, ((0, self.group.n_rows - len(rows)), (0, 0)))
 
 
-def _iterate(products: _Products, system: _System, x: Array, y: Array, weight: Array, rows: _RowArrays) -> Solved:
-    """The steps of the rows of one chunk.
+def _iterate(products: _Products, system: _System, x: Array, y: Array, root: Array, rows: _RowArrays) -> Solved:
+    """The steps of the rows of one chunk, with X and y multiplied by the roots of the weights, so that D = 1.
 
     The errors y - X v are updated along with v, so that a step takes one product X v and one X' e, and the objective at
-    the end none. The residuals X' D (y - X v) - (P + S) v are computed anew: updated too, they are off by ten times as
+    the end none. The residuals X' (y - X v) - (P + S) v are computed anew: updated too, they are off by ten times as
     much in the end (3e-5 against 3e-6 in float32), and the first step would be a program of its own. They never fall
     below rounding, where the directions mean little; so each step goes to the minimum along its direction, whatever it
     is. (Lengths for conjugate directions led astray from 60 steps on, and to NaN at 300.)
@@ -289,7 +292,7 @@ def _iterate(products: _Products, system: _System, x: Array, y: Array, weight: A
         return out if shared is None else out + jnp.matmul(v, shared, precision=HIGHEST)
 
     # An estimate of the matrix' diagonal from the table's mean squares: the scales of the features, without a pass.
-    count = products.sums(weight)
+    count = products.sums(root * root)
     diagonal = count * system.squares[None] + precision
     diagonal = diagonal if shared is None else diagonal + jnp.diagonal(shared)[None]
     diagonal = jnp.where(diagonal > 0, diagonal, 1)
@@ -298,22 +301,21 @@ def _iterate(products: _Products, system: _System, x: Array, y: Array, weight: A
 
     def step(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         v, error, direction, square = state
-        residual = products.backward(x, weight * error) - penalize(v)
+        residual = products.backward(x, root, error) - penalize(v)
         scaled = residual / diagonal
         square, previous = dot(residual, scaled), square
         direction = scaled + _divide(square, previous) * direction
-        x_direction = products.forward(x, direction)
-        curvature = products.sums(weight * x_direction * x_direction) + dot(direction, penalize(direction))
-        length = _divide(dot(direction, residual), curvature)
+        x_direction, curvature = products.forward(x, root, direction)
+        length = _divide(dot(direction, residual), curvature + dot(direction, penalize(direction)))
         return v + length * direction, error - products.spread(length[:, 0], x_direction), direction, square
 
     if steps > 0:
         v = jnp.where(count > 0, v, 0)
-    error = y - products.forward(x, v)
+    error = y - products.forward(x, root, v)[0]
     if steps > 0:
         state = v, error, jnp.zeros_like(v), jnp.zeros_like(count)
         v, error, _, _ = jax.lax.fori_loop(0, steps, step, state)
-    objective = products.sums(weight * error * error)[:, 0] / 2 + jnp.sum(v * penalize(v), axis=1) / 2
+    objective = products.sums(error * error)[:, 0] / 2 + jnp.sum(v * penalize(v), axis=1) / 2
     return Solved(v, objective, jnp.ones_like(objective))
 
 

@@ -175,7 +175,7 @@ def weighted_entries(table: Array, lists: Lists, *, platform: Platform) -> tuple
     if lists.weights is not None:
         positive = where & (lists.weights > 0)
         root = jnp.where(positive, jnp.sqrt(jnp.where(positive, lists.weights, 1)), 0)
-    x = rows_where(table, lists.other, where, platform=platform) * root[:, :, None]
+    x = rows_where(table, lists.other, where, platform=platform) * root[..., None]
     return root, x, jnp.where(where, lists.y, 0) * root
 
 
