@@ -99,13 +99,12 @@ def conjugate_gradient(
     squares, two or three lose little. The preconditioner is the sum of the weights times the table's mean squares, plus
     the penalties: scales of features and of rows do not slow it down. (On ml-100k at rank 16, four sweeps of two steps
     end at 27,322, without it at 27,579, and exact ones at 27,205.) Convergence is not checked: rows whose weights are
-    powers of ten apart need the exact solution.
+    powers of ten apart need the exact solution. The derivative in a weight is exact where it is > 0, and 0 where it is 0.
 
     Args:
         table: features of all.
         parts: rows of one length each. Arrays with one row per row, here and in the results, have the rows of all parts
             one after the other.
-            The derivative in a weight is exact where it is > 0, and 0 where it is 0.
         warm_start: the initial coefficients of each row; in training, those of the sweep before. Rows without entries,
             or only with such of weight 0, start at their solution, 0.
         precision: P, the penalties, one per coefficient.
@@ -243,34 +242,34 @@ class _Products(NamedTuple):
     def forward(self, x: Array, root: Array, v: Array) -> tuple[Array, Array]:
         """X v, and the sums of its squares over each row, [R, 1]."""
 
-        def of_rows(_: int, n: int, length: int, x: Array, root: Array, v: Array) -> tuple[Array, Array]:
+        def chunk_rows(_: int, n: int, length: int, x: Array, root: Array, v: Array) -> tuple[Array, Array]:
             e = jnp.einsum("rld,rd->rl", x.reshape(n, length, self.d), v[:n, : self.d], precision=HIGHEST)
             e = e + v[:n, self.d :] * root.reshape(n, length) if self.intercept else e
             return e.reshape(-1), self._pad(jnp.sum(e * e, axis=1, keepdims=True))
 
-        return self.select(of_rows, x, root, v)
+        return self.select(chunk_rows, x, root, v)
 
     def backward(self, x: Array, root: Array, e: Array) -> Array:
         """X' e."""
 
-        def of_rows(_: int, n: int, length: int, x: Array, root: Array, e: Array) -> Array:
+        def chunk_rows(_: int, n: int, length: int, x: Array, root: Array, e: Array) -> Array:
             e = e.reshape(n, length)
             v = jnp.einsum("rld,rl->rd", x.reshape(n, length, self.d), e, precision=HIGHEST)
             if self.intercept:
                 v = jnp.concatenate([v, jnp.sum(root.reshape(n, length) * e, axis=1, keepdims=True)], axis=1)
             return self._pad(v)
 
-        return self.select(of_rows, x, root, e)
+        return self.select(chunk_rows, x, root, e)
 
     def sums(self, e: Array) -> Array:
         """The sum of each row's entries, [R, 1]."""
-        of_rows = lambda _, n, length, e: self._pad(jnp.sum(e.reshape(n, length), axis=1, keepdims=True))
-        return self.select(of_rows, e)
+        chunk_rows = lambda _, n, length, e: self._pad(jnp.sum(e.reshape(n, length), axis=1, keepdims=True))
+        return self.select(chunk_rows, e)
 
     def spread(self, scale: Array, e: Array) -> Array:
         """The entries times their row's number, scale [R]."""
-        of_rows = lambda _, n, length, scale, e: (scale[:n, None] * e.reshape(n, length)).reshape(-1)
-        return self.select(of_rows, scale, e)
+        chunk_rows = lambda _, n, length, scale, e: (scale[:n, None] * e.reshape(n, length)).reshape(-1)
+        return self.select(chunk_rows, scale, e)
 
     def _pad(self, rows: Array) -> Array:
         return jnp.pad(rows, ((0, self.group.n_rows - len(rows)), (0, 0)))

@@ -152,12 +152,12 @@ def moments(columns: Float[Array, "m d+2"], lists: Lists) -> Float[Array, "r d+2
     """
     is_y = (jnp.arange(columns.shape[1], dtype=jnp.int32) == columns.shape[1] - 1).astype(columns.dtype)
 
-    def of_chunk(lists: Lists) -> Array:
+    def chunk_moments(lists: Lists) -> Array:
         _, x, y = weighted_entries(columns, lists, platform="cpu")
         entries = x + y[:, :, None] * is_y[None, None]
         return jnp.einsum("rld,rle->rde", entries, entries, precision=HIGHEST)
 
-    return by_chunks(of_chunk, lists, rows_per_chunk(lists.other.shape[1] * columns.shape[1], "cpu"))
+    return by_chunks(chunk_moments, lists, rows_per_chunk(lists.other.shape[1] * columns.shape[1], "cpu"))
 
 
 def equations_of(moments: Float[Array, "r d+2 d+2"], *, intercept: bool) -> Equations:
