@@ -99,8 +99,8 @@ def conjugate_gradient(
     squares, two or three lose little. The preconditioner is the sum of the weights times the table's mean squares, plus
     the penalties: scales of features and of rows do not slow it down. (On ml-100k at rank 16, four sweeps of two steps
     end at 27,322, without it at 27,579, and exact ones at 27,205.) Convergence is not checked: rows whose weights are
-    powers of ten apart need the exact solution. The derivative in a weight is exact where the weight is > 0, and 0 where
-    it is 0.
+    powers of ten apart need the exact solution. The derivative in a weight is 0 where the weight is 0, and exact where
+    it is greater.
 
     Args:
         table: features of all.
