@@ -1,12 +1,12 @@
-"""Least squares of many padded rows at once, features gathered from one table, with or without normal equations.
+"""Least squares of many padded rows at once, features gathered from one table, by normal equations or in the dual.
 
 Row r has targets y [l] at the table's rows other [l]. All functions gather the features of a chunk of rows, [rows, l,
-d], for everything that follows: two batched products for the normal equations, or two per step of conjugate gradients,
-which never forms a Gram matrix. The implementations differ in the size of a chunk and in how it is gathered:
+d], for everything that follows. (So do `conjugate_gradient` and `blocks`.) The implementations differ in the size of a
+chunk and in how it is gathered:
 
 | `platform` | implementation |
 | --- | --- |
-| `"cpu"` | as many rows as stay in the cache (2 MiB), gathered with the mask products of `gather.rows_where` |
+| `"cpu"` | as many rows as stay in the cache (2 MiB), gathered with the mask products of `gather.rows_where`; `moments` |
 | `"gpu"` | as many rows as 512 MiB hold, because a loop of small steps is a loop of launches; XLA's plain gather |
 | `"tpu"` | normal equations: rows copied into VMEM one by one (`tpu_gram`). Everything else as on a GPU |
 

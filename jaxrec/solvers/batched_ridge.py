@@ -228,7 +228,7 @@ def _solve_exactly(refit: bool, buckets: tuple[Bucket, ...], problem: RowProblem
     A row with ratings 5 and 3 at features x = 1 and x = 0, penalty 1 and a free bias has A = 2, g = 1, n = 2, r = 5,
     t = 8. Hence b = (8 - 2.5) / (2 - 0.5) = 11/3, v = 2.5 - 0.5 * 11/3 = 2/3, objective = (34 - 98/3) / 2 = 2/3.
 
-    On a CPU all buckets share one loop and one solve, because each solve is compiled (2 s at d = 64), and each step
+    On a CPU all buckets share one loop and one solve, because each solve is compiled (0.7 s at d = 64), and each step
     stays in the cache. On accelerators a solve is a library call, and a bucket takes as few steps as memory allows: on
     a GPU each step of a loop is a dozen launches.
     """
