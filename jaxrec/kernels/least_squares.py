@@ -6,7 +6,7 @@ chunk and in how it is gathered:
 
 | `platform` | implementation |
 | --- | --- |
-| `"cpu"` | as many rows as stay in the cache (2 MiB), gathered with the mask products of `gather.rows_where`; `moments` |
+| `"cpu"` | as many rows as stay in the cache (2 MiB), by the mask products of `gather.rows_where`; sums by `moments` |
 | `"gpu"` | as many rows as 512 MiB hold, because a loop of small steps is a loop of launches; XLA's plain gather |
 | `"tpu"` | normal equations: rows copied into VMEM one by one (`tpu_gram`). Everything else as on a GPU |
 
