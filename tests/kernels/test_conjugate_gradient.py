@@ -14,7 +14,8 @@ from jaxrec.kernels.least_squares import CHUNK_FLOATS, Lists
 TABLE, D = 40, 3
 # On a CPU so few entries make chunks of 315: of 105 rows of 3 and 63 of 5 in one loop, of 35 rows of 9 (and of 8, which
 # are padded) and 15 of 21 in another. A length of 4 has its own, because 5 would be a quarter more, and so does 400.
-SHAPES = [(5, 3), (37, 4), (70, 5), (50, 8), (120, 9), (30, 21), (0, 21), (3, 400)]
+# Loops do not follow the order of the parts: none may write the rows of another.
+SHAPES = [(5, 3), (30, 21), (70, 5), (37, 4), (50, 8), (120, 9), (0, 21), (3, 400)]
 
 
 def random_parts(shapes, *, weights, seed=0, dtype=np.float64):
