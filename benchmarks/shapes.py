@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.data import layouts
+from jaxrec.data.bucket_plan import plan_buckets
 from jaxrec.types import Bucket, Factors, Linked, Observed, Rows
 
 __all__ = ["f32", "factors", "linked", "observed", "rows"]
@@ -26,7 +26,7 @@ def rows(n_users: int, n_items: int, n: int) -> tuple[Rows, Rows]:
         for _ in range(20):  # a row holds at most n_others ratings; the other rows grow until the lengths sum to n
             length = np.clip(share * n / share.sum(), 1, n_others).astype(int)
             share = share * np.where(length < n_others, n / length.sum(), 1)
-        plan = layouts.plan_buckets(length, bucket_growth=None, min_length=8, pad_to_multiple=1)
+        plan = plan_buckets(length, bucket_growth=None, min_length=8, pad_to_multiple=1)
         bucket = lambda n, length: Bucket(i32((n,)), i32((n, length)), f32((n, length)), flags((n, length)))
         buckets = tuple(bucket(lines.n_lines, lines.longest) for lines in plan)
         return Rows(buckets, i32((n_rows,)), name, n_others)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +23,11 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from jaxrec import check
-from jaxrec.counting_sort import CHUNK_ENTRIES, divisor_from, group_by, partition, row_counts
+from jaxrec.counting_sort import group_by, row_counts
+from jaxrec.data.bucket_plan import n_padding, plan_buckets
 from jaxrec.types import Bucket, Dense, Linked, Observed, Padded, Ratings, Rows
 
 __all__ = [
-    "BucketPlan",
     "dense",
     "free_memory",
     "linked",
@@ -36,17 +35,10 @@ __all__ = [
     "observed",
     "pad_rows",
     "padded_items",
-    "plan_buckets",
     "rows",
 ]
 
 ID, VALUE, WHERE = 4, 4, 1  # bytes
-# The cost of one more bucket, in padded entries: 100,000, because compiling it takes 0.2 s on 2 cores and 10 exact
-# sweeps at d = 64 take 0.2 us per entry each; plus a hundredth of the entries, so that large data, which may be on a
-# GPU, have few buckets too. (The GPU program merges buckets further: `solvers.batched_ridge`.)
-BUCKET_COST, BUCKET_COST_PER_ENTRY = 100_000, 1 / 100
-# The cost model does not distinguish lengths whose ratio is below this.
-LENGTH_RATIO = 1.05
 
 
 def dense(ratings: Ratings) -> Dense:
@@ -89,7 +81,7 @@ def observed(ratings: Ratings, *, pad_to_multiple: int = 1, counts: bool = False
     Raises:
         ValueError: pad_to_multiple < 1.
     """
-    extra = _extra(len(ratings), pad_to_multiple)
+    extra = n_padding(len(ratings), pad_to_multiple)
     return Observed(
         user=_padded(ratings.user, extra),
         item=_padded(ratings.item, extra),
@@ -109,7 +101,7 @@ def linked(ratings: Ratings, *, pad_to_multiple: int = 1) -> Linked:
     Raises:
         ValueError: pad_to_multiple < 1.
     """
-    extra = _extra(len(ratings), pad_to_multiple)
+    extra = n_padding(len(ratings), pad_to_multiple)
     user_start, order = group_by(ratings.user, ratings.n_users)
     # Padding has the last ids, so that both orders stay sorted; it is masked by `where`.
     user_start = np.append(user_start[:-1], len(ratings) + extra).astype(np.int32)
@@ -259,7 +251,7 @@ def memory(
     Raises:
         ValueError: as `rows`.
     """
-    n = len(ratings) + _extra(len(ratings), pad_to_multiple)
+    n = len(ratings) + n_padding(len(ratings), pad_to_multiple)
     entry = ID + VALUE + WHERE + (0 if ratings.weights is None else VALUE)
     sizes = {
         "dense": _dense_bytes(ratings),
@@ -271,48 +263,6 @@ def memory(
         plan = plan_buckets(length, bucket_growth=bucket_growth, min_length=min_length, pad_to_multiple=pad_to_multiple)
         sizes[f"rows_{side}"] = size * ID + sum(n_lines * (ID + longest * entry) for _, n_lines, longest in plan)
     return sizes
-
-
-class BucketPlan(NamedTuple):
-    """The shape of a bucket, [n_lines, longest], and the rows that it holds."""
-
-    members: np.ndarray
-    n_lines: int  # the number of members, padded to a multiple
-    longest: int
-
-
-def plan_buckets(
-    length: np.ndarray, *, bucket_growth: float | None, min_length: int, pad_to_multiple: int
-) -> list[BucketPlan]:
-    """Returns the buckets for rows of these lengths, shortest first."""
-    if bucket_growth is not None and not 1 < bucket_growth < np.inf:
-        raise ValueError(f"bucket_growth: expected a number > 1, or None, got {bucket_growth}.")
-    if min_length < 1:
-        raise ValueError(f"min_length: expected a length >= 1, got {min_length}.")
-    limits = [min_length]
-    while limits[-1] < length.max():
-        limits.append(_next_limit(limits[-1], bucket_growth))
-    bucket = np.searchsorted(limits, length)
-    if bucket_growth is None:
-        count = np.bincount(bucket, minlength=len(limits))
-        runs = partition(np.asarray(limits), count, BUCKET_COST + BUCKET_COST_PER_ENTRY * length.sum())
-        bucket = np.repeat(np.arange(len(runs)), [last - first for first, last in runs])[bucket]
-    plan = []
-    for number in np.unique(bucket):
-        members = np.flatnonzero(bucket == number)
-        n_lines = len(members) + _extra(len(members), pad_to_multiple)
-        longest = max(1, int(length[members].max()))
-        if bucket_growth is None and longest <= CHUNK_ENTRIES:
-            longest = divisor_from(longest)
-        plan.append(BucketPlan(members, n_lines, longest))
-    return plan
-
-
-def _next_limit(limit: int, bucket_growth: float | None) -> int:
-    """The longest row that the next bucket may hold; by default a divisor of `CHUNK_ENTRIES`."""
-    if bucket_growth is None and limit < CHUNK_ENTRIES:
-        return divisor_from(limit + 1)
-    return int(np.ceil(limit * (bucket_growth or LENGTH_RATIO)))
 
 
 def _dense_bytes(ratings: Ratings) -> int:
@@ -342,15 +292,3 @@ def free_memory() -> int:
 def _padded(column: np.ndarray, extra: int) -> Array:
     """Returns a column on the device with `extra` zeros at the end; 0 is a valid id, and False in a mask."""
     return jnp.array(np.pad(column, (0, extra)) if extra else column)  # a copy: jax 0.9.0 shares the host's memory
-
-
-def _extra(n: int, pad_to_multiple: int) -> int:
-    """Returns how many padding entries bring n to a multiple."""
-    if pad_to_multiple < 1:
-        raise ValueError(f"pad_to_multiple: expected a number >= 1, got {pad_to_multiple}.")
-    extra = -n % pad_to_multiple
-    if n + extra > check.INT32_MAX:
-        raise ValueError(
-            f"expected at most {check.INT32_MAX} entries in a column (positions are int32), got {n + extra}."
-        )
-    return extra

@@ -357,7 +357,7 @@ def _scaled_entries(problem: RowProblem, lists: Lists) -> Array:
 
 
 def _solve_by_cg(steps: int, buckets: tuple[Bucket, ...], problem: RowProblem, *, platform: Platform) -> Solved:
-    """Every row after `steps` conjugate-gradient steps from its coefficients so far; rows without ratings are 0."""
+    """Every row after `steps` conjugate-gradient steps from where it is; 0 of them leave rows without ratings too."""
     buckets, dtype = _merged_buckets(buckets, platform), problem.features.dtype
     row = jnp.concatenate([bucket.row for bucket in buckets])
     return conjugate_gradient(

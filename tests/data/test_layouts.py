@@ -10,6 +10,7 @@ import pytest
 from jaxrec import Ratings
 from jaxrec.counting_sort import CHUNK_ENTRIES
 from jaxrec.data import dense, layouts, linked, memory, observed, rows
+from jaxrec.data.bucket_plan import plan_buckets
 
 N_USERS, N_ITEMS = 11, 7
 
@@ -354,7 +355,7 @@ def test_lengths_of_buckets(options, lengths):
 def test_by_default_lengths_divide_the_chunks_of_the_solvers():
     rng = np.random.default_rng(0)
     length = np.minimum(30_000, (20 * rng.pareto(0.8, 20_000)).astype(int))
-    plan = layouts.plan_buckets(length, bucket_growth=None, min_length=8, pad_to_multiple=1)
+    plan = plan_buckets(length, bucket_growth=None, min_length=8, pad_to_multiple=1)
     assert len(plan) > 10
     assert sum(longest > CHUNK_ENTRIES for _, _, longest in plan) > 0
     for members, n_lines, longest in plan:
